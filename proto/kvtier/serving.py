@@ -1,0 +1,261 @@
+"""A gRPC server's manners, the same for every kvtier service.
+
+    intercept -> decode (bad bytes: MALFORMED_REQUEST) -> handler -> error table -> ErrorInfo
+
+One interceptor turns every `KvtierError` into the status its table names, a request that does not
+parse into MALFORMED_REQUEST, and anything else into INTERNAL with the traceback in the log. Health
+and reflection are always on. Runs on the server's event loop; owns no state.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, NoReturn, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from kvtier.errors import KvtierError, status_of
+
+__all__ = [
+    "AddressInUseError",
+    "GrpcServer",
+    "InternalError",
+    "MalformedRequestError",
+    "ShuttingDownError",
+    "StatusTable",
+]
+
+log = logging.getLogger(__name__)
+
+StatusTable = Mapping[type[KvtierError], grpc.StatusCode]
+"""Which gRPC code each error class gets; a subclass inherits its nearest parent's."""
+
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+
+class MalformedRequestError(KvtierError):
+    """The request's bytes are not the message this call takes, or hold text that is not UTF-8."""
+
+    reason = "MALFORMED_REQUEST"
+
+
+class ShuttingDownError(KvtierError):
+    """The service is draining; another instance, or this one after its restart, will answer."""
+
+    reason = "SHUTTING_DOWN"
+
+
+class InternalError(KvtierError):
+    """A fault of ours; the log has the traceback."""
+
+    reason = "INTERNAL"
+
+
+class AddressInUseError(KvtierError):
+    """Another process listens where this service was told to."""
+
+    reason = "ADDRESS_IN_USE"
+
+
+_COMMON: StatusTable = {
+    MalformedRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    ShuttingDownError: grpc.StatusCode.UNAVAILABLE,
+    InternalError: grpc.StatusCode.INTERNAL,
+}
+
+
+class _Malformed:
+    """Stands in for a request that did not parse, until the handler's wrapper refuses it."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Maps exceptions of every handler to typed statuses. Stateless."""
+
+    def __init__(self, table: StatusTable) -> None:
+        self._table = {**_COMMON, **table}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        decode = _tolerant(handler.request_deserializer)
+        encode = handler.response_serializer
+        method = str(handler_call_details.method)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(handler.unary_unary, method), decode, encode
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(handler.unary_stream, method), decode, encode
+            )
+        if handler.stream_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(
+                self._unary(handler.stream_unary, method), decode, encode
+            )
+        return grpc.stream_stream_rpc_method_handler(
+            self._stream(handler.stream_stream, method), decode, encode
+        )
+
+    def _unary(self, call: Callable[..., Awaitable[Any]], method: str) -> Any:
+        async def wrapped(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                return await call(_checked(request), context)
+            except Exception as error:
+                await self._abort(error, context, method)
+
+        return wrapped
+
+    def _stream(self, call: Callable[..., AsyncIterator[Any]], method: str) -> Any:
+        async def wrapped(
+            request: Any, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            try:
+                async for response in call(_checked(request), context):
+                    yield response
+            except Exception as error:
+                await self._abort(error, context, method)
+
+        return wrapped
+
+    async def _abort(
+        self, error: Exception, context: grpc.aio.ServicerContext[Any, Any], method: str
+    ) -> NoReturn:
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        if not isinstance(error, KvtierError):
+            log.error("unexpected failure in %s", method, exc_info=error)
+            error = InternalError("internal error; the service's log has the details")
+        status = rpc_status.to_status(status_of(error, self.code_of(type(error))))
+        context.set_trailing_metadata(status.trailing_metadata)
+        await context.abort(status.code, status.details)
+        raise AssertionError("abort returned")
+
+    def code_of(self, kind: type[KvtierError]) -> grpc.StatusCode:
+        """The code of the nearest class in the table; INTERNAL when none is."""
+        for parent in kind.__mro__:
+            code = self._table.get(cast("type[KvtierError]", parent))
+            if code is not None:
+                return code
+        return grpc.StatusCode.INTERNAL
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def decode(raw: bytes) -> Any:
+        try:
+            return deserialize(raw)
+        except (DecodeError, ValueError) as error:
+            return _Malformed(str(error))
+
+    return decode
+
+
+def _checked(request: Any) -> Any:
+    if isinstance(request, _Malformed):
+        raise _refusal(request)
+    if hasattr(request, "__aiter__"):
+        return _checked_stream(request)
+    return request
+
+
+async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if isinstance(request, _Malformed):
+            raise _refusal(request)
+        yield request
+
+
+def _refusal(request: _Malformed) -> MalformedRequestError:
+    return MalformedRequestError(
+        "the request does not parse; send the message of kvtier.v1 with UTF-8 text",
+        problem=request.problem[:200],
+    )
+
+
+class GrpcServer:
+    """A started gRPC server with health, reflection and typed errors. One event loop.
+
+    Usage: construct, register servicers on `server`, `await start(...)`, `await drain(...)`.
+    """
+
+    def __init__(self, table: StatusTable) -> None:
+        self.server = grpc.aio.server(
+            interceptors=(ErrorInterceptor(table),),
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ),
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        self._services: tuple[str, ...] = ()
+
+    async def start(self, addresses: Sequence[str], services: Sequence[str]) -> list[str]:
+        """Binds and serves; returns the addresses really bound (port 0 becomes the port chosen).
+
+        `addresses` are "host:port" or "unix:PATH"; `services` are full service names for health
+        and reflection. Raises AddressInUseError.
+        """
+        self._services = tuple(services)
+        reflection.enable_server_reflection(
+            (*services, reflection.SERVICE_NAME, health.SERVICE_NAME), self.server
+        )
+        bound = []
+        for address in addresses:
+            try:
+                port = self.server.add_insecure_port(address)
+            except RuntimeError as error:
+                raise AddressInUseError(
+                    f"cannot listen on {address}: another process does, or the address is not"
+                    " this machine's; choose another with --set listen=HOST:PORT",
+                    address=address,
+                ) from error
+            host = address.rpartition(":")[0]
+            bound.append(address if address.startswith("unix:") else f"{host}:{port}")
+        await self.server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return bound
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Says NOT_SERVING, refuses new calls, gives running ones `grace_seconds`."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.server.stop(grace_seconds)
+
+    async def wait(self) -> None:
+        """Returns when the server has stopped."""
+        await self.server.wait_for_termination()
+
+    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        for service in ("", *self._services):
+            await self._health.set(service, status)
+
+
+async def until_signalled() -> str:
+    """Waits for SIGTERM or SIGINT on the running loop; returns its name."""
+    import signal
+
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Future[str] = loop.create_future()
+
+    def note(name: str) -> None:
+        if not arrived.done():
+            arrived.set_result(name)
+
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, note, sig.name)
+    return await arrived

@@ -1,0 +1,349 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from kvtier.v1 import block_pb2 as _block_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Transport(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRANSPORT_UNSPECIFIED: _ClassVar[Transport]
+    TRANSPORT_SHARED_MEMORY: _ClassVar[Transport]
+    TRANSPORT_STREAM: _ClassVar[Transport]
+TRANSPORT_UNSPECIFIED: Transport
+TRANSPORT_SHARED_MEMORY: Transport
+TRANSPORT_STREAM: Transport
+
+class ArenaHandover(_message.Message):
+    __slots__ = ("socket_path", "ticket", "arena_bytes")
+    SOCKET_PATH_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    socket_path: str
+    ticket: bytes
+    arena_bytes: int
+    def __init__(self, socket_path: _Optional[str] = ..., ticket: _Optional[bytes] = ..., arena_bytes: _Optional[int] = ...) -> None: ...
+
+class OpenSessionRequest(_message.Message):
+    __slots__ = ("key_scheme_version", "client_name", "namespace_id", "block_tokens", "block_bytes", "transport")
+    KEY_SCHEME_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    key_scheme_version: int
+    client_name: str
+    namespace_id: bytes
+    block_tokens: int
+    block_bytes: int
+    transport: Transport
+    def __init__(self, key_scheme_version: _Optional[int] = ..., client_name: _Optional[str] = ..., namespace_id: _Optional[bytes] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ...) -> None: ...
+
+class OpenSessionResponse(_message.Message):
+    __slots__ = ("session_id", "service_instance_id", "arena", "session_ttl", "lease_ttl", "reservation_ttl", "max_blocks_per_call")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    ARENA_FIELD_NUMBER: _ClassVar[int]
+    SESSION_TTL_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_TTL_FIELD_NUMBER: _ClassVar[int]
+    MAX_BLOCKS_PER_CALL_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    service_instance_id: str
+    arena: ArenaHandover
+    session_ttl: _duration_pb2.Duration
+    lease_ttl: _duration_pb2.Duration
+    reservation_ttl: _duration_pb2.Duration
+    max_blocks_per_call: int
+    def __init__(self, session_id: _Optional[str] = ..., service_instance_id: _Optional[str] = ..., arena: _Optional[_Union[ArenaHandover, _Mapping]] = ..., session_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reservation_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_blocks_per_call: _Optional[int] = ...) -> None: ...
+
+class CloseSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class CloseSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LookupPrefixRequest(_message.Message):
+    __slots__ = ("session_id", "block_hashes")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    block_hashes: bytes
+    def __init__(self, session_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ...) -> None: ...
+
+class LookupPrefixResponse(_message.Message):
+    __slots__ = ("present_count", "tiers", "miss_reason")
+    PRESENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    MISS_REASON_FIELD_NUMBER: _ClassVar[int]
+    present_count: int
+    tiers: bytes
+    miss_reason: _block_pb2.MissReason
+    def __init__(self, present_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
+
+class AcquirePrefixRequest(_message.Message):
+    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    request_id: str
+    block_hashes: bytes
+    load_timeout: _duration_pb2.Duration
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class AcquirePrefixResponse(_message.Message):
+    __slots__ = ("match", "ready", "end")
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    match: PrefixMatch
+    ready: ReadyRange
+    end: AcquireEnd
+    def __init__(self, match: _Optional[_Union[PrefixMatch, _Mapping]] = ..., ready: _Optional[_Union[ReadyRange, _Mapping]] = ..., end: _Optional[_Union[AcquireEnd, _Mapping]] = ...) -> None: ...
+
+class PrefixMatch(_message.Message):
+    __slots__ = ("lease_id", "expire_time", "matched_count", "tiers", "miss_reason")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    MATCHED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    MISS_REASON_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    expire_time: _timestamp_pb2.Timestamp
+    matched_count: int
+    tiers: bytes
+    miss_reason: _block_pb2.MissReason
+    def __init__(self, lease_id: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., matched_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
+
+class ReadyRange(_message.Message):
+    __slots__ = ("first_index", "slab_offsets", "checksums")
+    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    SLAB_OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUMS_FIELD_NUMBER: _ClassVar[int]
+    first_index: int
+    slab_offsets: _containers.RepeatedScalarFieldContainer[int]
+    checksums: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, first_index: _Optional[int] = ..., slab_offsets: _Optional[_Iterable[int]] = ..., checksums: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class AcquireEnd(_message.Message):
+    __slots__ = ("ready_count", "miss_reason")
+    READY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MISS_REASON_FIELD_NUMBER: _ClassVar[int]
+    ready_count: int
+    miss_reason: _block_pb2.MissReason
+    def __init__(self, ready_count: _Optional[int] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
+
+class RenewLeasesRequest(_message.Message):
+    __slots__ = ("session_id", "lease_ids", "reservation_ids")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_IDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    reservation_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., lease_ids: _Optional[_Iterable[str]] = ..., reservation_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RenewLeasesResponse(_message.Message):
+    __slots__ = ("renewals",)
+    RENEWALS_FIELD_NUMBER: _ClassVar[int]
+    renewals: _containers.RepeatedCompositeFieldContainer[Renewal]
+    def __init__(self, renewals: _Optional[_Iterable[_Union[Renewal, _Mapping]]] = ...) -> None: ...
+
+class Renewal(_message.Message):
+    __slots__ = ("id", "expire_time")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ReleaseLeaseRequest(_message.Message):
+    __slots__ = ("session_id", "lease_id", "corrupt_block_hashes")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    lease_id: str
+    corrupt_block_hashes: bytes
+    def __init__(self, session_id: _Optional[str] = ..., lease_id: _Optional[str] = ..., corrupt_block_hashes: _Optional[bytes] = ...) -> None: ...
+
+class ReleaseLeaseResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReserveBlocksRequest(_message.Message):
+    __slots__ = ("session_id", "request_id", "block_hashes")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    request_id: str
+    block_hashes: bytes
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ...) -> None: ...
+
+class ReserveBlocksResponse(_message.Message):
+    __slots__ = ("reservation_id", "expire_time", "missing_indexes", "slab_offsets", "refused_count", "refused_reason")
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    MISSING_INDEXES_FIELD_NUMBER: _ClassVar[int]
+    SLAB_OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_REASON_FIELD_NUMBER: _ClassVar[int]
+    reservation_id: str
+    expire_time: _timestamp_pb2.Timestamp
+    missing_indexes: _containers.RepeatedScalarFieldContainer[int]
+    slab_offsets: _containers.RepeatedScalarFieldContainer[int]
+    refused_count: int
+    refused_reason: _block_pb2.MissReason
+    def __init__(self, reservation_id: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., missing_indexes: _Optional[_Iterable[int]] = ..., slab_offsets: _Optional[_Iterable[int]] = ..., refused_count: _Optional[int] = ..., refused_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
+
+class CommitBlocksRequest(_message.Message):
+    __slots__ = ("session_id", "reservation_id", "checksums")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUMS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    reservation_id: str
+    checksums: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_id: _Optional[str] = ..., reservation_id: _Optional[str] = ..., checksums: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CommitBlocksResponse(_message.Message):
+    __slots__ = ("committed_count",)
+    COMMITTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    committed_count: int
+    def __init__(self, committed_count: _Optional[int] = ...) -> None: ...
+
+class AbortReservationRequest(_message.Message):
+    __slots__ = ("session_id", "reservation_id")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    reservation_id: str
+    def __init__(self, session_id: _Optional[str] = ..., reservation_id: _Optional[str] = ...) -> None: ...
+
+class AbortReservationResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LoadBlocksRequest(_message.Message):
+    __slots__ = ("session_id", "lease_id", "first_index", "block_count")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    lease_id: str
+    first_index: int
+    block_count: int
+    def __init__(self, session_id: _Optional[str] = ..., lease_id: _Optional[str] = ..., first_index: _Optional[int] = ..., block_count: _Optional[int] = ...) -> None: ...
+
+class LoadBlocksResponse(_message.Message):
+    __slots__ = ("index", "offset", "data")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    offset: int
+    data: bytes
+    def __init__(self, index: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class StoreBlocksRequest(_message.Message):
+    __slots__ = ("session_id", "reservation_id", "index", "offset", "data")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    reservation_id: str
+    index: int
+    offset: int
+    data: bytes
+    def __init__(self, session_id: _Optional[str] = ..., reservation_id: _Optional[str] = ..., index: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class StoreBlocksResponse(_message.Message):
+    __slots__ = ("stored_count",)
+    STORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    stored_count: int
+    def __init__(self, stored_count: _Optional[int] = ...) -> None: ...
+
+class GetStatsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatsResponse(_message.Message):
+    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    SERVICE_INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    RESERVATION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PENDING_WRITE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    RECOVERY_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    service_instance_id: str
+    start_time: _timestamp_pb2.Timestamp
+    tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
+    session_count: int
+    lease_count: int
+    reservation_count: int
+    pending_write_count: int
+    recovery: RecoveryStats
+    counters: _containers.ScalarMap[str, int]
+    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class TierStats(_message.Message):
+    __slots__ = ("tier", "capacity_bytes", "used_bytes", "block_count", "payload_bytes", "evicted_count", "written_bytes", "read_bytes")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tier: _block_pb2.Tier
+    capacity_bytes: int
+    used_bytes: int
+    block_count: int
+    payload_bytes: int
+    evicted_count: int
+    written_bytes: int
+    read_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., evicted_count: _Optional[int] = ..., written_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ...) -> None: ...
+
+class RecoveryStats(_message.Message):
+    __slots__ = ("kept_count", "dropped_count", "repaired_count", "kept_bytes", "duration_seconds")
+    KEPT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REPAIRED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    KEPT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    kept_count: int
+    dropped_count: int
+    repaired_count: int
+    kept_bytes: int
+    duration_seconds: float
+    def __init__(self, kept_count: _Optional[int] = ..., dropped_count: _Optional[int] = ..., repaired_count: _Optional[int] = ..., kept_bytes: _Optional[int] = ..., duration_seconds: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,231 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EndReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    END_REASON_UNSPECIFIED: _ClassVar[EndReason]
+    END_REASON_STOP: _ClassVar[EndReason]
+    END_REASON_LENGTH: _ClassVar[EndReason]
+    END_REASON_CANCELLED: _ClassVar[EndReason]
+    END_REASON_DEADLINE: _ClassVar[EndReason]
+    END_REASON_ERROR: _ClassVar[EndReason]
+    END_REASON_WORKER_LOST: _ClassVar[EndReason]
+
+class RecordStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RECORD_STATUS_UNSPECIFIED: _ClassVar[RecordStatus]
+    RECORD_STATUS_ACCEPTED: _ClassVar[RecordStatus]
+    RECORD_STATUS_DUPLICATE: _ClassVar[RecordStatus]
+    RECORD_STATUS_CONFLICT: _ClassVar[RecordStatus]
+    RECORD_STATUS_REJECTED: _ClassVar[RecordStatus]
+END_REASON_UNSPECIFIED: EndReason
+END_REASON_STOP: EndReason
+END_REASON_LENGTH: EndReason
+END_REASON_CANCELLED: EndReason
+END_REASON_DEADLINE: EndReason
+END_REASON_ERROR: EndReason
+END_REASON_WORKER_LOST: EndReason
+RECORD_STATUS_UNSPECIFIED: RecordStatus
+RECORD_STATUS_ACCEPTED: RecordStatus
+RECORD_STATUS_DUPLICATE: RecordStatus
+RECORD_STATUS_CONFLICT: RecordStatus
+RECORD_STATUS_REJECTED: RecordStatus
+
+class TokenUsage(_message.Message):
+    __slots__ = ("prompt_tokens", "hit_tokens", "hit_tokens_by_tier", "miss_tokens", "completion_tokens")
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HIT_TOKENS_BY_TIER_FIELD_NUMBER: _ClassVar[int]
+    MISS_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: int
+    hit_tokens: int
+    hit_tokens_by_tier: HitTokensByTier
+    miss_tokens: int
+    completion_tokens: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., hit_tokens_by_tier: _Optional[_Union[HitTokensByTier, _Mapping]] = ..., miss_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
+
+class HitTokensByTier(_message.Message):
+    __slots__ = ("gpu", "host", "ssd", "shared")
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    SSD_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    gpu: int
+    host: int
+    ssd: int
+    shared: int
+    def __init__(self, gpu: _Optional[int] = ..., host: _Optional[int] = ..., ssd: _Optional[int] = ..., shared: _Optional[int] = ...) -> None: ...
+
+class UsageEvent(_message.Message):
+    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_REASON_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TTFT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    schema_version: int
+    tenant_id: str
+    model: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    end_reason: EndReason
+    tokens: TokenUsage
+    node: str
+    client_request_id: str
+    ttft: _duration_pb2.Duration
+    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class RecordUsageRequest(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[UsageEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[UsageEvent, _Mapping]]] = ...) -> None: ...
+
+class RecordUsageResponse(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[RecordOutcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[RecordOutcome, _Mapping]]] = ...) -> None: ...
+
+class RecordOutcome(_message.Message):
+    __slots__ = ("request_id", "status", "reason", "ledger_position")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    status: RecordStatus
+    reason: str
+    ledger_position: int
+    def __init__(self, request_id: _Optional[str] = ..., status: _Optional[_Union[RecordStatus, str]] = ..., reason: _Optional[str] = ..., ledger_position: _Optional[int] = ...) -> None: ...
+
+class GetUsageRequest(_message.Message):
+    __slots__ = ("tenant_id", "start_time", "end_time", "group_by")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    group_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetUsageResponse(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
+    def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ...) -> None: ...
+
+class UsageRow(_message.Message):
+    __slots__ = ("group", "request_count", "tokens", "amount", "currency_code", "saved_amount")
+    class GroupEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    group: _containers.ScalarMap[str, str]
+    request_count: int
+    tokens: TokenUsage
+    amount: str
+    currency_code: str
+    saved_amount: str
+    def __init__(self, group: _Optional[_Mapping[str, str]] = ..., request_count: _Optional[int] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ...) -> None: ...
+
+class GetInvoiceRequest(_message.Message):
+    __slots__ = ("tenant_id", "start_time", "end_time")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetInvoiceResponse(_message.Message):
+    __slots__ = ("invoice",)
+    INVOICE_FIELD_NUMBER: _ClassVar[int]
+    invoice: Invoice
+    def __init__(self, invoice: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
+
+class Invoice(_message.Message):
+    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    currency_code: str
+    lines: _containers.RepeatedCompositeFieldContainer[InvoiceLine]
+    total_amount: str
+    saved_amount: str
+    request_count: int
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ...) -> None: ...
+
+class InvoiceLine(_message.Message):
+    __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_CLASS_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    UNIT_PRICE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    token_class: str
+    quantity_tokens: int
+    unit_price: str
+    unit_tokens: int
+    amount: str
+    price_book_version: str
+    def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ...) -> None: ...
+
+class VerifyLedgerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifyLedgerResponse(_message.Message):
+    __slots__ = ("entry_count", "posting_count", "verified", "first_broken_position", "problem")
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    POSTING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BROKEN_POSITION_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    entry_count: int
+    posting_count: int
+    verified: bool
+    first_broken_position: int
+    problem: str
+    def __init__(self, entry_count: _Optional[int] = ..., posting_count: _Optional[int] = ..., verified: bool = ..., first_broken_position: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,80 @@
+"""Errors of the storage room.
+
+StorageError
+├── DataDirectoryError            the directory cannot be used
+│   ├── DirectoryReadOnlyError
+│   ├── DirectoryLockedError      another process has it open
+│   ├── DirectoryFullError        the file system has no room for the configured capacity
+│   ├── FormatTooNewError         written by a newer kvtier
+│   └── ForeignDirectoryError     holds files that are not kvtier's
+├── CapacityError                 settings that no tier can honour
+├── BlockTooLargeError            a block does not fit an extent or a segment
+├── CorruptBlockError             checksum, key or length do not match: the caller makes it a miss
+├── SegmentsFullError             no free segment: recycle one first
+└── TierIOError                   the disk refused; the tier is read as absent
+"""
+
+from kvtier.errors import KvtierError
+
+__all__ = [
+    "BlockTooLargeError",
+    "CapacityError",
+    "CorruptBlockError",
+    "DataDirectoryError",
+    "DirectoryFullError",
+    "DirectoryLockedError",
+    "DirectoryReadOnlyError",
+    "ForeignDirectoryError",
+    "FormatTooNewError",
+    "SegmentsFullError",
+    "StorageError",
+    "TierIOError",
+]
+
+
+class StorageError(KvtierError):
+    reason = "STORAGE"
+
+
+class DataDirectoryError(StorageError):
+    reason = "DATA_DIRECTORY"
+
+
+class DirectoryReadOnlyError(DataDirectoryError):
+    reason = "DATA_DIRECTORY_READ_ONLY"
+
+
+class DirectoryLockedError(DataDirectoryError):
+    reason = "DATA_DIRECTORY_LOCKED"
+
+
+class DirectoryFullError(DataDirectoryError):
+    reason = "DATA_DIRECTORY_FULL"
+
+
+class FormatTooNewError(DataDirectoryError):
+    reason = "FORMAT_TOO_NEW"
+
+
+class ForeignDirectoryError(DataDirectoryError):
+    reason = "DATA_DIRECTORY_FOREIGN"
+
+
+class CapacityError(StorageError):
+    reason = "CAPACITY"
+
+
+class BlockTooLargeError(StorageError):
+    reason = "BLOCK_TOO_LARGE"
+
+
+class CorruptBlockError(StorageError):
+    reason = "CORRUPT_BLOCK"
+
+
+class SegmentsFullError(StorageError):
+    reason = "SEGMENTS_FULL"
+
+
+class TierIOError(StorageError):
+    reason = "TIER_IO"
