@@ -80,8 +80,11 @@ class SegmentState:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What opening an SSD tier found. `kept` blocks are readable; `repaired` were missing from the
-    index and found in an open segment; `dropped` were indexed, or half-written, and not readable."""
+    """What opening an SSD tier found.
+
+    `kept` blocks are readable; of them, `repaired` were missing from the index and found in an
+    open segment. `dropped` were indexed, or half written, and are not readable.
+    """
 
     kept_count: int
     dropped_count: int

@@ -1,0 +1,68 @@
+"""What the engine needs of a cache service: one door, two verbs.
+
+The engine's transfer threads call these; they block, and each is bounded by its deadline. Neither
+raises for anything the cache does: a cache that is down, slow or wrong is a short restore.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvtier.blocks import MissReason, Tier
+from kvtier.keys import BlockHash
+
+__all__ = ["CachePort", "PageBytes", "RestoreResult", "StoreResult"]
+
+PageBytes = NDArray[np.uint8]
+"""A page's bytes: one dimension, contiguous, `block_bytes` long, shared with the page itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """`tiers[i]` is the tier block i came from; its length is how many blocks were restored."""
+
+    tiers: tuple[Tier, ...]
+    miss_reason: MissReason
+    """Why the chain ended there; NONE when all of it was restored."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    stored_count: int
+    present_count: int
+    """Blocks that were there already, or are being stored by someone else."""
+    refused_count: int
+
+
+class CachePort(Protocol):
+    """Restore and store blocks of one namespace. Thread-safe."""
+
+    def restore(
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        timeout_seconds: float,
+    ) -> RestoreResult:
+        """Copies the longest prefix of `chain` that can be had in time into `pages[0..]`.
+
+        `chain` may start anywhere in a prompt's chain. Every restored payload was verified against
+        its checksum after the copy; a page past the restored count may hold garbage.
+        """
+        ...
+
+    def store(
+        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+    ) -> StoreResult:
+        """Offers a whole chain from its first block; copies what the service misses.
+
+        The caller keeps `pages` unchanged until this returns.
+        """
+        ...
+
+    def connected(self) -> bool: ...
+
+    def close(self) -> Any: ...

@@ -1,0 +1,138 @@
+"""What passes between the worker's edge and its engine. Frozen data, any thread.
+
+The edge submits an `EngineRequest` with a sink; the engine calls the sink on its own thread with
+these events, in order, and ends every request with exactly one `RequestEnded`, whatever happened:
+
+    [TokenEvent | SampleEnded]*  RequestEnded
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType
+
+from kvtier.blocks import MissReason, Tier
+from kvtier.keys import ScopeSalt
+
+__all__ = [
+    "CacheMode",
+    "EndReason",
+    "EngineEvent",
+    "EngineRequest",
+    "EngineUsage",
+    "FinishReason",
+    "RequestEnded",
+    "RequestId",
+    "SampleEnded",
+    "Sampling",
+    "TokenEvent",
+]
+
+RequestId = NewType("RequestId", str)
+
+
+class CacheMode(Enum):
+    """What a request may do with the cache: GPU pages and cache service alike."""
+
+    DEFAULT = "default"
+    READ_ONLY = "read_only"
+    BYPASS = "bypass"
+
+
+class FinishReason(Enum):
+    """Why a sample has no more tokens."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class EndReason(Enum):
+    """What ended a request."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. Greedy at temperature 0."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 means all tokens."""
+    seed: int | None = None
+    """Sample i draws from a generator seeded with seed + i; None: seeded by the system."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One prompt to prefill and its samples to decode. Limits are checked by the edge already."""
+
+    request_id: RequestId
+    token_ids: tuple[int, ...]
+    max_completion_tokens: int
+    """Per sample, at least 1."""
+    salt: ScopeSalt
+    """Of the caller's scope."""
+    public_blocks: int = 0
+    """Leading blocks of the prompt that are in the public scope."""
+    sample_count: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_token_ids: frozenset[int] = frozenset()
+    cache_mode: CacheMode = CacheMode.DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """A sample's next token. A stop token is not delivered."""
+
+    sample_index: int
+    token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleEnded:
+    sample_index: int
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUsage:
+    """What was really reused and computed.
+
+    Invariant: hit_tokens + miss_tokens == prompt_tokens of a request that reached its first token.
+    A request that ended earlier counts the prompt tokens that were restored or computed until then
+    as they were, and the rest as neither: `prompt_tokens` is then their sum.
+    """
+
+    prompt_tokens: int
+    hit_tokens_by_tier: dict[Tier, int]
+    miss_tokens: int
+    completion_tokens: int
+    queue_seconds: float
+    load_seconds: float
+    miss_reason: MissReason
+
+    @property
+    def hit_tokens(self) -> int:
+        return sum(self.hit_tokens_by_tier.values())
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """The last event of a request; its pages are free (or kept as cache) when it is sent."""
+
+    end_reason: EndReason
+    usage: EngineUsage
+    problem: str = ""
+    """For ERROR: what went wrong, fit for the client."""
+
+
+EngineEvent = TokenEvent | SampleEnded | RequestEnded
+
+EventSink = Callable[[EngineEvent], None]
+"""Called on the engine's thread; must return at once and never raise."""
