@@ -1,0 +1,70 @@
+"""Errors of the billing room.
+
+    BillingError
+    ├── PriceBookError               the book does not hold together; names the line
+    ├── LedgerUnavailableError       the database refuses; send again
+    ├── LedgerLockedError            another billing service has it open
+    ├── LedgerTooNewError            written by a newer kvtier
+    ├── LedgerReadOnlyError          the directory or file cannot be written
+    ├── TooManyEventsError           over 1,000 events in a call
+    ├── InvalidPeriodError           start is not before end
+    ├── InvalidGroupError            no such dimension, or twice the same
+    └── TenantUnknownError           has no posting
+
+Codes: `billing/status.py`. Reasons are frozen once released.
+"""
+
+from kvtier.errors import KvtierError
+
+__all__ = [
+    "BillingError",
+    "InvalidGroupError",
+    "InvalidPeriodError",
+    "LedgerLockedError",
+    "LedgerReadOnlyError",
+    "LedgerTooNewError",
+    "LedgerUnavailableError",
+    "PriceBookError",
+    "TenantUnknownError",
+    "TooManyEventsError",
+]
+
+
+class BillingError(KvtierError):
+    reason = "BILLING"
+
+
+class PriceBookError(BillingError):
+    reason = "PRICE_BOOK_INVALID"
+
+
+class LedgerUnavailableError(BillingError):
+    reason = "LEDGER_UNAVAILABLE"
+
+
+class LedgerLockedError(BillingError):
+    reason = "LEDGER_LOCKED"
+
+
+class LedgerTooNewError(BillingError):
+    reason = "FORMAT_TOO_NEW"
+
+
+class LedgerReadOnlyError(BillingError):
+    reason = "LEDGER_READ_ONLY"
+
+
+class TooManyEventsError(BillingError):
+    reason = "TOO_MANY_EVENTS"
+
+
+class InvalidPeriodError(BillingError):
+    reason = "INVALID_PERIOD"
+
+
+class InvalidGroupError(BillingError):
+    reason = "INVALID_GROUP"
+
+
+class TenantUnknownError(BillingError):
+    reason = "TENANT_UNKNOWN"

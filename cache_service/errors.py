@@ -1,0 +1,130 @@
+"""Errors of the cache_service room.
+
+    CacheError
+    ├── KeySchemeMismatchError       the client hashes by another scheme
+    ├── InvalidNamespaceError        the namespace id is not 32 bytes
+    ├── InvalidBlockSizeError        not positive, or another than this namespace's
+    ├── BlockTooLargeForArenaError   a block does not fit the arena's extents
+    ├── InvalidTransportError        no such transport, or not offered here
+    ├── TooManySessionsError         session limit reached
+    ├── SessionUnknownError          never opened, closed or expired
+    ├── MalformedChainError          not whole hashes, empty, or a hash twice
+    ├── TooManyBlocksError           more hashes than one call may carry
+    ├── TooManyLeasesError           the session's lease limit is reached
+    ├── LeaseUnknownError            no such lease in this session
+    ├── LeaseExpiredError            its deadline passed
+    ├── TooManyReservationsError     the session's limit is reached
+    ├── ReservationUnknownError      no such reservation in this session
+    ├── ReservationExpiredError      its deadline passed, nothing was kept
+    ├── ReservationIncompleteError   a block was not received whole
+    ├── ChecksumCountMismatchError   not one checksum a missing block
+    ├── ChecksumMismatchError        bytes from the wire do not match
+    └── InvalidRangeError            outside the lease, reservation or block
+
+Codes: `cache_service/status.py`. Reasons are frozen once released.
+"""
+
+from kvtier.errors import KvtierError
+
+__all__ = [
+    "BlockTooLargeForArenaError",
+    "CacheError",
+    "ChecksumCountMismatchError",
+    "ChecksumMismatchError",
+    "InvalidBlockSizeError",
+    "InvalidNamespaceError",
+    "InvalidRangeError",
+    "InvalidTransportError",
+    "KeySchemeMismatchError",
+    "LeaseExpiredError",
+    "LeaseUnknownError",
+    "MalformedChainError",
+    "ReservationExpiredError",
+    "ReservationIncompleteError",
+    "ReservationUnknownError",
+    "SessionUnknownError",
+    "TooManyBlocksError",
+    "TooManyLeasesError",
+    "TooManyReservationsError",
+    "TooManySessionsError",
+]
+
+
+class CacheError(KvtierError):
+    reason = "CACHE"
+
+
+class KeySchemeMismatchError(CacheError):
+    reason = "KEY_SCHEME_MISMATCH"
+
+
+class InvalidNamespaceError(CacheError):
+    reason = "INVALID_NAMESPACE"
+
+
+class InvalidBlockSizeError(CacheError):
+    reason = "INVALID_BLOCK_SIZE"
+
+
+class BlockTooLargeForArenaError(CacheError):
+    reason = "BLOCK_TOO_LARGE"
+
+
+class InvalidTransportError(CacheError):
+    reason = "INVALID_TRANSPORT"
+
+
+class TooManySessionsError(CacheError):
+    reason = "TOO_MANY_SESSIONS"
+
+
+class SessionUnknownError(CacheError):
+    reason = "SESSION_UNKNOWN"
+
+
+class MalformedChainError(CacheError):
+    reason = "MALFORMED_HASHES"
+
+
+class TooManyBlocksError(CacheError):
+    reason = "TOO_MANY_BLOCKS"
+
+
+class TooManyLeasesError(CacheError):
+    reason = "TOO_MANY_LEASES"
+
+
+class LeaseUnknownError(CacheError):
+    reason = "LEASE_UNKNOWN"
+
+
+class LeaseExpiredError(CacheError):
+    reason = "LEASE_EXPIRED"
+
+
+class TooManyReservationsError(CacheError):
+    reason = "TOO_MANY_RESERVATIONS"
+
+
+class ReservationUnknownError(CacheError):
+    reason = "RESERVATION_UNKNOWN"
+
+
+class ReservationExpiredError(CacheError):
+    reason = "RESERVATION_EXPIRED"
+
+
+class ReservationIncompleteError(CacheError):
+    reason = "RESERVATION_INCOMPLETE"
+
+
+class ChecksumCountMismatchError(CacheError):
+    reason = "CHECKSUM_COUNT_MISMATCH"
+
+
+class ChecksumMismatchError(CacheError):
+    reason = "CHECKSUM_MISMATCH"
+
+
+class InvalidRangeError(CacheError):
+    reason = "INVALID_RANGE"

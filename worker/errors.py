@@ -1,0 +1,118 @@
+"""Errors of the worker room.
+
+    WorkerError
+    ├── CheckpointError              the directory is not a usable checkpoint
+    ├── ArchitectureRefusedError     its KV cannot be cached correctly
+    ├── SelfTestFailedError          paged logits differ from the plain model's
+    ├── ModelUnknownError            this worker serves another model
+    ├── TenantUnknownError           not in the worker's tenants
+    ├── PromptEmptyError             no token to compute
+    ├── PromptTooLongError           prompt and completion pass the context
+    ├── TokenIdOutOfRangeError       not in the model's vocabulary
+    ├── InvalidLimitError            a count that is negative or absurd
+    ├── InvalidSamplingError         sampling values that contradict or make no sense
+    ├── InvalidMessagesError         unknown role or a chat the template refuses
+    ├── QueueFullError               more requests wait than the worker allows
+    ├── EngineFailedError            the engine gave up on the request
+    ├── RequestDeadlineError         the request's deadline passed
+    ├── UsageJournalFailedError      the usage event could not be made durable
+    ├── JournalLockedError           another worker has the journal open
+    └── JournalDirectoryError        the journal's directory cannot be used
+
+Codes: `worker/status.py`. Reasons are frozen once released.
+"""
+
+from kvtier.errors import KvtierError
+
+__all__ = [
+    "ArchitectureRefusedError",
+    "CheckpointError",
+    "EngineFailedError",
+    "InvalidLimitError",
+    "InvalidMessagesError",
+    "InvalidSamplingError",
+    "JournalDirectoryError",
+    "JournalLockedError",
+    "ModelUnknownError",
+    "PromptEmptyError",
+    "PromptTooLongError",
+    "QueueFullError",
+    "RequestDeadlineError",
+    "SelfTestFailedError",
+    "TenantUnknownError",
+    "TokenIdOutOfRangeError",
+    "UsageJournalFailedError",
+    "WorkerError",
+]
+
+
+class WorkerError(KvtierError):
+    reason = "WORKER"
+
+
+class CheckpointError(WorkerError):
+    reason = "CHECKPOINT_INVALID"
+
+
+class ArchitectureRefusedError(WorkerError):
+    reason = "ARCHITECTURE_REFUSED"
+
+
+class SelfTestFailedError(WorkerError):
+    reason = "SELF_TEST_FAILED"
+
+
+class ModelUnknownError(WorkerError):
+    reason = "MODEL_UNKNOWN"
+
+
+class TenantUnknownError(WorkerError):
+    reason = "TENANT_UNKNOWN"
+
+
+class PromptEmptyError(WorkerError):
+    reason = "PROMPT_EMPTY"
+
+
+class PromptTooLongError(WorkerError):
+    reason = "PROMPT_TOO_LONG"
+
+
+class TokenIdOutOfRangeError(WorkerError):
+    reason = "TOKEN_ID_OUT_OF_RANGE"
+
+
+class InvalidLimitError(WorkerError):
+    reason = "INVALID_LIMIT"
+
+
+class InvalidSamplingError(WorkerError):
+    reason = "INVALID_SAMPLING"
+
+
+class InvalidMessagesError(WorkerError):
+    reason = "INVALID_MESSAGES"
+
+
+class QueueFullError(WorkerError):
+    reason = "QUEUE_FULL"
+
+
+class EngineFailedError(WorkerError):
+    reason = "ENGINE_FAILED"
+
+
+class RequestDeadlineError(WorkerError):
+    reason = "DEADLINE"
+
+
+class UsageJournalFailedError(WorkerError):
+    reason = "USAGE_JOURNAL_FAILED"
+
+
+class JournalLockedError(WorkerError):
+    reason = "JOURNAL_LOCKED"
+
+
+class JournalDirectoryError(WorkerError):
+    reason = "JOURNAL_DIRECTORY"
