@@ -1,0 +1,58 @@
+# kvtier: `make` alone prints its targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt bench proto clean
+
+help:  ## print the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## make .venv with everything pinned (done by the other targets when needed)
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"kvtier needs Python 3.11 or newer, this is {v[0]}.{v[1]}; try make PYTHON=python3.11") if v < (3, 11) else 0'
+	@echo "[1/3] virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "[2/3] pinned packages from constraints.txt (torch is the large one; a few minutes)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --requirement requirements-dev.txt
+	@echo "[3/3] kvtier itself"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker]'
+	@touch $@
+
+demo: $(STAMP)  ## the main job on embedded defaults; ARGS="--json demo.json" passes arguments on
+	@$(BIN)/kvtier demo $(ARGS)
+
+test: $(STAMP)  ## ruff, mypy and all tests
+	@echo "== ruff" && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	@echo "== mypy" && $(BIN)/mypy
+	@echo "== pytest" && $(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## ruff and mypy only
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+fmt: $(STAMP)  ## format and fix
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## every benchmark, one after the other
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+GEN := .venv-gen
+$(GEN)/.ready: pyproject.toml
+	@test -x $(GEN)/bin/python || $(PYTHON) -m venv $(GEN)
+	@$(GEN)/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.80.0 mypy-protobuf==5.0.0
+	@touch $@
+
+PROTOC = ../$(GEN)/bin/python -m grpc_tools.protoc -I .
+proto: $(GEN)/.ready  ## regenerate the code beside the .proto files, byte for byte repeatable
+	cd proto && $(PROTOC) --python_out=. --pyi_out=. kvtier/v1/*.proto
+	cd proto && $(PROTOC) --plugin=protoc-gen-mypy_grpc=../$(GEN)/bin/protoc-gen-mypy_grpc \
+	  --grpc_python_out=. --mypy_grpc_out=. \
+	  kvtier/v1/cache.proto kvtier/v1/usage.proto kvtier/v1/inference.proto
+
+clean:  ## remove environments and caches, never data
+	rm -rf $(VENV) $(GEN) .mypy_cache .ruff_cache .pytest_cache .hypothesis
