@@ -1,0 +1,60 @@
+"""One inference call from the command line's side: send, collect, time. One thread."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from kvtier.v1 import inference_pb2, inference_pb2_grpc
+
+__all__ = ["Reply", "ask"]
+
+CALL_SECONDS_MAX = 170.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back of one request. `texts` and `token_ids` have one entry a sample."""
+
+    texts: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...]
+    usage: inference_pb2.GenerateUsage
+    seen_ttft_seconds: float
+    """From sending to the first delta, as the client saw it."""
+
+    @property
+    def ttft_seconds(self) -> float:
+        return self.usage.ttft.ToTimedelta().total_seconds()
+
+
+def ask(
+    channel: grpc.Channel,
+    request: inference_pb2.GenerateRequest,
+    on_text: Callable[[int, str], None] | None = None,
+) -> Reply:
+    """Sends `request` and reads the stream to its end. Raises grpc.RpcError."""
+    samples = max(1, request.sample_count)
+    texts: Sequence[list[str]] = [[] for _ in range(samples)]
+    tokens: Sequence[list[int]] = [[] for _ in range(samples)]
+    usage = inference_pb2.GenerateUsage()
+    sent = time.monotonic()
+    first = 0.0
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    for response in stub.Generate(request, timeout=CALL_SECONDS_MAX):
+        kind = response.WhichOneof("event")
+        if kind == "delta":
+            first = first or time.monotonic()
+            delta = response.delta
+            texts[delta.sample_index].append(delta.text)
+            tokens[delta.sample_index].extend(delta.token_ids)
+            if on_text is not None:
+                on_text(delta.sample_index, delta.text)
+        elif kind == "usage":
+            usage = response.usage
+    return Reply(
+        tuple("".join(parts) for parts in texts),
+        tuple(tuple(ids) for ids in tokens),
+        usage,
+        max(0.0, first - sent),
+    )

@@ -1,0 +1,52 @@
+"""Entry of the `kvtier` command: its own commands, and those that rooms contribute.
+
+A room's commands are imported only when the command line names them, so `kvtier usage` starts
+without torch and `kvtier --help` fast. Main thread only.
+"""
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from kvtier.cli.demo.command import demo
+from kvtier.cli.generate import chat, generate
+from kvtier.cli.up import up
+
+__all__ = ["main"]
+
+ENTRY_POINTS = "kvtier.commands"
+
+_HELP = {
+    "cache": "Look into the cache.",
+    "usage": "Reports, invoices and the ledger's proof.",
+}
+
+
+def build() -> typer.Typer:
+    """The command tree; rooms' commands are loaded when `sys.argv` names them or asks for help."""
+    app = typer.Typer(
+        name="kvtier",
+        help="A tiered, disk-backed context cache service for LLM inference.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.command()(up)
+    app.command()(demo)
+    app.command()(generate)
+    app.command()(chat)
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: e.name):
+        room = entry.load() if entry.name in sys.argv[1:2] else typer.Typer()
+        app.add_typer(room, name=entry.name, help=_HELP.get(entry.name))
+    return app
+
+
+def main() -> None:
+    """Runs the command line."""
+    build()()
+
+
+if __name__ == "__main__":
+    main()

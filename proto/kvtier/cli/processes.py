@@ -1,0 +1,193 @@
+"""Services as separate processes on this machine, with embedded defaults.
+
+A service is `python -m <room>`; it prints one JSON line when it serves and logs to a file here.
+`LocalCluster` starts cache service, billing and worker in that order and stops them in the reverse
+one. Owned by one thread; every wait has a bound.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvtier.errors import KvtierError
+
+__all__ = ["LocalCluster", "ServiceProcess", "ServiceStartError", "run_room_tool"]
+
+READY_SECONDS_MAX = 90.0
+STOP_SECONDS_MAX = 20.0
+
+
+class ServiceStartError(KvtierError):
+    """A service ended, or said nothing, before it was ready; the message has its last words."""
+
+    reason = "SERVICE_START"
+
+
+@dataclass(slots=True)
+class ServiceProcess:
+    """One running `python -m <room>`."""
+
+    room: str
+    log_path: Path
+    process: "subprocess.Popen[bytes]"
+    ready: dict[str, Any] = field(default_factory=dict)
+    """What the service said when it was ready; "listen" is its address."""
+
+    @property
+    def address(self) -> str:
+        return str(self.ready["listen"])
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def stop(self) -> None:
+        """SIGTERM, a bounded wait for the drain, then kill -9."""
+        if self.running:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def start_service(room: str, settings: Mapping[str, object], log_path: Path) -> ServiceProcess:
+    """Starts `python -m room` and waits until it serves. Raises ServiceStartError."""
+    command = [sys.executable, "-m", room]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            # Ctrl-C is for the command line, which then drains its services in order.
+            start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+    service = ServiceProcess(room, log_path, process)
+    try:
+        service.ready = _await_ready(process)
+    except BaseException as error:
+        service.kill()
+        if isinstance(error, _NotReadyError):
+            raise ServiceStartError(
+                f"{room} did not start: {_last_words(log_path) or error}\nlog: {log_path}",
+                room=room,
+            ) from None
+        raise
+    return service
+
+
+class _NotReadyError(Exception):
+    pass
+
+
+def _await_ready(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    assert process.stdout is not None
+    deadline = time.monotonic() + READY_SECONDS_MAX
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not selector.select(timeout=0.1):
+            if process.poll() is not None:
+                break
+            if time.monotonic() > deadline:
+                raise _NotReadyError(f"not ready after {READY_SECONDS_MAX:.0f} s")
+    line = process.stdout.readline()
+    try:
+        ready = json.loads(line)
+    except ValueError:
+        process.wait()
+        raise _NotReadyError(f"ended with status {process.returncode}") from None
+    if not isinstance(ready, dict) or "listen" not in ready:
+        raise _NotReadyError(f"said {line!r} instead of where it listens")
+    return ready
+
+
+def _last_words(log_path: Path) -> str:
+    lines = log_path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def run_room_tool(module: str, *arguments: str) -> None:
+    """Runs `python -m module ...` to its end. Raises ServiceStartError when it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise ServiceStartError(
+            f"python -m {module} failed: {words[-1] if words else done.returncode}", module=module
+        )
+
+
+@dataclass(slots=True)
+class LocalCluster:
+    """Cache service, billing and worker on this machine, all on loopback.
+
+    `directory` holds their data and logs and outlives them.
+    """
+
+    directory: Path
+    model: Path
+    worker_settings: dict[str, object] = field(default_factory=dict)
+    cache_settings: dict[str, object] = field(default_factory=dict)
+    billing_settings: dict[str, object] = field(default_factory=dict)
+    cache: ServiceProcess | None = None
+    billing: ServiceProcess | None = None
+    worker: ServiceProcess | None = None
+
+    def start_cache(self, listen: str = "127.0.0.1:0") -> ServiceProcess:
+        settings = {"listen": listen, "data_directory": self.directory / "cache"}
+        self.cache = self._start("cache_service", settings | self.cache_settings)
+        return self.cache
+
+    def start_billing(self, listen: str = "127.0.0.1:0") -> ServiceProcess:
+        settings = {"listen": listen, "data_directory": self.directory / "billing"}
+        self.billing = self._start("billing", settings | self.billing_settings)
+        return self.billing
+
+    def start_worker(self, listen: str = "127.0.0.1:0") -> ServiceProcess:
+        """Needs cache and billing started."""
+        assert self.cache is not None
+        assert self.billing is not None
+        settings = {
+            "listen": listen,
+            "model": self.model,
+            "data_directory": self.directory / "worker",
+            "cache.address": self.cache.address,
+            "billing.address": self.billing.address,
+        }
+        self.worker = self._start("worker", settings | self.worker_settings)
+        return self.worker
+
+    def stop(self) -> None:
+        """Drains in the order worker, cache, billing."""
+        for service in (self.worker, self.cache, self.billing):
+            if service is not None:
+                service.stop()
+
+    def _start(self, room: str, settings: Mapping[str, object]) -> ServiceProcess:
+        return start_service(room, settings, self.directory / "logs" / f"{room}.log")
