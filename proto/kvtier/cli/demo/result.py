@@ -9,7 +9,7 @@ from typing import Any
 
 from kvtier.v1 import usage_pb2
 
-__all__ = ["DemoResult", "Restart", "Turn", "TenantBill"]
+__all__ = ["DemoResult", "Restart", "TenantBill", "Turn"]
 
 TIERS = ("gpu", "host", "ssd")
 
