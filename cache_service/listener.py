@@ -1,0 +1,106 @@
+"""What the core tells the outside about itself: one protocol, plugged in by the composition root.
+
+The core neither logs nor counts for dashboards; it calls a listener. Invariant: a listener changes
+nothing of the core's and never raises. Called on the event loop, so it returns at once.
+"""
+
+from typing import Protocol
+
+from kvtier.blocks import MissReason, Tier
+
+__all__ = ["CacheListener", "QuietListener"]
+
+
+class CacheListener(Protocol):
+    """Hears what the core did, for metrics and logs. Called on the loop; returns at once."""
+
+    def session_opened(self, session_id: str, client_name: str) -> None: ...
+
+    def session_closed(self, session_id: str, expired: bool) -> None: ...
+
+    def prefix_matched(
+        self, asked_count: int, host_count: int, ssd_count: int, reason: MissReason
+    ) -> None: ...
+
+    def prefix_ready(self, ready_count: int, reason: MissReason, seconds: float) -> None:
+        """An acquire reached its end; `seconds` since its match."""
+        ...
+
+    def leases_expired(self, count: int) -> None: ...
+
+    def reservations_expired(self, count: int) -> None: ...
+
+    def blocks_committed(self, count: int, payload_bytes: int) -> None: ...
+
+    def blocks_refused(self, count: int, reason: MissReason) -> None: ...
+
+    def blocks_evicted(self, tier: Tier, count: int) -> None:
+        """`count` copies left `tier`, for room or because an ancestor left."""
+        ...
+
+    def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None: ...
+
+    def blocks_written(self, count: int, payload_bytes: int, seconds: float) -> None:
+        """Written behind to the SSD and durable there."""
+        ...
+
+    def writes_declined(self, count: int) -> None:
+        """Blocks that admission kept off the SSD."""
+        ...
+
+    def block_corrupt(self, tier: Tier) -> None: ...
+
+    def segment_recycled(self, relogged_count: int, dropped_count: int) -> None: ...
+
+    def ssd_failed(self, operation: str, problem: str) -> None: ...
+
+
+class QuietListener:
+    """Hears everything and does nothing; a base for listeners that care about a few events."""
+
+    def session_opened(self, session_id: str, client_name: str) -> None:
+        return
+
+    def session_closed(self, session_id: str, expired: bool) -> None:
+        return
+
+    def prefix_matched(
+        self, asked_count: int, host_count: int, ssd_count: int, reason: MissReason
+    ) -> None:
+        return
+
+    def prefix_ready(self, ready_count: int, reason: MissReason, seconds: float) -> None:
+        return
+
+    def leases_expired(self, count: int) -> None:
+        return
+
+    def reservations_expired(self, count: int) -> None:
+        return
+
+    def blocks_committed(self, count: int, payload_bytes: int) -> None:
+        return
+
+    def blocks_refused(self, count: int, reason: MissReason) -> None:
+        return
+
+    def blocks_evicted(self, tier: Tier, count: int) -> None:
+        return
+
+    def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
+        return
+
+    def blocks_written(self, count: int, payload_bytes: int, seconds: float) -> None:
+        return
+
+    def writes_declined(self, count: int) -> None:
+        return
+
+    def block_corrupt(self, tier: Tier) -> None:
+        return
+
+    def segment_recycled(self, relogged_count: int, dropped_count: int) -> None:
+        return
+
+    def ssd_failed(self, operation: str, problem: str) -> None:
+        return

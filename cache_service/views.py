@@ -1,0 +1,172 @@
+"""What crosses the door between the cache's core and its gRPC edge. Frozen data, any thread.
+
+The core hands these out and never keeps them; nothing here is changed after it was made. Times are
+seconds from now, never points in time: the core's clock is monotonic, the edge knows the wall's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from kvtier.blocks import MissReason, Tier
+from storage.tier import RecoveryReport, Slab
+
+__all__ = [
+    "AcquireEvent",
+    "CacheLimits",
+    "CacheStats",
+    "EndView",
+    "MatchView",
+    "PrefixView",
+    "ReadyView",
+    "ReservationView",
+    "SessionView",
+    "TierView",
+    "Transport",
+]
+
+
+class Transport(IntEnum):
+    """How payload bytes travel; the numbers are those of `kvtier/v1/cache.proto`."""
+
+    SHARED_MEMORY = 1
+    STREAM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """Every bound and deadline of the core. Counts are at least 1, times above 0."""
+
+    session_ttl_seconds: float = 60.0
+    lease_ttl_seconds: float = 30.0
+    reservation_ttl_seconds: float = 30.0
+    reservation_grace_seconds: float = 30.0
+    """How long the slabs of an expired reservation rest before reuse: a slow shared-memory client
+    may still be writing them."""
+    load_timeout_seconds: float = 10.0
+    """For an acquire that names none."""
+    room_wait_seconds: float = 1.0
+    """How long a reserve or a load waits for slabs that only the SSD writer can make free."""
+    max_sessions: int = 256
+    max_blocks_per_call: int = 4096
+    max_leases_per_session: int = 1024
+    max_reservations_per_session: int = 256
+    read_ahead_blocks: int = 8
+    """SSD reads that one acquire keeps in flight."""
+    write_batch_blocks: int = 64
+    write_batch_bytes: int = 64 * 1024 * 1024
+    pending_write_share_max: float = 0.5
+    """Share of the arena that may wait for the SSD; past it new blocks stay in host memory only."""
+    free_segments_min: int = 2
+    """Segments kept free ahead of the writer (1 where the SSD has fewer than 8)."""
+    relog_share_max: float = 0.5
+    """Share of a recycled segment that may be written again because it is still worth keeping."""
+    ssd_retry_seconds: float = 10.0
+    """How long the SSD counts as absent after repeated I/O errors."""
+    evicted_memory_count: int = 65_536
+    """Hashes remembered as evicted, to tell EVICTED from NEVER_STORED."""
+    answer_memory_count: int = 65_536
+    """Ended reservations remembered, so that a repeated commit gets its first answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """An open session. `ticket` (32 bytes, single use) is for the arena socket."""
+
+    session_id: str
+    ticket: bytes
+    session_ttl_seconds: float
+    lease_ttl_seconds: float
+    reservation_ttl_seconds: float
+    max_blocks_per_call: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixView:
+    """How much of a chain is present. `tiers` holds one `Tier` number per present block."""
+
+    present_count: int
+    tiers: bytes
+    miss_reason: MissReason
+    """NONE when all are present."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchView:
+    """First event of an acquire. With nothing matched `lease_id` is empty."""
+
+    lease_id: str
+    expire_seconds: float
+    """Until the lease ends unless renewed."""
+    matched_count: int
+    tiers: bytes
+    """The tier each matched block is served from, one byte each."""
+    miss_reason: MissReason
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyView:
+    """Blocks `first_index ..` of the chain are readable in `slabs` until the lease ends."""
+
+    first_index: int
+    slabs: tuple[Slab, ...]
+    checksums: tuple[int, ...]
+    """xxh3-64 of each payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndView:
+    """Last event of an acquire."""
+
+    ready_count: int
+    miss_reason: MissReason
+    """Why the readable prefix ends there; NONE when the whole chain is readable."""
+
+
+AcquireEvent = MatchView | ReadyView | EndView
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationView:
+    """What a reserve answers. With nothing reserved `reservation_id` is empty."""
+
+    reservation_id: str
+    expire_seconds: float
+    missing: tuple[int, ...]
+    """Chain indexes of the blocks to write, ascending."""
+    slabs: tuple[Slab, ...]
+    """Where each missing block goes; as long as `missing`."""
+    refused_count: int
+    refused_reason: MissReason
+
+
+@dataclass(frozen=True, slots=True)
+class TierView:
+    """A tier's fill and totals. `used_bytes` includes rounding and headers."""
+
+    tier: Tier
+    capacity_bytes: int
+    used_bytes: int
+    block_count: int
+    payload_bytes: int
+    evicted_count: int
+    written_bytes: int
+    read_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Everything `GetStats` says. `counters` are totals since the start, by name."""
+
+    instance_id: str
+    uptime_seconds: float
+    tiers: tuple[TierView, ...]
+    session_count: int
+    lease_count: int
+    reservation_count: int
+    pending_write_count: int
+    """Blocks committed in host memory that are still to be written to the SSD."""
+    quarantined_slab_count: int
+    recovery: RecoveryReport | None
+    """None without an SSD tier."""
+    counters: Mapping[str, int] = field(default_factory=dict)
