@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+GEN := .venv-gen
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench proto clean
+.PHONY: help setup demo test check fmt bench proto proto-check clean
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,9 +28,10 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP)  ## the main job on embedded defaults; ARGS="--json demo.json" passes arguments on
 	@$(BIN)/kvtier demo $(ARGS)
 
-test: $(STAMP)  ## ruff, mypy and all tests
+test: $(STAMP) $(GEN)/.ready  ## ruff, mypy, generated code and all tests
 	@echo "== ruff" && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@echo "== mypy" && $(BIN)/mypy
+	@echo "== generated code" && $(MAKE) --no-print-directory proto-check
 	@echo "== pytest" && $(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP)  ## ruff and mypy only
@@ -41,18 +43,23 @@ fmt: $(STAMP)  ## format and fix
 bench: $(STAMP)  ## every benchmark, one after the other
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
 
-GEN := .venv-gen
 $(GEN)/.ready: pyproject.toml
 	@test -x $(GEN)/bin/python || $(PYTHON) -m venv $(GEN)
 	@$(GEN)/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.80.0 mypy-protobuf==5.0.0
 	@touch $@
 
-PROTOC = ../$(GEN)/bin/python -m grpc_tools.protoc -I .
+OUT ?= .
+PROTOC = ../$(GEN)/bin/python -m grpc_tools.protoc -I . \
+  --plugin=protoc-gen-mypy_grpc=../$(GEN)/bin/protoc-gen-mypy_grpc
 proto: $(GEN)/.ready  ## regenerate the code beside the .proto files, byte for byte repeatable
-	cd proto && $(PROTOC) --python_out=. --pyi_out=. kvtier/v1/*.proto
-	cd proto && $(PROTOC) --plugin=protoc-gen-mypy_grpc=../$(GEN)/bin/protoc-gen-mypy_grpc \
-	  --grpc_python_out=. --mypy_grpc_out=. \
-	  kvtier/v1/cache.proto kvtier/v1/usage.proto kvtier/v1/inference.proto
+	@cd proto && $(PROTOC) --python_out=$(OUT) --pyi_out=$(OUT) kvtier/v1/*.proto
+	@cd proto && $(PROTOC) --grpc_python_out=$(OUT) --mypy_grpc_out=$(OUT) \
+	  kvtier/v1/cache.proto kvtier/v1/usage.proto kvtier/v1/inference.proto 2>/dev/null
+
+proto-check: $(GEN)/.ready
+	@out=$$(mktemp -d) && $(MAKE) --no-print-directory proto OUT=$$out && \
+	for file in $$out/kvtier/v1/*; do cmp $$file proto/kvtier/v1/$$(basename $$file) || \
+	  { echo "generated code is stale: run make proto and commit"; rm -rf $$out; exit 1; }; done; rm -rf $$out
 
 clean:  ## remove environments and caches, never data
 	rm -rf $(VENV) $(GEN) .mypy_cache .ruff_cache .pytest_cache .hypothesis
