@@ -53,8 +53,8 @@ PROTOC = ../$(GEN)/bin/python -m grpc_tools.protoc -I . \
   --plugin=protoc-gen-mypy_grpc=../$(GEN)/bin/protoc-gen-mypy_grpc
 proto: $(GEN)/.ready  ## regenerate the code beside the .proto files, byte for byte repeatable
 	@cd proto && $(PROTOC) --python_out=$(OUT) --pyi_out=$(OUT) kvtier/v1/*.proto
-	@cd proto && $(PROTOC) --grpc_python_out=$(OUT) --mypy_grpc_out=$(OUT) \
-	  kvtier/v1/cache.proto kvtier/v1/usage.proto kvtier/v1/inference.proto 2>/dev/null
+	@cd proto && $(PROTOC) --grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) \
+	  kvtier/v1/cache.proto kvtier/v1/usage.proto kvtier/v1/inference.proto
 
 proto-check: $(GEN)/.ready
 	@out=$$(mktemp -d) && $(MAKE) --no-print-directory proto OUT=$$out && \
