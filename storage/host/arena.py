@@ -1,0 +1,101 @@
+"""HostArena: the memory that blocks live in, one shared mapping for service and clients.
+
+An anonymous memory file (memfd) is mapped once, every page touched at start (a first touch costs
+several times a copy), and sealed against resizing, so that no client that gets the descriptor can
+shrink it under the others. Clients map the same file; a slab is an offset into it.
+
+Invariant: bytes in use never pass `capacity_bytes`. The arena says which slabs are free; whether a
+slab may be freed (leases, reservations, writes in flight) is its owner's to know. Allocation on the
+event loop only; views may be read and written from any thread.
+"""
+
+import contextlib
+import fcntl
+import mmap
+import os
+
+from storage.errors import CapacityError
+from storage.host.slab import SlabAllocator
+from storage.tier import PAGE_BYTES, Slab
+
+__all__ = ["EXTENT_BYTES", "HostArena"]
+
+EXTENT_BYTES = 64 * 1024 * 1024
+"""Largest block an arena takes by default; one extent is 1/16 of a GiB."""
+
+EXTENTS_MIN = 4
+"""A small arena gets smaller extents, so that several block sizes can share it."""
+
+
+class HostArena:
+    """A page-aligned, pre-touched arena and its slabs. `close` it at the end."""
+
+    def __init__(self, capacity_bytes: int, extent_bytes: int | None = None) -> None:
+        """Takes the memory at once. Raises CapacityError when there is not that much.
+
+        `capacity_bytes` is rounded down to whole extents; without `extent_bytes` those are
+        `EXTENT_BYTES`, or a quarter of a small arena.
+        """
+        if extent_bytes is None:
+            quarter = capacity_bytes // EXTENTS_MIN // PAGE_BYTES * PAGE_BYTES
+            extent_bytes = max(PAGE_BYTES, min(EXTENT_BYTES, quarter))
+        self._slabs = SlabAllocator(capacity_bytes, extent_bytes)
+        self.capacity_bytes = self._slabs.extent_count * extent_bytes
+        self.fd = os.memfd_create("kvtier-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            # Reserving first turns "not enough memory" into an error here, not a SIGBUS later;
+            # populating then maps the pages (measured: together as fast as populating alone).
+            os.posix_fallocate(self.fd, 0, self.capacity_bytes)
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
+            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+            self._map = mmap.mmap(self.fd, self.capacity_bytes, flags=flags)
+        except OSError as error:
+            os.close(self.fd)
+            raise CapacityError(
+                f"cannot take {self.capacity_bytes} bytes of memory: {error.strerror}",
+                capacity_bytes=self.capacity_bytes,
+            ) from error
+        self._view = memoryview(self._map)
+
+    @property
+    def extent_bytes(self) -> int:
+        """No block larger than this fits."""
+        return self._slabs.extent_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all slabs in use."""
+        return self._slabs.used_bytes
+
+    @property
+    def slab_count(self) -> int:
+        return self._slabs.slab_count
+
+    def slab_bytes(self, block_bytes: int) -> int:
+        """Size of the slab for a block. Raises BlockTooLargeError."""
+        return self._slabs.slab_bytes(block_bytes)
+
+    def allocate(self, block_bytes: int) -> Slab | None:
+        """A slab for a block; None when none is free. Raises BlockTooLargeError."""
+        return self._slabs.allocate(block_bytes)
+
+    def free(self, slab: Slab) -> None:
+        """Gives a slab back. REQUIRES: allocated, and nobody reads or writes it by right."""
+        self._slabs.free(slab)
+
+    def view(self, slab: Slab) -> memoryview:
+        """The slab's bytes, page-aligned, `slab.size_bytes` long, shared with every client."""
+        return self._view[slab.offset : slab.offset + slab.size_bytes]
+
+    def close(self) -> None:
+        """Unmaps and closes. Views that are still held keep the mapping until they go."""
+        self._view.release()
+        with contextlib.suppress(BufferError):
+            self._map.close()
+        os.close(self.fd)
+
+    def check_integrity(self) -> None:
+        self._slabs.check_integrity()
+        assert self.used_bytes <= self.capacity_bytes
+        assert os.fstat(self.fd).st_size == self.capacity_bytes
