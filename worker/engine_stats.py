@@ -1,0 +1,31 @@
+"""A frozen picture of the engine, for metrics and GetModel. Any thread."""
+
+from dataclasses import dataclass
+
+__all__ = ["EngineStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Gauges as of the last step; `*_total` fields only grow."""
+
+    page_count: int
+    free_page_count: int
+    """Pages that hold nothing."""
+    cached_page_count: int
+    """Pages that hold a finished request's block and can be taken at once."""
+    waiting_count: int
+    loading_count: int
+    running_count: int
+    """Admitted requests, loading ones not included."""
+    prefill_tokens_total: int = 0
+    decode_tokens_total: int = 0
+    steps_total: int = 0
+    evicted_pages_total: int = 0
+    restored_blocks_total: int = 0
+    abandoned_transfers_total: int = 0
+    """Calls to the cache service that did not return in time."""
+    offered_blocks_total: int = 0
+    """Blocks offered to the cache service."""
+    skipped_stores_total: int = 0
+    """Offers not made because too many waited."""

@@ -1,0 +1,172 @@
+"""A checkpoint directory becomes a model that is known to cache correctly, or a typed refusal.
+
+    files -> configuration -> refuse what blocks cannot name -> weights -> layout -> self-test
+
+Invariant: a `LoadedModel` has passed the self-test, so its paged logits are those of the plain
+model. Nothing is fetched: local files only. Runs once, on the starting thread.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
+from worker.errors import ArchitectureRefusedError, CheckpointError
+from worker.layout import BlockLayout, probe_layout
+from worker.namespace import checkpoint_namespace
+from worker.self_test import run_self_test
+
+__all__ = ["LoadedModel", "load_model"]
+
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+CACHEABLE_LAYERS = frozenset({"full_attention", "sliding_attention"})
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready for the engine. The model itself is owned by the engine's thread."""
+
+    name: str
+    """The directory's name."""
+    architecture: str
+    dtype: str
+    context_tokens: int
+    vocabulary_size: int
+    stop_token_ids: frozenset[int]
+    namespace: Namespace
+    layout: BlockLayout
+    model: Any
+    """An unmodified transformers decoder in evaluation mode."""
+
+    @property
+    def block_bytes(self) -> int:
+        return self.layout.block_bytes
+
+    @property
+    def block_tokens(self) -> int:
+        return self.layout.block_tokens
+
+
+def load_model(
+    directory: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    block_tokens: int = DEFAULT_BLOCK_TOKENS,
+) -> LoadedModel:
+    """Loads the checkpoint in `directory` and proves that it can be cached.
+
+    `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16". Raises
+    CheckpointError, ArchitectureRefusedError, SelfTestFailedError, ValueError for a bad argument.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    weight_files = _weight_files(directory)
+    config = _read_config(directory)
+    refuse_uncacheable(config)
+    model = _read_model(directory, config, _pick_dtype(dtype, device), device)
+    layout = probe_layout(model, block_tokens)
+    run_self_test(model, layout)
+    text_config = config.get_text_config()
+    return LoadedModel(
+        name=directory.resolve().name,
+        architecture=type(model).__name__,
+        dtype=str(layout.dtype).removeprefix("torch."),
+        context_tokens=int(getattr(text_config, "max_position_embeddings", 0)),
+        vocabulary_size=int(text_config.vocab_size),
+        stop_token_ids=_stop_token_ids(directory, text_config),
+        namespace=checkpoint_namespace(directory, weight_files, config, layout),
+        layout=layout,
+        model=model,
+    )
+
+
+def refuse_uncacheable(config: Any) -> None:
+    """Raises ArchitectureRefusedError when the configuration alone tells that KV is not enough."""
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ArchitectureRefusedError(
+            f"{kind} is an encoder-decoder: its keys depend on the whole input, not on a prefix"
+        )
+    text = config.get_text_config()
+    layer_types = getattr(text, "layer_types", None) or []
+    chunk = getattr(text, "attention_chunk_size", None)
+    if "chunked_attention" in layer_types or (chunk and not layer_types):
+        raise ArchitectureRefusedError(
+            f"{kind} uses chunked attention: which tokens attend to each other is decided by a "
+            f"mask over chunks of {chunk} tokens, which a paged cache cannot honour"
+        )
+    foreign = sorted(set(layer_types) - CACHEABLE_LAYERS)
+    if foreign:
+        raise ArchitectureRefusedError(
+            f"{kind} has layers of kind {', '.join(foreign)}: they carry recurrent or other state "
+            "that blocks of tokens cannot name"
+        )
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a directory", path=directory)
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory} has no config.json: not a checkpoint", path=directory)
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        files = sorted(directory.glob(pattern))
+        if files:
+            return files
+    raise CheckpointError(f"{directory} has no weights (*.safetensors)", path=directory)
+
+
+def _read_config(directory: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"config.json of {directory} cannot be used: {_first_line(error)}", path=directory
+        ) from error
+
+
+def _read_model(directory: Path, config: Any, dtype: torch.dtype | None, device: str) -> Any:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, config=config, dtype=dtype or "auto", local_files_only=True
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"the weights of {directory} cannot be used: {_first_line(error)}", path=directory
+        ) from error
+    return model.to(device).eval()
+
+
+def _pick_dtype(dtype: str, device: str) -> torch.dtype | None:
+    # Half precision on a CPU is slower than float32 and less exact.
+    if dtype == "auto" and device == "cpu":
+        return torch.float32
+    return DTYPES[dtype]
+
+
+def _stop_token_ids(directory: Path, text_config: Any) -> frozenset[int]:
+    eos: Any = text_config.eos_token_id
+    if (directory / "generation_config.json").is_file():
+        try:
+            read = GenerationConfig.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"generation_config.json cannot be used: {_first_line(error)}", path=directory
+            ) from error
+        eos = eos if read.eos_token_id is None else read.eos_token_id
+    if eos is None:
+        return frozenset()
+    return frozenset({eos} if isinstance(eos, int) else eos)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
