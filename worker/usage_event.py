@@ -1,0 +1,123 @@
+"""The fact that a request was served, and what each end of it charges.
+
+Invariant: hit tokens + miss tokens = prompt tokens in every event, and no event holds a price, a
+prompt or an answer. The rule by end reason is the table in `docs/billing.md`; it lives in `charge`
+and nowhere else. Frozen data and pure functions, any thread.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from kvtier.blocks import Tier
+from worker.requests import EngineUsage
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AdmittedRequest",
+    "ChargedTokens",
+    "UsageEnd",
+    "UsageEvent",
+    "charge",
+    "end_request",
+    "lose_request",
+]
+
+SCHEMA_VERSION = 1
+"""Of the event; goes to billing and into the journal. Frozen once released."""
+
+
+class UsageEnd(IntEnum):
+    """What ended a request. The numbers are those of `kvtier/v1/usage.proto`, frozen."""
+
+    STOP = 1
+    LENGTH = 2
+    CANCELLED = 3
+    DEADLINE = 4
+    ERROR = 5
+    WORKER_LOST = 6
+
+
+UNCHARGED = frozenset({UsageEnd.ERROR, UsageEnd.WORKER_LOST})
+"""Ends that are our fault: the event is written, with no token in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedRequest:
+    """What is known of a request when the engine took it; written before any reply."""
+
+    request_id: str
+    tenant_id: str
+    model: str
+    node: str
+    client_request_id: str
+    start_time_ns: int
+    """Wall clock, nanoseconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChargedTokens:
+    """Tokens in disjoint classes. Raises ValueError for a negative count."""
+
+    hit_tokens_by_tier: dict[Tier, int] = field(default_factory=dict)
+    miss_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (*self.hit_tokens_by_tier.values(), self.miss_tokens, self.completion_tokens)
+        if min(counts) < 0:
+            raise ValueError(f"a usage event with a negative count: {self}")
+
+    @property
+    def hit_tokens(self) -> int:
+        return sum(self.hit_tokens_by_tier.values())
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.hit_tokens + self.miss_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """One per admitted request, whatever ended it."""
+
+    request: AdmittedRequest
+    end_time_ns: int
+    """Wall clock, never before the start."""
+    end: UsageEnd
+    tokens: ChargedTokens
+    ttft_ns: int | None = None
+    """From arrival to the first token; None when there was none."""
+    schema_version: int = SCHEMA_VERSION
+
+
+def charge(usage: EngineUsage, end: UsageEnd, undelivered_tokens: int = 0) -> ChargedTokens:
+    """The tokens that an end of kind `end` charges, of what the engine says it did.
+
+    `undelivered_tokens` were generated after a stop string had ended their sample, while the engine
+    did not know it yet: never charged.
+    """
+    if end in UNCHARGED:
+        return ChargedTokens()
+    return ChargedTokens(
+        hit_tokens_by_tier={tier: n for tier, n in usage.hit_tokens_by_tier.items() if n},
+        miss_tokens=usage.miss_tokens,
+        completion_tokens=max(0, usage.completion_tokens - undelivered_tokens),
+    )
+
+
+def end_request(
+    request: AdmittedRequest,
+    end: UsageEnd,
+    tokens: ChargedTokens,
+    *,
+    now_ns: int,
+    ttft_ns: int | None,
+) -> UsageEvent:
+    """The event of a request that ended while its worker lived."""
+    return UsageEvent(request, max(now_ns, request.start_time_ns), end, tokens, ttft_ns)
+
+
+def lose_request(request: AdmittedRequest, *, now_ns: int) -> UsageEvent:
+    """The event of a request whose worker died; nothing is charged."""
+    end_time_ns = max(now_ns, request.start_time_ns)
+    return UsageEvent(request, end_time_ns, UsageEnd.WORKER_LOST, ChargedTokens())

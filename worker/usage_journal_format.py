@@ -1,0 +1,221 @@
+"""Bytes of the usage journal, as drawn in `docs/formats/usage_journal.md`. Pure, any thread.
+
+Invariant: `decode(encode(r)) == r`, and a line in which any bit is flipped does not decode. All
+file names of the journal are spelled here.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from kvtier.blocks import Tier
+from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
+
+__all__ = [
+    "FORMAT_VERSION",
+    "BadLineError",
+    "Begin",
+    "End",
+    "Record",
+    "SegmentHead",
+    "damaged_path",
+    "dead_letters_path",
+    "decode",
+    "decode_acknowledged",
+    "delivered_path",
+    "encode",
+    "encode_acknowledged",
+    "end_fields",
+    "first_sequence_of",
+    "lock_path",
+    "segment_path",
+    "segment_paths",
+]
+
+FORMAT_VERSION = 1
+"""Frozen: stored in every segment."""
+
+LINE_BYTES_MAX = 65_536
+CHECKSUM_DIGITS = 16
+
+_PREFIX, _SUFFIX = "usage-", ".journal"
+_TIERS = (("gpu", Tier.GPU), ("host", Tier.HOST), ("ssd", Tier.SSD), ("shared", Tier.SHARED))
+
+
+class BadLineError(ValueError):
+    """The bytes are no record of this format: torn, flipped or foreign."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHead:
+    """First record of every segment."""
+
+    format: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The engine took the request."""
+
+    request: AdmittedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The request's one usage event."""
+
+    event: UsageEvent
+
+
+Record = SegmentHead | Begin | End
+
+
+def encode(sequence: int, record: Record) -> bytes:
+    """One line with its newline. Raises ValueError when it would be too long."""
+    return _line({"sequence": sequence, **_fields(record)})
+
+
+def decode(line: bytes) -> tuple[int, Record]:
+    """Sequence and record of a line without its newline. Raises BadLineError."""
+    fields = _checked(line)
+    try:
+        return _integer(fields["sequence"]), _record(fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadLineError(f"a record with keys missing or wrong: {error}") from None
+
+
+def encode_acknowledged(sequence: int) -> bytes:
+    """The content of the `delivered` file."""
+    return _line({"format": FORMAT_VERSION, "acknowledged": sequence})
+
+
+def decode_acknowledged(raw: bytes) -> int:
+    """Inverse of `encode_acknowledged`. Raises BadLineError."""
+    fields = _checked(raw.removesuffix(b"\n"))
+    if fields.get("format") != FORMAT_VERSION:
+        raise BadLineError("a delivered file of another format")
+    try:
+        return _integer(fields["acknowledged"])
+    except (KeyError, ValueError) as error:
+        raise BadLineError(str(error)) from None
+
+
+def end_fields(event: UsageEvent) -> dict[str, Any]:
+    """The keys of an `end` record, also those of a dead letter."""
+    hits = event.tokens.hit_tokens_by_tier
+    return {
+        "request": asdict(event.request),
+        "schema_version": event.schema_version,
+        "end_time_ns": event.end_time_ns,
+        "end": int(event.end),
+        "hit_tokens": {name: hits.get(tier, 0) for name, tier in _TIERS},
+        "miss_tokens": event.tokens.miss_tokens,
+        "completion_tokens": event.tokens.completion_tokens,
+        "ttft_ns": event.ttft_ns,
+    }
+
+
+def segment_path(directory: Path, first_sequence: int) -> Path:
+    return directory / f"{_PREFIX}{first_sequence:020d}{_SUFFIX}"
+
+
+def segment_paths(directory: Path) -> list[Path]:
+    """All segments, oldest first."""
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.name.startswith(_PREFIX)
+        and path.name.endswith(_SUFFIX)
+        and path.name[len(_PREFIX) : -len(_SUFFIX)].isdigit()
+    )
+
+
+def first_sequence_of(segment: Path) -> int:
+    return int(segment.name[len(_PREFIX) : -len(_SUFFIX)])
+
+
+def damaged_path(directory: Path, segment: Path, offset: int) -> Path:
+    return directory / f"damaged-{first_sequence_of(segment):020d}-{offset}.bin"
+
+
+def delivered_path(directory: Path) -> Path:
+    return directory / "delivered"
+
+
+def dead_letters_path(directory: Path) -> Path:
+    return directory / "dead_letters.jsonl"
+
+
+def lock_path(directory: Path) -> Path:
+    return directory / "lock"
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    line = b"%016x %b\n" % (xxhash.xxh3_64_intdigest(body), body)
+    if len(line) > LINE_BYTES_MAX:
+        raise ValueError(f"a journal line of {len(line)} bytes; at most {LINE_BYTES_MAX}")
+    return line
+
+
+def _checked(line: bytes) -> dict[str, Any]:
+    checksum, body = line[:CHECKSUM_DIGITS], line[CHECKSUM_DIGITS + 1 :]
+    if line[CHECKSUM_DIGITS : CHECKSUM_DIGITS + 1] != b" ":
+        raise BadLineError("no checksum")
+    if checksum != b"%016x" % xxhash.xxh3_64_intdigest(body):
+        raise BadLineError("the checksum does not hold")
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        raise BadLineError("not JSON") from None
+    if not isinstance(fields, dict):
+        raise BadLineError("not a JSON object")
+    return fields
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    match record:
+        case SegmentHead(version):
+            return {"type": "segment", "format": version}
+        case Begin(request):
+            return {"type": "begin", "request": asdict(request)}
+        case End(event):
+            return {"type": "end", **end_fields(event)}
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    match fields["type"]:
+        case "segment":
+            return SegmentHead(_integer(fields["format"]))
+        case "begin":
+            return Begin(AdmittedRequest(**fields["request"]))
+        case "end":
+            return End(_event(fields))
+        case unknown:
+            raise ValueError(f"type {unknown!r}")
+
+
+def _event(fields: dict[str, Any]) -> UsageEvent:
+    hits = fields["hit_tokens"]
+    ttft_ns = fields["ttft_ns"]
+    return UsageEvent(
+        request=AdmittedRequest(**fields["request"]),
+        end_time_ns=_integer(fields["end_time_ns"]),
+        end=UsageEnd(fields["end"]),
+        tokens=ChargedTokens(
+            hit_tokens_by_tier={tier: hits[name] for name, tier in _TIERS if hits[name]},
+            miss_tokens=_integer(fields["miss_tokens"]),
+            completion_tokens=_integer(fields["completion_tokens"]),
+        ),
+        ttft_ns=None if ttft_ns is None else _integer(ttft_ns),
+        schema_version=_integer(fields["schema_version"]),
+    )
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} where an integer belongs")
+    return value

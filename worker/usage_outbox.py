@@ -1,0 +1,148 @@
+"""Events in the journal that billing does not have yet, and how far it has acknowledged.
+
+Invariant: `delivered` moves only over events that billing accepted or knew, or that are synced in
+the dead letters; a segment is removed only when all its ends lie behind it, oldest first. Blocking
+code; one thread (the delivery's) uses an outbox and is the only writer of `delivered`, the dead
+letters and removals.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.usage_event import UsageEvent
+from worker.usage_journal_format import (
+    End,
+    dead_letters_path,
+    delivered_path,
+    encode_acknowledged,
+    end_fields,
+    first_sequence_of,
+    segment_paths,
+)
+from worker.usage_journal_recovery import read_lines
+from worker.usage_journal_segment import sync_directory
+
+__all__ = ["DeadLetter", "PendingEvent", "UsageOutbox"]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEvent:
+    """A durable event and its sequence number in the journal."""
+
+    sequence: int
+    event: UsageEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that billing refused for good."""
+
+    event: UsageEvent
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """Behind the line with `sequence`: where reading goes on once that is acknowledged."""
+
+    sequence: int
+    segment: Path
+    offset: int
+
+
+class UsageOutbox:
+    """Reads ends in order, forgets them when told so."""
+
+    def __init__(
+        self, directory: Path, acknowledged: int, durable_sequence: Callable[[], int]
+    ) -> None:
+        """`durable_sequence()`: up to where the journal's records may be read, see there."""
+        self._directory = directory
+        self._durable_sequence = durable_sequence
+        self._acknowledged = acknowledged
+        self._position: _Position | None = None
+        self._handed_out: list[_Position] = []
+
+    @property
+    def acknowledged(self) -> int:
+        """Billing has every end up to this sequence number."""
+        return self._acknowledged
+
+    def pending(self, limit: int) -> list[PendingEvent]:
+        """The first unacknowledged durable events, at most `limit`, in order. Raises OSError."""
+        durable = self._durable_sequence()
+        found: list[PendingEvent] = []
+        self._handed_out = []
+        for segment, offset in self._unread():
+            raw = _read_from(segment, offset)
+            for line in read_lines(raw):
+                if line.sequence > durable or len(found) == limit:
+                    return found
+                if isinstance(line.record, End) and line.sequence > self._acknowledged:
+                    found.append(PendingEvent(line.sequence, line.record.event))
+                    here = _Position(line.sequence, segment, offset + line.end)
+                    self._handed_out.append(here)
+        return found
+
+    def acknowledge(self, sequence: int, refused: Sequence[DeadLetter] = ()) -> None:
+        """Billing has, or refused for good, every event up to `sequence`. Raises OSError.
+
+        After an error nothing was forgotten; call it again.
+        """
+        if refused:
+            self._bury(refused)
+        _replace(delivered_path(self._directory), encode_acknowledged(sequence))
+        self._acknowledged = sequence
+        passed = [p for p in self._handed_out if p.sequence <= sequence]
+        if passed:
+            self._position = passed[-1]
+        self._remove_delivered()
+
+    def _unread(self) -> list[tuple[Path, int]]:
+        segments = segment_paths(self._directory)
+        if self._position is None:
+            return [(segment, 0) for segment in segments]
+        at, offset = self._position.segment, self._position.offset
+        return [(s, offset if s == at else 0) for s in segments if s >= at]
+
+    def _bury(self, refused: Sequence[DeadLetter]) -> None:
+        raw = b"".join(_dead_letter_line(letter) for letter in refused)
+        with dead_letters_path(self._directory).open("ab") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _remove_delivered(self) -> None:
+        """The next segment's head must be durable first: it repeats the begins of this one."""
+        segments = segment_paths(self._directory)
+        for segment, following in itertools.pairwise(segments):
+            first_kept = first_sequence_of(following)
+            if first_kept - 1 > self._acknowledged or first_kept > self._durable_sequence():
+                return
+            segment.unlink()
+
+
+def _dead_letter_line(letter: DeadLetter) -> bytes:
+    fields = {"status": letter.status, "reason": letter.reason, **end_fields(letter.event)}
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def _read_from(segment: Path, offset: int) -> bytes:
+    with segment.open("rb") as file:
+        file.seek(offset)
+        return file.read()
+
+
+def _replace(path: Path, raw: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_directory(path.parent)
