@@ -175,7 +175,7 @@ class GetInvoiceResponse(_message.Message):
     def __init__(self, invoice: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
 
 class Invoice(_message.Message):
-    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count")
+    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +184,7 @@ class Invoice(_message.Message):
     TOTAL_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNRATED_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
@@ -192,7 +193,8 @@ class Invoice(_message.Message):
     total_amount: str
     saved_amount: str
     request_count: int
-    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ...) -> None: ...
+    unrated_request_count: int
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ...) -> None: ...
 
 class InvoiceLine(_message.Message):
     __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version")
@@ -217,15 +219,63 @@ class VerifyLedgerRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class VerifyLedgerResponse(_message.Message):
-    __slots__ = ("entry_count", "posting_count", "verified", "first_broken_position", "problem")
+    __slots__ = ("entry_count", "posting_count", "verified", "first_broken_position", "problem", "unrated_count", "refused_count", "head_hash")
     ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
     POSTING_COUNT_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
     FIRST_BROKEN_POSITION_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    UNRATED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
     entry_count: int
     posting_count: int
     verified: bool
     first_broken_position: int
     problem: str
-    def __init__(self, entry_count: _Optional[int] = ..., posting_count: _Optional[int] = ..., verified: bool = ..., first_broken_position: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
+    unrated_count: int
+    refused_count: int
+    head_hash: str
+    def __init__(self, entry_count: _Optional[int] = ..., posting_count: _Optional[int] = ..., verified: bool = ..., first_broken_position: _Optional[int] = ..., problem: _Optional[str] = ..., unrated_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., head_hash: _Optional[str] = ...) -> None: ...
+
+class GetPriceBookRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetPriceBookResponse(_message.Message):
+    __slots__ = ("versions",)
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[PriceBookVersion]
+    def __init__(self, versions: _Optional[_Iterable[_Union[PriceBookVersion, _Mapping]]] = ...) -> None: ...
+
+class PriceBookVersion(_message.Message):
+    __slots__ = ("version", "effective_time", "currency_code", "source", "invoice_decimals", "prices", "content_hash")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EFFECTIVE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    INVOICE_DECIMALS_FIELD_NUMBER: _ClassVar[int]
+    PRICES_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    effective_time: _timestamp_pb2.Timestamp
+    currency_code: str
+    source: str
+    invoice_decimals: int
+    prices: _containers.RepeatedCompositeFieldContainer[ModelPrice]
+    content_hash: str
+    def __init__(self, version: _Optional[str] = ..., effective_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., source: _Optional[str] = ..., invoice_decimals: _Optional[int] = ..., prices: _Optional[_Iterable[_Union[ModelPrice, _Mapping]]] = ..., content_hash: _Optional[str] = ...) -> None: ...
+
+class ModelPrice(_message.Message):
+    __slots__ = ("model_pattern", "hit_price", "miss_price", "output_price", "unit_tokens")
+    MODEL_PATTERN_FIELD_NUMBER: _ClassVar[int]
+    HIT_PRICE_FIELD_NUMBER: _ClassVar[int]
+    MISS_PRICE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_PRICE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    model_pattern: str
+    hit_price: str
+    miss_price: str
+    output_price: str
+    unit_tokens: int
+    def __init__(self, model_pattern: _Optional[str] = ..., hit_price: _Optional[str] = ..., miss_price: _Optional[str] = ..., output_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ...) -> None: ...

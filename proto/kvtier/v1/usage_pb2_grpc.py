@@ -58,6 +58,11 @@ class UsageServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
                 _registered_method=True)
+        self.GetPriceBook = channel.unary_unary(
+                '/kvtier.v1.UsageService/GetPriceBook',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.GetPriceBookRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.GetPriceBookResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer(object):
@@ -82,7 +87,9 @@ class UsageServiceServicer(object):
 
     def GetUsage(self, request, context):
         """Sums usage and amounts of a period by the named dimensions.
-        Errors: INVALID_PERIOD, INVALID_GROUP (INVALID_ARGUMENT).
+        Rows are ordered by the group's values; a period with several currencies has a row for each,
+        and requests that no price covers have rows of their own with an empty currency.
+        Limit: 20,000 rows. Errors: INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,15 +97,22 @@ class UsageServiceServicer(object):
 
     def GetInvoice(self, request, context):
         """The statement of one tenant for a period: lines and their exact sum.
-        Errors: INVALID_PERIOD (INVALID_ARGUMENT), TENANT_UNKNOWN (NOT_FOUND) when the tenant has no
-        posting at all.
+        Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
+        than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyLedger(self, request, context):
-        """Walks the ledger's hash chain and recomputes every amount.
+        """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPriceBook(self, request, context):
+        """The price book that new events are rated with, oldest version first. Reads only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +140,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.VerifyLedger,
                     request_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'GetPriceBook': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPriceBook,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.GetPriceBookRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.GetPriceBookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -240,6 +259,33 @@ class UsageService(object):
             '/kvtier.v1.UsageService/VerifyLedger',
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPriceBook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/GetPriceBook',
+            kvtier_dot_v1_dot_usage__pb2.GetPriceBookRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.GetPriceBookResponse.FromString,
             options,
             channel_credentials,
             insecure,

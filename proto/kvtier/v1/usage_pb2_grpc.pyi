@@ -48,15 +48,19 @@ class UsageServiceStub:
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
     """Sums usage and amounts of a period by the named dimensions.
-    Errors: INVALID_PERIOD, INVALID_GROUP (INVALID_ARGUMENT).
+    Rows are ordered by the group's values; a period with several currencies has a row for each,
+    and requests that no price covers have rows of their own with an empty currency.
+    Limit: 20,000 rows. Errors: INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
     """
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetInvoiceRequest, _usage_pb2.GetInvoiceResponse]
     """The statement of one tenant for a period: lines and their exact sum.
-    Errors: INVALID_PERIOD (INVALID_ARGUMENT), TENANT_UNKNOWN (NOT_FOUND) when the tenant has no
-    posting at all.
+    Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
+    than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
     """
     VerifyLedger: _grpc.UnaryUnaryMultiCallable[_usage_pb2.VerifyLedgerRequest, _usage_pb2.VerifyLedgerResponse]
-    """Walks the ledger's hash chain and recomputes every amount."""
+    """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long."""
+    GetPriceBook: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPriceBookRequest, _usage_pb2.GetPriceBookResponse]
+    """The price book that new events are rated with, oldest version first. Reads only."""
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
@@ -78,15 +82,19 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Sums usage and amounts of a period by the named dimensions.
-    Errors: INVALID_PERIOD, INVALID_GROUP (INVALID_ARGUMENT).
+    Rows are ordered by the group's values; a period with several currencies has a row for each,
+    and requests that no price covers have rows of their own with an empty currency.
+    Limit: 20,000 rows. Errors: INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
     """
     GetInvoice: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetInvoiceRequest, _usage_pb2.GetInvoiceResponse]  # type: ignore[assignment]
     """The statement of one tenant for a period: lines and their exact sum.
-    Errors: INVALID_PERIOD (INVALID_ARGUMENT), TENANT_UNKNOWN (NOT_FOUND) when the tenant has no
-    posting at all.
+    Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
+    than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
     """
     VerifyLedger: _aio.UnaryUnaryMultiCallable[_usage_pb2.VerifyLedgerRequest, _usage_pb2.VerifyLedgerResponse]  # type: ignore[assignment]
-    """Walks the ledger's hash chain and recomputes every amount."""
+    """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long."""
+    GetPriceBook: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPriceBookRequest, _usage_pb2.GetPriceBookResponse]  # type: ignore[assignment]
+    """The price book that new events are rated with, oldest version first. Reads only."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes usage events from workers into the ledger, and tells what was used and what it costs.
@@ -117,7 +125,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetUsageResponse, _abc.Awaitable[_usage_pb2.GetUsageResponse]]:
         """Sums usage and amounts of a period by the named dimensions.
-        Errors: INVALID_PERIOD, INVALID_GROUP (INVALID_ARGUMENT).
+        Rows are ordered by the group's values; a period with several currencies has a row for each,
+        and requests that no price covers have rows of their own with an empty currency.
+        Limit: 20,000 rows. Errors: INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
 
     @_abc_1.abstractmethod
@@ -127,8 +137,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetInvoiceResponse, _abc.Awaitable[_usage_pb2.GetInvoiceResponse]]:
         """The statement of one tenant for a period: lines and their exact sum.
-        Errors: INVALID_PERIOD (INVALID_ARGUMENT), TENANT_UNKNOWN (NOT_FOUND) when the tenant has no
-        posting at all.
+        Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
+        than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
         """
 
     @_abc_1.abstractmethod
@@ -137,6 +147,14 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.VerifyLedgerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.VerifyLedgerResponse, _abc.Awaitable[_usage_pb2.VerifyLedgerResponse]]:
-        """Walks the ledger's hash chain and recomputes every amount."""
+        """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long."""
+
+    @_abc_1.abstractmethod
+    def GetPriceBook(
+        self,
+        request: _usage_pb2.GetPriceBookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.GetPriceBookResponse, _abc.Awaitable[_usage_pb2.GetPriceBookResponse]]:
+        """The price book that new events are rated with, oldest version first. Reads only."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
