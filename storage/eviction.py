@@ -30,10 +30,10 @@ class _Rank:
 
     __slots__ = ("offered", "queued", "turn", "uses", "worth")
 
-    def __init__(self, worth: int, turn: int) -> None:
+    def __init__(self, worth: int, turn: int, uses: int) -> None:
         self.worth = worth
         self.turn = turn
-        self.uses = 1
+        self.uses = uses
         self.offered = False
         self.queued = False
 
@@ -57,11 +57,14 @@ class EvictionOrder(Generic[Key]):
     def clock(self) -> int:
         return self._clock
 
-    def insert(self, key: Key) -> None:
-        """Adds a key with its first use; not offered. REQUIRES: the key is absent."""
+    def insert(self, key: Key, uses: int = 1) -> None:
+        """Adds a key, not offered; `uses` is what another tier knows of it already.
+
+        REQUIRES: the key is absent, `uses` is between 1 and `USES_MAX`.
+        """
         assert key not in self._ranks
         self._turn += 1
-        self._ranks[key] = _Rank(self._clock + 1, self._turn)
+        self._ranks[key] = _Rank(self._clock + uses, self._turn, uses)
 
     def use(self, key: Key) -> None:
         """Counts a use. REQUIRES: the key is present, here and below."""
@@ -93,8 +96,12 @@ class EvictionOrder(Generic[Key]):
 
     def evict(self, key: Key) -> None:
         """Forgets a key that left to make room: the clock moves up to its worth."""
-        self._clock = max(self._clock, self._ranks[key].worth)
+        self.advance(self._ranks[key].worth)
         self.remove(key)
+
+    def advance(self, worth: int) -> None:
+        """Moves the clock up to `worth`, for owners that make room for many keys at once."""
+        self._clock = max(self._clock, worth)
 
     def victim(self) -> Key | None:
         """The offered key worth least, which stays in the order; None when none is offered."""
