@@ -1,0 +1,261 @@
+"""One admitted request at the worker's edge, from submit to its durable usage event.
+
+    engine's thread --sink--> events --run (task)--> outputs --> the RPC, while there is one
+
+Invariant: once `start` returned, the request gets exactly one usage event, also when its client is
+gone: a task of its own follows the engine to `RequestEnded` and journals, and the RPC only reads.
+Both queues are bounded by the tokens the request may generate. Event loop; `_on_engine_event` alone
+runs on the engine's thread.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kvtier.blocks import MissReason
+from kvtier.errors import KvtierError
+from worker.detokenizer import Decode
+from worker.errors import EngineFailedError, RequestDeadlineError, UsageJournalFailedError
+from worker.requests import (
+    EndReason,
+    EngineEvent,
+    EngineRequest,
+    EngineUsage,
+    EventSink,
+    FinishReason,
+    RequestEnded,
+    RequestId,
+    TokenEvent,
+)
+from worker.sample_text import Sample, SampleFinished, TextDelta
+from worker.usage_event import AdmittedRequest, UsageEnd, UsageEvent, charge, end_request
+from worker.usage_journal import UsageJournal
+
+__all__ = ["EnginePort", "Generation", "GenerationPlan", "Output", "Settled", "Started"]
+
+log = logging.getLogger(__name__)
+
+CANCEL_SECONDS_MAX = 10.0
+"""How long the engine may take to end a request it was told to end."""
+
+DEADLINE_SLACK_SECONDS = 0.05
+"""A client gives up at its deadline a little before our copy of it passes."""
+
+
+class EnginePort(Protocol):
+    """What the edge needs of the engine. Any thread."""
+
+    def submit(self, request: EngineRequest, sink: EventSink) -> None: ...
+
+    def cancel(self, request_id: RequestId, reason: EndReason = EndReason.CANCELLED) -> None: ...
+
+    def stop_sample(self, request_id: RequestId, sample_index: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """A checked request, ready to be submitted."""
+
+    admitted: AdmittedRequest
+    request: EngineRequest
+    stops: tuple[str, ...]
+    arrival: float
+    """Monotonic seconds."""
+    deadline: float
+    """Monotonic seconds; the client's own or the worker's, whichever comes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    request_id: str
+    model: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The request ended well and its event is durable."""
+
+    event: UsageEvent
+    usage: EngineUsage
+
+
+Output = Started | TextDelta | SampleFinished | Settled
+
+NO_USAGE = EngineUsage(0, {}, 0, 0, 0.0, 0.0, MissReason.NONE)
+
+_ENDS = {
+    EndReason.CANCELLED: UsageEnd.CANCELLED,
+    EndReason.DEADLINE: UsageEnd.DEADLINE,
+    EndReason.ERROR: UsageEnd.ERROR,
+}
+
+
+class Generation:
+    """`start`, then read `outputs`; `abandon` when nobody reads any more."""
+
+    def __init__(
+        self,
+        plan: GenerationPlan,
+        engine: EnginePort,
+        journal: UsageJournal,
+        decode: Decode,
+        on_end: Callable[[UsageEvent, EngineUsage], None],
+    ) -> None:
+        """`on_end` is told of every durable event, on the event loop."""
+        self._plan = plan
+        self._engine = engine
+        self._journal = journal
+        self._on_end = on_end
+        self._samples = [
+            Sample(index, decode, plan.stops) for index in range(plan.request.sample_count)
+        ]
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
+        self._outputs: asyncio.Queue[Output | KvtierError] = asyncio.Queue()
+        self._first_token_time: float | None = None
+        self._wait_until = plan.deadline
+        self._cancelled = False
+        self._ended = False
+
+    def start(self) -> "asyncio.Task[None]":
+        """Submits to the engine; the task that follows it ends when the event is durable.
+
+        Raises what the engine's `submit` raises; then nothing was admitted.
+        """
+        self._engine.submit(self._plan.request, self._on_engine_event)
+        name = f"generation {self._plan.admitted.request_id}"
+        return self._loop.create_task(self._run(), name=name)
+
+    async def outputs(self) -> AsyncIterator[Output]:
+        """Everything for the client; the last is `Settled`, or a KvtierError is raised instead."""
+        while True:
+            output = await self._outputs.get()
+            if isinstance(output, KvtierError):
+                raise output
+            yield output
+            if isinstance(output, Settled):
+                return
+
+    def abandon(self) -> None:
+        """The client is gone, or has everything. Idempotent."""
+        late = time.monotonic() >= self._plan.deadline - DEADLINE_SLACK_SECONDS
+        self._cancel(EndReason.DEADLINE if late else EndReason.CANCELLED)
+
+    def _cancel(self, reason: EndReason) -> None:
+        if self._ended or self._cancelled:
+            return
+        self._cancelled = True
+        self._engine.cancel(self._plan.request.request_id, reason)
+
+    def _on_engine_event(self, event: EngineEvent) -> None:
+        if self._first_token_time is None and not isinstance(event, RequestEnded):
+            self._first_token_time = time.monotonic()
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:
+            log.warning("an engine event came after the worker's event loop had closed")
+
+    async def _run(self) -> None:
+        try:
+            last = await self._begin_and_follow()
+        except Exception as error:
+            # Nobody awaits this task's result, and the client must not wait for ever.
+            log.exception("a request's edge failed")
+            last = EngineFailedError(f"the worker's edge failed: {type(error).__name__}")
+            self._cancel(EndReason.CANCELLED)
+        self._ended = True
+        self._outputs.put_nowait(last)
+
+    async def _begin_and_follow(self) -> Settled | KvtierError:
+        try:
+            await self._journal.begin(self._plan.admitted)
+        except UsageJournalFailedError as error:
+            self._cancel(EndReason.CANCELLED)
+            await self._follow()
+            return error
+        self._outputs.put_nowait(
+            Started(
+                self._plan.admitted.request_id,
+                self._plan.admitted.model,
+                len(self._plan.request.token_ids),
+            )
+        )
+        return await self._settle(await self._follow())
+
+    async def _follow(self) -> RequestEnded:
+        """Hands on what the engine says until it ends the request, or is given up on."""
+        while True:
+            try:
+                async with asyncio.timeout_at(self._wait_until):
+                    event = await self._events.get()
+            except TimeoutError:
+                if self._cancelled:
+                    log.error(
+                        "the engine did not end a request in time",
+                        extra={"request_id": self._plan.admitted.request_id},
+                    )
+                    return RequestEnded(EndReason.ERROR, NO_USAGE, "the engine does not answer")
+                self._cancel(EndReason.DEADLINE)
+                self._wait_until = time.monotonic() + CANCEL_SECONDS_MAX
+                continue
+            if isinstance(event, RequestEnded):
+                return event
+            self._hand_on(event)
+
+    def _hand_on(self, event: EngineEvent) -> None:
+        assert not isinstance(event, RequestEnded)
+        sample = self._samples[event.sample_index]
+        if isinstance(event, TokenEvent):
+            outputs = sample.push(event.token_id)
+            if any(isinstance(output, SampleFinished) for output in outputs):
+                self._engine.stop_sample(self._plan.request.request_id, sample.index)
+        else:
+            outputs = sample.end(event.finish_reason)
+        for output in outputs:
+            self._outputs.put_nowait(output)
+
+    async def _settle(self, ended: RequestEnded) -> Settled | KvtierError:
+        end = self._end_of(ended)
+        undelivered = sum(sample.undelivered_tokens for sample in self._samples)
+        ttft_ns = None
+        if self._first_token_time is not None:
+            ttft_ns = round((self._first_token_time - self._plan.arrival) * 1e9)
+        event = end_request(
+            self._plan.admitted,
+            end,
+            charge(ended.usage, end, undelivered),
+            now_ns=time.time_ns(),
+            ttft_ns=ttft_ns,
+        )
+        try:
+            await self._journal.end(event)
+        except UsageJournalFailedError as error:
+            return error
+        self._on_end(event, ended.usage)
+        return _last_word(ended, event)
+
+    def _end_of(self, ended: RequestEnded) -> UsageEnd:
+        failed = _ENDS.get(ended.end_reason)
+        if failed is not None:
+            return failed
+        # A sample that met a stop string may have run into its limit before the engine knew.
+        reached_limit = any(s.finish_reason is FinishReason.LENGTH for s in self._samples)
+        return UsageEnd.LENGTH if reached_limit else UsageEnd.STOP
+
+
+def _last_word(ended: RequestEnded, event: UsageEvent) -> Settled | KvtierError:
+    if event.end is UsageEnd.DEADLINE:
+        return RequestDeadlineError(
+            "the request's deadline passed; what was computed until then is metered",
+            request_id=event.request.request_id,
+        )
+    if event.end is UsageEnd.ERROR:
+        return EngineFailedError(
+            ended.problem or "the engine gave up on the request; nothing is charged",
+            request_id=event.request.request_id,
+        )
+    return Settled(event, ended.usage)

@@ -1,0 +1,182 @@
+"""Whether a request makes sense, decided before anything is spent on it.
+
+    Ask (what the client said)  ->  check_ask  ->  encode (executor)  ->  check_prompt  ->  submit
+
+Invariant: what passes here is within every limit the engine and the journal rely on. Pure
+functions; each refusal is one of `worker.errors` with a reason. Any thread.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from worker.chat import ChatMessage, PromptEncoder, check_roles
+from worker.errors import (
+    InvalidLimitError,
+    InvalidSamplingError,
+    ModelUnknownError,
+    PromptEmptyError,
+    PromptTooLongError,
+    TokenIdOutOfRangeError,
+)
+from worker.requests import CacheMode, Sampling
+
+__all__ = [
+    "Ask",
+    "ChatPrompt",
+    "ModelLimits",
+    "Prompt",
+    "TextPrompt",
+    "TokenPrompt",
+    "check_ask",
+    "completion_limit",
+    "encode",
+]
+
+SAMPLES_MAX = 16
+STOPS_MAX = 8
+STOP_CHARACTERS_MAX = 1024
+CLIENT_REQUEST_ID_CHARACTERS_MAX = 128
+TEMPERATURE_MAX = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    messages: tuple[ChatMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    token_ids: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request as the client sent it; nothing is checked yet."""
+
+    tenant_id: str
+    model: str
+    prompt: Prompt | None
+    max_completion_tokens: int = 0
+    """Per sample; 0: the worker's default."""
+    sampling: Sampling = field(default_factory=Sampling)
+    sample_count: int = 0
+    """0 means 1."""
+    stop: tuple[str, ...] = ()
+    cache_mode: CacheMode = CacheMode.DEFAULT
+    client_request_id: str = ""
+    ignore_end_of_sequence: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What the served model can take."""
+
+    model: str
+    context_tokens: int
+    """Prompt and one sample's completion together."""
+    vocabulary_size: int
+    default_completion_tokens: int
+
+
+def check_ask(ask: Ask, limits: ModelLimits, encoder: PromptEncoder) -> None:
+    """All that can be told without tokenizing."""
+    if ask.model and ask.model != limits.model:
+        raise ModelUnknownError(
+            f"this worker serves {limits.model}; leave `model` empty or ask for that",
+            serves=limits.model,
+        )
+    _check_limits(ask)
+    _check_sampling(ask.sampling)
+    match ask.prompt:
+        case None:
+            raise PromptEmptyError("the request has no prompt; set chat, text or tokens")
+        case TextPrompt(text):
+            _check_length(text, limits, encoder)
+        case ChatPrompt(messages):
+            check_roles(messages)
+            _check_length("".join(m.content for m in messages), limits, encoder)
+        case TokenPrompt(token_ids):
+            _check_token_ids(token_ids, limits.vocabulary_size)
+
+
+def encode(prompt: Prompt, encoder: PromptEncoder) -> tuple[int, ...]:
+    """Tokens of a prompt that passed `check_ask`. Slow for long text: not on the event loop."""
+    match prompt:
+        case TextPrompt(text):
+            return encoder.text_tokens(text) if text else ()
+        case ChatPrompt(messages):
+            return encoder.chat_tokens(messages)
+        case TokenPrompt(token_ids):
+            return token_ids
+
+
+def completion_limit(ask: Ask, prompt_tokens: int, limits: ModelLimits) -> int:
+    """Tokens to generate per sample. Raises PromptEmptyError, PromptTooLongError."""
+    if prompt_tokens == 0:
+        raise PromptEmptyError("the prompt has no token to compute")
+    room = limits.context_tokens - prompt_tokens
+    wanted = ask.max_completion_tokens or max(1, min(limits.default_completion_tokens, room))
+    if wanted > room:
+        raise PromptTooLongError(
+            f"{prompt_tokens} prompt tokens and {wanted} completion tokens pass the model's"
+            f" context of {limits.context_tokens}; shorten the prompt or ask for fewer",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=wanted,
+            context_tokens=limits.context_tokens,
+        )
+    return wanted
+
+
+def _check_limits(ask: Ask) -> None:
+    if ask.max_completion_tokens < 0:
+        raise InvalidLimitError("max_completion_tokens is negative")
+    if not 0 <= ask.sample_count <= SAMPLES_MAX:
+        raise InvalidLimitError(f"sample_count must be 1 to {SAMPLES_MAX}")
+    if len(ask.stop) > STOPS_MAX:
+        raise InvalidLimitError(f"{len(ask.stop)} stop strings; at most {STOPS_MAX}")
+    if any(not 0 < len(stop) <= STOP_CHARACTERS_MAX for stop in ask.stop):
+        raise InvalidLimitError(f"a stop string must have 1 to {STOP_CHARACTERS_MAX} characters")
+    if len(ask.client_request_id) > CLIENT_REQUEST_ID_CHARACTERS_MAX:
+        raise InvalidLimitError(
+            f"client_request_id has over {CLIENT_REQUEST_ID_CHARACTERS_MAX} characters"
+        )
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    if not 0.0 <= sampling.temperature <= TEMPERATURE_MAX or math.isnan(sampling.temperature):
+        raise InvalidSamplingError(f"temperature must be 0 to {TEMPERATURE_MAX:g}")
+    if not 0.0 < sampling.top_p <= 1.0:
+        raise InvalidSamplingError("top_p must be above 0 and at most 1")
+    if sampling.top_k < 0:
+        raise InvalidSamplingError("top_k is negative")
+
+
+def _check_length(text: str, limits: ModelLimits, encoder: PromptEncoder) -> None:
+    """Refuses what cannot fit whatever its tokens are, before a tokenizer reads megabytes."""
+    if encoder.least_tokens(text) > limits.context_tokens:
+        raise PromptTooLongError(
+            f"{len(text)} characters cannot fit the model's context of"
+            f" {limits.context_tokens} tokens; shorten the prompt",
+            context_tokens=limits.context_tokens,
+        )
+
+
+def _check_token_ids(token_ids: Sequence[int], vocabulary_size: int) -> None:
+    if not token_ids:
+        raise PromptEmptyError("the prompt has no token to compute")
+    if min(token_ids) < 0 or max(token_ids) >= vocabulary_size:
+        index = next(i for i, t in enumerate(token_ids) if not 0 <= t < vocabulary_size)
+        raise TokenIdOutOfRangeError(
+            f"token {index} is not in the model's vocabulary of {vocabulary_size}",
+            token_index=index,
+            vocabulary_size=vocabulary_size,
+        )

@@ -1,0 +1,168 @@
+"""Takes a request in: checks it, makes its tokens, names it, hands it to the engine.
+
+Invariant: everything that is wrong with a request is said before the engine sees it; every admitted
+request is followed until its usage event is durable, and `settle` waits for all of them. Event
+loop; long text is tokenized on one thread of its own.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from kvtier.serving import ShuttingDownError
+from worker.chat import PromptEncoder
+from worker.errors import QueueFullError
+from worker.generation import EnginePort, Generation, GenerationPlan
+from worker.public_prefixes import PublicPrefixes
+from worker.request_checks import (
+    Ask,
+    ChatPrompt,
+    ModelLimits,
+    TokenPrompt,
+    check_ask,
+    completion_limit,
+    encode,
+)
+from worker.requests import EngineRequest, EngineUsage, RequestId
+from worker.tenants import Tenants
+from worker.usage_event import AdmittedRequest, UsageEvent
+from worker.usage_journal import UsageJournal
+
+__all__ = ["DeskLimits", "RequestDesk", "new_request_id"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeskLimits:
+    node: str
+    block_tokens: int
+    stop_token_ids: frozenset[int]
+    deadline_seconds: float
+    """Longest that a request may take, from its arrival."""
+    encoding_max: int
+    """Prompts that wait for the tokenizer; one more is refused."""
+
+
+class RequestDesk:
+    """Opens generations and knows the ones that run."""
+
+    def __init__(
+        self,
+        *,
+        limits: DeskLimits,
+        model: ModelLimits,
+        encoder: PromptEncoder,
+        tenants: Tenants,
+        public: PublicPrefixes,
+        engine: EnginePort,
+        journal: UsageJournal,
+        on_end: Callable[[UsageEvent, EngineUsage], None],
+    ) -> None:
+        self._limits = limits
+        self._model = model
+        self._encoder = encoder
+        self._tenants = tenants
+        self._public = public
+        self._engine = engine
+        self._journal = journal
+        self._on_end = on_end
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._encoding_count = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    @property
+    def running_count(self) -> int:
+        """Admitted requests whose event is not durable yet."""
+        return len(self._running)
+
+    async def open(self, ask: Ask, time_remaining: float | None) -> Generation:
+        """Admits a request; `time_remaining` are the client's own seconds, None for no limit.
+
+        Raises the errors that `Generate` documents as coming before `started`.
+        """
+        arrival, start_time_ns = time.monotonic(), time.time_ns()
+        if self._draining:
+            raise ShuttingDownError("the worker is draining; ask another, or this one later")
+        salt = self._tenants.salt(ask.tenant_id)
+        check_ask(ask, self._model, self._encoder)
+        token_ids = await self._encode(ask)
+        limit = completion_limit(ask, len(token_ids), self._model)
+        request_id = new_request_id(start_time_ns)
+        admitted = AdmittedRequest(
+            request_id=request_id,
+            tenant_id=ask.tenant_id,
+            model=self._model.model,
+            node=self._limits.node,
+            client_request_id=ask.client_request_id,
+            start_time_ns=start_time_ns,
+        )
+        request = EngineRequest(
+            request_id=RequestId(request_id),
+            token_ids=token_ids,
+            max_completion_tokens=limit,
+            salt=salt,
+            public_blocks=self._public_blocks(ask, token_ids),
+            sample_count=ask.sample_count or 1,
+            sampling=ask.sampling,
+            stop_token_ids=self._stop_tokens(ask),
+            cache_mode=ask.cache_mode,
+        )
+        seconds = self._limits.deadline_seconds
+        if time_remaining is not None:
+            seconds = min(seconds, max(0.0, time_remaining))
+        plan = GenerationPlan(admitted, request, ask.stop, arrival, arrival + seconds)
+        return self._start(plan)
+
+    def drain(self) -> None:
+        """Refuses new requests from now on."""
+        self._draining = True
+
+    async def settle(self, timeout_seconds: float) -> bool:
+        """Waits until every admitted request has its event; True when all have."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_seconds)
+        return not self._running
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, plan: GenerationPlan) -> Generation:
+        if self._draining:
+            raise ShuttingDownError("the worker is draining; ask another, or this one later")
+        generation = Generation(
+            plan, self._engine, self._journal, self._encoder.decode, self._on_end
+        )
+        task = generation.start()
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return generation
+
+    async def _encode(self, ask: Ask) -> tuple[int, ...]:
+        assert ask.prompt is not None
+        if isinstance(ask.prompt, TokenPrompt):
+            return ask.prompt.token_ids
+        if self._encoding_count >= self._limits.encoding_max:
+            raise QueueFullError("too many prompts wait for the tokenizer; send again later")
+        self._encoding_count += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._executor, encode, ask.prompt, self._encoder)
+        finally:
+            self._encoding_count -= 1
+
+    def _public_blocks(self, ask: Ask, token_ids: tuple[int, ...]) -> int:
+        prompt = ask.prompt
+        if not isinstance(prompt, ChatPrompt) or prompt.messages[0].role != "system":
+            return 0
+        return self._public.public_tokens(token_ids) // self._limits.block_tokens
+
+    def _stop_tokens(self, ask: Ask) -> frozenset[int]:
+        return frozenset() if ask.ignore_end_of_sequence else self._limits.stop_token_ids
+
+
+def new_request_id(now_ns: int) -> str:
+    """Unique for ever, and in the order of time as text."""
+    return f"{now_ns:016x}-{secrets.token_hex(8)}"

@@ -1,0 +1,275 @@
+"""Composition root: the only place that builds a worker's parts, in this order, and takes them down
+in the reverse one.
+
+    secret, journal -> model -> tokenizer, public prefixes -> cache client -> engine -> desk -> gRPC
+
+Draining: refuse new requests, let running ones end (bounded), end the rest as cancelled, stop the
+engine, deliver what billing takes in time, close the journal. Nothing is lost when it is cut short:
+the journal has it. Main thread and its event loop.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import torch
+from prometheus_client import start_http_server
+
+from kvtier.serving import AddressInUseError, GrpcServer
+from kvtier.settings import SettingsError
+from kvtier.v1 import inference_pb2, inference_pb2_grpc
+from worker.cache_client import CacheClient
+from worker.cache_port import CachePort
+from worker.chat import load_prompt_encoder
+from worker.engine import Engine
+from worker.engine_settings import EngineSettings
+from worker.metrics import WorkerMetrics
+from worker.model_loader import LoadedModel, load_model
+from worker.public_prefixes import load_public_prefixes
+from worker.request_checks import ModelLimits
+from worker.request_desk import DeskLimits, RequestDesk
+from worker.requests import EngineUsage
+from worker.servicer import InferenceServicer
+from worker.settings import WorkerSettings
+from worker.status import STATUS_TABLE
+from worker.tenants import Tenants, load_scope_secret, make_scope_secret
+from worker.usage_delivery import DeliverySettings, UsageDelivery
+from worker.usage_event import UsageEvent
+from worker.usage_journal import JournalLimits, UsageJournal
+from worker.usage_outbox import UsageOutbox
+
+__all__ = ["RunningWorker", "start_worker"]
+
+log = logging.getLogger(__name__)
+
+SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+
+SETTLE_SECONDS_MAX = 3.0
+"""After the drain: until cancelled requests have their events."""
+
+FLUSH_SECONDS_MAX = 3.0
+"""At the end: until billing has the last events. The journal keeps what it does not take."""
+
+
+@dataclass(slots=True)
+class RunningWorker:
+    """A worker that serves; `drain` ends it."""
+
+    listen: str
+    """The address really bound."""
+    model: str
+    _parts: AsyncExitStack
+
+    async def drain(self) -> None:
+        await self._parts.aclose()
+
+
+async def start_worker(settings: WorkerSettings) -> RunningWorker:
+    """Builds and starts everything.
+
+    Raises SettingsError, AddressInUseError, and of `worker.errors`: CheckpointError,
+    ArchitectureRefusedError, SelfTestFailedError, JournalLockedError, JournalDirectoryError.
+    """
+    async with AsyncExitStack() as parts:
+        return await _build(settings, parts)
+
+
+async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWorker:
+    metrics = WorkerMetrics()
+    tenants = Tenants(settings.tenants, _scope_secret(settings))
+    journal = _open_journal(settings, metrics)
+    parts.callback(journal.close)
+    delivery = _start_delivery(settings, journal, metrics)
+    if delivery is not None:
+        parts.push_async_callback(_stop_delivery, delivery)
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    loaded = _load_model(settings)
+    encoder = load_prompt_encoder(settings.model)
+    public = load_public_prefixes(settings.public_prefix_directory, encoder)
+    cache = _connect_cache(settings, loaded)
+    if cache is not None:
+        parts.callback(cache.close)
+    engine = _make_engine(settings, loaded, cache)
+    engine.start()
+    parts.push_async_callback(asyncio.to_thread, engine.stop)
+    metrics.watch_engine(engine.stats)
+
+    def on_end(event: UsageEvent, usage: EngineUsage) -> None:
+        metrics.ended(event, usage)
+        if delivery is not None:
+            delivery.wake()
+
+    desk = RequestDesk(
+        limits=DeskLimits(
+            node=settings.node,
+            block_tokens=loaded.block_tokens,
+            stop_token_ids=loaded.stop_token_ids,
+            deadline_seconds=settings.request_deadline_seconds,
+            encoding_max=settings.queue.encoding_requests_max,
+        ),
+        model=ModelLimits(
+            model=loaded.name,
+            context_tokens=loaded.context_tokens,
+            vocabulary_size=loaded.vocabulary_size,
+            default_completion_tokens=settings.default_completion_tokens,
+        ),
+        encoder=encoder,
+        tenants=tenants,
+        public=public,
+        engine=engine,
+        journal=journal,
+        on_end=on_end,
+    )
+    parts.callback(desk.close)
+    parts.push_async_callback(_end_requests, desk, engine)
+
+    def describe() -> inference_pb2.GetModelResponse:
+        return _describe(loaded, engine, cache)
+
+    server = GrpcServer(STATUS_TABLE)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+        InferenceServicer(desk, describe, metrics.refused), server.server
+    )
+    if settings.metrics_listen:
+        parts.callback(_serve_metrics(settings.metrics_listen, metrics))
+    bound = await server.start([settings.listen], [SERVICE])
+    parts.push_async_callback(server.drain, settings.drain_seconds)
+    parts.callback(desk.drain)
+    log.info("worker ready", extra={"model": loaded.name, "listen": bound[0]})
+    return RunningWorker(bound[0], loaded.name, parts.pop_all())
+
+
+async def _end_requests(desk: RequestDesk, engine: Engine) -> None:
+    """Cancelled requests first, then whatever only the engine's end can end."""
+    await desk.settle(SETTLE_SECONDS_MAX)
+    await asyncio.to_thread(engine.stop)
+    if not await desk.settle(SETTLE_SECONDS_MAX):
+        log.error("requests without an end; the next start closes them without charge")
+
+
+def _scope_secret(settings: WorkerSettings) -> bytes:
+    if settings.scope_secret_file is not None:
+        return load_scope_secret(settings.scope_secret_file)
+    return make_scope_secret(settings.data_directory / "scope_secret")
+
+
+def _open_journal(settings: WorkerSettings, metrics: WorkerMetrics) -> UsageJournal:
+    journal = UsageJournal(
+        settings.data_directory / "journal",
+        JournalLimits(capacity_bytes=settings.journal.capacity_bytes),
+    )
+    opening = journal.opening
+    if opening.lost_count or opening.torn_bytes or opening.damaged_bytes:
+        log.warning(
+            "the worker before this one did not end well",
+            extra={
+                "lost_requests": opening.lost_count,
+                "torn_bytes": opening.torn_bytes,
+                "damaged_bytes": opening.damaged_bytes,
+            },
+        )
+    undelivered = opening.undelivered_count + opening.lost_count
+    metrics.watch_journal(lambda: journal.used_bytes, undelivered)
+    return journal
+
+
+def _start_delivery(
+    settings: WorkerSettings, journal: UsageJournal, metrics: WorkerMetrics
+) -> UsageDelivery | None:
+    if not settings.billing.address:
+        return None
+    outbox = UsageOutbox(
+        journal.directory, journal.opening.acknowledged, lambda: journal.durable_sequence
+    )
+    delivery = UsageDelivery(
+        outbox,
+        DeliverySettings(
+            settings.billing.address,
+            call_timeout_seconds=settings.billing.call_timeout_seconds,
+            backoff_seconds_max=settings.billing.backoff_seconds_max,
+        ),
+        metrics,
+    )
+    delivery.start()
+    return delivery
+
+
+async def _stop_delivery(delivery: UsageDelivery) -> None:
+    if not await delivery.flush(FLUSH_SECONDS_MAX):
+        log.warning("usage events stay in the journal until the next start")
+    await delivery.stop()
+
+
+def _load_model(settings: WorkerSettings) -> LoadedModel:
+    return load_model(
+        settings.model,
+        dtype=settings.dtype,
+        device=settings.device,
+        block_tokens=settings.pool.block_tokens,
+    )
+
+
+def _connect_cache(settings: WorkerSettings, loaded: LoadedModel) -> CachePort | None:
+    if not settings.cache.address:
+        return None
+    return CacheClient(
+        settings.cache.address,
+        namespace_id=loaded.namespace.id,
+        block_bytes=loaded.block_bytes,
+        block_tokens=loaded.block_tokens,
+        client_name=settings.node,
+    )
+
+
+def _make_engine(settings: WorkerSettings, loaded: LoadedModel, cache: CachePort | None) -> Engine:
+    engine_settings = EngineSettings(
+        page_bytes=settings.pool.page_bytes,
+        step_tokens=settings.step_tokens,
+        running_requests_max=settings.queue.running_requests_max,
+        waiting_requests_max=settings.queue.waiting_requests_max,
+        load_timeout_seconds=settings.cache.load_timeout_seconds,
+        age_limit_seconds=settings.queue.age_limit_seconds,
+    )
+    try:
+        return Engine(loaded, engine_settings, cache)
+    except ValueError as error:
+        raise SettingsError(f"pool.page_bytes: {error}") from None
+
+
+def _serve_metrics(address: str, metrics: WorkerMetrics) -> Callable[[], None]:
+    host, _, port = address.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), host, metrics.registry)
+    except (OSError, ValueError, OverflowError) as error:
+        raise AddressInUseError(
+            f"cannot serve metrics on {address}: {error}", address=address
+        ) from None
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
+
+
+def _describe(
+    loaded: LoadedModel, engine: Engine, cache: CachePort | None
+) -> inference_pb2.GetModelResponse:
+    stats = engine.stats()
+    return inference_pb2.GetModelResponse(
+        model=loaded.name,
+        context_tokens=loaded.context_tokens,
+        block_tokens=loaded.block_tokens,
+        block_bytes=loaded.block_bytes,
+        architecture=loaded.architecture,
+        dtype=loaded.dtype,
+        attention="paged",
+        page_count=stats.page_count,
+        free_page_count=stats.free_page_count,
+        cache_connected=cache is not None and cache.connected(),
+    )

@@ -1,0 +1,114 @@
+"""The worker's settings, described for people in `docs/settings.md`. Built once at start."""
+
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ByteSize, Field, model_validator
+
+from kvtier.keys import DEFAULT_BLOCK_TOKENS
+from kvtier.settings import SettingsModel
+
+__all__ = [
+    "ENV_PREFIX",
+    "BillingSettings",
+    "CacheSettings",
+    "JournalSettings",
+    "LogSettings",
+    "PoolSettings",
+    "QueueSettings",
+    "WorkerSettings",
+]
+
+ENV_PREFIX = "KVTIER_WORKER_"
+
+
+def _split(value: Any) -> Any:
+    """Environment and command line give one text: names separated by commas."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return value
+
+
+Address = Annotated[str, Field(pattern=r"^\S+:\S+$")]
+OptionalAddress = Annotated[str, Field(pattern=r"^(\S+:\S+)?$")]
+TenantName = Annotated[str, Field(pattern=r"^[^\s*,]{1,128}$")]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class PoolSettings(SettingsModel):
+    """The page pool and how it is shared."""
+
+    page_bytes: ByteSize = Field(default=ByteSize(256 << 20), ge=1)
+    block_tokens: int = Field(default=DEFAULT_BLOCK_TOKENS, ge=1, le=4096)
+
+
+class QueueSettings(SettingsModel):
+    """How many requests at a time."""
+
+    running_requests_max: int = Field(default=16, ge=1, le=4096)
+    waiting_requests_max: int = Field(default=256, ge=1, le=65_536)
+    age_limit_seconds: Seconds = 5.0
+    encoding_requests_max: int = Field(default=64, ge=1, le=65_536)
+
+
+class CacheSettings(SettingsModel):
+    """The cache service; without an address the worker keeps blocks in its own pages only."""
+
+    address: OptionalAddress = ""
+    load_timeout_seconds: Seconds = 2.0
+
+
+class BillingSettings(SettingsModel):
+    """Where usage events go; without an address they stay in the journal."""
+
+    address: OptionalAddress = ""
+    call_timeout_seconds: Seconds = 10.0
+    backoff_seconds_max: Seconds = 30.0
+
+
+class JournalSettings(SettingsModel):
+    capacity_bytes: ByteSize = Field(default=ByteSize(1 << 30), ge=1 << 20)
+
+
+class LogSettings(SettingsModel):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    style: Literal["text", "json"] = "text"
+
+
+class WorkerSettings(SettingsModel):
+    """Everything a worker process is told."""
+
+    model: Path
+    """A Hugging Face checkpoint's directory."""
+    listen: Address = "127.0.0.1:7421"
+    node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
+    tenants: Annotated[tuple[TenantName, ...], BeforeValidator(_split)] = ("default",)
+    data_directory: Path = Path(".kvtier/worker")
+    scope_secret_file: Path | None = None
+    public_prefix_directory: Path | None = None
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Of torch; 0: torch's own choice."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "cpu"
+    step_tokens: int = Field(default=512, ge=1, le=1 << 20)
+    default_completion_tokens: int = Field(default=256, ge=1)
+    request_deadline_seconds: Seconds = 600.0
+    drain_seconds: Seconds = 10.0
+    metrics_listen: OptionalAddress = ""
+    pool: PoolSettings = PoolSettings()
+    queue: QueueSettings = QueueSettings()
+    cache: CacheSettings = CacheSettings()
+    billing: BillingSettings = BillingSettings()
+    journal: JournalSettings = JournalSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> "WorkerSettings":
+        if not self.tenants:
+            raise ValueError("tenants: name at least one")
+        if len(set(self.tenants)) != len(self.tenants):
+            raise ValueError("tenants: a name is there twice")
+        if self.step_tokens < self.pool.block_tokens:
+            raise ValueError("step_tokens: a step must hold at least one block")
+        return self

@@ -1,0 +1,53 @@
+"""Usage as messages of `kvtier.v1`. Pure functions, any thread."""
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kvtier.blocks import Tier
+from kvtier.v1 import usage_pb2
+from worker.usage_event import ChargedTokens, UsageEvent
+
+__all__ = ["event_message", "tokens_message"]
+
+
+def tokens_message(tokens: ChargedTokens) -> usage_pb2.TokenUsage:
+    hits = tokens.hit_tokens_by_tier
+    return usage_pb2.TokenUsage(
+        prompt_tokens=tokens.prompt_tokens,
+        hit_tokens=tokens.hit_tokens,
+        hit_tokens_by_tier=usage_pb2.HitTokensByTier(
+            gpu=hits.get(Tier.GPU, 0),
+            host=hits.get(Tier.HOST, 0),
+            ssd=hits.get(Tier.SSD, 0),
+            shared=hits.get(Tier.SHARED, 0),
+        ),
+        miss_tokens=tokens.miss_tokens,
+        completion_tokens=tokens.completion_tokens,
+    )
+
+
+def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
+    request = event.request
+    message = usage_pb2.UsageEvent(
+        request_id=request.request_id,
+        schema_version=event.schema_version,
+        tenant_id=request.tenant_id,
+        model=request.model,
+        start_time=_timestamp(request.start_time_ns),
+        end_time=_timestamp(event.end_time_ns),
+        end_reason=usage_pb2.EndReason.Name(int(event.end)),
+        tokens=tokens_message(event.tokens),
+        node=request.node,
+        client_request_id=request.client_request_id,
+    )
+    if event.ttft_ns is not None:
+        ttft = Duration()
+        ttft.FromNanoseconds(event.ttft_ns)
+        message.ttft.CopyFrom(ttft)
+    return message
+
+
+def _timestamp(nanoseconds: int) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromNanoseconds(nanoseconds)
+    return timestamp
