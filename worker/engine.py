@@ -1,19 +1,52 @@
-"""The engine (signatures; the body follows)."""
+"""The engine's door: takes requests from any thread, computes them on its own.
 
+    edge threads -- submit, cancel, stop_sample --> inbox --> step loop --> sinks
+
+The inbox is bounded by the limit on waiting requests. Invariant: an accepted request ends with
+exactly one `RequestEnded`, whatever happens to the cache, the model or this process's shutdown.
+The step loop's state belongs to the engine's thread, or to the caller of `step` where the thread
+was not started; never to both.
+"""
+
+import logging
+import threading
 import time
 from collections.abc import Callable
 
+from kvtier.keys import BlockChain
+from kvtier.serving import ShuttingDownError
+from worker.admission import pages_needed
+from worker.cache_lanes import CacheLanes
 from worker.cache_port import CachePort
+from worker.cache_traffic import CacheTraffic
 from worker.engine_settings import EngineSettings
 from worker.engine_stats import EngineStats
+from worker.errors import EngineFailedError, PromptTooLongError, QueueFullError
+from worker.kv_pages import KvPages
+from worker.live_request import LiveRequest
 from worker.model_loader import LoadedModel
+from worker.model_runner import ModelRunner
+from worker.page_pool import PagePool
 from worker.requests import EndReason, EngineRequest, EventSink, RequestId
+from worker.residency import Residency
+from worker.step_loop import StepLoop
 
 __all__ = ["Engine", "EngineSettings", "EngineStats"]
 
+log = logging.getLogger(__name__)
+
+BUSY_WAIT_SECONDS = 0.05
+"""Between looks at deadlines while something is under way."""
+IDLE_WAIT_SECONDS = 5.0
+LOAD_THREADS = 2
+JOIN_SECONDS = 30.0
+
 
 class Engine:
-    """Computes requests on one thread."""
+    """Computes requests with paged attention. `start` it, or call `step` by hand in tests.
+
+    `load_threads` = 0 runs calls to `cache` on the stepping thread, for repeatable tests.
+    """
 
     def __init__(
         self,
@@ -21,33 +54,196 @@ class Engine:
         settings: EngineSettings,
         cache: CachePort | None,
         clock: Callable[[], float] = time.monotonic,
+        load_threads: int = LOAD_THREADS,
     ) -> None:
-        raise NotImplementedError
+        self._loaded = loaded
+        self._settings = settings
+        self._clock = clock
+        self._news = threading.Condition()
+        self._told = False
+        self._inbox: list[Callable[[], None]] = []
+        self._waiting_count = 0
+        self._arriving_count = 0
+        self._idle = True
+        self._closed: type[ShuttingDownError] | type[EngineFailedError] | None = None
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._lanes = self._make_lanes(cache, load_threads)
+        self._page_count = settings.pages_for(loaded.block_bytes)
+        self._loop = self._make_loop()
+        self._stats = self._loop.stats()
 
     def start(self) -> None:
         """Starts the engine's thread. Once."""
-        raise NotImplementedError
+        assert self._thread is None, "the engine was started before"
+        self._thread = threading.Thread(target=self._main, name="kvtier-engine", daemon=True)
+        self._thread.start()
 
     def submit(self, request: EngineRequest, sink: EventSink) -> None:
-        """Raises QueueFullError; PromptTooLongError when it can never fit; ShuttingDownError."""
-        raise NotImplementedError
+        """Accepts `request`; from here on `sink` gets its events.
+
+        Raises QueueFullError, PromptTooLongError when the pool can never hold it,
+        ShuttingDownError, EngineFailedError, ValueError for counts below 1.
+        """
+        self._check(request)
+        chain = BlockChain(self._loaded.namespace, request.salt, request.public_blocks)
+        chain.extend(request.token_ids)
+        live = LiveRequest(request, sink, chain, self._clock())
+        with self._news:
+            if self._closed is not None:
+                raise self._closed("the worker takes no requests any more")
+            if self._waiting_count >= self._settings.waiting_requests_max:
+                raise QueueFullError(
+                    f"{self._waiting_count} requests wait already; try again later",
+                    waiting=self._waiting_count,
+                )
+            self._waiting_count += 1
+            self._arriving_count += 1
+            self._inbox.append(lambda: self._loop.accept(live))
+            self._tell()
 
     def cancel(self, request_id: RequestId, reason: EndReason = EndReason.CANCELLED) -> None:
-        """Ends a request; unknown ids are ignored. `reason`: CANCELLED or DEADLINE."""
-        raise NotImplementedError
+        """Ends a request with `reason`, CANCELLED or DEADLINE. Unknown ids are ignored."""
+        self._post(lambda: self._loop.cancel(request_id, reason))
 
     def stop_sample(self, request_id: RequestId, sample_index: int) -> None:
-        """Ends one sample as STOP; unknown ids are ignored."""
-        raise NotImplementedError
+        """Ends one sample as STOP, at the next step. Unknown ids are ignored."""
+        self._post(lambda: self._loop.stop_sample(request_id, sample_index))
 
     def stats(self) -> EngineStats:
         """The picture after the last step."""
-        raise NotImplementedError
+        return self._stats
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Refuses new requests and waits for the accepted ones; True when all have ended."""
-        raise NotImplementedError
+        """Refuses new requests and waits for the accepted ones and their offers.
+
+        True when all is done. Requires a started engine.
+        """
+        self._close(ShuttingDownError)
+        with self._news:
+            return self._news.wait_for(self._done, timeout_seconds)
 
     def stop(self) -> None:
-        """Ends what is left (ERROR) and joins the thread. Idempotent."""
-        raise NotImplementedError
+        """Ends what is left with ERROR, then the threads. Idempotent; not from a sink."""
+        self._close(ShuttingDownError)
+        with self._news:
+            self._stopping = True
+            self._tell()
+        if self._thread is not None:
+            self._thread.join(JOIN_SECONDS)
+        else:
+            self._shut()
+        if self._lanes is not None:
+            self._lanes.stop()
+
+    def step(self) -> bool:
+        """Takes in what was asked and computes once; False when there was nothing to do."""
+        asked = self._take_inbox()
+        progress = self._loop.step()
+        with self._news:
+            self._waiting_count = self._loop.waiting_count + self._arriving_count
+            self._idle = self._loop.idle
+            self._stats = self._loop.stats()
+            self._news.notify_all()
+        return progress or asked
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Returns when something was asked or a transfer is done, at the latest in time."""
+        with self._news:
+            self._news.wait_for(lambda: self._told, timeout_seconds)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when pages, tree, tables or reservations do not add up."""
+        self._loop.check_integrity()
+
+    def _main(self) -> None:
+        while not self._stopping:
+            try:
+                if not self.step():
+                    self.wait(IDLE_WAIT_SECONDS if self._idle else BUSY_WAIT_SECONDS)
+            except Exception:
+                # Our own bug: no state can be trusted any more, but nobody may be left waiting.
+                log.exception("the engine failed")
+                self._close(EngineFailedError)
+                self._take_inbox()
+                self._loop.abandon_all("the engine failed")
+                return
+        self._shut()
+
+    def _shut(self) -> None:
+        self._take_inbox()
+        self._loop.fail_all("the worker was stopped")
+        with self._news:
+            self._idle = True
+            self._news.notify_all()
+
+    def _take_inbox(self) -> bool:
+        with self._news:
+            inbox, self._inbox = self._inbox, []
+            self._arriving_count = 0
+            self._told = self._idle = False
+        for act in inbox:
+            act()
+        return bool(inbox)
+
+    def _make_lanes(self, cache: CachePort | None, load_threads: int) -> CacheLanes | None:
+        if cache is None:
+            return None
+        return CacheLanes(
+            cache,
+            self._clock,
+            self._transfer_done,
+            load_threads,
+            stores_waiting_max=self._settings.stores_waiting_max,
+            loads_waiting_max=self._settings.running_requests_max,
+        )
+
+    def _make_loop(self) -> StepLoop:
+        model, layout = self._loaded.model, self._loaded.layout
+        # Twice the pages where transfers touch them: room for those that a stuck call keeps.
+        lending = model.device.type == "cpu" and self._lanes is not None
+        count = self._page_count * (2 if lending else 1)
+        kv = KvPages(layout, count, model.device, touched_count=self._page_count)
+        pool = PagePool(count, self._page_count)
+        traffic = None if self._lanes is None else CacheTraffic(kv, pool, self._lanes, self._clock)
+        return StepLoop(
+            self._settings,
+            layout.block_tokens,
+            ModelRunner(model, kv),
+            Residency(kv, pool),
+            traffic,
+            self._clock,
+        )
+
+    def _check(self, request: EngineRequest) -> None:
+        counts = (len(request.token_ids), request.max_completion_tokens, request.sample_count)
+        if min(counts) < 1:
+            raise ValueError("prompt, completion and sample count must be at least 1")
+        need = pages_needed(*counts, self._loaded.block_tokens)
+        if need > self._page_count:
+            raise PromptTooLongError(
+                f"prompt and completions need {need} pages of {self._loaded.block_tokens} tokens, "
+                f"this worker has {self._page_count}",
+                needed_pages=need,
+                page_count=self._page_count,
+            )
+
+    def _post(self, act: Callable[[], None]) -> None:
+        with self._news:
+            self._inbox.append(act)
+            self._tell()
+
+    def _close(self, error: type[ShuttingDownError] | type[EngineFailedError]) -> None:
+        with self._news:
+            self._closed = self._closed or error
+
+    def _transfer_done(self) -> None:
+        with self._news:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = True
+        self._news.notify_all()
+
+    def _done(self) -> bool:
+        return self._closed is EngineFailedError or (not self._inbox and self._idle)

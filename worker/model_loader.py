@@ -136,7 +136,7 @@ def _read_config(directory: Path) -> Any:
 
 def _read_model(directory: Path, config: Any, dtype: torch.dtype | None, device: str) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             directory, config=config, dtype=dtype or "auto", local_files_only=True
         )
     except Exception as error:

@@ -56,7 +56,7 @@ def _rope_text(config: Any) -> str:
     chosen = {
         name: value
         for name, value in values.items()
-        if name.startswith(("rope", "rotary", "partial_rotary")) or name == "original_max_position"
+        if name.startswith(("rope", "rotary", "partial_rotary"))
     }
     # Dynamic RoPE scales with it.
     chosen["max_position_embeddings"] = values.get("max_position_embeddings")

@@ -1,0 +1,198 @@
+"""Restores and offers: which pages are with a transfer thread, and what becomes of them.
+
+    | pages             | held by                   | until                                     |
+    | loaded into       | the request and the job   | the job is done or revoked                |
+    | offered           | the tree and the job      | the job is done or revoked                |
+    | stuck (abandoned) | the job alone             | the call returns, however late; lent      |
+
+Invariant: a page that a transfer thread may touch is never free. A call that does not return in
+time is given up: its pages are lent on top of the pool's capacity, the request goes on without it,
+and until it returns the cache service is not asked again. Owned by the engine's thread.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvtier.blocks import MissReason
+from worker.cache_lanes import CacheLanes, Job, LoadJob, StoreJob
+from worker.cache_port import RestoreResult
+from worker.kv_pages import KvPages, PageId
+from worker.live_request import LiveRequest, Sample
+from worker.page_pool import PagePool
+
+__all__ = ["CacheTraffic", "LoadOutcome"]
+
+log = logging.getLogger(__name__)
+
+LOAD_GRACE_SECONDS = 0.5
+"""Past its own deadline a load gets this long to say so itself."""
+STORE_SECONDS_MAX = 30.0
+"""A store that takes longer is stuck: a whole context is copied and written in a fraction."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOutcome:
+    """A load is over. `stuck`: its pages must be swapped out of the request's table."""
+
+    live: LiveRequest
+    first_block: int
+    block_count: int
+    result: RestoreResult
+    stuck: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    job: Job
+    pages: list[PageId]
+    held: bool
+    """False where the job works on copies in host memory."""
+    give_up_at: float
+    live: LiveRequest | None = None
+    first_block: int = 0
+    stuck: bool = False
+
+
+class CacheTraffic:
+    """The engine's side of the cache lanes."""
+
+    def __init__(
+        self, kv: KvPages, pool: PagePool, lanes: CacheLanes, clock: Callable[[], float]
+    ) -> None:
+        self._kv = kv
+        self._pool = pool
+        self._lanes = lanes
+        self._clock = clock
+        self._flights: dict[int, _Flight] = {}
+        self.restored_blocks = 0
+        self.offered_blocks = 0
+        self.skipped_stores = 0
+        self.abandoned = 0
+
+    @property
+    def usable(self) -> bool:
+        """False while a call that was given up has not returned."""
+        return not any(flight.stuck for flight in self._flights.values())
+
+    @property
+    def in_flight_count(self) -> int:
+        return len(self._flights)
+
+    def load(self, live: LiveRequest, first_block: int, end_block: int, seconds: float) -> bool:
+        """Starts restoring blocks `[first_block, end_block)` of the prompt; False: not possible."""
+        if not self.usable:
+            return False
+        pages = live.samples[0].table.pages[first_block:end_block]
+        deadline = self._clock() + seconds
+        job = LoadJob(
+            live.request.request_id,
+            live.chain.hashes[first_block:end_block],
+            self._kv.landing_bytes(pages),
+            deadline,
+        )
+        flight = _Flight(
+            job, pages, self._kv.direct, deadline + LOAD_GRACE_SECONDS, live, first_block
+        )
+        return self._depart(flight, lambda: self._lanes.load(job))
+
+    def offer(self, live: LiveRequest, sample: Sample) -> None:
+        """Offers all resident blocks of `sample`, from the first; skipped when too many wait."""
+        count = sample.sealed_blocks
+        if count == 0 or not self.usable:
+            self.skipped_stores += count > 0
+            return
+        pages = sample.table.pages[:count]
+        job = StoreJob(
+            live.request.request_id,
+            sample.chain.hashes[:count],
+            self._kv.export_bytes(pages),
+        )
+        flight = _Flight(job, pages, self._kv.direct, self._clock() + STORE_SECONDS_MAX)
+        if self._depart(flight, lambda: self._lanes.store(job)):
+            self.offered_blocks += count
+        else:
+            self.skipped_stores += 1
+
+    def settle(self) -> list[LoadOutcome]:
+        """Takes in what is done, and gives up what is late. The loads among it."""
+        outcomes = []
+        for job in self._lanes.collect():
+            flight = self._flights.pop(id(job))
+            self._let_go(flight)
+            if flight.stuck:
+                log.info("a cache call that was given up has returned")
+            elif isinstance(job, LoadJob) and flight.live is not None:
+                landed = len(job.result.tiers)
+                self._kv.import_bytes(flight.pages[:landed], job.landing[:landed])
+                self.restored_blocks += landed
+                outcomes.append(self._outcome(flight, job.result))
+        now = self._clock()
+        late = [f for f in self._flights.values() if not f.stuck and f.give_up_at < now]
+        for flight in late:
+            outcomes += self._give_up(flight)
+        return outcomes
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a page with a transfer thread is free."""
+        for flight in self._flights.values():
+            for page in flight.pages if flight.held else ():
+                assert self._pool.holders(page) > 0, "a page in transfer is free"
+
+    def _depart(self, flight: _Flight, enqueue: Callable[[], bool]) -> bool:
+        if flight.held:
+            for page in flight.pages:
+                self._pool.hold(page)
+        self._flights[id(flight.job)] = flight
+        if enqueue():
+            return True
+        del self._flights[id(flight.job)]
+        self._let_go(flight)
+        return False
+
+    def _give_up(self, flight: _Flight) -> list[LoadOutcome]:
+        if id(flight.job) not in self._flights or flight.stuck:
+            return []
+        if self._lanes.revoke(flight.job):
+            del self._flights[id(flight.job)]
+            self._let_go(flight)
+            return self._abandoned(flight)
+        log.warning(
+            "a cache call did not return in time; going on without the cache",
+            extra={"request_id": flight.job.request_id},
+        )
+        self.abandoned += 1
+        flight.stuck = True
+        if flight.held:
+            self._pool.lend(len(flight.pages))
+        outcomes = self._abandoned(flight)
+        # Whatever waits behind a stuck call would wait as long.
+        for other in list(self._flights.values()):
+            if other.job.waiting:
+                outcomes += self._give_up(other)
+        return outcomes
+
+    def _abandoned(self, flight: _Flight) -> list[LoadOutcome]:
+        if flight.live is None:
+            self.skipped_stores += not flight.stuck
+            return []
+        return [self._outcome(flight, RestoreResult((), MissReason.UNAVAILABLE))]
+
+    def _outcome(self, flight: _Flight, result: RestoreResult) -> LoadOutcome:
+        assert flight.live is not None
+        return LoadOutcome(
+            flight.live,
+            flight.first_block,
+            len(flight.pages),
+            result,
+            flight.stuck and flight.held,
+        )
+
+    def _let_go(self, flight: _Flight) -> None:
+        if not flight.held:
+            return
+        # Last first, so that leaves become idle before their parents.
+        for page in reversed(flight.pages):
+            self._pool.release(page)
+        if flight.stuck:
+            self._pool.take_back(len(flight.pages))

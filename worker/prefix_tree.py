@@ -1,0 +1,155 @@
+"""The blocks that stay on the device after their request: a tree by parent hash.
+
+A block hash names the block and everything before it, so the tree needs no tokens and no splitting:
+a node is a block, its parent the block before. Eviction is leaf-first, so a resident block's whole
+prefix is resident; among idle leaves the least worth leaves (GreedyDual: worth = the worth of the
+last evicted + uses, capped at 2), the least recent of equals first.
+
+Invariant: whoever holds a node's page holds the pages of all its ancestors, so an idle page has
+only idle descendants, and all idle pages can be had, leaf by leaf. Owned by the engine's thread.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvtier.keys import BlockHash
+from worker.block_table import BlockTable
+from worker.kv_pages import PageId
+from worker.page_pool import PagePool
+
+__all__ = ["PrefixTree"]
+
+USES_MAX = 2
+"""A higher cap keeps yesterday's favourites for ever; measured on real traces."""
+
+
+@dataclass(slots=True)
+class _Node:
+    block: BlockHash
+    parent: BlockHash | None
+    page: PageId
+    worth: float
+    tick: int
+    uses: int = 1
+    children: int = 0
+
+
+class PrefixTree:
+    """Resident blocks of `pool`."""
+
+    def __init__(self, pool: PagePool) -> None:
+        self._pool = pool
+        self._nodes: dict[BlockHash, _Node] = {}
+        self._by_page: dict[PageId, _Node] = {}
+        self._leaves: list[tuple[float, int, BlockHash]] = []
+        self._floor = 0.0
+        self._tick = 0
+        self.evicted_count = 0
+        pool.watch_idle(self._page_became_idle)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def match(self, chain: Sequence[BlockHash]) -> list[PageId]:
+        """Pages of the longest resident prefix of `chain`. Changes nothing."""
+        pages = []
+        for block in chain:
+            node = self._nodes.get(block)
+            if node is None:
+                break
+            pages.append(node.page)
+        return pages
+
+    def use(self, chain: Sequence[BlockHash]) -> list[PageId]:
+        """As `match`, and the caller becomes a holder of each page; recency is noted."""
+        pages = self.match(chain)
+        for block, page in zip(chain, pages, strict=False):
+            self._touch(self._nodes[block])
+            self._pool.hold(page)
+        return pages
+
+    def seal(self, chain: Sequence[BlockHash], table: BlockTable, first: int, end: int) -> None:
+        """Makes blocks `[first, end)` of `chain`, computed in `table`, resident.
+
+        A block that is resident already in another page takes that page's place in `table`: equal
+        hash means equal KV, and so the table's holder keeps holding every ancestor.
+        """
+        for index in range(first, end):
+            block = chain[index]
+            node = self._nodes.get(block)
+            if node is None:
+                self._insert(block, chain[index - 1] if index else None, table.pages[index])
+            elif node.page != table.pages[index]:
+                self._touch(node)
+                table.replace(index, node.page)
+
+    def evict(self) -> bool:
+        """Frees the idle leaf that is worth least; False when nothing is idle."""
+        while self._leaves:
+            worth, tick, block = heapq.heappop(self._leaves)
+            node = self._nodes.get(block)
+            if node is not None and node.tick == tick and self._evictable(node):
+                self._floor = worth
+                self._remove(node)
+                return True
+        return False
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a node is stranded or an idle leaf cannot be found."""
+        children: dict[BlockHash, int] = {}
+        for node in self._nodes.values():
+            if node.parent is not None:
+                assert node.parent in self._nodes, "a node's parent is gone"
+                children[node.parent] = children.get(node.parent, 0) + 1
+        listed = {(tick, block) for _, tick, block in self._leaves}
+        for block, node in self._nodes.items():
+            assert node.children == children.get(block, 0), "children are miscounted"
+            assert self._by_page[node.page] is node, "a page has another node"
+            if self._evictable(node):
+                assert (node.tick, block) in listed, "an idle leaf is not listed"
+        assert len(self._by_page) == len(self._nodes)
+
+    def _insert(self, block: BlockHash, parent: BlockHash | None, page: PageId) -> None:
+        if parent is not None:
+            self._nodes[parent].children += 1
+        self._tick += 1
+        node = _Node(block, parent, page, self._floor + 1, self._tick)
+        self._nodes[block] = node
+        self._by_page[page] = node
+        self._pool.keep(page)
+
+    def _touch(self, node: _Node) -> None:
+        self._tick += 1
+        node.uses = min(node.uses + 1, USES_MAX)
+        node.worth = self._floor + node.uses
+        node.tick = self._tick
+        if self._evictable(node):
+            self._list(node)
+
+    def _evictable(self, node: _Node) -> bool:
+        return node.children == 0 and self._pool.holders(node.page) == 1
+
+    def _page_became_idle(self, page: PageId) -> None:
+        node = self._by_page[page]
+        if node.children == 0:
+            self._list(node)
+
+    def _list(self, node: _Node) -> None:
+        heapq.heappush(self._leaves, (node.worth, node.tick, node.block))
+        if len(self._leaves) > 4 * len(self._nodes) + 64:
+            self._leaves = [
+                (n.worth, n.tick, n.block) for n in self._nodes.values() if self._evictable(n)
+            ]
+            heapq.heapify(self._leaves)
+
+    def _remove(self, node: _Node) -> None:
+        del self._nodes[node.block]
+        del self._by_page[node.page]
+        self._pool.drop(node.page)
+        self.evicted_count += 1
+        if node.parent is not None:
+            parent = self._nodes[node.parent]
+            parent.children -= 1
+            if self._evictable(parent):
+                self._list(parent)

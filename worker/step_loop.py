@@ -1,0 +1,353 @@
+"""One step of the engine: settle transfers, admit, plan, compute, hand out tokens.
+
+    waiting -- admit --> loading -- settle --> prefill -- prompt computed --> decode --> ended
+                  \\_______________________________^
+
+Invariant: every request that comes in ends with exactly one `RequestEnded`, and then holds neither
+pages nor a reservation. Everything here runs on one thread; nothing here blocks.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from kvtier.blocks import MissReason
+from worker.admission import CANDIDATES_MAX, Candidate, admission_order, pages_needed
+from worker.cache_traffic import CacheTraffic, LoadOutcome
+from worker.engine_settings import EngineSettings
+from worker.engine_stats import EngineStats
+from worker.live_request import LiveRequest, Phase, Sample
+from worker.model_runner import ModelRunner, Span
+from worker.requests import (
+    CacheMode,
+    EndReason,
+    EngineEvent,
+    FinishReason,
+    RequestEnded,
+    RequestId,
+    SampleEnded,
+    TokenEvent,
+)
+from worker.residency import Residency
+from worker.sampler import draw_token
+from worker.scheduler import PromptProgress, plan_prompts
+
+__all__ = ["StepLoop"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    live: LiveRequest
+    sample: Sample
+    span: Span
+
+
+class StepLoop:
+    """The engine's state and its step. `traffic` is None without a cache service."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        block_tokens: int,
+        runner: ModelRunner,
+        residency: Residency,
+        traffic: CacheTraffic | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._block_tokens = block_tokens
+        self._runner = runner
+        self._residency = residency
+        self._traffic = traffic
+        self._clock = clock
+        self._waiting: list[LiveRequest] = []
+        self._running: list[LiveRequest] = []
+        self._prefill_tokens = 0
+        self._decode_tokens = 0
+        self._steps = 0
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to compute, nothing in flight."""
+        flying = self._traffic.in_flight_count if self._traffic and self._traffic.usable else 0
+        return not self._waiting and not self._running and not flying
+
+    def accept(self, live: LiveRequest) -> None:
+        self._waiting.append(live)
+
+    def cancel(self, request_id: RequestId, reason: EndReason) -> None:
+        for live in [*self._waiting, *self._running]:
+            if live.request.request_id == request_id:
+                self._end(live, reason)
+
+    def stop_sample(self, request_id: RequestId, sample_index: int) -> None:
+        for live in list(self._running):
+            if live.request.request_id == request_id and live.phase is Phase.DECODE:
+                for sample in live.samples:
+                    if sample.index == sample_index and sample.finish is None:
+                        self._finish_sample(live, sample, FinishReason.STOP)
+
+    def fail_all(self, problem: str) -> None:
+        """Ends every request with ERROR."""
+        for live in [*self._waiting, *self._running]:
+            self._end(live, EndReason.ERROR, problem)
+
+    def abandon_all(self, problem: str) -> None:
+        """Tells every request that it ended, and leaves broken state alone. The loop is over."""
+        for live in [*self._waiting, *self._running]:
+            live.phase = Phase.ENDED
+            ended = RequestEnded(EndReason.ERROR, live.usage(self._clock()), problem)
+            self._emit(live, ended)
+
+    def step(self) -> bool:
+        """Computes once; False when there was nothing to do."""
+        settled = self._settle_loads()
+        admitted = self._admit()
+        works = self._plan()
+        if not works:
+            return settled or admitted
+        self._steps += 1
+        try:
+            logits = self._runner.run([work.span for work in works])
+        except Exception as error:
+            log.exception("a step failed; ending its requests")
+            for work in works:
+                self._end(work.live, EndReason.ERROR, f"the model failed: {type(error).__name__}")
+            return True
+        row = 0
+        for work in works:
+            wanted = work.span.wanted_logits
+            self._advance(work, logits[row : row + wanted])
+            row += wanted
+        return True
+
+    def stats(self) -> EngineStats:
+        pool, traffic = self._residency.pool, self._traffic
+        loading = sum(live.phase is Phase.LOADING for live in self._running)
+        return EngineStats(
+            page_count=pool.capacity,
+            free_page_count=max(0, pool.free_count),
+            cached_page_count=pool.idle_count,
+            waiting_count=len(self._waiting),
+            loading_count=loading,
+            running_count=len(self._running) - loading,
+            prefill_tokens_total=self._prefill_tokens,
+            decode_tokens_total=self._decode_tokens,
+            steps_total=self._steps,
+            evicted_pages_total=self._residency.evicted_count,
+            restored_blocks_total=traffic.restored_blocks if traffic else 0,
+            abandoned_transfers_total=traffic.abandoned if traffic else 0,
+            offered_blocks_total=traffic.offered_blocks if traffic else 0,
+            skipped_stores_total=traffic.skipped_stores if traffic else 0,
+        )
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a page or a reservation has leaked."""
+        self._residency.check_integrity(self._running)
+        if self._traffic is not None:
+            self._traffic.check_integrity()
+        if self.idle and (self._traffic is None or self._traffic.usable):
+            pool = self._residency.pool
+            assert pool.used_count == pool.idle_count, "pages are held by nobody alive"
+
+    # Admission and loading
+
+    def _admit(self) -> bool:
+        admitted = False
+        while self._waiting and len(self._running) < self._settings.running_requests_max:
+            if not self._admit_one():
+                break
+            admitted = True
+        return admitted
+
+    def _admit_one(self) -> bool:
+        now = self._clock()
+        order = admission_order(self._candidates(now), self._settings.age_limit_seconds)
+        for place, position in enumerate(order.positions):
+            live = self._waiting[position]
+            if self._residency.admit(live, self._pages_needed(live)):
+                del self._waiting[position]
+                self._start(live, now)
+                return True
+            if place < order.strict_count:
+                return False
+        return False
+
+    def _candidates(self, now: float) -> list[Candidate]:
+        coming = {
+            block
+            for live in self._running
+            if live.keeps and live.phase in (Phase.LOADING, Phase.PREFILL)
+            for block in live.chain.hashes[live.samples[0].sealed_blocks :]
+        }
+        candidates = []
+        for position, live in enumerate(self._waiting[:CANDIDATES_MAX]):
+            chain = live.reusable_chain(self._block_tokens)
+            resident = self._residency.resident_blocks(chain)
+            stands_back = resident < len(chain) and chain[resident] in coming
+            candidates.append(Candidate(position, now - live.arrived, resident, stands_back))
+        return candidates
+
+    def _pages_needed(self, live: LiveRequest) -> int:
+        request = live.request
+        return pages_needed(
+            live.prompt_tokens,
+            request.max_completion_tokens,
+            request.sample_count,
+            self._block_tokens,
+        )
+
+    def _start(self, live: LiveRequest, now: float) -> None:
+        live.admitted = live.loaded = now
+        live.phase = Phase.PREFILL
+        self._running.append(live)
+        first = live.samples[0].sealed_blocks
+        end = len(live.reusable_chain(self._block_tokens))
+        if live.request.cache_mode is CacheMode.BYPASS:
+            live.miss_reason = MissReason.NO_STORE
+        elif end == 0:
+            live.miss_reason = MissReason.TOO_SHORT
+        elif first < end:
+            live.miss_reason = MissReason.UNAVAILABLE
+            # Before the load, which runs at once where there are no threads.
+            live.phase = Phase.LOADING
+            seconds = self._settings.load_timeout_seconds
+            if self._traffic is None or not self._traffic.load(live, first, end, seconds):
+                live.phase = Phase.PREFILL
+
+    def _settle_loads(self) -> bool:
+        if self._traffic is None:
+            return False
+        outcomes = self._traffic.settle()
+        for outcome in outcomes:
+            if outcome.live.phase is Phase.LOADING:
+                self._loaded(outcome)
+        return bool(outcomes)
+
+    def _loaded(self, outcome: LoadOutcome) -> None:
+        live, sample = outcome.live, outcome.live.samples[0]
+        live.loaded = self._clock()
+        live.miss_reason = outcome.result.miss_reason
+        live.phase = Phase.PREFILL
+        if outcome.stuck:
+            blocks = range(outcome.first_block, outcome.first_block + outcome.block_count)
+            self._residency.swap_out(sample, blocks)
+            return
+        for tier in outcome.result.tiers:
+            hits = live.hit_tokens_by_tier.get(tier, 0)
+            live.hit_tokens_by_tier[tier] = hits + self._block_tokens
+        sample.computed += len(outcome.result.tiers) * self._block_tokens
+        if len(outcome.result.tiers) == outcome.block_count:
+            live.miss_reason = MissReason.NONE
+        if live.keeps:
+            self._residency.seal(sample)
+
+    # Computing
+
+    def _plan(self) -> list[_Work]:
+        works = [
+            self._work(live, sample, sample.computed + 1)
+            for live in self._running
+            if live.phase is Phase.DECODE
+            for sample in live.samples
+            if sample.finish is None
+        ]
+        prompts = [live for live in self._running if live.phase is Phase.PREFILL]
+        progress = [PromptProgress(p.samples[0].computed, p.prompt_tokens) for p in prompts]
+        ends = plan_prompts(progress, len(works), self._settings.step_tokens, self._block_tokens)
+        for live, end in zip(prompts, ends, strict=True):
+            if end > live.samples[0].computed:
+                works.append(self._work(live, live.samples[0], end))
+        return works
+
+    def _work(self, live: LiveRequest, sample: Sample, end: int) -> _Work:
+        self._residency.grow(sample, end)
+        tokens = live.tokens_of(sample, sample.computed, end)
+        wanted = 1 if end >= live.prompt_tokens else 0
+        return _Work(live, sample, Span(tokens, sample.computed, sample.table.pages, wanted))
+
+    def _advance(self, work: _Work, logits: torch.Tensor) -> None:
+        live, sample = work.live, work.sample
+        if live.phase is Phase.ENDED:
+            return
+        sample.computed = work.span.end
+        if live.phase is Phase.DECODE:
+            self._decode_tokens += 1
+            sample.chain.extend(work.span.token_ids)
+        else:
+            self._prefill_tokens += len(work.span.token_ids)
+        if live.keeps:
+            self._residency.seal(sample)
+        if live.phase is Phase.DECODE:
+            self._draw(live, sample, logits[0])
+        elif sample.computed == live.prompt_tokens:
+            self._prompt_done(live, logits[0])
+
+    def _prompt_done(self, live: LiveRequest, logits: torch.Tensor) -> None:
+        live.phase = Phase.DECODE
+        self._residency.fork(live)
+        self._offer(live, live.samples[0])
+        for sample in list(live.samples):
+            if live.phase is Phase.DECODE:
+                self._draw(live, sample, logits)
+
+    def _draw(self, live: LiveRequest, sample: Sample, logits: torch.Tensor) -> None:
+        if bool(torch.isnan(logits).any()):
+            self._end(live, EndReason.ERROR, "the model's logits are not numbers")
+            return
+        request = live.request
+        token = draw_token(logits, request.sampling, sample.generator)
+        if token in request.stop_token_ids:
+            self._finish_sample(live, sample, FinishReason.STOP)
+            return
+        sample.generated.append(token)
+        live.completion_tokens += 1
+        self._emit(live, TokenEvent(sample.index, token))
+        if len(sample.generated) == request.max_completion_tokens:
+            self._finish_sample(live, sample, FinishReason.LENGTH)
+
+    # Ending
+
+    def _finish_sample(self, live: LiveRequest, sample: Sample, finish: FinishReason) -> None:
+        sample.finish = finish
+        self._offer(live, sample)
+        self._residency.give_back(sample)
+        self._emit(live, SampleEnded(sample.index, finish))
+        if all(s.finish is not None for s in live.samples):
+            lengths = any(s.finish is FinishReason.LENGTH for s in live.samples)
+            self._end(live, EndReason.LENGTH if lengths else EndReason.STOP)
+
+    def _end(self, live: LiveRequest, reason: EndReason, problem: str = "") -> None:
+        if live.phase is Phase.ENDED:
+            return
+        (self._waiting if live.phase is Phase.WAITING else self._running).remove(live)
+        live.phase = Phase.ENDED
+        for sample in live.samples:
+            if sample.finish is None:
+                if reason is not EndReason.ERROR:
+                    self._offer(live, sample)
+                self._residency.give_back(sample)
+        self._emit(live, RequestEnded(reason, live.usage(self._clock()), problem))
+
+    def _offer(self, live: LiveRequest, sample: Sample) -> None:
+        if self._traffic is None or not live.keeps:
+            return
+        if sample.sealed_blocks > live.offered_blocks:
+            self._traffic.offer(live, sample)
+            live.offered_blocks = min(
+                sample.sealed_blocks, live.prompt_tokens // self._block_tokens
+            )
+
+    def _emit(self, live: LiveRequest, event: EngineEvent) -> None:
+        try:
+            live.sink(event)
+        except Exception:
+            log.exception("a request's sink raised", extra={"request_id": live.request.request_id})
