@@ -144,8 +144,9 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
 
 
 async def _end_requests(desk: RequestDesk, engine: Engine) -> None:
-    """Cancelled requests first, then whatever only the engine's end can end."""
+    """Cancelled requests first, then offers to the cache, then what only a stop can end."""
     await desk.settle(SETTLE_SECONDS_MAX)
+    await asyncio.to_thread(engine.drain, SETTLE_SECONDS_MAX)
     await asyncio.to_thread(engine.stop)
     if not await desk.settle(SETTLE_SECONDS_MAX):
         log.error("requests without an end; the next start closes them without charge")
