@@ -1,0 +1,69 @@
+"""ColdSide: the parts that exist only with an SSD tier, built together.
+
+Invariant: they share one health, one count of reads and one index. Built once by the cache.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cache_service.index import BlockIndex
+from cache_service.listener import CacheListener
+from cache_service.promotion import Promoter
+from cache_service.recycler import Recycler
+from cache_service.room import HostRoom
+from cache_service.segment_reads import SegmentReads
+from cache_service.ssd_health import SsdHealth
+from cache_service.ssd_writer import SsdWriter
+from cache_service.views import CacheLimits
+from storage.host.arena import HostArena
+
+if TYPE_CHECKING:
+    from storage.ssd.tier import SsdTier
+
+__all__ = ["ColdSide"]
+
+
+class ColdSide:
+    """The SSD tier and its writer, recycler and promoter."""
+
+    def __init__(
+        self,
+        ssd: "SsdTier",
+        arena: HostArena,
+        index: BlockIndex,
+        room: HostRoom,
+        health: SsdHealth,
+        limits: CacheLimits,
+        listener: CacheListener,
+        clock: Callable[[], float],
+    ) -> None:
+        self.ssd = ssd
+        self.reads = SegmentReads()
+        self.recycler = Recycler(ssd, index, self.reads, limits.relog_share_max, listener)
+        self.writer = SsdWriter(
+            ssd, arena, index, room, self.recycler, health, limits, listener, clock
+        )
+        self.promoter = Promoter(
+            ssd, arena, index, room, self.writer, self.reads, health, listener, clock
+        )
+        self._health = health
+        self._index = index
+
+    def recover(self) -> None:
+        """Enters every block that opening the tier found."""
+        for record, location in self.ssd.recovered():
+            block = self._index.add(
+                record.block_hash,
+                self._index.get(record.parent_hash),
+                record.namespace_id,
+                record.payload_bytes,
+            )
+            self._index.put_ssd(block, location)
+
+    async def drain(self) -> None:
+        """Writes what waits, lets reads finish, closes the tier."""
+        await self.writer.drain()
+        self._health.retire()
+        await self.promoter.drain()
+        await self.writer.drain()
+        await self.ssd.close()

@@ -1,0 +1,253 @@
+"""ReservationTable: which blocks are being stored, by whom, into which slabs, until when.
+
+    forming --> open --> committing --> committed (n)
+       |         |  \\------> expired
+       \\---------+---------> aborted
+
+A reservation claims the hashes it will store: nobody else is given a slab for them meanwhile. The
+blocks before its first missing one are kept by pins on the parents that are cached already.
+
+Slabs go back when a reservation ends without a commit. Where the client may still be writing (it
+expired, or its session ended) they rest in quarantine first, so that a late write cannot land in
+another block.
+
+Invariant: a hash is claimed by at most one live reservation; a slab is in exactly one of: a live
+reservation, quarantine, the index, a read in flight, the arena's free slabs. Event loop only.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+
+from cache_service.block import Block
+from cache_service.deadlines import Deadlines
+from cache_service.errors import (
+    CacheError,
+    InvalidRangeError,
+    ReservationExpiredError,
+    ReservationUnknownError,
+    TooManyReservationsError,
+)
+from cache_service.index import BlockIndex
+from cache_service.remembered import Remembered
+from kvtier.blocks import MissReason
+from kvtier.keys import BlockHash
+from storage.host.arena import HostArena
+from storage.tier import Slab
+
+__all__ = ["Outcome", "Reservation", "ReservationState", "ReservationTable"]
+
+Outcome = int | type[CacheError]
+"""How a reservation ended: blocks committed, or the error that a later commit gets."""
+
+
+class ReservationState(Enum):
+    FORMING = "forming"
+    OPEN = "open"
+    COMMITTING = "committing"
+    ENDED = "ended"
+
+
+class Reservation:
+    """A live reservation. Changed by the table and the storing side of the cache only."""
+
+    def __init__(self, session_id: str, request_id: str, chain: list[BlockHash]) -> None:
+        self.reservation_id = secrets.token_hex(16)
+        self.session_id = session_id
+        self.request_id = request_id
+        self.chain = chain
+        self.state = ReservationState.FORMING
+        self.missing: list[int] = []
+        self.slabs: list[Slab] = []
+        self.parents: list[Block] = []
+        """Cached parents of missing blocks, pinned."""
+        self.waits_for: list[Reservation] = []
+        """Reservations of others that are storing parents of our blocks."""
+        self.refused_count = 0
+        self.refused_reason = MissReason.NONE
+        self.formed = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.commit: asyncio.Task[int] | None = None
+
+    @property
+    def hashes(self) -> Iterator[BlockHash]:
+        return (self.chain[index] for index in self.missing)
+
+
+class ReservationTable:
+    """Live reservations, who claims which hash, ended ones' answers, and the quarantine."""
+
+    def __init__(
+        self, index: BlockIndex, arena: HostArena, per_session_max: int, memory_count: int
+    ) -> None:
+        self._index = index
+        self._arena = arena
+        self._per_session_max = per_session_max
+        self._live: dict[str, Reservation] = {}
+        self._by_session: dict[str, dict[str, Reservation]] = {}
+        self._claims: dict[BlockHash, Reservation] = {}
+        self._deadlines = Deadlines()
+        self._answers: Remembered[tuple[str, Outcome]] = Remembered(memory_count)
+        self._quarantine: deque[tuple[float, Slab]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def quarantined_count(self) -> int:
+        return len(self._quarantine)
+
+    def claimant(self, block_hash: BlockHash) -> Reservation | None:
+        return self._claims.get(block_hash)
+
+    def of_request(self, session_id: str, request_id: str) -> Reservation | None:
+        """The session's live reservation for a request; an empty request id names none."""
+        if not request_id:
+            return None
+        held = self._by_session.get(session_id, {})
+        return next((r for r in held.values() if r.request_id == request_id), None)
+
+    def enter(self, reservation: Reservation, deadline: float) -> None:
+        """Makes a forming reservation live, with its claims and pins.
+
+        Raises TooManyReservationsError.
+        """
+        held = self._by_session.setdefault(reservation.session_id, {})
+        if len(held) >= self._per_session_max:
+            raise TooManyReservationsError(
+                f"this session holds {len(held)} reservations; commit or abort some first",
+                reservation_count=len(held),
+            )
+        held[reservation.reservation_id] = reservation
+        self._live[reservation.reservation_id] = reservation
+        self._deadlines.set(reservation.reservation_id, deadline)
+        for block_hash in reservation.hashes:
+            assert block_hash not in self._claims
+            self._claims[block_hash] = reservation
+        for parent in reservation.parents:
+            self._index.pin(parent)
+
+    def refuse_tail(self, reservation: Reservation, reason: MissReason) -> None:
+        """Gives up the claims for which there is no slab."""
+        kept = len(reservation.slabs)
+        for block_hash in list(reservation.hashes)[kept:]:
+            del self._claims[block_hash]
+        reservation.refused_count += len(reservation.missing) - kept
+        reservation.refused_reason = reason
+        del reservation.missing[kept:]
+
+    def find(self, session_id: str, reservation_id: str) -> Reservation | Outcome:
+        """A live reservation, or how it ended. Raises ReservationUnknownError."""
+        reservation = self._live.get(reservation_id)
+        if reservation is not None and reservation.session_id == session_id:
+            return reservation
+        answer = self._answers.get(reservation_id)
+        if answer is not None and answer[0] == session_id:
+            return answer[1]
+        raise ReservationUnknownError(
+            "this session has no such reservation", reservation_id=reservation_id
+        )
+
+    def slab(self, session_id: str, reservation_id: str, index: int) -> Slab:
+        """Where block `index` of the chain goes. Raises as `find`, and InvalidRangeError."""
+        found = self.find(session_id, reservation_id)
+        if not isinstance(found, Reservation):
+            if isinstance(found, int):
+                raise ReservationUnknownError("the reservation is committed already")
+            raise found(ENDED_MESSAGE, reservation_id=reservation_id)
+        if found.state is not ReservationState.OPEN or index not in found.missing:
+            raise InvalidRangeError(f"block {index} is not reserved here", index=index)
+        return found.slabs[found.missing.index(index)]
+
+    def renew(self, session_id: str, reservation_id: str, deadline: float) -> bool:
+        """False when there is no such live reservation in the session."""
+        reservation = self._live.get(reservation_id)
+        if reservation is None or reservation.session_id != session_id:
+            return False
+        self._deadlines.set(reservation_id, deadline)
+        return True
+
+    def deadline(self, reservation: Reservation) -> float:
+        return self._deadlines.at(reservation.reservation_id)
+
+    def end(self, reservation: Reservation, outcome: Outcome, rest_until: float | None) -> None:
+        """Takes a reservation out. Slabs it still has are freed, at `rest_until` if given."""
+        if reservation.state is ReservationState.ENDED:
+            return
+        reservation.state = ReservationState.ENDED
+        del self._live[reservation.reservation_id]
+        held = self._by_session[reservation.session_id]
+        del held[reservation.reservation_id]
+        if not held:
+            del self._by_session[reservation.session_id]
+        self._deadlines.remove(reservation.reservation_id)
+        self._answers.put(reservation.reservation_id, (reservation.session_id, outcome))
+        for block_hash in reservation.hashes:
+            del self._claims[block_hash]
+        for parent in reservation.parents:
+            self._index.unpin(parent)
+        for slab in reservation.slabs:
+            if rest_until is None:
+                self._arena.free(slab)
+            else:
+                self._quarantine.append((rest_until, slab))
+        reservation.slabs.clear()
+        reservation.parents.clear()
+        reservation.waits_for.clear()
+        reservation.formed.set()
+        reservation.ended.set()
+
+    def of_session(self, session_id: str) -> list[Reservation]:
+        return list(self._by_session.get(session_id, {}).values())
+
+    def expire(self, now: float, grace_seconds: float) -> int:
+        """Ends every reservation whose deadline passed, except one that is being committed."""
+        count = 0
+        for reservation_id in self._deadlines.due(now):
+            reservation = self._live[reservation_id]
+            if reservation.state is ReservationState.COMMITTING:
+                self._deadlines.set(reservation_id, now + grace_seconds)
+                continue
+            self.end(reservation, ReservationExpiredError, now + grace_seconds)
+            count += 1
+        return count
+
+    def free_rested(self, now: float) -> int:
+        """Frees slabs whose rest is over; returns how many."""
+        count = 0
+        while self._quarantine and self._quarantine[0][0] <= now:
+            self._arena.free(self._quarantine.popleft()[1])
+            count += 1
+        return count
+
+    def pins(self) -> dict[Block, int]:
+        """How often each block is held as a parent, for integrity checks."""
+        counts: dict[Block, int] = {}
+        for reservation in self._live.values():
+            for parent in reservation.parents:
+                counts[parent] = counts.get(parent, 0) + 1
+        return counts
+
+    def slabs(self) -> list[Slab]:
+        """Every slab of live reservations and of the quarantine, for integrity checks."""
+        held = [slab for r in self._live.values() for slab in r.slabs]
+        return held + [slab for _, slab in self._quarantine]
+
+    def check_integrity(self) -> None:
+        assert len(self._deadlines) == len(self._live)
+        claimed = {h: r for r in self._live.values() for h in r.hashes}
+        assert claimed == self._claims
+        assert sum(len(r.missing) for r in self._live.values()) == len(claimed), "claimed twice"
+        for reservation in self._live.values():
+            assert reservation.state is not ReservationState.ENDED
+            if reservation.state is not ReservationState.FORMING:
+                assert len(reservation.slabs) == len(reservation.missing)
+        listed = {r.reservation_id for held in self._by_session.values() for r in held.values()}
+        assert listed == set(self._live)
+        rests = [at for at, _ in self._quarantine]
+        assert rests == sorted(rests), "the quarantine is in order of release"
+
+
+ENDED_MESSAGE = "the reservation ended and nothing of it was kept; reserve again"

@@ -1,0 +1,68 @@
+"""What the cache says about itself: one frozen snapshot, gathered from its owners. Event loop."""
+
+from collections.abc import Mapping
+
+from cache_service.cold_side import ColdSide
+from cache_service.index import BlockIndex
+from cache_service.lease import LeaseTable
+from cache_service.reservation import ReservationTable
+from cache_service.room import HostRoom
+from cache_service.session import SessionTable
+from cache_service.views import CacheStats, TierView
+from kvtier.blocks import Tier
+from storage.host.arena import HostArena
+
+__all__ = ["collect_stats"]
+
+
+def collect_stats(
+    *,
+    instance_id: str,
+    uptime_seconds: float,
+    arena: HostArena,
+    index: BlockIndex,
+    sessions: SessionTable,
+    leases: LeaseTable,
+    reservations: ReservationTable,
+    room: HostRoom,
+    cold: ColdSide | None,
+    ready_bytes: int,
+    counters: Mapping[str, int],
+) -> CacheStats:
+    """Changes nothing."""
+    host = TierView(
+        tier=Tier.HOST,
+        capacity_bytes=arena.capacity_bytes,
+        used_bytes=arena.used_bytes,
+        block_count=index.host_count,
+        payload_bytes=index.host_payload_bytes,
+        evicted_count=room.evicted_count,
+        written_bytes=counters.get("bytes_committed", 0) + counters.get("bytes_promoted", 0),
+        read_bytes=ready_bytes,
+    )
+    return CacheStats(
+        instance_id=instance_id,
+        uptime_seconds=uptime_seconds,
+        tiers=(host,) if cold is None else (host, _ssd_view(index, cold)),
+        session_count=len(sessions),
+        lease_count=len(leases),
+        reservation_count=len(reservations),
+        pending_write_count=0 if cold is None else cold.writer.pending_count,
+        quarantined_slab_count=reservations.quarantined_count,
+        recovery=None if cold is None else cold.ssd.report,
+        counters=dict(counters),
+    )
+
+
+def _ssd_view(index: BlockIndex, cold: ColdSide) -> TierView:
+    stats = cold.ssd.stats()
+    return TierView(
+        tier=Tier.SSD,
+        capacity_bytes=stats.capacity_bytes,
+        used_bytes=stats.used_bytes,
+        block_count=index.ssd_count,
+        payload_bytes=index.ssd_payload_bytes,
+        evicted_count=cold.recycler.evicted_count,
+        written_bytes=stats.written_bytes,
+        read_bytes=stats.read_bytes,
+    )

@@ -1,0 +1,283 @@
+"""Storing: reserve which blocks are missing, commit them all or none.
+
+    reserve: claim hashes -> take slabs (evicting leaves) -> answer     (invisible until committed)
+    commit:  [verify] -> wait for the parents others store -> enter the index, parents first
+
+Invariant: a block becomes visible only together with its parent and with its payload complete; a
+reservation that ends otherwise leaves no trace. Event loop; checksums are computed on one thread of
+its own.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from cache_service.errors import (
+    ChecksumCountMismatchError,
+    ChecksumMismatchError,
+    ReservationUnknownError,
+    SessionUnknownError,
+)
+from cache_service.index import BlockIndex
+from cache_service.listener import CacheListener
+from cache_service.reservation import (
+    ENDED_MESSAGE,
+    Outcome,
+    Reservation,
+    ReservationState,
+    ReservationTable,
+)
+from cache_service.room import HostRoom
+from cache_service.session import Session
+from cache_service.ssd_health import SsdHealth
+from cache_service.ssd_writer import SsdWriter
+from cache_service.verifier import Verifier
+from cache_service.views import CacheLimits, ReservationView
+from kvtier.blocks import MissReason
+from kvtier.keys import BlockHash
+
+__all__ = ["Storing"]
+
+STEP_BLOCKS = 64
+"""Blocks handled between two looks at the event loop: about a millisecond's work."""
+
+
+class Storing:
+    """The writing side. `writer` is None without an SSD tier."""
+
+    def __init__(
+        self,
+        index: BlockIndex,
+        reservations: ReservationTable,
+        room: HostRoom,
+        writer: SsdWriter | None,
+        health: SsdHealth,
+        verifier: Verifier,
+        limits: CacheLimits,
+        clock: Callable[[], float],
+        listener: CacheListener,
+    ) -> None:
+        self._index = index
+        self._reservations = reservations
+        self._room = room
+        self._writer = writer
+        self._health = health
+        self._verifier = verifier
+        self._limits = limits
+        self._clock = clock
+        self._listener = listener
+        self._commits: set[asyncio.Task[int]] = set()
+
+    async def reserve(
+        self, session: Session, request_id: str, chain: list[BlockHash]
+    ) -> ReservationView:
+        """Raises TooManyReservationsError, SessionUnknownError when the session ends meanwhile."""
+        repeat = self._reservations.of_request(session.session_id, request_id)
+        if repeat is not None:
+            await repeat.formed.wait()
+            if repeat.state is not ReservationState.ENDED:
+                return self._view(repeat)
+        reservation = Reservation(session.session_id, request_id, chain)
+        self._plan(session, reservation)
+        if not reservation.missing:
+            if reservation.refused_count:
+                self._listener.blocks_refused(reservation.refused_count, reservation.refused_reason)
+            return self._view(reservation)
+        deadline = self._clock() + self._limits.reservation_ttl_seconds
+        self._reservations.enter(reservation, deadline)
+        try:
+            await self._take_slabs(session, reservation)
+        except BaseException:
+            self._reservations.end(reservation, ReservationUnknownError, None)
+            raise
+        return self._formed(reservation)
+
+    def _plan(self, session: Session, reservation: Reservation) -> None:
+        """Decides which blocks are missing, and what holds their parents."""
+        previous = None
+        present = []
+        ssd_available = self._health.available
+        for position, block_hash in enumerate(reservation.chain):
+            claimant = self._reservations.claimant(block_hash)
+            block = self._index.get(block_hash)
+            if claimant is not None:
+                if claimant not in reservation.waits_for:
+                    reservation.waits_for.append(claimant)
+            elif block is None or (block.slab is None and not ssd_available):
+                reservation.missing.append(position)
+                if previous is not None:
+                    reservation.parents.append(previous)
+            elif (
+                block.namespace_id != session.namespace_id
+                or block.payload_bytes != session.block_bytes
+            ):
+                reservation.refused_count = len(reservation.chain) - position
+                reservation.refused_reason = MissReason.OTHER_NAMESPACE
+                break
+            else:
+                present.append(block)
+            previous = block
+        self._index.refresh(reversed(present))
+
+    async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
+        busy = self._writer.busy if self._writer is not None else _never
+        for done in range(len(reservation.missing)):
+            slab = await self._room.take_waiting(session.block_bytes, busy)
+            if reservation.state is ReservationState.ENDED:
+                if slab is not None:
+                    self._room.give_back(slab)
+                return
+            if slab is None:
+                self._reservations.refuse_tail(reservation, MissReason.ARENA_FULL)
+                return
+            reservation.slabs.append(slab)
+            if done % STEP_BLOCKS == STEP_BLOCKS - 1:
+                await asyncio.sleep(0)
+
+    def _formed(self, reservation: Reservation) -> ReservationView:
+        if reservation.state is ReservationState.ENDED:
+            raise SessionUnknownError("the session or its reservation ended during the call")
+        if reservation.refused_count:
+            self._listener.blocks_refused(reservation.refused_count, reservation.refused_reason)
+        if not reservation.slabs:
+            self._reservations.end(reservation, ReservationUnknownError, None)
+        else:
+            reservation.state = ReservationState.OPEN
+            reservation.formed.set()
+        return self._view(reservation)
+
+    def _view(self, reservation: Reservation) -> ReservationView:
+        if not reservation.slabs:
+            return ReservationView(
+                "", 0.0, (), (), reservation.refused_count, reservation.refused_reason
+            )
+        expire_at = self._reservations.deadline(reservation)
+        return ReservationView(
+            reservation.reservation_id,
+            max(0.0, expire_at - self._clock()),
+            tuple(reservation.missing),
+            tuple(reservation.slabs),
+            reservation.refused_count,
+            reservation.refused_reason,
+        )
+
+    async def commit(
+        self, session: Session, reservation_id: str, checksums: Sequence[int], verify: bool
+    ) -> int:
+        """Blocks that are visible now; the first answer again when it was committed before.
+
+        0 when a block these continue was not stored after all: then nothing is kept, a miss.
+        Raises ReservationUnknownError, ReservationExpiredError, ChecksumCountMismatchError,
+        ChecksumMismatchError.
+        """
+        found = self._reservations.find(session.session_id, reservation_id)
+        if not isinstance(found, Reservation):
+            return _answer(found, reservation_id)
+        if found.commit is None:
+            if found.state is not ReservationState.OPEN:
+                raise ReservationUnknownError("the reservation is not formed yet")
+            if len(checksums) != len(found.missing):
+                raise ChecksumCountMismatchError(
+                    f"{len(found.missing)} blocks are reserved, {len(checksums)} checksums came",
+                    reserved_count=len(found.missing),
+                )
+            found.state = ReservationState.COMMITTING
+            found.commit = asyncio.get_running_loop().create_task(
+                self._commit(session, found, list(checksums), verify)
+            )
+            self._commits.add(found.commit)
+            found.commit.add_done_callback(self._committed)
+        # The commit runs to its end even when this caller goes away.
+        return await asyncio.shield(found.commit)
+
+    async def drain(self) -> None:
+        """Returns when no commit is under way."""
+        while self._commits:
+            await asyncio.wait(set(self._commits))
+
+    def _committed(self, task: "asyncio.Task[int]") -> None:
+        self._commits.discard(task)
+        if not task.cancelled():
+            # Looked at here too: the caller may have gone away, and nobody else would.
+            task.exception()
+
+    async def _commit(
+        self, session: Session, reservation: Reservation, checksums: list[int], verify: bool
+    ) -> int:
+        try:
+            outcome = await self._decide(session, reservation, checksums, verify)
+        except BaseException:
+            self._reservations.end(reservation, ReservationUnknownError, None)
+            raise
+        self._reservations.end(reservation, outcome, None)
+        self._room.changed()
+        return _answer(outcome, reservation.reservation_id)
+
+    async def _decide(
+        self, session: Session, reservation: Reservation, checksums: list[int], verify: bool
+    ) -> Outcome:
+        if verify and not await self._verifier.matches(
+            reservation.slabs, checksums, session.block_bytes
+        ):
+            return ChecksumMismatchError
+        await self._await_parents(reservation)
+        if not self._parents_present(reservation):
+            self._listener.blocks_refused(len(reservation.missing), MissReason.EVICTED)
+            return 0
+        return await self._enter(session, reservation, checksums)
+
+    async def _await_parents(self, reservation: Reservation) -> None:
+        """Gives others who store our blocks' parents a bounded time to finish."""
+        waiting = [other.ended.wait() for other in reservation.waits_for]
+        if not waiting:
+            return
+        try:
+            async with asyncio.timeout(self._limits.room_wait_seconds):
+                await asyncio.gather(*waiting)
+        except TimeoutError:
+            return
+
+    def _parents_present(self, reservation: Reservation) -> bool:
+        ours = set(reservation.hashes)
+        for position in reservation.missing:
+            parent = reservation.chain[position - 1] if position else None
+            if parent is not None and parent not in ours and self._index.get(parent) is None:
+                return False
+        return True
+
+    async def _enter(self, session: Session, reservation: Reservation, checksums: list[int]) -> int:
+        """Makes the blocks visible, parents first. From here on nothing can fail."""
+        entered = []
+        slabs, reservation.slabs = reservation.slabs, []
+        for position, slab, checksum in zip(reservation.missing, slabs, checksums, strict=True):
+            block_hash = reservation.chain[position]
+            block = self._index.get(block_hash)
+            if block is None:
+                parent = self._index.get(reservation.chain[position - 1]) if position else None
+                block = self._index.add(
+                    block_hash, parent, session.namespace_id, session.block_bytes
+                )
+            if block.slab is not None:
+                # Its SSD copy could not be asked when we reserved, and was promoted since.
+                self._room.give_back(slab)
+                continue
+            self._index.put_host(block, slab, checksum)
+            entered.append(block)
+        if self._writer is not None:
+            self._writer.offer(entered)
+        self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
+        return len(entered)
+
+
+def _answer(outcome: Outcome, reservation_id: str) -> int:
+    if isinstance(outcome, int):
+        return outcome
+    if outcome is ChecksumMismatchError:
+        raise ChecksumMismatchError(
+            "a payload does not match its checksum; nothing was kept",
+            reservation_id=reservation_id,
+        )
+    raise outcome(ENDED_MESSAGE, reservation_id=reservation_id)
+
+
+def _never() -> bool:
+    return False
