@@ -6,9 +6,11 @@
     ├── LedgerLockedError            another billing service has it open
     ├── LedgerTooNewError            written by a newer kvtier
     ├── LedgerReadOnlyError          the directory or file cannot be written
+    ├── LedgerForeignError           the file is not a ledger of kvtier
     ├── TooManyEventsError           over 1,000 events in a call
     ├── InvalidPeriodError           start is not before end
     ├── InvalidGroupError            no such dimension, or twice the same
+    ├── TooManyRowsError             a report over 20,000 rows
     └── TenantUnknownError           has no posting
 
 Codes: `billing/status.py`. Reasons are frozen once released.
@@ -20,6 +22,7 @@ __all__ = [
     "BillingError",
     "InvalidGroupError",
     "InvalidPeriodError",
+    "LedgerForeignError",
     "LedgerLockedError",
     "LedgerReadOnlyError",
     "LedgerTooNewError",
@@ -27,6 +30,7 @@ __all__ = [
     "PriceBookError",
     "TenantUnknownError",
     "TooManyEventsError",
+    "TooManyRowsError",
 ]
 
 
@@ -54,6 +58,10 @@ class LedgerReadOnlyError(BillingError):
     reason = "LEDGER_READ_ONLY"
 
 
+class LedgerForeignError(BillingError):
+    reason = "LEDGER_FOREIGN"
+
+
 class TooManyEventsError(BillingError):
     reason = "TOO_MANY_EVENTS"
 
@@ -64,6 +72,10 @@ class InvalidPeriodError(BillingError):
 
 class InvalidGroupError(BillingError):
     reason = "INVALID_GROUP"
+
+
+class TooManyRowsError(BillingError):
+    reason = "TOO_MANY_ROWS"
 
 
 class TenantUnknownError(BillingError):

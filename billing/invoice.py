@@ -1,0 +1,139 @@
+"""Invoices: one tenant's statement of a period.
+
+A line is a model, a token class and a price version. A line's amount is the exact amount rounded
+once, half to even, to the version's `invoice_decimals`; the total is the exact sum of the lines'
+amounts, so it can be checked by adding up what is printed. Reads one snapshot; a reader's thread.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sqlalchemy import Connection, func, select
+
+from billing.errors import InvalidPeriodError, TenantUnknownError
+from billing.ledger_schema import entries
+from billing.money import EXACT, ZERO, amount_of, round_line
+from billing.period import Period
+from billing.price_book import Price, PriceVersion
+from billing.rating import TOKEN_CLASSES, price_of_class
+from billing.report import period_filter, saved_by_hits, stored_versions
+from billing.usage import TenantId
+
+__all__ = ["Invoice", "InvoiceLine", "invoice_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceLine:
+    """Tokens of one class, of one model, at one price."""
+
+    model: str
+    token_class: str
+    quantity_tokens: int
+    unit_price: Decimal
+    amount: Decimal
+    price_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    tenant_id: TenantId
+    period: Period
+    currency: str
+    """Empty when no event of the period has a price."""
+    lines: tuple[InvoiceLine, ...]
+    saved: Decimal
+    """What the hit tokens would have cost more as miss tokens; rounded as lines are."""
+    request_count: int
+    unrated_request_count: int
+
+    @property
+    def total(self) -> Decimal:
+        total = ZERO
+        for line in self.lines:
+            total = EXACT.add(total, line.amount)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """What the ledger has of one model under one price version."""
+
+    model: str
+    version: PriceVersion
+    price: Price
+    quantities: dict[str, int]
+
+    def lines(self) -> list[InvoiceLine]:
+        return [self._line(name) for name in TOKEN_CLASSES if self.quantities[name]]
+
+    def saved(self) -> Decimal:
+        exact = saved_by_hits(self.quantities["hit"], self.price)
+        return round_line(exact, self.version.invoice_decimals)
+
+    def _line(self, token_class: str) -> InvoiceLine:
+        unit_price = price_of_class(self.price, token_class)
+        quantity = self.quantities[token_class]
+        amount = round_line(amount_of(quantity, unit_price), self.version.invoice_decimals)
+        return InvoiceLine(self.model, token_class, quantity, unit_price, amount, self.version.name)
+
+
+def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> Invoice:
+    """The statement of `tenant_id`. Raises TenantUnknownError, InvalidPeriodError."""
+    known = select(entries.c.position).where(entries.c.tenant_id == tenant_id).limit(1)
+    if connection.execute(known).first() is None:
+        raise TenantUnknownError(f'the ledger has no event of tenant "{tenant_id}"')
+    usages, request_count, unrated_count = _usages(connection, tenant_id, period)
+    currencies = sorted({usage.version.currency for usage in usages})
+    if len(currencies) > 1:
+        raise InvalidPeriodError(
+            f"the period is priced in {' and '.join(currencies)}; ask for one invoice up to the"
+            " change of currency and one from there",
+            currencies=",".join(currencies),
+        )
+    saved = ZERO
+    for usage in usages:
+        saved = EXACT.add(saved, usage.saved())
+    return Invoice(
+        tenant_id=tenant_id,
+        period=period,
+        currency=currencies[0] if currencies else "",
+        lines=tuple(line for usage in usages for line in usage.lines()),
+        saved=saved,
+        request_count=request_count,
+        unrated_request_count=unrated_count,
+    )
+
+
+def _usages(
+    connection: Connection, tenant_id: TenantId, period: Period
+) -> tuple[list[_Usage], int, int]:
+    """Usage by model and price version, oldest price first; requests; unrated requests."""
+    tiers = (entries.c.hit_gpu, entries.c.hit_host, entries.c.hit_ssd, entries.c.hit_shared)
+    statement = (
+        select(
+            entries.c.model,
+            entries.c.price_id,
+            func.count().label("request_count"),
+            func.sum(sum(tiers[1:], start=tiers[0])).label("hit"),
+            func.sum(entries.c.miss).label("miss"),
+            func.sum(entries.c.output).label("output"),
+        )
+        .where(*period_filter(period, tenant_id))
+        .group_by(entries.c.model, entries.c.price_id)
+    )
+    versions = stored_versions(connection)
+    usages: list[_Usage] = []
+    request_count = unrated_count = 0
+    for row in connection.execute(statement):
+        request_count += row.request_count
+        version = versions[row.price_id] if row.price_id is not None else None
+        price = version.price_of(row.model) if version is not None else None
+        if version is None or price is None:
+            unrated_count += row.request_count
+            continue
+        quantities = {name: int(getattr(row, name)) for name in TOKEN_CLASSES}
+        usages.append(_Usage(row.model, version, price, quantities))
+    usages.sort(
+        key=lambda usage: (usage.model, usage.version.effective_time_ns, usage.version.name)
+    )
+    return usages, request_count, unrated_count

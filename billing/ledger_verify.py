@@ -1,0 +1,221 @@
+"""Verification: walks the whole ledger and recomputes everything that can be recomputed.
+
+For each entry, from its stored event and price version alone: the position follows, the columns
+repeat the event, rating gives exactly the stored postings, these sum to zero, and the hash
+continues the chain. Beside the chain: the append-only triggers are there, kept refusals match their
+hash, and no entry is missing at the end that was committed before the walk. Changes nothing; runs
+on a reader's thread over one snapshot.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from billing.entry import Entry, genesis_hash
+from billing.ledger_schema import (
+    entries,
+    ledger_meta,
+    postings,
+    price_versions,
+    refused_events,
+    trigger_names,
+)
+from billing.meter import Head, entry_row, posting_rows, refusal_hash
+from billing.money import EXACT, ZERO
+from billing.price_book import PriceId, PriceVersion, version_from_text
+from billing.rating import Posting, rate
+from billing.usage import event_from_text, refusal_of
+
+__all__ = ["Verification", "verify_ledger"]
+
+_ROWS_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a walk found. Counts are of what was there to walk; `head` is the last good entry's."""
+
+    entry_count: int
+    posting_count: int
+    unrated_count: int
+    refused_count: int
+    head: Head
+    broken_position: int
+    """First entry that does not hold; 0 when all do."""
+    problem: str
+    """Empty when the ledger holds."""
+
+
+class _BrokenError(Exception):
+    """Something does not hold at a position; 0: not at an entry."""
+
+    def __init__(self, position: int, problem: str) -> None:
+        super().__init__(problem)
+        self.position = position
+
+
+def verify_ledger(connection: Connection, committed: Head) -> Verification:
+    """Walks the snapshot of `connection`. REQUIRES: `committed` was read before it began."""
+    walk = _Walk(connection)
+    position, problem = 0, ""
+    try:
+        walk.run(committed)
+    except _BrokenError as broken:
+        position, problem = broken.position, str(broken)
+    except (DBAPIError, ValueError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        position, problem = walk.head.position + 1, f"cannot be read: {reason}"
+    return Verification(
+        entry_count=_count(connection, entries),
+        posting_count=_count(connection, postings),
+        unrated_count=walk.unrated_count,
+        refused_count=_count(connection, refused_events),
+        head=walk.head,
+        broken_position=position,
+        problem=problem,
+    )
+
+
+class _Walk:
+    """One pass over the ledger. `head` is the last entry that holds."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        meta = {row.key: row.value for row in connection.execute(select(ledger_meta))}
+        self.head = Head(0, genesis_hash(meta.get("ledger_id", "")))
+        self.unrated_count = 0
+        self._versions: dict[PriceId, PriceVersion | None] = {}
+
+    def run(self, committed: Head) -> None:
+        self._load_versions()
+        lines = _Postings(self._connection)
+        for row in _rows(self._connection, entries, entries.c.position):
+            self._check(row, lines.of(row["position"], self.head.position + 1))
+            if self.head.position == committed.position and self.head.hash != committed.hash:
+                raise _BrokenError(self.head.position, "is not the entry that was committed there")
+        if self.head.position < committed.position:
+            raise _BrokenError(
+                self.head.position + 1, "is missing: entries were cut off the ledger's end"
+            )
+        lines.finish(self.head.position + 1)
+        self._check_versions()
+        self._check_triggers()
+        self._check_refusals()
+
+    def _load_versions(self) -> None:
+        for row in self._connection.execute(select(price_versions)):
+            try:
+                version = version_from_text(row.text)
+            except ValueError:
+                version = None
+            holds = version is not None and (version.id, version.name) == (row.price_id, row.name)
+            self._versions[PriceId(row.price_id)] = version if holds else None
+
+    def _check(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
+        position = self.head.position + 1
+        if row["position"] != position:
+            raise _BrokenError(position, f"is missing: position {row['position']} follows")
+        try:
+            event = event_from_text(row["event"])
+        except ValueError as error:
+            raise _BrokenError(position, str(error)) from None
+        refusal = refusal_of(event, row["recorded_time_ns"])
+        if refusal is not None or event.end_time_ns is None:
+            raise _BrokenError(position, f"its event is not acceptable: {refusal}")
+        version = self._version(position, row["price_id"], event.end_time_ns)
+        rated = rate(event, version)
+        _check_postings(position, rated, stored)
+        entry = Entry(position, row["recorded_time_ns"], row["event"], row["price_id"], rated)
+        entry_hash = entry.hash_after(self.head.hash)
+        for column, value in entry_row(entry, event, entry_hash).items():
+            if row[column] != value:
+                what = "hash does not continue the chain" if column == "hash" else "differs"
+                raise _BrokenError(position, f"its {column} {what}: the entry was changed")
+        self.unrated_count += version is None
+        self.head = Head(position, entry_hash)
+
+    def _version(self, position: int, price_id: str | None, time_ns: int) -> PriceVersion | None:
+        if price_id is None:
+            return None
+        version = self._versions.get(PriceId(price_id))
+        if version is None:
+            raise _BrokenError(position, "the price version that rated it is missing or changed")
+        if version.effective_time_ns > time_ns:
+            raise _BrokenError(position, "it was rated with a price version from after its time")
+        return version
+
+    def _check_versions(self) -> None:
+        for price_id, version in self._versions.items():
+            if version is None:
+                raise _BrokenError(0, f"the stored price version {price_id[:16]} was changed")
+
+    def _check_triggers(self) -> None:
+        if self._connection.dialect.name != "sqlite":
+            return
+        found = self._connection.execute(
+            text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        ).scalars()
+        missing = sorted(trigger_names() - set(found))
+        if missing:
+            raise _BrokenError(0, f"triggers that keep the ledger append-only are gone: {missing}")
+
+    def _check_refusals(self) -> None:
+        for row in _rows(self._connection, refused_events, refused_events.c.content_hash):
+            if refusal_hash(row["reason"], row["wire"]) != row["content_hash"]:
+                raise _BrokenError(0, f"the refused event {row['request_id']} was changed")
+
+
+class _Postings:
+    """Stored postings, handed out entry by entry in step with the walk."""
+
+    def __init__(self, connection: Connection) -> None:
+        rows = _rows(connection, postings, postings.c.position, postings.c.line)
+        self._groups = groupby(rows, key=lambda row: int(row["position"]))
+        self._next = self._take()
+
+    def of(self, position: int, expected: int) -> list[dict[str, Any]]:
+        """Rows of `position`; raises _BrokenError when rows belong to no entry before it."""
+        if self._next is None or self._next[0] > position:
+            return []
+        found, rows = self._next
+        if found < position:
+            raise _BrokenError(min(found, expected) or expected, "has postings but no entry")
+        self._next = self._take()
+        return rows
+
+    def finish(self, expected: int) -> None:
+        if self._next is not None:
+            raise _BrokenError(expected, "has postings but no entry")
+
+    def _take(self) -> tuple[int, list[dict[str, Any]]] | None:
+        group = next(self._groups, None)
+        return None if group is None else (group[0], [dict(row) for row in group[1]])
+
+
+def _check_postings(
+    position: int, rated: tuple[Posting, ...], stored: list[dict[str, Any]]
+) -> None:
+    if posting_rows(position, rated) != stored:
+        raise _BrokenError(position, "its postings are not what rating its event gives")
+    sums: dict[str, Any] = {}
+    for posting in rated:
+        sums[posting.currency] = EXACT.add(sums.get(posting.currency, ZERO), posting.amount)
+    if any(sums.values()):
+        raise _BrokenError(position, "its postings do not sum to zero")
+
+
+def _rows(connection: Connection, table: Any, *order: Any) -> Iterator[RowMapping]:
+    query = select(table).order_by(*order)
+    result = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
+    yield from result.mappings()
+
+
+def _count(connection: Connection, table: Any) -> int:
+    try:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+    except DBAPIError:
+        return 0

@@ -1,0 +1,72 @@
+"""What the billing service tells Prometheus. Names and labels are part of its face; labels are
+bounded and never name a tenant or a request.
+
+Written on the ledger writer's thread (commits) and the event loop (calls); prometheus-client makes
+that, and reading from its own thread, safe.
+"""
+
+import logging
+from collections import Counter as Tally
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from billing.meter import Head, Outcome, RecordStatus
+from billing.usage import Refusal
+
+__all__ = ["BillingMetrics"]
+
+log = logging.getLogger(__name__)
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_EVENTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000)
+
+
+class BillingMetrics:
+    """Counters and gauges in a registry of their own; hears of commits as the ledger's listener."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._events = self._counter("events", "Usage events answered.", "outcome")
+        self._refusals = self._counter("refusals", "Events without an entry.", "reason")
+        self._unrated = self._counter("unrated_events", "Entries that no price covers.")
+        self._failures = self._counter("failed_commits", "Transactions that were not taken.")
+        self._group = self._histogram("commit_events", "Events of one transaction.", _EVENTS)
+        self._record = self._histogram("record_seconds", "RecordUsage, until durable.", _SECONDS)
+        self._entries = Gauge(
+            "kvtier_billing_ledger_entries", "Entries in the ledger.", registry=self.registry
+        )
+        for status in RecordStatus:
+            self._events.labels(status.value)
+        for refusal in Refusal:
+            self._refusals.labels(refusal.value)
+
+    def opened(self, head: Head) -> None:
+        self._entries.set(head.position)
+
+    def recorded(self, seconds: float) -> None:
+        self._record.observe(seconds)
+
+    def committed(self, outcomes: Sequence[Outcome], batch_count: int, head: Head) -> None:
+        self._group.observe(len(outcomes))
+        self._entries.set(head.position)
+        for status, count in Tally(outcome.status for outcome in outcomes).items():
+            self._events.labels(status.value).inc(count)
+        reasons = Tally(outcome.reason for outcome in outcomes if outcome.reason)
+        for reason, count in reasons.items():
+            self._refusals.labels(reason).inc(count)
+        if reasons:
+            log.warning("events refused and kept aside", extra={"reasons": dict(reasons)})
+        unrated = sum(outcome.unrated for outcome in outcomes)
+        if unrated:
+            self._unrated.inc(unrated)
+            log.warning("no price covers events", extra={"event_count": unrated})
+
+    def failed(self, batch_count: int) -> None:
+        self._failures.inc()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"kvtier_billing_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"kvtier_billing_{name}", text, buckets=buckets, registry=self.registry)

@@ -1,0 +1,54 @@
+"""Exact amounts: decimals that are never rounded by accident.
+
+Invariant: arithmetic through `EXACT` is exact or raises; nothing here ever touches a float. The one
+place that rounds is `round_line`, called once per invoice line. Pure functions, any thread.
+"""
+
+import re
+from decimal import ROUND_HALF_EVEN, Clamped, Context, Decimal, Inexact, InvalidOperation, Overflow
+
+__all__ = ["EXACT", "UNIT_TOKENS", "ZERO", "amount_of", "parse_price", "round_line", "to_text"]
+
+UNIT_TOKENS = 1_000_000
+"""Prices are per this many tokens. Frozen: stored amounts depend on it. A power of ten, so that
+dividing by it is exact."""
+
+_UNIT_EXPONENT = -6
+
+EXACT = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow, Clamped])
+"""Raises `Inexact` where a digit would be lost: 120 digits hold any sum of a ledger's amounts."""
+
+ZERO = Decimal(0)
+
+_PRICE = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,12})?")
+
+
+def parse_price(text: str) -> Decimal:
+    """A price as plain decimal text, not negative. Raises ValueError with what is wrong."""
+    if not _PRICE.fullmatch(text):
+        raise ValueError(
+            f'"{text}" is not a price: write digits with at most 12 before and 12 after the point,'
+            ' for example "0.1"'
+        )
+    return Decimal(text)
+
+
+def amount_of(quantity_tokens: int, unit_price: Decimal) -> Decimal:
+    """What `quantity_tokens` cost at `unit_price` per UNIT_TOKENS, to the last digit."""
+    exact = EXACT.multiply(Decimal(quantity_tokens), unit_price)
+    return EXACT.scaleb(exact, _UNIT_EXPONENT)
+
+
+def round_line(amount: Decimal, decimals: int) -> Decimal:
+    """An invoice line's amount: half to even, `decimals` places. The only rounding there is."""
+    context = Context(prec=120, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
+    rounded = amount.quantize(Decimal(1).scaleb(-decimals), context=context)
+    return rounded if rounded else rounded.copy_abs()
+
+
+def to_text(amount: Decimal) -> str:
+    """Canonical text: no exponent, no trailing zeros, no negative zero. Frozen: it is hashed."""
+    if not amount:
+        return "0"
+    text = format(amount, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

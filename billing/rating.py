@@ -1,0 +1,62 @@
+"""Rating: what an event costs, as balanced postings.
+
+    receivable/<tenant>    + sum           what the tenant owes
+    revenue/hit            - hit tokens    x hit price
+    revenue/miss           - miss tokens   x miss price
+    revenue/output         - output tokens x output price
+
+Invariant: the postings of an event sum to exactly zero, and the same event and price version always
+give the same postings. Every token that the event counts is charged; which tokens an end counts is
+the worker's rule (docs/billing.md), and a lost worker's event counts none. A class without tokens
+has no posting. Pure, any thread.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from billing.money import EXACT, ZERO, amount_of
+from billing.price_book import Price, PriceVersion
+from billing.usage import UsageEvent
+
+__all__ = ["TOKEN_CLASSES", "Posting", "price_of_class", "rate"]
+
+TOKEN_CLASSES = ("hit", "miss", "output")
+"""In the order of postings and invoice lines. Frozen: the order is hashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One side of an entry. Debits are positive."""
+
+    account: str
+    token_class: str
+    """Empty on the tenant's side."""
+    quantity_tokens: int
+    amount: Decimal
+    currency: str
+
+
+def rate(event: UsageEvent, version: PriceVersion | None) -> tuple[Posting, ...]:
+    """Postings of `event` under `version`; none when there is no price or nothing to charge."""
+    price = version.price_of(event.model) if version is not None else None
+    if version is None or price is None:
+        return ()
+    quantities = (event.tokens.hit, event.tokens.miss, event.tokens.output)
+    credits_ = []
+    owed = ZERO
+    for token_class, quantity in zip(TOKEN_CLASSES, quantities, strict=True):
+        if quantity:
+            amount = amount_of(quantity, price_of_class(price, token_class))
+            owed = EXACT.add(owed, amount)
+            negative = EXACT.minus(amount) if amount else ZERO
+            account = f"revenue/{token_class}"
+            credits_.append(Posting(account, token_class, quantity, negative, version.currency))
+    if not credits_:
+        return ()
+    debit = Posting(f"receivable/{event.tenant_id}", "", 0, owed, version.currency)
+    return (debit, *credits_)
+
+
+def price_of_class(price: Price, token_class: str) -> Decimal:
+    """The unit price of "hit", "miss" or "output"."""
+    return {"hit": price.hit, "miss": price.miss, "output": price.output}[token_class]

@@ -1,0 +1,125 @@
+"""Composition root: the only place that builds the till's parts, in this order, and takes them down
+in the reverse one.
+
+    price book -> ledger file (lock) -> ledger writer -> executors -> gRPC
+
+Draining: say NOT_SERVING, give running calls `drain_seconds`, record what is queued, close the
+file. Nothing is lost when it is cut short: workers keep what was not answered and send it again.
+Main thread and its event loop.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from prometheus_client import start_http_server
+
+from billing.ledger import Ledger
+from billing.ledger_store import LedgerStore
+from billing.metrics import BillingMetrics
+from billing.price_book_file import load_price_book
+from billing.servicer import UsageParts, UsageServicer
+from billing.settings import BillingSettings
+from billing.status import STATUS_TABLE
+from kvtier.serving import AddressInUseError, GrpcServer
+from kvtier.v1 import usage_pb2, usage_pb2_grpc
+
+__all__ = ["RunningBilling", "start_billing"]
+
+log = logging.getLogger(__name__)
+
+SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
+
+READER_THREADS = 2
+
+
+@dataclass(slots=True)
+class RunningBilling:
+    """A till that serves; `drain` ends it."""
+
+    listen: str
+    """The address really bound."""
+    _parts: AsyncExitStack
+
+    async def drain(self) -> None:
+        await self._parts.aclose()
+
+
+async def start_billing(
+    settings: BillingSettings, clock_ns: Callable[[], int] = time.time_ns
+) -> RunningBilling:
+    """Builds and starts everything.
+
+    Raises AddressInUseError and of `billing.errors`: PriceBookError, LedgerReadOnlyError,
+    LedgerLockedError, LedgerTooNewError, LedgerForeignError, LedgerUnavailableError.
+    """
+    async with AsyncExitStack() as parts:
+        return await _build(settings, clock_ns, parts)
+
+
+async def _build(
+    settings: BillingSettings, clock_ns: Callable[[], int], parts: AsyncExitStack
+) -> RunningBilling:
+    metrics = BillingMetrics()
+    book = load_price_book(settings.price_book)
+    store = LedgerStore(settings.data_directory)
+    parts.callback(store.close)
+    ledger = Ledger(store, book, clock_ns, metrics)
+    parts.push_async_callback(asyncio.to_thread, ledger.close)
+    metrics.opened(ledger.head)
+    servicer = UsageServicer(
+        UsageParts(
+            ledger=ledger,
+            store=store,
+            book=book,
+            metrics=metrics,
+            intake=_executor(parts, "intake", 1),
+            readers=_executor(parts, "reader", READER_THREADS),
+            verifier=_executor(parts, "verifier", 1),
+        )
+    )
+    server = GrpcServer(STATUS_TABLE)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(servicer, server.server)
+    if settings.metrics_listen:
+        parts.callback(_serve_metrics(settings.metrics_listen, metrics))
+    bound = await server.start([settings.listen], [SERVICE])
+    parts.push_async_callback(server.drain, settings.drain_seconds)
+    # The head's hash in a log kept elsewhere proves later that no entry was cut off the end.
+    log.info(
+        "billing ready",
+        extra={
+            "listen": bound[0],
+            "ledger": str(store.path),
+            "entry_count": ledger.head.position,
+            "head_hash": ledger.head.hash.hex(),
+        },
+    )
+    return RunningBilling(bound[0], parts.pop_all())
+
+
+def _executor(parts: AsyncExitStack, name: str, threads: int) -> ThreadPoolExecutor:
+    """The servicer bounds what waits there: see its limits on calls."""
+    executor = ThreadPoolExecutor(threads, thread_name_prefix=f"billing-{name}")
+    parts.callback(executor.shutdown, wait=False, cancel_futures=True)
+    return executor
+
+
+def _serve_metrics(address: str, metrics: BillingMetrics) -> Callable[[], None]:
+    host, _, port = address.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), host, metrics.registry)
+    except (OSError, ValueError, OverflowError) as error:
+        raise AddressInUseError(
+            f"cannot serve metrics on {address}: {error}", address=address
+        ) from None
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop

@@ -1,0 +1,160 @@
+"""UsageService's edge: check, call, convert; no decisions.
+
+Runs on the event loop. What takes longer than a moment (converting hundreds of events, reading the
+ledger) goes to executors that `server.py` owns; the ledger's writer answers through a future.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from sqlalchemy import Connection
+
+from billing.errors import LedgerUnavailableError, TooManyEventsError
+from billing.invoice import invoice_of
+from billing.ledger import Ledger
+from billing.ledger_store import LedgerStore
+from billing.ledger_verify import verify_ledger
+from billing.metrics import BillingMetrics
+from billing.price_book import PriceBook
+from billing.report import UsageQuery, usage_rows
+from billing.usage import TenantId
+from billing.wire import (
+    invoice_message,
+    outcome_message,
+    period_of,
+    row_message,
+    submission_of,
+    verification_message,
+    version_message,
+)
+from kvtier.v1 import usage_pb2, usage_pb2_grpc
+
+__all__ = ["EVENTS_MAX", "UsageParts", "UsageServicer"]
+
+EVENTS_MAX = 1_000
+"""Of one RecordUsage call, as the contract says."""
+
+RECORDING_MAX = 128
+"""Calls that record at a time; one more is told to send again."""
+
+READING_MAX = 64
+"""Calls that read the ledger at a time."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class UsageParts:
+    """What the edge calls."""
+
+    ledger: Ledger
+    store: LedgerStore
+    book: PriceBook
+    metrics: BillingMetrics
+    intake: Executor
+    """Converts events; one thread."""
+    readers: Executor
+    """Read the ledger for reports and invoices."""
+    verifier: Executor
+    """Walks the ledger; one thread, so that a long walk keeps no report waiting."""
+
+
+class _Places:
+    """How many calls of a kind may be under way. Event loop only."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Raises LedgerUnavailableError when none is free."""
+        if not self._free:
+            raise LedgerUnavailableError("too many calls are under way; send again")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
+    """Counts the calls under way; holds no other state."""
+
+    def __init__(self, parts: UsageParts) -> None:
+        self._parts = parts
+        self._recording = _Places(RECORDING_MAX)
+        self._reading = _Places(READING_MAX)
+
+    async def RecordUsage(
+        self, request: usage_pb2.RecordUsageRequest, context: Context
+    ) -> usage_pb2.RecordUsageResponse:
+        started = time.monotonic()
+        if len(request.events) > EVENTS_MAX:
+            raise TooManyEventsError(
+                f"{len(request.events)} events in a call; send at most {EVENTS_MAX}",
+                events_max=EVENTS_MAX,
+            )
+        with self._recording.one():
+            submissions = await self._off_loop(
+                self._parts.intake, lambda: [submission_of(event) for event in request.events]
+            )
+            outcomes = await asyncio.wrap_future(self._parts.ledger.record(submissions))
+            response = await self._off_loop(
+                self._parts.intake,
+                lambda: usage_pb2.RecordUsageResponse(outcomes=map(outcome_message, outcomes)),
+            )
+        self._parts.metrics.recorded(time.monotonic() - started)
+        return response
+
+    async def GetUsage(
+        self, request: usage_pb2.GetUsageRequest, context: Context
+    ) -> usage_pb2.GetUsageResponse:
+        query = UsageQuery(request.tenant_id, period_of(request), tuple(request.group_by))
+
+        def report(connection: Connection) -> usage_pb2.GetUsageResponse:
+            rows: Iterable[usage_pb2.UsageRow] = (
+                row_message(row, query.group_by) for row in usage_rows(connection, query)
+            )
+            return usage_pb2.GetUsageResponse(rows=rows)
+
+        return await self._read(report)
+
+    async def GetInvoice(
+        self, request: usage_pb2.GetInvoiceRequest, context: Context
+    ) -> usage_pb2.GetInvoiceResponse:
+        tenant, period = TenantId(request.tenant_id), period_of(request)
+        invoice = await self._read(
+            lambda connection: invoice_message(invoice_of(connection, tenant, period))
+        )
+        return usage_pb2.GetInvoiceResponse(invoice=invoice)
+
+    async def VerifyLedger(
+        self, request: usage_pb2.VerifyLedgerRequest, context: Context
+    ) -> usage_pb2.VerifyLedgerResponse:
+        def walk() -> usage_pb2.VerifyLedgerResponse:
+            committed = self._parts.ledger.head
+            found = self._parts.store.read(lambda connection: verify_ledger(connection, committed))
+            return verification_message(found)
+
+        with self._reading.one():
+            return await self._off_loop(self._parts.verifier, walk)
+
+    async def GetPriceBook(
+        self, request: usage_pb2.GetPriceBookRequest, context: Context
+    ) -> usage_pb2.GetPriceBookResponse:
+        versions = map(version_message, self._parts.book.versions)
+        return usage_pb2.GetPriceBookResponse(versions=versions)
+
+    async def _read(self, query: Callable[[Connection], Result]) -> Result:
+        with self._reading.one():
+            return await self._off_loop(self._parts.readers, lambda: self._parts.store.read(query))
+
+    def _off_loop(self, executor: Executor, call: Callable[[], Result]) -> Awaitable[Result]:
+        return asyncio.get_running_loop().run_in_executor(executor, call)

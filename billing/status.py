@@ -1,0 +1,36 @@
+"""The one table: billing errors -> gRPC status codes."""
+
+from grpc import StatusCode
+
+from billing.errors import (
+    BillingError,
+    InvalidGroupError,
+    InvalidPeriodError,
+    LedgerForeignError,
+    LedgerLockedError,
+    LedgerReadOnlyError,
+    LedgerTooNewError,
+    LedgerUnavailableError,
+    PriceBookError,
+    TenantUnknownError,
+    TooManyEventsError,
+    TooManyRowsError,
+)
+from kvtier.serving import StatusTable
+
+__all__ = ["STATUS_TABLE"]
+
+STATUS_TABLE: StatusTable = {
+    BillingError: StatusCode.INTERNAL,
+    PriceBookError: StatusCode.FAILED_PRECONDITION,
+    LedgerUnavailableError: StatusCode.UNAVAILABLE,
+    LedgerLockedError: StatusCode.UNAVAILABLE,
+    LedgerTooNewError: StatusCode.FAILED_PRECONDITION,
+    LedgerReadOnlyError: StatusCode.UNAVAILABLE,
+    LedgerForeignError: StatusCode.FAILED_PRECONDITION,
+    TooManyEventsError: StatusCode.INVALID_ARGUMENT,
+    InvalidPeriodError: StatusCode.INVALID_ARGUMENT,
+    InvalidGroupError: StatusCode.INVALID_ARGUMENT,
+    TooManyRowsError: StatusCode.INVALID_ARGUMENT,
+    TenantUnknownError: StatusCode.NOT_FOUND,
+}

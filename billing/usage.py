@@ -1,0 +1,221 @@
+"""Usage events: the fact that a request was served, and what makes one acceptable.
+
+An event is stored as received and never changes; it holds no price. `refusal_of` is pure: the same
+event at the same time always gets the same answer. Frozen data, any thread.
+"""
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NewType
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "EndReason",
+    "Refusal",
+    "TenantId",
+    "TokenCounts",
+    "UsageEvent",
+    "event_from_text",
+    "event_text",
+    "refusal_of",
+]
+
+TenantId = NewType("TenantId", str)
+
+SCHEMA_VERSION = 1
+"""The only layout of events so far."""
+
+TOKENS_MAX = 10**10
+"""No request has more tokens; keeps sums over 900 million events inside 64 bits."""
+
+TEXT_CHARACTERS_MAX = 1024
+FUTURE_NS_MAX = 24 * 3600 * 10**9
+"""How far a worker's clock may run ahead. A refusal is for good, so this is wide: a wrong time zone
+passes, a wrong year does not."""
+
+
+class EndReason(Enum):
+    """What ended a request. Values are stored: frozen."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    ERROR = "error"
+    WORKER_LOST = "worker_lost"
+
+
+class Refusal(Enum):
+    """Why an event has no entry. Values go over the wire: frozen."""
+
+    MISSING_ID = "MISSING_ID"
+    MISSING_TENANT = "MISSING_TENANT"
+    MISSING_MODEL = "MISSING_MODEL"
+    MISSING_TIME = "MISSING_TIME"
+    UNKNOWN_SCHEMA = "UNKNOWN_SCHEMA"
+    UNKNOWN_END_REASON = "UNKNOWN_END_REASON"
+    INVALID_TEXT = "INVALID_TEXT"
+    NEGATIVE_QUANTITY = "NEGATIVE_QUANTITY"
+    QUANTITY_TOO_LARGE = "QUANTITY_TOO_LARGE"
+    HIT_MISS_SUM = "HIT_MISS_SUM"
+    TIER_SUM = "TIER_SUM"
+    TIME_ORDER = "TIME_ORDER"
+    TIME_RANGE = "TIME_RANGE"
+    FUTURE = "FUTURE"
+    LOST_WITH_TOKENS = "LOST_WITH_TOKENS"
+    OTHER_CONTENT = "OTHER_CONTENT"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of one request in disjoint classes; `prompt` is what the worker says they sum to."""
+
+    prompt: int
+    hit: int
+    hit_gpu: int
+    hit_host: int
+    hit_ssd: int
+    hit_shared: int
+    miss: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """As the worker sent it; `refusal_of` says whether it makes sense. Times: ns since 1970 UTC."""
+
+    request_id: str
+    schema_version: int
+    tenant_id: TenantId
+    model: str
+    start_time_ns: int | None
+    end_time_ns: int | None
+    end_reason: EndReason | None
+    """None: not one this version knows."""
+    tokens: TokenCounts
+    node: str
+    client_request_id: str
+    ttft_ns: int | None
+    """None: there was no first token. Zero is a time."""
+
+
+def refusal_of(event: UsageEvent, now_ns: int) -> Refusal | None:
+    """Why `event` cannot have an entry, or None when it can."""
+    return _identity_refusal(event) or _time_refusal(event, now_ns) or _token_refusal(event)
+
+
+def _identity_refusal(event: UsageEvent) -> Refusal | None:
+    if event.schema_version != SCHEMA_VERSION:
+        return Refusal.UNKNOWN_SCHEMA
+    if not event.request_id:
+        return Refusal.MISSING_ID
+    if not event.tenant_id:
+        return Refusal.MISSING_TENANT
+    if not event.model:
+        return Refusal.MISSING_MODEL
+    # Not the client's own name for the request: nobody may dodge the bill by sending a strange one.
+    for text in (event.request_id, event.tenant_id, event.model):
+        if len(text) > TEXT_CHARACTERS_MAX or not text.isprintable():
+            return Refusal.INVALID_TEXT
+    if event.end_reason is None:
+        return Refusal.UNKNOWN_END_REASON
+    return None
+
+
+def _time_refusal(event: UsageEvent, now_ns: int) -> Refusal | None:
+    if event.start_time_ns is None or event.end_time_ns is None:
+        return Refusal.MISSING_TIME
+    if event.start_time_ns < 0 or (event.ttft_ns is not None and event.ttft_ns < 0):
+        return Refusal.TIME_RANGE
+    if event.end_time_ns < event.start_time_ns:
+        return Refusal.TIME_ORDER
+    if event.end_time_ns > now_ns + FUTURE_NS_MAX:
+        return Refusal.FUTURE
+    if event.ttft_ns is not None and event.ttft_ns > 2**62:
+        return Refusal.TIME_RANGE
+    return None
+
+
+def _token_refusal(event: UsageEvent) -> Refusal | None:
+    t = event.tokens
+    tiers = (t.hit_gpu, t.hit_host, t.hit_ssd, t.hit_shared)
+    counts = (t.prompt, t.hit, t.miss, t.output, *tiers)
+    if min(counts) < 0:
+        return Refusal.NEGATIVE_QUANTITY
+    if max(counts) > TOKENS_MAX:
+        return Refusal.QUANTITY_TOO_LARGE
+    if t.hit + t.miss != t.prompt:
+        return Refusal.HIT_MISS_SUM
+    if sum(tiers) != t.hit:
+        return Refusal.TIER_SUM
+    if event.end_reason is EndReason.WORKER_LOST and (t.prompt or t.output):
+        return Refusal.LOST_WITH_TOKENS
+    return None
+
+
+def event_text(event: UsageEvent) -> str:
+    """Canonical text of an acceptable event: one line of ASCII JSON. Frozen: it is hashed."""
+    t = event.tokens
+    fields = {
+        "client_request_id": event.client_request_id,
+        "end_reason": event.end_reason.value if event.end_reason else None,
+        "end_time_ns": event.end_time_ns,
+        "hit": t.hit,
+        "hit_gpu": t.hit_gpu,
+        "hit_host": t.hit_host,
+        "hit_shared": t.hit_shared,
+        "hit_ssd": t.hit_ssd,
+        "miss": t.miss,
+        "model": event.model,
+        "node": event.node,
+        "output": t.output,
+        "prompt": t.prompt,
+        "request_id": event.request_id,
+        "schema_version": event.schema_version,
+        "start_time_ns": event.start_time_ns,
+        "tenant_id": event.tenant_id,
+        "ttft_ns": event.ttft_ns,
+    }
+    return _ENCODE(fields)
+
+
+_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
+
+def event_from_text(text: str) -> UsageEvent:
+    """Inverse of `event_text`. Raises ValueError when `text` is not exactly such a line."""
+    try:
+        fields = json.loads(text)
+        event = _event_of(fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a stored usage event: {error}") from None
+    if event_text(event) != text:
+        raise ValueError("not the canonical text of a usage event")
+    return event
+
+
+def _event_of(fields: dict[str, Any]) -> UsageEvent:
+    tokens = TokenCounts(
+        prompt=fields["prompt"],
+        hit=fields["hit"],
+        hit_gpu=fields["hit_gpu"],
+        hit_host=fields["hit_host"],
+        hit_ssd=fields["hit_ssd"],
+        hit_shared=fields["hit_shared"],
+        miss=fields["miss"],
+        output=fields["output"],
+    )
+    return UsageEvent(
+        request_id=fields["request_id"],
+        schema_version=fields["schema_version"],
+        tenant_id=TenantId(fields["tenant_id"]),
+        model=fields["model"],
+        start_time_ns=fields["start_time_ns"],
+        end_time_ns=fields["end_time_ns"],
+        end_reason=EndReason(fields["end_reason"]),
+        tokens=tokens,
+        node=fields["node"],
+        client_request_id=fields["client_request_id"],
+        ttft_ns=fields["ttft_ns"],
+    )

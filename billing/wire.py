@@ -1,0 +1,188 @@
+"""Billing's types as messages of `kvtier.v1`, and back. Pure functions, any thread.
+
+Invariant: what comes in is taken as it is, nonsense included, so that `meter` judges it and a
+refused event can be kept; an enum number or time that has no meaning becomes None.
+"""
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from billing.entry import EntryHash
+from billing.errors import InvalidPeriodError
+from billing.invoice import Invoice
+from billing.ledger_verify import Verification
+from billing.meter import Outcome, RecordStatus, Submission
+from billing.money import UNIT_TOKENS, to_text
+from billing.period import Period
+from billing.price_book import PriceVersion
+from billing.report import UsageRow
+from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
+from kvtier.v1 import usage_pb2
+
+__all__ = [
+    "invoice_message",
+    "outcome_message",
+    "period_of",
+    "row_message",
+    "submission_of",
+    "verification_message",
+    "version_message",
+]
+
+_END_REASONS = {
+    usage_pb2.END_REASON_STOP: EndReason.STOP,
+    usage_pb2.END_REASON_LENGTH: EndReason.LENGTH,
+    usage_pb2.END_REASON_CANCELLED: EndReason.CANCELLED,
+    usage_pb2.END_REASON_DEADLINE: EndReason.DEADLINE,
+    usage_pb2.END_REASON_ERROR: EndReason.ERROR,
+    usage_pb2.END_REASON_WORKER_LOST: EndReason.WORKER_LOST,
+}
+
+_STATUSES = {
+    RecordStatus.ACCEPTED: usage_pb2.RECORD_STATUS_ACCEPTED,
+    RecordStatus.DUPLICATE: usage_pb2.RECORD_STATUS_DUPLICATE,
+    RecordStatus.CONFLICT: usage_pb2.RECORD_STATUS_CONFLICT,
+    RecordStatus.REJECTED: usage_pb2.RECORD_STATUS_REJECTED,
+}
+
+_NS = 10**9
+
+
+def submission_of(message: usage_pb2.UsageEvent) -> Submission:
+    tokens, tiers = message.tokens, message.tokens.hit_tokens_by_tier
+    event = UsageEvent(
+        request_id=message.request_id,
+        schema_version=message.schema_version,
+        tenant_id=TenantId(message.tenant_id),
+        model=message.model,
+        start_time_ns=_ns(message.start_time) if message.HasField("start_time") else None,
+        end_time_ns=_ns(message.end_time) if message.HasField("end_time") else None,
+        end_reason=_END_REASONS.get(message.end_reason),
+        tokens=TokenCounts(
+            prompt=tokens.prompt_tokens,
+            hit=tokens.hit_tokens,
+            hit_gpu=tiers.gpu,
+            hit_host=tiers.host,
+            hit_ssd=tiers.ssd,
+            hit_shared=tiers.shared,
+            miss=tokens.miss_tokens,
+            output=tokens.completion_tokens,
+        ),
+        node=message.node,
+        client_request_id=message.client_request_id,
+        ttft_ns=_ns(message.ttft) if message.HasField("ttft") else None,
+    )
+    return Submission(event, message.SerializeToString())
+
+
+def period_of(
+    message: usage_pb2.GetUsageRequest | usage_pb2.GetInvoiceRequest,
+) -> Period:
+    """Raises InvalidPeriodError."""
+    bounds: list[int | None] = []
+    for name in ("start_time", "end_time"):
+        time: Timestamp = getattr(message, name)
+        if not message.HasField(name):
+            bounds.append(None)
+            continue
+        nanoseconds = _ns(time)
+        if not 0 <= nanoseconds < 2**63:
+            raise InvalidPeriodError(f"{name} is not between the years 1970 and 2262")
+        bounds.append(nanoseconds)
+    return Period(bounds[0], bounds[1])
+
+
+def outcome_message(outcome: Outcome) -> usage_pb2.RecordOutcome:
+    return usage_pb2.RecordOutcome(
+        request_id=outcome.request_id,
+        status=_STATUSES[outcome.status],
+        reason=outcome.reason,
+        ledger_position=outcome.position,
+    )
+
+
+def row_message(row: UsageRow, group_by: tuple[str, ...]) -> usage_pb2.UsageRow:
+    return usage_pb2.UsageRow(
+        group=dict(zip(group_by, row.group, strict=True)),
+        request_count=row.request_count,
+        tokens=usage_pb2.TokenUsage(
+            prompt_tokens=row.prompt,
+            hit_tokens=row.hit,
+            hit_tokens_by_tier=usage_pb2.HitTokensByTier(
+                gpu=row.hit_gpu, host=row.hit_host, ssd=row.hit_ssd, shared=row.hit_shared
+            ),
+            miss_tokens=row.miss,
+            completion_tokens=row.output,
+        ),
+        amount=to_text(row.amount),
+        currency_code=row.currency,
+        saved_amount=to_text(row.saved),
+    )
+
+
+def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
+    """Amounts keep the decimals they were rounded to."""
+    message = usage_pb2.Invoice(
+        tenant_id=invoice.tenant_id,
+        currency_code=invoice.currency,
+        lines=[
+            usage_pb2.InvoiceLine(
+                model=line.model,
+                token_class=line.token_class,
+                quantity_tokens=line.quantity_tokens,
+                unit_price=to_text(line.unit_price),
+                unit_tokens=UNIT_TOKENS,
+                amount=format(line.amount, "f"),
+                price_book_version=line.price_version,
+            )
+            for line in invoice.lines
+        ],
+        total_amount=format(invoice.total, "f"),
+        saved_amount=format(invoice.saved, "f"),
+        request_count=invoice.request_count,
+        unrated_request_count=invoice.unrated_request_count,
+    )
+    if invoice.period.start_ns is not None:
+        message.start_time.FromNanoseconds(invoice.period.start_ns)
+    if invoice.period.end_ns is not None:
+        message.end_time.FromNanoseconds(invoice.period.end_ns)
+    return message
+
+
+def verification_message(found: Verification) -> usage_pb2.VerifyLedgerResponse:
+    return usage_pb2.VerifyLedgerResponse(
+        entry_count=found.entry_count,
+        posting_count=found.posting_count,
+        verified=not found.problem,
+        first_broken_position=found.broken_position,
+        problem=found.problem,
+        unrated_count=found.unrated_count,
+        refused_count=found.refused_count,
+        head_hash=EntryHash(found.head.hash).hex(),
+    )
+
+
+def version_message(version: PriceVersion) -> usage_pb2.PriceBookVersion:
+    message = usage_pb2.PriceBookVersion(
+        version=version.name,
+        currency_code=version.currency,
+        source=version.source,
+        invoice_decimals=version.invoice_decimals,
+        prices=[
+            usage_pb2.ModelPrice(
+                model_pattern=price.model_pattern,
+                hit_price=to_text(price.hit),
+                miss_price=to_text(price.miss),
+                output_price=to_text(price.output),
+                unit_tokens=UNIT_TOKENS,
+            )
+            for price in version.prices
+        ],
+        content_hash=version.id,
+    )
+    message.effective_time.FromNanoseconds(version.effective_time_ns)
+    return message
+
+
+def _ns(time: Timestamp | Duration) -> int:
+    return int(time.seconds) * _NS + int(time.nanos)
