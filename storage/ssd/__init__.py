@@ -1,0 +1,21 @@
+"""The SSD tier: recycled segment files for payload, RocksDB for the index.
+
+Goals: bytes straight between the arena and the disk (O_DIRECT, no copy), write amplification near
+one, exact capacity, every acknowledged block back after a kill, never a wrong byte.
+
+Non-goals: which block should be here, or leave: the owner decides (`recycle`, `relog`, `forget`).
+Durability of what was not acknowledged: a lost tail is a miss.
+
+    tier.py       the async face; bounded threads
+    directory.py  lock, marker, segment files of the right number and size
+    recovery.py   directory -> blocks that can be read, and a report
+    lineage.py    parents before children, and who is stranded    (pure)
+    segments.py   each segment's state; owned by the writer
+    writer.py     append, forget, relog, recycle, pre-write; one thread
+    reader.py     read and verify
+    files.py      aligned buffers, whole reads and writes
+    index.py      RocksDB rows
+    format.py     bytes on disk, paths
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,237 @@
+"""The data directory: ours, locked, writable, and holding exactly the right segment files.
+
+Invariant: segment files are `segment_bytes` each and at most `capacity_bytes // segment_bytes` of
+them exist at any instant: what is too much is removed before anything is created. Used at open,
+by the opening thread; the lock is held until `unlock`.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+from storage.env import Env
+from storage.errors import (
+    CapacityError,
+    DataDirectoryError,
+    DirectoryFullError,
+    DirectoryLockedError,
+    DirectoryReadOnlyError,
+    ForeignDirectoryError,
+)
+from storage.ssd.files import aligned_buffer, read_all, write_all
+from storage.ssd.format import (
+    FORMAT_VERSION,
+    INDEX_DIRECTORY,
+    LOCK_FILE,
+    MARKER_FILE,
+    SEGMENT_DIRECTORY,
+    TEMPORARY_SUFFIX,
+    BadPageError,
+    Marker,
+    pack_marker,
+    parse_marker,
+    parse_segment_name,
+    segment_path,
+)
+from storage.tier import PAGE_BYTES, SegmentId
+
+__all__ = ["DataDirectory", "explained"]
+
+_KNOWN = frozenset({MARKER_FILE, LOCK_FILE, INDEX_DIRECTORY, SEGMENT_DIRECTORY})
+_NEVER_MINE = "lost+found"
+"""In every fresh ext4 file system; an otherwise empty directory with it counts as empty."""
+_MARKER_BYTES_MAX = 4096
+
+
+class DataDirectory:
+    """A locked data directory."""
+
+    def __init__(self, env: Env, path: Path, segment_bytes: int) -> None:
+        """Locks; creates what is missing. Raises DataDirectoryError subclasses, CapacityError."""
+        self._env = env
+        self.path = path
+        self.segment_bytes = segment_bytes
+        self.problems: list[str] = []
+        """One line for each foreign file, for the report."""
+        self._lock_fd = -1
+        try:
+            env.mkdir(path)
+            self._check_marker()  # before the lock: a foreign directory stays untouched
+            self._lock()
+            self._check_marker()  # again: another process may have made it in between
+            self._create_missing()
+            self._tidy()
+            self.open_flags = self._probe_direct_io()
+        except OSError as error:
+            self.unlock()
+            raise explained(error, path) from error
+        except Exception:
+            self.unlock()
+            raise
+
+    @property
+    def index_path(self) -> Path:
+        return self.path / INDEX_DIRECTORY
+
+    @property
+    def direct(self) -> bool:
+        return bool(self.open_flags & os.O_DIRECT)
+
+    def unlock(self) -> None:
+        """Idempotent."""
+        if self._lock_fd >= 0:
+            self._env.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def segment_ids(self) -> set[SegmentId]:
+        """Segments that have a file, whatever its size."""
+        names = self._env.listdir(self.path / SEGMENT_DIRECTORY)
+        found = (parse_segment_name(name) for name in names)
+        return {segment_id for segment_id in found if segment_id is not None}
+
+    def segment_file_bytes(self, segment_id: SegmentId) -> int:
+        return self._env.size_bytes(segment_path(self.path, segment_id))
+
+    def open_segment(self, segment_id: SegmentId) -> int:
+        """A descriptor for page-aligned I/O."""
+        return self._env.open(segment_path(self.path, segment_id), self.open_flags)
+
+    def create_segment(self, segment_id: SegmentId) -> None:
+        """A preallocated file that was never opened. It appears under its name only when whole."""
+        target = segment_path(self.path, segment_id)
+        temporary = target.with_name(target.name + TEMPORARY_SUFFIX)
+        try:
+            fd = self._env.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            try:
+                self._env.fallocate(fd, self.segment_bytes)
+                self._env.fdatasync(fd)
+            finally:
+                self._env.close(fd)
+        except OSError:
+            if temporary.exists():
+                self._env.unlink(temporary)
+            raise
+        self._env.rename(temporary, target)
+
+    def remove_segment(self, segment_id: SegmentId) -> None:
+        self._env.unlink(segment_path(self.path, segment_id))
+
+    def sync_segments(self) -> None:
+        """Makes creations and removals durable."""
+        self._env.fsync_directory(self.path / SEGMENT_DIRECTORY)
+
+    def remove_index(self) -> None:
+        self._env.remove_tree(self.index_path)
+        self._env.fsync_directory(self.path)
+
+    # --- opening ------------------------------------------------------------------------------
+
+    def _check_marker(self) -> None:
+        names = self._env.listdir(self.path)
+        if MARKER_FILE not in names:
+            own = {LOCK_FILE, MARKER_FILE + TEMPORARY_SUFFIX, _NEVER_MINE}
+            strangers = [name for name in names if name not in own]
+            if strangers:
+                raise ForeignDirectoryError(
+                    f"{self.path} holds files that are not kvtier's ({', '.join(strangers[:3])});"
+                    " give the SSD tier an empty directory of its own"
+                )
+            return
+        try:
+            marker = parse_marker(self._read_marker())
+        except BadPageError as error:
+            raise ForeignDirectoryError(
+                f"{self.path}/{MARKER_FILE} is not kvtier's: {error};"
+                " give the SSD tier an empty directory, or empty this one to lose its blocks"
+            ) from None
+        if marker.segment_bytes != self.segment_bytes:
+            raise CapacityError(
+                f"{self.path} was made with segments of {marker.segment_bytes} bytes and the"
+                f" settings say {self.segment_bytes}: set segment_bytes back, or empty the"
+                " directory to lose its blocks",
+                segment_bytes=marker.segment_bytes,
+            )
+
+    def _read_marker(self) -> bytes:
+        buffer = memoryview(bytearray(_MARKER_BYTES_MAX))
+        fd = self._env.open(self.path / MARKER_FILE, os.O_RDONLY)
+        try:
+            count = self._env.preadv(fd, [buffer], 0)
+        finally:
+            self._env.close(fd)
+        return bytes(buffer[:count])
+
+    def _lock(self) -> None:
+        self._lock_fd = self._env.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+        if not self._env.lock(self._lock_fd):
+            holder = memoryview(bytearray(32))
+            count = self._env.preadv(self._lock_fd, [holder], 0)
+            other = bytes(holder[:count]).decode(errors="replace").strip() or "unknown"
+            raise DirectoryLockedError(
+                f"{self.path} is in use by process {other}: stop it, or choose another directory",
+                pid=other,
+            )
+        own = memoryview(f"{os.getpid()}\n".ljust(32).encode())
+        write_all(self._env, self._lock_fd, [own], 0)
+
+    def _create_missing(self) -> None:
+        # Marker first: a crash must not leave our files in a directory that is not marked ours.
+        if MARKER_FILE not in self._env.listdir(self.path):
+            self._create_marker()
+        self._env.mkdir(self.path / SEGMENT_DIRECTORY)
+
+    def _create_marker(self) -> None:
+        temporary = self.path / (MARKER_FILE + TEMPORARY_SUFFIX)
+        raw = pack_marker(Marker(FORMAT_VERSION, self.segment_bytes))
+        fd = self._env.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            write_all(self._env, fd, [memoryview(raw)], 0)
+            self._env.fdatasync(fd)
+        finally:
+            self._env.close(fd)
+        self._env.rename(temporary, self.path / MARKER_FILE)
+        self._env.fsync_directory(self.path)
+
+    def _tidy(self) -> None:
+        segments = self.path / SEGMENT_DIRECTORY
+        for folder, known in ((self.path, _KNOWN | {_NEVER_MINE}), (segments, frozenset())):
+            for name in self._env.listdir(folder):
+                if name.endswith(TEMPORARY_SUFFIX):
+                    self._env.unlink(folder / name)
+                elif name not in known and parse_segment_name(name) is None:
+                    self.problems.append(f"{folder / name} is not kvtier's and was left alone")
+
+    def _probe_direct_io(self) -> int:
+        """Flags to open segments with: O_DIRECT where a page really goes through that way."""
+        probe = self.path / SEGMENT_DIRECTORY / f"direct-io{TEMPORARY_SUFFIX}"
+        page = aligned_buffer(PAGE_BYTES)
+        flags = os.O_RDWR | os.O_DIRECT
+        try:
+            fd = self._env.open(probe, flags | os.O_CREAT)
+            try:
+                write_all(self._env, fd, [page], 0)
+                read_all(self._env, fd, [page], 0)
+            finally:
+                self._env.close(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            flags = os.O_RDWR
+        if probe.name in self._env.listdir(probe.parent):
+            self._env.unlink(probe)
+        return flags
+
+
+def explained(error: OSError, path: Path) -> DataDirectoryError:
+    """The typed form of a failed system call while opening `path`."""
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return DirectoryReadOnlyError(
+            f"{path} cannot be written ({error.strerror}): give kvtier's user write access to it,"
+            " or choose another directory"
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DirectoryFullError(
+            f"the file system of {path} has no room for the configured capacity"
+            f" ({error.strerror}): lower ssd capacity_bytes or free some space"
+        )
+    return DataDirectoryError(f"{path} cannot be used: {error.strerror or error}")

@@ -1,0 +1,65 @@
+"""Whole reads and writes between aligned memory and a segment file.
+
+Invariant: `write_all` and `read_all` either move every byte or raise; a short system call is
+continued where it stopped. Stateless, any thread.
+"""
+
+import mmap
+from collections.abc import Sequence
+
+import numpy as np
+
+from storage.env import Buffer, Env
+from storage.tier import PAGE_BYTES
+
+__all__ = ["TruncatedFileError", "aligned_buffer", "check_aligned", "read_all", "write_all"]
+
+_BUFFERS_PER_CALL_MAX = 512
+"""Half of the kernel's limit (IOV_MAX)."""
+
+
+class TruncatedFileError(Exception):
+    """The file ends before the bytes that were asked for. Stays inside the SSD room."""
+
+
+def aligned_buffer(size_bytes: int) -> memoryview:
+    """Zeroed, page-aligned, writable memory."""
+    return memoryview(mmap.mmap(-1, size_bytes))
+
+
+def check_aligned(view: memoryview, payload_rounded_bytes: int) -> None:
+    """Raises ValueError unless `view` is page-aligned memory of exactly that many bytes."""
+    if view.nbytes != payload_rounded_bytes:
+        raise ValueError(f"a view of {payload_rounded_bytes} bytes is needed, got {view.nbytes}")
+    if np.frombuffer(view, np.uint8).ctypes.data % PAGE_BYTES:
+        raise ValueError("the memory must be page-aligned for direct I/O")
+
+
+def write_all(env: Env, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
+    """Writes all buffers one after the other from `offset`. Raises OSError."""
+    for start in range(0, len(buffers), _BUFFERS_PER_CALL_MAX):
+        rest = list(buffers[start : start + _BUFFERS_PER_CALL_MAX])
+        while rest:
+            count = env.pwritev(fd, rest, offset)
+            if count <= 0:
+                raise OSError("the file system took no bytes")
+            offset += count
+            _advance(rest, count)
+
+
+def read_all(env: Env, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
+    """Fills all buffers from `offset`. Raises OSError, TruncatedFileError."""
+    rest = list(buffers)
+    while rest:
+        count = env.preadv(fd, rest, offset)
+        if count <= 0:
+            raise TruncatedFileError(f"the file ends at {offset}")
+        offset += count
+        _advance(rest, count)
+
+
+def _advance(rest: list[Buffer], count: int) -> None:
+    while rest and count >= rest[0].nbytes:
+        count -= rest.pop(0).nbytes
+    if count:
+        rest[0] = rest[0][count:]

@@ -1,0 +1,232 @@
+"""Bytes of segments and records, and every path of the data directory. See docs/formats/segment.md.
+
+    segment = header page | record | record | ... | zeros or records of older generations
+    record  = header page | payload rounded up to whole pages
+
+Invariant: what `parse_*` accepts is exactly what `pack_*` wrote, for this segment, generation, seed
+and offset. All constants are frozen: they are on disk. Pure functions, any thread.
+"""
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from kvtier.keys import BlockHash, NamespaceId
+from storage.errors import FormatTooNewError
+from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
+
+__all__ = [
+    "CODEC_NONE",
+    "FORMAT_VERSION",
+    "INDEX_DIRECTORY",
+    "LOCK_FILE",
+    "MARKER_FILE",
+    "SEGMENT_COUNT_MAX",
+    "SEGMENT_DIRECTORY",
+    "TEMPORARY_SUFFIX",
+    "BadPageError",
+    "Marker",
+    "RecordHeader",
+    "SegmentHeader",
+    "pack_marker",
+    "pack_record_header",
+    "pack_segment_header",
+    "parse_marker",
+    "parse_record_header",
+    "parse_segment_header",
+    "parse_segment_name",
+    "record_bytes",
+    "refuse_newer",
+    "segment_path",
+]
+
+FORMAT_VERSION = 1
+CODEC_NONE = 0
+MARKER_FILE = "KVTIER-SSD"
+LOCK_FILE = "LOCK"
+INDEX_DIRECTORY = "index"
+SEGMENT_DIRECTORY = "segments"
+TEMPORARY_SUFFIX = ".tmp"
+SEGMENT_COUNT_MAX = 1_000_000
+"""Six digits in a file name."""
+
+_SEGMENT_NAME = re.compile(r"(\d{6})\.seg")
+_SEGMENT_MAGIC = b"KVTSEGMT"
+_RECORD_MAGIC = b"KVTRECRD"
+_SEGMENT_FIELDS = struct.Struct("<8sIIQQQ")
+_RECORD_FIELDS = struct.Struct("<8sIIQIIQQQQQ32s32s32s")
+_CHECKSUM = struct.Struct("<Q")
+_CHECKED_BYTES = PAGE_BYTES - _CHECKSUM.size
+
+
+class BadPageError(Exception):
+    """A page is not the header it should be; the text says why. Stays inside the SSD room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What the marker file says of the directory."""
+
+    format_version: int
+    segment_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """First page of a segment."""
+
+    segment_id: SegmentId
+    generation: int
+    segment_bytes: int
+    seed: int
+    """0 when the segment holds no records."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHeader:
+    """First page of a record: the block, and where the record says it lies."""
+
+    record: BlockRecord
+    location: SsdLocation
+    sequence: int
+
+
+def record_bytes(payload_bytes: int) -> int:
+    """Room a record takes: its header page and the payload in whole pages."""
+    return PAGE_BYTES + rounded(payload_bytes)
+
+
+def segment_path(directory: Path, segment_id: SegmentId) -> Path:
+    return directory / SEGMENT_DIRECTORY / f"{segment_id:06d}.seg"
+
+
+def parse_segment_name(name: str) -> SegmentId | None:
+    """The id in a segment's file name; None when it is not one."""
+    match = _SEGMENT_NAME.fullmatch(name)
+    return SegmentId(int(match[1])) if match else None
+
+
+def pack_marker(marker: Marker) -> bytes:
+    fields = {"format": marker.format_version, "segment_bytes": marker.segment_bytes}
+    return json.dumps(fields).encode() + b"\n"
+
+
+def parse_marker(raw: bytes) -> Marker:
+    """Raises BadPageError when it is not ours, FormatTooNewError when it is newer."""
+    try:
+        fields = json.loads(raw)
+        version = int(fields["format"])
+        refuse_newer(version)
+        return Marker(version, int(fields["segment_bytes"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadPageError(f"the marker does not parse: {error}") from None
+
+
+def refuse_newer(version: int) -> None:
+    if version > FORMAT_VERSION:
+        raise FormatTooNewError(
+            f"the data directory has format {version} and this kvtier knows up to {FORMAT_VERSION}:"
+            " upgrade kvtier, or point it to another directory",
+            format_version=version,
+        )
+
+
+def pack_segment_header(header: SegmentHeader) -> bytes:
+    """One page."""
+    fields = _SEGMENT_FIELDS.pack(
+        _SEGMENT_MAGIC,
+        FORMAT_VERSION,
+        header.segment_id,
+        header.generation,
+        header.segment_bytes,
+        header.seed,
+    )
+    return _sealed(fields, seed=0)
+
+
+def parse_segment_header(page: memoryview, segment_id: SegmentId) -> SegmentHeader | None:
+    """The header, or None for a page of zeros: a segment that was never opened.
+
+    Raises BadPageError when it is damaged or another segment's, FormatTooNewError.
+    """
+    magic, version, found_id, generation, segment_bytes, seed = _SEGMENT_FIELDS.unpack_from(page)
+    if magic == bytes(8) and not any(page):
+        return None
+    if magic != _SEGMENT_MAGIC:
+        raise BadPageError("no segment header")
+    _check_seal(page, seed=0)
+    refuse_newer(version)
+    if found_id != segment_id:
+        raise BadPageError(f"the header is of segment {found_id}")
+    return SegmentHeader(segment_id, generation, segment_bytes, seed)
+
+
+def pack_record_header(header: RecordHeader, seed: int) -> bytes:
+    """One page; `seed` is the segment's."""
+    record, location = header.record, header.location
+    fields = _RECORD_FIELDS.pack(
+        _RECORD_MAGIC,
+        FORMAT_VERSION,
+        CODEC_NONE,
+        location.generation,
+        location.segment_id,
+        0,
+        location.offset,
+        header.sequence,
+        record.payload_bytes,
+        record.payload_bytes,
+        record.checksum,
+        record.namespace_id,
+        record.block_hash,
+        record.parent_hash,
+    )
+    return _sealed(fields, seed)
+
+
+def parse_record_header(
+    page: memoryview, segment: SegmentHeader, offset: int, generation: int | None = None
+) -> RecordHeader:
+    """The header of the record at `offset` of `segment`.
+
+    `generation` is the one the caller asks for, when it is not simply the segment's. Raises
+    BadPageError for a page that is damaged, of another place, or of another generation.
+    """
+    # One tuple: naming fourteen fields by position is what the table in the format document is for.
+    fields = _RECORD_FIELDS.unpack_from(page)
+    magic, version, codec, found_generation, found_id, _, found_offset = fields[:7]
+    if magic != _RECORD_MAGIC:
+        raise BadPageError("no record header")
+    wanted = segment.generation if generation is None else generation
+    if found_generation != wanted:
+        raise BadPageError(f"the record is of generation {found_generation}, not {wanted}")
+    _check_seal(page, segment.seed)
+    if version != FORMAT_VERSION or codec != CODEC_NONE:
+        raise BadPageError(f"format {version}, codec {codec} are not known here")
+    if (found_id, found_offset) != (segment.segment_id, offset):
+        raise BadPageError(f"the record belongs to segment {found_id}, offset {found_offset}")
+    sequence, payload_bytes, stored_bytes, checksum, namespace_id, block_hash, parent = fields[7:]
+    if (
+        stored_bytes != payload_bytes
+        or offset + record_bytes(payload_bytes) > segment.segment_bytes
+    ):
+        raise BadPageError(f"a payload of {payload_bytes} bytes cannot lie here")
+    location = SsdLocation(segment.segment_id, wanted, offset, payload_bytes, checksum)
+    record = BlockRecord(
+        BlockHash(block_hash), BlockHash(parent), NamespaceId(namespace_id), payload_bytes, checksum
+    )
+    return RecordHeader(record, location, sequence)
+
+
+def _sealed(fields: bytes, seed: int) -> bytes:
+    body = fields.ljust(_CHECKED_BYTES, b"\0")
+    return body + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(body, seed))
+
+
+def _check_seal(page: memoryview, seed: int) -> None:
+    (expected,) = _CHECKSUM.unpack_from(page, _CHECKED_BYTES)
+    if xxhash.xxh3_64_intdigest(page[:_CHECKED_BYTES], seed) != expected:
+        raise BadPageError("the header's checksum does not match")

@@ -1,0 +1,369 @@
+"""From a directory in any state to blocks that can be read, and a report of what was found.
+
+    load index -> settle each segment -> walk the open one -> drop the stranded -> write back
+
+Invariant: a function of the directory; safe to run twice and to be killed in. Every block whose
+append returned is kept, unless its own bytes, its segment's or an ancestor's were damaged. Runs on
+the opening thread, before there is a writer. Step by step: docs/formats/segment.md.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.env import Env
+from storage.ssd.directory import DataDirectory
+from storage.ssd.files import TruncatedFileError, aligned_buffer, read_all, write_all
+from storage.ssd.format import (
+    FORMAT_VERSION,
+    BadPageError,
+    RecordHeader,
+    SegmentHeader,
+    pack_segment_header,
+    parse_segment_header,
+    record_bytes,
+)
+from storage.ssd.index import (
+    BlockRows,
+    IndexBatch,
+    IndexContent,
+    IndexUnusableError,
+    MetaRow,
+    SegmentRow,
+    SsdIndex,
+    block_row,
+    row_location,
+    row_record,
+)
+from storage.ssd.lineage import STRANDED, depths, parent_positions, parents_first
+from storage.ssd.scan import SegmentScanner
+from storage.ssd.segments import FREE, OPEN, SEALED, Segment, SegmentTable, freed
+from storage.ssd.settling import Found, settle
+from storage.tier import PAGE_BYTES, BlockRecord, RecoveryReport, SegmentId, SsdLocation
+
+__all__ = ["Progress", "RecoveredBlocks", "RecoveredTier", "recover"]
+
+Progress = Callable[[str, int, int], None]
+"""Told (what, done, total) between slow steps of opening. Must return quickly."""
+
+_EMPTY = IndexContent(MetaRow(FORMAT_VERSION, 0, 0), {}, BlockRows.of(()), [])
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredBlocks:
+    """Readable blocks, parents before children."""
+
+    blocks: BlockRows
+    order: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[BlockRecord, SsdLocation]]:
+        hashes, rows = self.blocks.hashes, self.blocks.rows
+        for i in self.order.tolist():
+            row = rows[i]
+            yield row_record(hashes[i], row), row_location(row)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredTier:
+    """What the tier starts from."""
+
+    table: SegmentTable
+    index: SsdIndex
+    blocks: RecoveredBlocks
+    first_sequence: int
+    report: RecoveryReport
+
+
+def recover(
+    env: Env, directory: DataDirectory, segment_count: int, progress: Progress
+) -> RecoveredTier:
+    """Opens `segment_count` segments of a locked directory. Raises OSError, DataDirectoryError."""
+    started = env.monotonic_seconds()
+    recovery = _Recovery(env, directory, segment_count, progress)
+    try:
+        recovery.load_index()
+        recovery.match_files()
+        recovery.settle_segments()
+        blocks, dropped = recovery.collect_blocks()
+        first_sequence = recovery.write_back(blocks.blocks, dropped)
+    except BaseException:
+        recovery.abandon()
+        raise
+    report = RecoveryReport(
+        kept_count=len(blocks),
+        dropped_count=len(dropped),
+        repaired_count=recovery.repaired_count,
+        kept_bytes=int(blocks.blocks.rows["payload_bytes"].sum()),
+        duration_seconds=env.monotonic_seconds() - started,
+        problems=tuple(recovery.problems),
+    )
+    table = SegmentTable(recovery.segments, directory.segment_bytes)
+    return RecoveredTier(table, recovery.index, blocks, first_sequence, report)
+
+
+class _Recovery:
+    """One run. Every attribute is written by the step that is named for it."""
+
+    def __init__(
+        self, env: Env, directory: DataDirectory, segment_count: int, progress: Progress
+    ) -> None:
+        self._env = env
+        self._directory = directory
+        self._segment_count = segment_count
+        self._progress = progress
+        self._scanner = SegmentScanner(env)
+        self._page = aligned_buffer(PAGE_BYTES)
+        self.problems = list(directory.problems)
+        self._opened: list[SsdIndex] = []
+        self._content = _EMPTY
+        self._rebuild = False
+        self._made: set[SegmentId] = set()
+        self.segments: list[Segment] = []
+        self._walked: list[tuple[bytes, bytes]] = []
+        self.repaired_count = 0
+
+    @property
+    def index(self) -> SsdIndex:
+        return self._opened[-1]
+
+    def abandon(self) -> None:
+        """Closes what was opened, after a failure."""
+        for index in self._opened:
+            index.close()
+        for segment in self.segments:
+            self._env.close(segment.fd)
+
+    # --- load -------------------------------------------------------------------------------
+
+    def load_index(self) -> None:
+        fresh = not self._directory.segment_ids()
+        try:
+            self._opened.append(SsdIndex(self._directory.index_path))
+            self._content = self.index.load()
+        except IndexUnusableError as error:
+            self._rebuild = True
+            if not fresh:
+                self.problems.append(f"the index is rebuilt from the segments: {error}")
+            if self._opened:
+                self._opened.pop().close()
+            self._directory.remove_index()
+            self._opened.append(SsdIndex(self._directory.index_path))
+        damaged = len(self._content.damaged_hashes)
+        if damaged:
+            self.problems.append(f"{damaged} index rows were damaged; their blocks are dropped")
+
+    # --- files ------------------------------------------------------------------------------
+
+    def match_files(self) -> None:
+        """Exactly `segment_count` files of the right size; what is too much goes first."""
+        directory = self._directory
+        present = directory.segment_ids()
+        surplus = sorted(i for i in present if i >= self._segment_count)
+        for segment_id in surplus:
+            directory.remove_segment(segment_id)
+        if surplus:
+            self.problems.append(f"{len(surplus)} segments were removed to fit the capacity")
+        known = self._content.segments
+        for segment_id in sorted(present - set(surplus)):
+            size = directory.segment_file_bytes(segment_id)
+            if size != directory.segment_bytes:
+                directory.remove_segment(segment_id)
+                present.discard(segment_id)
+                self.problems.append(f"segment {segment_id}: its file had {size} bytes; made anew")
+        missing = [i for i in map(SegmentId, range(self._segment_count)) if i not in present]
+        self._create(missing)
+        lost = [i for i in missing if i in known and known[i].state != FREE]
+        if lost:
+            self.problems.append(f"{len(lost)} segments with blocks had no usable file")
+        if surplus or missing:
+            directory.sync_segments()
+
+    def _create(self, missing: list[SegmentId]) -> None:
+        """All or none: a capacity that does not fit leaves no new file behind."""
+        for done, segment_id in enumerate(missing):
+            self._progress("preallocating segments", done, len(missing))
+            try:
+                self._directory.create_segment(segment_id)
+            except OSError:
+                for made in self._made:
+                    self._directory.remove_segment(made)
+                raise
+            self._made.add(segment_id)
+
+    # --- segments ---------------------------------------------------------------------------
+
+    def settle_segments(self) -> None:
+        for number in range(self._segment_count):
+            segment_id = SegmentId(number)
+            fd = self._directory.open_segment(segment_id)
+            try:
+                segment = self._settled(segment_id, fd)
+            except BaseException:
+                self._env.close(fd)
+                raise
+            self.segments.append(segment)
+
+    def _settled(self, segment_id: SegmentId, fd: int) -> Segment:
+        found = self._found(segment_id, fd)
+        if self._rebuild and found.header is not None:
+            # Without an index the header is all there is; its records are walked later.
+            header = found.header
+            state = SEALED if header.seed else FREE
+            row = SegmentRow(segment_id, header.generation, state, PAGE_BYTES, header.seed, 0)
+            return _segment(row, fd)
+        settled = settle(segment_id, self._content.segments.get(segment_id), found)
+        if settled.problem:
+            self.problems.append(settled.problem)
+        segment = _segment(settled.row, fd)
+        if segment_id in self._made:
+            segment = _segment(settled.row, fd, prewritten_bytes=0)
+        if settled.rewrite_header:
+            self._write_header(segment)
+        return segment
+
+    def _found(self, segment_id: SegmentId, fd: int) -> Found:
+        try:
+            read_all(self._env, fd, [self._page], 0)
+            header = parse_segment_header(self._page, segment_id)
+        except (OSError, TruncatedFileError, BadPageError) as error:
+            return Found(damage=f"its header page is unusable ({error})")
+        if header is not None and header.segment_bytes != self._directory.segment_bytes:
+            return Found(damage=f"its header page says {header.segment_bytes} bytes")
+        return Found(header)
+
+    def _write_header(self, segment: Segment) -> None:
+        self._page[:] = pack_segment_header(self._header_of(segment))
+        write_all(self._env, segment.fd, [self._page], 0)
+        self._env.fdatasync(segment.fd)
+
+    def _header_of(self, s: Segment) -> SegmentHeader:
+        return SegmentHeader(s.segment_id, s.generation, self._directory.segment_bytes, s.seed)
+
+    # --- blocks -----------------------------------------------------------------------------
+
+    def collect_blocks(self) -> tuple[RecoveredBlocks, list[bytes]]:
+        """Blocks to keep, in order, and the hashes of those that are dropped."""
+        indexed = self._content.blocks
+        known = indexed.chosen(self._where_segments_say(indexed))
+        found = self._walk_all() if self._rebuild else self._walk_open(known)
+        merged = _merged(known, found)
+        depth = depths(parent_positions(merged.hashes, merged.rows["parent"]))
+        complete = depth != STRANDED
+        kept = merged.chosen(complete)
+        stranded_count = len(merged.hashes) - len(kept.hashes)
+        if stranded_count:
+            self.problems.append(f"{stranded_count} blocks had lost an ancestor and are dropped")
+        if kept is indexed and not self._content.damaged_hashes:
+            dropped = set[bytes]()  # the ordinary start, without building a set of all hashes
+        else:
+            seen = {*indexed.hashes, *self._content.damaged_hashes, *(h for h, _ in found)}
+            dropped = seen.difference(kept.hashes)
+        self._walked = [pair for pair in found if pair[0] not in dropped]
+        self.repaired_count = 0 if self._rebuild else len(self._walked)
+        return RecoveredBlocks(kept, parents_first(depth[complete])), list(dropped)
+
+    def _where_segments_say(self, blocks: BlockRows) -> NDArray[np.bool_]:
+        """True for rows inside a segment of their own generation, before its tail."""
+        count = len(self.segments)
+        generation = np.zeros(count + 1, np.uint64)
+        tail = np.zeros(count + 1, np.uint64)
+        for s in self.segments:
+            if s.state != FREE:
+                generation[s.segment_id], tail[s.segment_id] = s.generation, s.tail
+        rows = blocks.rows
+        at = np.minimum(rows["segment_id"].astype(np.int64), count)
+        end = rows["offset"] + PAGE_BYTES + rows["payload_bytes"]
+        chosen: NDArray[np.bool_] = (rows["generation"] == generation[at]) & (end <= tail[at])
+        if not chosen.all():
+            self.problems.append(f"{int((~chosen).sum())} blocks lay in segments that are gone")
+        return chosen
+
+    def _walk_open(self, known: BlockRows) -> list[tuple[bytes, bytes]]:
+        """Records behind the tail that the index knows: an append that a crash cut short."""
+        segment = next((s for s in self.segments if s.state == OPEN), None)
+        if segment is None:
+            return []
+        inside = known.rows["segment_id"] == segment.segment_id
+        highest = int(known.rows["sequence"][inside].max(initial=0))
+        return [block_row(h) for h in self._walk(segment, highest, payloads=True)]
+
+    def _walk_all(self) -> list[tuple[bytes, bytes]]:
+        """Every record of every segment; of a block that lies in two places, the newer one."""
+        walked: dict[SegmentId, list[RecordHeader]] = {}
+        for segment in list(self.segments):
+            self._progress("scanning segments", segment.segment_id, len(self.segments))
+            if segment.state != FREE:
+                walked[segment.segment_id] = list(self._walk(segment, 0, payloads=False))
+        if any(walked.values()):
+            # Only where the last writes went can a whole header stand before half a payload.
+            last = max(walked, key=lambda i: walked[i][-1].sequence if walked[i] else 0)
+            empty = _moved(self.segments[last], OPEN, PAGE_BYTES)
+            walked[last] = list(self._walk(empty, 0, payloads=True))
+        for segment_id, found in walked.items():
+            if not found:
+                segment = self.segments[segment_id]
+                self.segments[segment_id] = freed(segment, segment.generation + 1)
+        headers = [header for found in walked.values() for header in found]
+        headers.sort(key=lambda header: header.sequence)
+        return list(dict(block_row(header) for header in headers).items())
+
+    def _walk(self, segment: Segment, after: int, payloads: bool) -> Iterator[RecordHeader]:
+        """Moves the segment's tail over what it yields."""
+        tail = segment.tail
+        walk = self._scanner.walk(segment.fd, self._header_of(segment), tail, after, payloads)
+        for header in walk:
+            tail += record_bytes(header.record.payload_bytes)
+            yield header
+        self.segments[segment.segment_id] = _moved(segment, segment.state, tail)
+
+    # --- write back -------------------------------------------------------------------------
+
+    def write_back(self, kept: BlockRows, dropped: list[bytes]) -> int:
+        """Makes the outcome durable, meta row last. Returns the first sequence number to use."""
+        highest = int(kept.rows["sequence"].max(initial=0))
+        open_count = max(self._content.meta.open_count, highest >> 32) + 1
+        surplus = [i for i in self._content.segments if i >= self._segment_count]
+        meta = MetaRow(FORMAT_VERSION, self._directory.segment_bytes, open_count)
+        self.index.apply(
+            IndexBatch(
+                put_blocks=self._walked,
+                delete_blocks=dropped,
+                put_segments=self.segments,
+                delete_segments=surplus,
+                put_meta=meta,
+            )
+        )
+        return open_count << 32
+
+
+def _merged(known: BlockRows, found: list[tuple[bytes, bytes]]) -> BlockRows:
+    """Found rows are newer and replace known ones of the same block."""
+    if not found:
+        return known
+    newer = BlockRows.of(found)
+    replaced = set(newer.hashes)
+    keep = np.fromiter((h not in replaced for h in known.hashes), np.bool_, len(known.hashes))
+    rest = known.chosen(keep)
+    return BlockRows(rest.hashes + newer.hashes, np.concatenate([rest.rows, newer.rows]))
+
+
+def _segment(row: SegmentRow, fd: int, prewritten_bytes: int | None = None) -> Segment:
+    written = row.prewritten_bytes if prewritten_bytes is None else prewritten_bytes
+    return Segment(row.segment_id, fd, row.generation, row.state, row.tail, row.seed, written)
+
+
+def _moved(segment: Segment, state: str, tail: int) -> Segment:
+    return Segment(
+        segment.segment_id,
+        segment.fd,
+        segment.generation,
+        state,
+        tail,
+        segment.seed,
+        max(segment.prewritten_bytes, tail),
+    )

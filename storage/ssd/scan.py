@@ -1,0 +1,62 @@
+"""Walk the records of one segment, first to last, and stop at the first that is not valid.
+
+Invariant: only what `parse_record_header` accepts is returned, in rising sequence. The walk never
+looks for a next record behind a bad one: what lies there may be payload, and payload is whatever a
+client wrote. Used by recovery, on the opening thread.
+"""
+
+from collections.abc import Iterator
+
+import xxhash
+
+from storage.env import Env
+from storage.ssd.files import TruncatedFileError, aligned_buffer, read_all
+from storage.ssd.format import (
+    BadPageError,
+    RecordHeader,
+    SegmentHeader,
+    parse_record_header,
+    record_bytes,
+)
+from storage.tier import PAGE_BYTES, rounded
+
+__all__ = ["SegmentScanner"]
+
+
+class SegmentScanner:
+    """Reads records of segments; keeps its buffers between walks."""
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._page = aligned_buffer(PAGE_BYTES)
+        self._payload = aligned_buffer(PAGE_BYTES)
+
+    def walk(
+        self, fd: int, segment: SegmentHeader, start: int, after_sequence: int, payloads: bool
+    ) -> Iterator[RecordHeader]:
+        """Valid records from offset `start`; with `payloads` also their payload is verified.
+
+        A page that the disk cannot read ends the walk like any other bad page.
+        """
+        offset, sequence = start, after_sequence
+        while offset + PAGE_BYTES < segment.segment_bytes:
+            try:
+                read_all(self._env, fd, [self._page], offset)
+                header = parse_record_header(self._page, segment, offset)
+                if header.sequence <= sequence:
+                    return
+                if payloads and not self._payload_valid(fd, header):
+                    return
+            except (OSError, TruncatedFileError, BadPageError):
+                return
+            yield header
+            sequence = header.sequence
+            offset += record_bytes(header.record.payload_bytes)
+
+    def _payload_valid(self, fd: int, header: RecordHeader) -> bool:
+        size = header.record.payload_bytes
+        if self._payload.nbytes < rounded(size):
+            self._payload = aligned_buffer(rounded(size))
+        view = self._payload[: rounded(size)]
+        read_all(self._env, fd, [view], header.location.offset + PAGE_BYTES)
+        return xxhash.xxh3_64_intdigest(view[:size]) == header.record.checksum

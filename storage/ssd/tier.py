@@ -1,0 +1,270 @@
+"""The SSD tier's door: async calls in, frozen facts out, bytes moved on the tier's own threads.
+
+    event loop --> writer lane (1 thread): append, forget, relog, recycle, pre-writing between them
+               --> reader lane (N threads): read
+
+Mechanism only: which block is written, forgotten or re-logged, and which segment is recycled, is
+the owner's decision. Invariant: see `writer.py` and `reader.py`; additionally, no call touches
+memory or disk after it returned or raised. All methods belong to one event loop; `open` blocks and
+is called before, or in a thread.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from kvtier.keys import BlockHash
+from storage.env import Env, RealEnv
+from storage.errors import CapacityError, TierIOError
+from storage.ssd.directory import DataDirectory, explained
+from storage.ssd.format import INDEX_DIRECTORY, SEGMENT_COUNT_MAX, record_bytes
+from storage.ssd.lanes import Lane
+from storage.ssd.prewrite import Prewriter
+from storage.ssd.reader import BlockReader
+from storage.ssd.recovery import Progress, RecoveredTier, recover
+from storage.ssd.writer import SegmentWriter
+from storage.tier import (
+    PAGE_BYTES,
+    BlockRecord,
+    RecoveryReport,
+    SegmentId,
+    SegmentState,
+    SsdLocation,
+)
+
+__all__ = ["SsdStats", "SsdTier"]
+
+log = logging.getLogger(__name__)
+
+SEGMENT_COUNT_MIN = 4
+"""One open, one free to re-log into, and two for the owner to choose between."""
+
+_WRITER_QUEUE_MAX = 64
+_READER_QUEUE_MAX = 1024
+_SAMPLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SsdStats:
+    """Sizes now, and bytes moved since open."""
+
+    used_bytes: int
+    """In open and sealed segments, live or not."""
+    capacity_bytes: int
+    """Of all segment files."""
+    written_bytes: int
+    """Records and segment headers."""
+    read_bytes: int
+    """Payload and record headers of successful reads."""
+    index_bytes: int
+    """RocksDB files, at most a second old."""
+    prewritten_bytes: int
+    """Zeros, once in each segment's life."""
+
+
+class SsdTier:
+    """An open SSD tier."""
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        *,
+        capacity_bytes: int,
+        segment_bytes: int,
+        reader_threads: int = 2,
+        env: Env | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Creates what is missing, locks, recovers. Blocks.
+
+        Raises DataDirectoryError subclasses, CapacityError (needs at least 4 segments of whole
+        pages).
+        """
+        _check_sizes(capacity_bytes, segment_bytes, reader_threads)
+        env = env or RealEnv()
+        data = DataDirectory(env, directory, segment_bytes)
+        try:
+            found = recover(env, data, capacity_bytes // segment_bytes, progress or _silent)
+        except OSError as error:
+            data.unlock()
+            raise explained(error, directory) from error
+        except BaseException:
+            data.unlock()
+            raise
+        return cls(env, data, found, reader_threads)
+
+    def __init__(
+        self, env: Env, data: DataDirectory, found: RecoveredTier, reader_threads: int
+    ) -> None:
+        """Use `open`."""
+        self.report: RecoveryReport = found.report
+        self.io_mode = "direct" if data.direct else "buffered"
+        self._env = env
+        self._data = data
+        self._found: RecoveredTier | None = found
+        self._table = found.table
+        self._reader = BlockReader(env, found.table)
+        self._writer = SegmentWriter(env, found.table, found.index, found.first_sequence)
+        self._prewriter = Prewriter(env, found.table, self._writer.remember)
+        self._write_lane = Lane("ssd-writer", 1, _WRITER_QUEUE_MAX)
+        self._read_lane = Lane("ssd-reader", reader_threads, _READER_QUEUE_MAX)
+        self._prewriting: asyncio.Task[None] | None = None
+        self._read_bytes = 0
+        self._index_bytes = self._measure_index()
+        self._sampled_at = env.monotonic_seconds()
+        self._closed = False
+
+    def recovered(self) -> Iterator[tuple[BlockRecord, SsdLocation]]:
+        """Readable blocks found at open, parents before children. Once: the memory they took is
+        handed over, so a second call yields nothing."""
+        found, self._found = self._found, None
+        return iter(found.blocks) if found is not None else iter(())
+
+    def record_bytes(self, payload_bytes: int) -> int:
+        """Bytes a block of that payload takes in a segment."""
+        return record_bytes(payload_bytes)
+
+    def segments(self) -> list[SegmentState]:
+        """All segments by id, as of the last finished call."""
+        return self._table.states()
+
+    @property
+    def free_segment_count(self) -> int:
+        return self._table.free_count()
+
+    async def append(self, batch: Sequence[tuple[BlockRecord, memoryview]]) -> list[SsdLocation]:
+        """Writes blocks, durable on return; all or none is indexed.
+
+        Each view is page-aligned memory of `rounded(payload_bytes)` bytes that stays as it is until
+        this returns; it is trusted to match `record.checksum` (readers verify). Parents are on the
+        SSD already or earlier in the batch. Raises SegmentsFullError (nothing was written),
+        BlockTooLargeError, TierIOError.
+        """
+        self._check_open()
+        locations = await self._write_lane.run(self._writer.append, list(batch))
+        self._prewrite_ahead()
+        return locations
+
+    async def read(self, record: BlockRecord, location: SsdLocation, into: memoryview) -> None:
+        """Fills `into` (page-aligned, `rounded(payload_bytes)` bytes) and verifies everything.
+
+        Raises CorruptBlockError (the block is a miss; forget it), TierIOError. What `into` holds
+        after an error is not to be used.
+        """
+        self._check_open()
+        await self._read_lane.run(self._reader.read, record, location, into)
+        self._read_bytes += PAGE_BYTES + into.nbytes
+
+    async def relog(
+        self, items: Sequence[tuple[BlockRecord, SsdLocation]]
+    ) -> list[SsdLocation | None]:
+        """Copies blocks into the open segment, parents before children; None where corrupt.
+
+        Raises SegmentsFullError when not all would fit (nothing was written), TierIOError.
+        """
+        self._check_open()
+        locations = await self._write_lane.run(self._writer.relog, list(items))
+        self._prewrite_ahead()
+        return locations
+
+    async def forget(self, hashes: Sequence[BlockHash]) -> None:
+        """Takes blocks out of the index, durable on return. Unknown ones are ignored."""
+        self._check_open()
+        await self._write_lane.run(self._writer.forget, list(hashes))
+
+    async def recycle(self, segment_id: SegmentId) -> None:
+        """Makes a sealed segment free under its next generation, durable on return.
+
+        REQUIRES: the owner has forgotten or re-logged every block in it. Raises ValueError when it
+        is not sealed, TierIOError.
+        """
+        self._check_open()
+        await self._write_lane.run(self._writer.recycle, segment_id)
+        self._prewrite_ahead()
+
+    def stats(self) -> SsdStats:
+        now = self._env.monotonic_seconds()
+        if not self._closed and now - self._sampled_at >= _SAMPLE_SECONDS:
+            self._index_bytes, self._sampled_at = self._measure_index(), now
+        return SsdStats(
+            used_bytes=self._table.used_bytes(),
+            capacity_bytes=len(self._table.view) * self._table.segment_bytes,
+            written_bytes=self._writer.written_bytes,
+            read_bytes=self._read_bytes,
+            index_bytes=self._index_bytes,
+            prewritten_bytes=self._prewriter.written_bytes,
+        )
+
+    def check_integrity(self) -> None:
+        """Asserts that the parts agree; for tests and `verify`."""
+        self._table.check_integrity()
+        stats = self.stats()
+        assert stats.used_bytes <= stats.capacity_bytes
+
+    async def close(self) -> None:
+        """Finishes queued calls, closes index and files, unlocks. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._prewriting is not None:
+            self._prewriting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._prewriting
+        await self._read_lane.close()
+        await self._write_lane.run(self._writer.close)
+        await self._write_lane.close()
+        self._data.unlock()
+
+    # --- pre-writing --------------------------------------------------------------------------
+
+    def _prewrite_ahead(self) -> None:
+        """Starts pre-writing between later calls, where direct I/O makes it worth something."""
+        idle = self._prewriting is None or self._prewriting.done()
+        if self._data.direct and idle and not self._closed and self._prewriter.wanted():
+            self._prewriting = asyncio.get_running_loop().create_task(self._prewrite())
+
+    async def _prewrite(self) -> None:
+        # One step per turn: each goes to the end of the writer's queue, so appends pass it.
+        try:
+            while not self._closed and self._prewriter.wanted():
+                await self._write_lane.run(self._prewriter.step)
+        except (OSError, TierIOError) as error:
+            log.warning("pre-writing a segment failed", extra={"error": str(error)})
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TierIOError("the SSD tier is closed")
+
+    def _measure_index(self) -> int:
+        folder = self._data.path / INDEX_DIRECTORY
+        size = 0
+        for name in self._env.listdir(folder):
+            with contextlib.suppress(OSError):  # RocksDB may have removed it meanwhile
+                size += self._env.size_bytes(folder / name)
+        return size
+
+
+def _check_sizes(capacity_bytes: int, segment_bytes: int, reader_threads: int) -> None:
+    if segment_bytes < 2 * PAGE_BYTES or segment_bytes % PAGE_BYTES:
+        raise CapacityError(
+            f"segment_bytes must be a multiple of {PAGE_BYTES} and at least two of it,"
+            f" not {segment_bytes}"
+        )
+    count = capacity_bytes // segment_bytes
+    if not SEGMENT_COUNT_MIN <= count <= SEGMENT_COUNT_MAX:
+        raise CapacityError(
+            f"an SSD tier needs {SEGMENT_COUNT_MIN} to {SEGMENT_COUNT_MAX} segments and"
+            f" {capacity_bytes} bytes hold {count} of {segment_bytes}: change capacity_bytes or"
+            " segment_bytes"
+        )
+    if reader_threads < 1:
+        raise CapacityError("reader_threads must be at least 1")
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Nobody asked."""

@@ -1,0 +1,275 @@
+"""Everything that changes segments and index, on one thread, in one durable order.
+
+    append:  data -> fdatasync -> index batch -> flush_wal -> tail moves -> return
+
+Invariant: what a call returned is on disk and indexed; a call that raised before touching the index
+made no block visible to a reader. If the index itself fails, what it holds is unknown, so the
+writer refuses every later change until the directory is opened again.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from storage.env import Env
+from storage.errors import (
+    BlockTooLargeError,
+    CorruptBlockError,
+    SegmentsFullError,
+    StorageError,
+    TierIOError,
+)
+from storage.ssd.files import aligned_buffer, check_aligned, write_all
+from storage.ssd.format import (
+    RecordHeader,
+    SegmentHeader,
+    pack_record_header,
+    pack_segment_header,
+    record_bytes,
+)
+from storage.ssd.index import IndexBatch, SsdIndex, block_row
+from storage.ssd.reader import BlockReader
+from storage.ssd.segments import (
+    SEALED,
+    Segment,
+    SegmentTable,
+    filled,
+    freed,
+    opened,
+    sealed,
+)
+from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
+
+__all__ = ["SegmentWriter"]
+
+Item = tuple[BlockRecord, memoryview]
+
+_RECORDS_PER_WRITE_MAX = 128
+"""Header pages kept for one vectored write."""
+_RELOG_BUFFER_BYTES_MAX = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The run of a batch that goes into one segment."""
+
+    segment: Segment
+    """As it is once opened; its tail is where the first item goes."""
+    items: Sequence[Item]
+
+    @property
+    def end(self) -> int:
+        return self.segment.tail + sum(record_bytes(r.payload_bytes) for r, _ in self.items)
+
+
+class SegmentWriter:
+    """The one writer of the tier."""
+
+    def __init__(self, env: Env, table: SegmentTable, index: SsdIndex, first_sequence: int) -> None:
+        self._env = env
+        self._table = table
+        self._index = index
+        self._reader = BlockReader(env, table)
+        self._sequence = first_sequence
+        self._headers = aligned_buffer(_RECORDS_PER_WRITE_MAX * PAGE_BYTES)
+        self._failure: StorageError | None = None
+        self.written_bytes = 0
+        """Records and headers, since open."""
+
+    def append(self, batch: Sequence[Item]) -> list[SsdLocation]:
+        """Writes all of `batch`, durable on return. Raises SegmentsFullError (nothing was
+        written), BlockTooLargeError, TierIOError, ValueError for views that do not fit."""
+        self._check_usable()
+        for record, view in batch:
+            check_aligned(view, rounded(record.payload_bytes))
+            self._check_size(record)
+        if not batch:
+            return []
+        parts, changed = self._plan(batch)
+        headers: list[RecordHeader] = []
+        try:
+            for part in parts:
+                headers += self._write_part(part)
+                self._env.fdatasync(part.segment.fd)
+        except OSError as error:
+            raise _io_error("written", error) from error
+        self._apply(IndexBatch(put_blocks=[block_row(h) for h in headers], put_segments=changed))
+        self._table.put(*changed)
+        return [h.location for h in headers]
+
+    def forget(self, hashes: Sequence[bytes]) -> None:
+        """Deletes index rows, durable on return. Raises TierIOError."""
+        self._check_usable()
+        if hashes:
+            self._apply(IndexBatch(delete_blocks=hashes))
+
+    def relog(self, items: Sequence[tuple[BlockRecord, SsdLocation]]) -> list[SsdLocation | None]:
+        """Copies records to the open segment; None where one turned out corrupt. Raises
+        SegmentsFullError when not all would fit (nothing was written), TierIOError."""
+        self._check_usable()
+        self._plan([(record, memoryview(b"")) for record, _ in items])
+        moved: list[SsdLocation | None] = []
+        for chunk in _chunks(items):
+            moved += self._relog_chunk(chunk)
+        return moved
+
+    def recycle(self, segment_id: SegmentId) -> None:
+        """Frees a sealed segment under the next generation, durable on return. TierIOError."""
+        self._check_usable()
+        segment = self._table.get(segment_id)
+        if segment is None or segment.state != SEALED:
+            raise ValueError(f"segment {segment_id} is not sealed")
+        free = freed(segment, segment.generation + 1)
+        try:
+            self._write_segment_header(free)
+            self._env.fdatasync(free.fd)
+        except OSError as error:
+            raise _io_error("recycled", error) from error
+        self.remember(free)
+
+    def remember(self, segment: Segment) -> None:
+        """Makes a segment's state durable, then visible. Raises TierIOError."""
+        self._check_usable()
+        self._apply(IndexBatch(put_segments=[segment]))
+        self._table.put(segment)
+
+    def close(self) -> None:
+        """Closes the index and the files; no call may follow."""
+        self._index.close()
+        for segment in self._table.view:
+            self._env.close(segment.fd)
+
+    # --- append -------------------------------------------------------------------------------
+
+    def _check_size(self, record: BlockRecord) -> None:
+        room = self._table.segment_bytes - PAGE_BYTES
+        if record.payload_bytes <= 0 or record_bytes(record.payload_bytes) > room:
+            raise BlockTooLargeError(
+                f"a block of {record.payload_bytes} bytes does not fit a segment of"
+                f" {self._table.segment_bytes}; make segments larger",
+                payload_bytes=record.payload_bytes,
+            )
+
+    def _plan(self, batch: Sequence[Item]) -> tuple[list[_Part], list[Segment]]:
+        """Where everything would go, and the segments as they will be. Changes nothing."""
+        current = self._table.open_segment()
+        free = iter(self._table.free_segments())
+        parts: list[_Part] = []
+        changed: list[Segment] = []
+        start = 0
+        while start < len(batch):
+            end = self._fitting(batch, start, current)
+            if current is not None and end > start:
+                parts.append(_Part(current, batch[start:end]))
+                current = filled(current, parts[-1].end)
+                start = end
+                continue
+            if current is not None:
+                changed.append(sealed(current))
+            chosen = next(free, None)
+            if chosen is None:
+                raise SegmentsFullError("no free segment is left; recycle one first")
+            current = opened(chosen, self._env.random_seed())
+        if current is not None:
+            changed.append(current)
+        return parts, changed
+
+    def _fitting(self, batch: Sequence[Item], start: int, segment: Segment | None) -> int:
+        """Index after the last item from `start` on that still fits `segment`."""
+        if segment is None:
+            return start
+        tail = segment.tail
+        for i in range(start, len(batch)):
+            tail += record_bytes(batch[i][0].payload_bytes)
+            if tail > self._table.segment_bytes:
+                return i
+        return len(batch)
+
+    def _write_part(self, part: _Part) -> Iterator[RecordHeader]:
+        offset = part.segment.tail
+        if offset == PAGE_BYTES:
+            # First records of this segment: header and data share one fdatasync, and the row that
+            # says "open" is in the same index batch as the first blocks.
+            self._write_segment_header(part.segment)
+        segment = self._table.header_of(part.segment)
+        for start in range(0, len(part.items), _RECORDS_PER_WRITE_MAX):
+            run = part.items[start : start + _RECORDS_PER_WRITE_MAX]
+            buffers: list[memoryview] = []
+            at = offset
+            for i, (record, view) in enumerate(run):
+                header = self._next_header(record, segment, at)
+                page = self._headers[i * PAGE_BYTES : (i + 1) * PAGE_BYTES]
+                page[:] = pack_record_header(header, segment.seed)
+                buffers += (page, view)
+                at += record_bytes(record.payload_bytes)
+                yield header
+            write_all(self._env, part.segment.fd, buffers, offset)
+            self.written_bytes += at - offset
+            offset = at
+
+    def _next_header(self, record: BlockRecord, segment: SegmentHeader, at: int) -> RecordHeader:
+        location = SsdLocation(
+            segment.segment_id, segment.generation, at, record.payload_bytes, record.checksum
+        )
+        # Never reused, also not after a failed write: a scan takes only rising numbers, and so
+        # leaves out what a failed append left behind a later, shorter one.
+        self._sequence += 1
+        return RecordHeader(record, location, self._sequence)
+
+    def _write_segment_header(self, segment: Segment) -> None:
+        page = aligned_buffer(PAGE_BYTES)
+        page[:] = pack_segment_header(self._table.header_of(segment))
+        write_all(self._env, segment.fd, [page], 0)
+        self.written_bytes += PAGE_BYTES
+
+    def _apply(self, batch: IndexBatch) -> None:
+        try:
+            self._index.apply(batch)
+        except TierIOError as error:
+            self._failure = error
+            raise
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise TierIOError(
+                "the SSD index failed earlier; the tier only reads until it is opened again"
+            ) from self._failure
+
+    # --- relog --------------------------------------------------------------------------------
+
+    def _relog_chunk(
+        self, chunk: Sequence[tuple[BlockRecord, SsdLocation]]
+    ) -> list[SsdLocation | None]:
+        buffer = aligned_buffer(sum(rounded(record.payload_bytes) for record, _ in chunk))
+        good: list[Item] = []
+        intact: list[bool] = []
+        start = 0
+        for record, location in chunk:
+            view = buffer[start : start + rounded(record.payload_bytes)]
+            start += view.nbytes
+            try:
+                self._reader.read(record, location, view)
+            except CorruptBlockError:
+                intact.append(False)
+            else:
+                intact.append(True)
+                good.append((record, view))
+        written = iter(self.append(good))
+        return [next(written) if ok else None for ok in intact]
+
+
+def _chunks(
+    items: Sequence[tuple[BlockRecord, SsdLocation]],
+) -> Iterator[Sequence[tuple[BlockRecord, SsdLocation]]]:
+    """Runs whose payload fits the buffer; a larger single block is a run of its own."""
+    start, size = 0, 0
+    for i, (record, _) in enumerate(items):
+        size += rounded(record.payload_bytes)
+        if size > _RELOG_BUFFER_BYTES_MAX and i > start:
+            yield items[start:i]
+            start, size = i, rounded(record.payload_bytes)
+    if start < len(items):
+        yield items[start:]
+
+
+def _io_error(verb: str, error: OSError) -> TierIOError:
+    return TierIOError(f"a segment cannot be {verb}: {error}", errno=error.errno)
