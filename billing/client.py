@@ -1,0 +1,48 @@
+"""The command line's way to the billing service: one call, one answer or one clear line.
+
+Main thread of the command; blocks.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import grpc
+import typer
+
+from kvtier.errors import read_error
+from kvtier.v1 import usage_pb2_grpc
+
+__all__ = ["call_billing"]
+
+REPLY_BYTES_MAX = 16 * 1024 * 1024
+
+Reply = TypeVar("Reply")
+
+
+def call_billing(
+    address: str,
+    call: Callable[[Any, float], Reply],
+    timeout_seconds: float = 30.0,
+) -> Reply:
+    """`call(stub, timeout)` on the service at `address`; ends the command with 1 when it fails."""
+    options = (("grpc.max_receive_message_length", REPLY_BYTES_MAX),)
+    with grpc.insecure_channel(address, options=options) as channel:
+        try:
+            return call(usage_pb2_grpc.UsageServiceStub(channel), timeout_seconds)
+        except grpc.RpcError as error:
+            typer.echo(f"kvtier usage: {_explain(error, address)}", err=True)
+            raise typer.Exit(1) from None
+
+
+def _explain(error: grpc.RpcError, address: str) -> str:
+    known = read_error(error)
+    if known.reason:
+        return f"{known.reason}: {known.message}"
+    if known.code is grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"BILLING_UNREACHABLE: no billing service answers at {address};"
+            " start it (kvtier up, or python -m billing) or name another with --address"
+        )
+    if known.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"DEADLINE: the billing service at {address} did not answer in time"
+    return f"{known.code.name}: {known.message}"

@@ -1,0 +1,193 @@
+"""`kvtier usage`: reports, invoices and the ledger's proof, over gRPC from the billing service.
+
+Table, CSV and JSON are three spellings of the same data. JSON is one object on standard output and
+nothing else; errors go to standard error with exit status 1 (2 for a wrong command line).
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+
+from billing.client import call_billing
+from billing.report import DIMENSIONS
+from billing.statement import (
+    REPORT_FIGURES,
+    book_data,
+    invoice_data,
+    report_data,
+    verification_data,
+)
+from billing.tables import show_book, show_invoice, show_report, show_verification
+from kvtier.v1 import usage_pb2
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Reports, invoices and the ledger's proof.")
+
+VERIFY_SECONDS_MAX = 3_600.0
+PIPE_COLUMNS = 200
+"""Width of a table that goes into a file or pipe: nothing there wraps at a screen's edge."""
+
+
+class Format(Enum):
+    """How to print."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+Address = Annotated[
+    str,
+    typer.Option(help="The billing service, HOST:PORT.", envvar="KVTIER_USAGE_ADDRESS"),
+]
+From = Annotated[
+    str, typer.Option("--from", help="First moment, 2026-11-01 or 2026-11-01T08:00+08:00 (or UTC).")
+]
+To = Annotated[str, typer.Option("--to", help="Up to, not including, this moment.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+DEFAULT_ADDRESS = "127.0.0.1:7431"
+
+
+@app.command()
+def report(
+    tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
+    from_: From = "",
+    to: To = "",
+    by: Annotated[
+        str, typer.Option(help=f"Columns to group by, of {', '.join(DIMENSIONS)}.")
+    ] = "tenant,model",
+    format_: FormatOption = Format.TABLE,
+    json_: JsonOption = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """What was used, what it costs, and what cache hits saved."""
+    group_by = [name.strip() for name in by.split(",") if name.strip()]
+    request = usage_pb2.GetUsageRequest(tenant_id=tenant, group_by=group_by)
+    _set_period(request, from_, to)
+    response = call_billing(address, lambda stub, wait: stub.GetUsage(request, timeout=wait))
+    data = report_data(response, group_by)
+    keys = (*group_by, *REPORT_FIGURES)
+    match _format(format_, json_):
+        case Format.JSON:
+            _print_json(data)
+        case Format.CSV:
+            _print_csv(keys, data["rows"])
+        case Format.TABLE:
+            show_report(_console(), data, keys)
+
+
+@app.command()
+def invoice(
+    tenant: Annotated[str, typer.Option(help="Whose invoice.")],
+    from_: From = "",
+    to: To = "",
+    format_: FormatOption = Format.TABLE,
+    json_: JsonOption = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """One tenant's statement: lines by model, token class and price, and their exact sum."""
+    request = usage_pb2.GetInvoiceRequest(tenant_id=tenant)
+    _set_period(request, from_, to)
+    response = call_billing(address, lambda stub, wait: stub.GetInvoice(request, timeout=wait))
+    data = invoice_data(response.invoice)
+    match _format(format_, json_):
+        case Format.JSON:
+            _print_json(data)
+        case Format.CSV:
+            keys = ("tenant", *_LINE_KEYS, "currency")
+            extra = {"tenant": data["tenant"], "currency": data["currency"]}
+            _print_csv(keys, [{**line, **extra} for line in data["lines"]])
+        case Format.TABLE:
+            show_invoice(_console(), data)
+
+
+@app.command()
+def verify(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> None:
+    """Walks the ledger's hash chain and recomputes every amount; exit status 1 when it breaks."""
+    data = verification_data(
+        call_billing(
+            address,
+            lambda stub, wait: stub.VerifyLedger(usage_pb2.VerifyLedgerRequest(), timeout=wait),
+            VERIFY_SECONDS_MAX,
+        )
+    )
+    if json_:
+        _print_json(data)
+    else:
+        show_verification(_console(), data)
+    if not data["verified"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prices(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> None:
+    """The price book that new events are rated with."""
+    request = usage_pb2.GetPriceBookRequest()
+    response = call_billing(address, lambda stub, wait: stub.GetPriceBook(request, timeout=wait))
+    data = book_data(response)
+    if json_:
+        _print_json(data)
+    else:
+        show_book(_console(), data)
+
+
+_LINE_KEYS = (
+    "model",
+    "token_class",
+    "quantity_tokens",
+    "unit_price",
+    "unit_tokens",
+    "amount",
+    "price_book_version",
+)
+
+
+def _set_period(
+    request: usage_pb2.GetUsageRequest | usage_pb2.GetInvoiceRequest, start: str, end: str
+) -> None:
+    if start:
+        request.start_time.CopyFrom(_timestamp("--from", start))
+    if end:
+        request.end_time.CopyFrom(_timestamp("--to", end))
+
+
+def _timestamp(option: str, text: str) -> Timestamp:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z", param_hint=option
+        ) from None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=UTC))
+    return timestamp
+
+
+def _format(chosen: Format, json_: bool) -> Format:
+    return Format.JSON if json_ else chosen
+
+
+def _print_json(data: object) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _console() -> Console:
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=PIPE_COLUMNS if wide else None)

@@ -1,0 +1,140 @@
+"""What commands print, as plain data: one shape for table, CSV and JSON.
+
+Invariant: amounts are the service's own decimal text, carried through unchanged, so the formats
+agree to the last digit; the only sums made here are totals, exact, in `Decimal`. Pure functions.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from billing.money import EXACT, to_text
+from kvtier.v1 import usage_pb2
+
+__all__ = ["REPORT_FIGURES", "book_data", "invoice_data", "report_data", "verification_data"]
+
+REPORT_FIGURES = (
+    "request_count",
+    "prompt_tokens",
+    "hit_tokens",
+    "miss_tokens",
+    "output_tokens",
+    "hit_rate",
+    "amount",
+    "saved",
+    "currency",
+)
+"""Keys of a report's row, after those of its group."""
+
+_COUNTS = ("request_count", "prompt_tokens", "hit_tokens", "miss_tokens", "output_tokens")
+
+
+def report_data(
+    response: usage_pb2.GetUsageResponse, group_by: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """`rows`, and `totals`: one per currency."""
+    rows = [_row(message, group_by) for message in response.rows]
+    currencies = list(dict.fromkeys(row["currency"] for row in rows))
+    totals = [_total([row for row in rows if row["currency"] == c], c) for c in currencies]
+    return {"rows": rows, "totals": totals}
+
+
+def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
+    period = {
+        name: getattr(invoice, f"{name}_time").ToJsonString()
+        if invoice.HasField(f"{name}_time")
+        else None
+        for name in ("start", "end")
+    }
+    return {
+        "tenant": invoice.tenant_id,
+        "period": period,
+        "currency": invoice.currency_code,
+        "total": invoice.total_amount,
+        "saved": invoice.saved_amount,
+        "request_count": invoice.request_count,
+        "unrated_request_count": invoice.unrated_request_count,
+        "lines": [
+            {
+                "model": line.model,
+                "token_class": line.token_class,
+                "quantity_tokens": line.quantity_tokens,
+                "unit_price": line.unit_price,
+                "unit_tokens": line.unit_tokens,
+                "amount": line.amount,
+                "price_book_version": line.price_book_version,
+            }
+            for line in invoice.lines
+        ],
+    }
+
+
+def verification_data(found: usage_pb2.VerifyLedgerResponse) -> dict[str, Any]:
+    return {
+        "verified": found.verified,
+        "entry_count": found.entry_count,
+        "posting_count": found.posting_count,
+        "unrated_count": found.unrated_count,
+        "refused_count": found.refused_count,
+        "head_hash": found.head_hash,
+        "first_broken_position": found.first_broken_position,
+        "problem": found.problem,
+    }
+
+
+def book_data(response: usage_pb2.GetPriceBookResponse) -> dict[str, Any]:
+    return {
+        "versions": [
+            {
+                "version": version.version,
+                "effective_time": version.effective_time.ToJsonString(),
+                "currency": version.currency_code,
+                "source": version.source,
+                "invoice_decimals": version.invoice_decimals,
+                "content_hash": version.content_hash,
+                "prices": [
+                    {
+                        "model": price.model_pattern,
+                        "hit": price.hit_price,
+                        "miss": price.miss_price,
+                        "output": price.output_price,
+                        "unit_tokens": price.unit_tokens,
+                    }
+                    for price in version.prices
+                ],
+            }
+            for version in response.versions
+        ]
+    }
+
+
+def _row(message: usage_pb2.UsageRow, group_by: Sequence[str]) -> dict[str, Any]:
+    tokens = message.tokens
+    return {
+        **{name: message.group[name] for name in group_by},
+        "request_count": message.request_count,
+        "prompt_tokens": tokens.prompt_tokens,
+        "hit_tokens": tokens.hit_tokens,
+        "miss_tokens": tokens.miss_tokens,
+        "output_tokens": tokens.completion_tokens,
+        "hit_rate": _hit_rate(tokens.hit_tokens, tokens.prompt_tokens),
+        "amount": message.amount,
+        "saved": message.saved_amount,
+        "currency": message.currency_code,
+    }
+
+
+def _total(rows: Sequence[Mapping[str, Any]], currency: str) -> dict[str, Any]:
+    total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in _COUNTS}
+    total["hit_rate"] = _hit_rate(total["hit_tokens"], total["prompt_tokens"])
+    for name in ("amount", "saved"):
+        exact = Decimal(0)
+        for row in rows:
+            exact = EXACT.add(exact, Decimal(row[name]))
+        total[name] = to_text(exact)
+    return {**total, "currency": currency}
+
+
+def _hit_rate(hit_tokens: int, prompt_tokens: int) -> float | None:
+    """Of prompt tokens, in [0, 1]; None when there were none. A ratio, not money."""
+    return round(hit_tokens / prompt_tokens, 6) if prompt_tokens else None
