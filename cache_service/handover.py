@@ -1,0 +1,174 @@
+"""The service's half of the arena hand-over: a ticket for a file descriptor.
+
+    accept -> read the ticket (bounded) -> one status byte, with the memfd if the ticket is good
+           -> wait for the connection to close -> the session ends
+
+The open connection is how a shared-memory session lives: when its process dies, however it dies,
+the kernel closes the socket and the session's leases and reservations are taken back at once.
+
+Invariant: the socket file belongs to a running service; a stale one is replaced, one that somebody
+listens on never. Event loop only.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Protocol
+
+from cache_service.errors import SessionUnknownError
+from kvtier.serving import AddressInUseError
+
+__all__ = ["ArenaHandover", "clear_stale_socket"]
+
+log = logging.getLogger(__name__)
+
+TICKET_BYTES = 32
+TAKEN = b"\x00"
+REFUSED = b"\x01"
+
+TICKET_SECONDS_MAX = 5.0
+CONNECTIONS_MAX = 1024
+
+
+class SessionDoor(Protocol):
+    """What the hand-over asks of the cache."""
+
+    def attach(self, ticket: bytes) -> str: ...
+
+    def close_session(self, session_id: str) -> None: ...
+
+
+class ArenaHandover:
+    """Listens on a Unix socket and hands the arena's descriptor to ticket holders."""
+
+    def __init__(self, path: Path, arena_fd: int, door: SessionDoor) -> None:
+        self._path = path
+        self._arena_fd = arena_fd
+        self._door = door
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Binds and listens; clients get in once the loop runs. Raises AddressInUseError."""
+        clear_stale_socket(self._path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # Owner only from the first moment: the mode is set before anybody can connect.
+            listener.bind(str(self._path))
+            os.chmod(self._path, stat.S_IRUSR | stat.S_IWUSR)
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            raise AddressInUseError(
+                f"cannot listen on {self._path}: {error.strerror}", path=self._path
+            ) from error
+        listener.setblocking(False)
+        self._listener = listener
+        self._spawn(self._accept(listener))
+
+    async def stop(self) -> None:
+        """Closes every connection, which ends their sessions, and removes the socket file."""
+        if self._listener is None:
+            return
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listener.close()
+        self._listener = None
+        self._path.unlink(missing_ok=True)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                # Out of descriptors, say: those that wait stay in the backlog until some are free.
+                log.warning("cannot accept on the arena socket: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            connection.setblocking(False)
+            if len(self._tasks) > CONNECTIONS_MAX:
+                connection.close()
+                continue
+            self._spawn(self._serve(connection))
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            session_id = await self._hand_over(connection)
+            if session_id is None:
+                return
+            try:
+                await self._wait_for_close(connection)
+            finally:
+                self._door.close_session(session_id)
+
+    async def _hand_over(self, connection: socket.socket) -> str | None:
+        """The session of a good ticket, once its holder has the arena."""
+        try:
+            async with asyncio.timeout(TICKET_SECONDS_MAX):
+                ticket = await _read_exactly(connection, TICKET_BYTES)
+        except (OSError, TimeoutError, EOFError):
+            return None
+        try:
+            session_id = self._door.attach(ticket)
+        except SessionUnknownError:
+            log.warning("the arena socket refused a ticket that no session waits for")
+            with contextlib.suppress(OSError):
+                connection.send(REFUSED)
+            return None
+        try:
+            # One byte into an empty socket buffer: it does not block, or the peer is gone.
+            socket.send_fds(connection, [TAKEN], [self._arena_fd])
+        except OSError:
+            self._door.close_session(session_id)
+            return None
+        return session_id
+
+    async def _wait_for_close(self, connection: socket.socket) -> None:
+        # A client has nothing more to say, so anything readable ends the session.
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_recv(connection, 1)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _read_exactly(connection: socket.socket, size: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    received = b""
+    while len(received) < size:
+        part = await loop.sock_recv(connection, size - len(received))
+        if not part:
+            raise EOFError
+        received += part
+    return received
+
+
+def clear_stale_socket(path: Path) -> None:
+    """Removes a socket file nobody listens on. Raises AddressInUseError when somebody does."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise AddressInUseError(f"{path} is there and is not a socket; remove it", path=path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise AddressInUseError(
+                f"cannot tell whether {path} is in use: {error}", path=path
+            ) from error
+    raise AddressInUseError(f"another process listens on {path}", path=path)

@@ -1,0 +1,210 @@
+"""The cache service's metrics: what the core tells its listener, and what it can be asked.
+
+    core -> MetricsListener -> counters, histograms -+
+    core.stats() (on a scrape, on the event loop) ---+-> registry -> http://.../metrics
+
+Invariant: labels are tiers and reasons, never tenants, hashes, sessions or requests. Names:
+`docs/metrics.md`. The listener runs on the event loop; the page is served by a thread of its own,
+which asks the loop for the stats.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cache_service.intake import StreamIntake
+from cache_service.listener import QuietListener
+from cache_service.views import CacheStats
+from kvtier.blocks import MissReason, Tier
+from kvtier.serving import AddressInUseError
+
+__all__ = ["MetricsListener", "MetricsPage"]
+
+log = logging.getLogger(__name__)
+
+STATS_SECONDS_MAX = 2.0
+
+SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class MetricsListener(QuietListener):
+    """Counts, logs what is worth waking for, and lets the stream intake forget ended sessions."""
+
+    def __init__(self, registry: CollectorRegistry, intake: StreamIntake) -> None:
+        self._intake = intake
+        self._sessions = _counter(registry, "sessions", "Sessions by how they ended", "event")
+        self._asked = _counter(registry, "asked_blocks", "Blocks that acquires asked for")
+        self._matched = _counter(registry, "matched_blocks", "Blocks found, by tier", "tier")
+        self._ready = _counter(registry, "ready_blocks", "Blocks made readable for a client")
+        self._misses = _counter(registry, "misses", "Acquires that fell short, by why", "reason")
+        self._expired = _counter(registry, "expired", "Leases, reservations that expired", "kind")
+        self._committed = _counter(registry, "committed_bytes", "Payload bytes committed")
+        self._refused = _counter(registry, "refused_blocks", "Blocks not reserved", "reason")
+        self._evicted = _counter(registry, "evicted_blocks", "Blocks that left a tier", "tier")
+        self._moved = _counter(registry, "ssd_payload_bytes", "Payload bytes moved", "direction")
+        self._declined = _counter(registry, "declined_blocks", "Blocks admission kept off the SSD")
+        self._corrupt = _counter(registry, "corrupt_blocks", "Blocks that failed a check", "tier")
+        self._recycled = _counter(registry, "recycled_segments", "Segments recycled")
+        self._relogged = _counter(registry, "relogged_blocks", "Blocks kept by writing them again")
+        self._ssd_failures = _counter(
+            registry, "ssd_failures", "I/O errors of the SSD", "operation"
+        )
+        self._load_seconds = Histogram(
+            "kvtier_cache_load_seconds",
+            "From an acquire's match to its end",
+            registry=registry,
+            buckets=SECONDS_BUCKETS,
+        )
+
+    def session_opened(self, session_id: str, client_name: str) -> None:
+        self._sessions.labels("opened").inc()
+        log.info("session opened", extra={"session_id": session_id, "client": client_name})
+
+    def session_closed(self, session_id: str, expired: bool) -> None:
+        self._intake.close_session(session_id)
+        self._sessions.labels("expired" if expired else "closed").inc()
+        log.info("session ended", extra={"session_id": session_id, "expired": expired})
+
+    def prefix_matched(
+        self, asked_count: int, host_count: int, ssd_count: int, reason: MissReason
+    ) -> None:
+        self._asked.inc(asked_count)
+        self._matched.labels("host").inc(host_count)
+        self._matched.labels("ssd").inc(ssd_count)
+
+    def prefix_ready(self, ready_count: int, reason: MissReason, seconds: float) -> None:
+        self._ready.inc(ready_count)
+        self._load_seconds.observe(seconds)
+        if reason is not MissReason.NONE:
+            self._misses.labels(reason.name.lower()).inc()
+
+    def leases_expired(self, count: int) -> None:
+        self._expired.labels("lease").inc(count)
+        log.warning("leases expired unreleased", extra={"count": count})
+
+    def reservations_expired(self, count: int) -> None:
+        self._expired.labels("reservation").inc(count)
+        log.warning("reservations expired uncommitted", extra={"count": count})
+
+    def blocks_committed(self, count: int, payload_bytes: int) -> None:
+        self._committed.inc(payload_bytes)
+
+    def blocks_refused(self, count: int, reason: MissReason) -> None:
+        self._refused.labels(reason.name.lower()).inc(count)
+
+    def blocks_evicted(self, tier: Tier, count: int) -> None:
+        self._evicted.labels(tier.name.lower()).inc(count)
+
+    def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
+        self._moved.labels("read").inc(payload_bytes)
+
+    def blocks_written(self, count: int, payload_bytes: int, seconds: float) -> None:
+        self._moved.labels("write").inc(payload_bytes)
+
+    def writes_declined(self, count: int) -> None:
+        self._declined.inc(count)
+
+    def block_corrupt(self, tier: Tier) -> None:
+        self._corrupt.labels(tier.name.lower()).inc()
+        log.warning("a corrupt block was dropped", extra={"tier": tier.name.lower()})
+
+    def segment_recycled(self, relogged_count: int, dropped_count: int) -> None:
+        self._recycled.inc()
+        self._relogged.inc(relogged_count)
+
+    def ssd_failed(self, operation: str, problem: str) -> None:
+        self._ssd_failures.labels(operation).inc()
+        log.error("the SSD failed", extra={"operation": operation, "problem": problem})
+
+
+class MetricsPage(Collector):
+    """The Prometheus page: `registry`, and the core's stats at the moment of the scrape."""
+
+    def __init__(self, registry: CollectorRegistry, stats: Callable[[], CacheStats]) -> None:
+        self._registry = registry
+        self._stats = stats
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, address: str) -> str:
+        """Serves on `address`; returns it with the port really bound. Raises AddressInUseError.
+
+        REQUIRES: called on the running event loop, which is the core's.
+        """
+        self._loop = asyncio.get_running_loop()
+        host, _, port = address.rpartition(":")
+        try:
+            self._server, self._thread = start_http_server(
+                int(port), addr=host, registry=self._registry
+            )
+        except OSError as error:
+            raise AddressInUseError(
+                f"cannot serve metrics on {address}: {error.strerror}; choose another with"
+                " --set metrics_listen=HOST:PORT",
+                address=address,
+            ) from error
+        self._registry.register(self)
+        return f"{host}:{self._server.server_port}"
+
+    async def stop(self) -> None:
+        """Idempotent. A scrape that is running gets its answer first."""
+        if self._server is None or self._thread is None:
+            return
+        server, self._server = self._server, None
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        await asyncio.to_thread(self._thread.join)
+
+    def describe(self) -> list[Metric]:
+        """Nothing ahead of time, so that registering asks the loop nothing."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Runs on the page's thread."""
+        assert self._loop is not None
+        asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
+        try:
+            stats = asked.result(STATS_SECONDS_MAX)
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            return
+        yield from _gauges(stats)
+
+    async def _ask(self) -> CacheStats:
+        return self._stats()
+
+
+def _gauges(stats: CacheStats) -> Iterator[Metric]:
+    for name, text, value in (
+        ("sessions_open", "Sessions that are open", stats.session_count),
+        ("leases_live", "Leases that are live", stats.lease_count),
+        ("reservations_live", "Reservations that are live", stats.reservation_count),
+        (
+            "pending_writes_blocks",
+            "Blocks still to be written to the SSD",
+            stats.pending_write_count,
+        ),
+        ("quarantined_slabs", "Slabs resting before reuse", stats.quarantined_slab_count),
+        ("uptime_seconds", "Since the start", stats.uptime_seconds),
+    ):
+        yield GaugeMetricFamily(f"kvtier_cache_{name}", text, value=value)
+    for name, text, field in (
+        ("capacity_bytes", "What a tier may hold", "capacity_bytes"),
+        ("used_bytes", "What a tier holds, with rounding and headers", "used_bytes"),
+        ("blocks", "Blocks in a tier", "block_count"),
+    ):
+        family = GaugeMetricFamily(f"kvtier_cache_tier_{name}", text, labels=["tier"])
+        for tier in stats.tiers:
+            family.add_metric([tier.tier.name.lower()], getattr(tier, field))
+        yield family
+
+
+def _counter(registry: CollectorRegistry, name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"kvtier_cache_{name}", text, labels, registry=registry)

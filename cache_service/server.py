@@ -1,0 +1,174 @@
+"""Composition root of the cache service: the only place that builds its parts and ends them.
+
+    SSD tier (opened in a thread) -> arena -> core -> servicer, hand-over, ticker, metrics -> ready
+    signal -> no new calls -> running ones end -> hand-over closes -> core drains to the SSD -> out
+
+Invariant: everything started here is ended here, in the reverse order, within `drain_seconds` a
+step; a start that fails half way ends what it had started. One event loop, the main thread's.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import os
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from cache_service.cache import Cache
+from cache_service.handover import ArenaHandover, clear_stale_socket
+from cache_service.intake import StreamIntake
+from cache_service.metrics import MetricsListener, MetricsPage
+from cache_service.servicer import SERVICE_NAME, CacheServicer
+from cache_service.settings import CacheSettings
+from cache_service.status import STATUS_TABLE
+from kvtier.serving import GrpcServer, until_signalled
+from kvtier.v1 import cache_pb2_grpc
+from storage.errors import DirectoryFullError, DirectoryReadOnlyError
+from storage.host.arena import HostArena
+from storage.ssd.tier import SsdTier
+
+__all__ = ["CacheServer", "serve"]
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.2
+
+
+class CacheServer:
+    """A running cache service. `start` once, then `stop` once."""
+
+    def __init__(self, settings: CacheSettings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self.listen = ""
+        """The address really bound, once started."""
+        self.metrics_listen = ""
+        """The metrics page's, when there is one."""
+
+    async def start(self) -> None:
+        """Returns when calls are served. Raises KvtierError subclasses; nothing then runs."""
+        async with AsyncExitStack() as stack:
+            await self._build(stack)
+            self._stack = stack.pop_all()
+
+    async def stop(self) -> None:
+        """Drains: ends calls and sessions, writes pending blocks to the SSD, closes everything."""
+        await self._stack.aclose()
+
+    async def _build(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        _make_directory(settings.data_directory)
+        _make_directory(settings.arena_socket_path.parent)
+        registry, intake = CollectorRegistry(), StreamIntake()
+        cache = await self._build_cache(stack, MetricsListener(registry, intake))
+
+        if settings.metrics_listen is not None:
+            page = MetricsPage(registry, cache.stats)
+            stack.push_async_callback(page.stop)
+            self.metrics_listen = page.start(settings.metrics_listen)
+
+        handover = ArenaHandover(settings.arena_socket_path, cache.arena.fd, cache)
+        handover.start()
+        stack.push_async_callback(handover.stop)
+
+        ticker = asyncio.create_task(_tick(cache))
+        stack.push_async_callback(_cancel, ticker)
+
+        servicer = CacheServicer(cache, intake, str(settings.arena_socket_path))
+        grpc_server = GrpcServer(STATUS_TABLE)
+        cache_pb2_grpc.add_CacheServiceServicer_to_server(servicer, grpc_server.server)
+        if settings.unix_socket is not None:
+            # gRPC would replace the file under a service that listens on it.
+            clear_stale_socket(settings.unix_socket.absolute())
+        stack.push_async_callback(grpc_server.drain, settings.drain_seconds)
+        self.listen = (await grpc_server.start(settings.addresses, [SERVICE_NAME]))[0]
+
+    async def _build_cache(self, stack: AsyncExitStack, listener: MetricsListener) -> Cache:
+        settings = self._settings
+        arena = HostArena(settings.host.capacity_bytes)
+        stack.callback(arena.close)
+        ssd = await self._open_ssd() if settings.ssd.enabled else None
+        cache = Cache(arena, ssd, settings.limits.core(), time.monotonic, listener)
+        stack.push_async_callback(self._drain, cache)
+        return cache
+
+    async def _open_ssd(self) -> SsdTier:
+        """Recovery reads the disk for as long as it takes; the loop stays free meanwhile."""
+        ssd = await asyncio.to_thread(
+            SsdTier.open,
+            self._settings.data_directory / "ssd",
+            capacity_bytes=self._settings.ssd.capacity_bytes,
+            segment_bytes=self._settings.ssd.segment_bytes,
+        )
+        report = ssd.report
+        log.info(
+            "ssd opened",
+            extra={
+                "io_mode": ssd.io_mode,
+                "kept_count": report.kept_count,
+                "dropped_count": report.dropped_count,
+                "repaired_count": report.repaired_count,
+                "duration_seconds": round(report.duration_seconds, 3),
+            },
+        )
+        for problem in report.problems:
+            log.warning("ssd recovery: %s", problem)
+        return ssd
+
+    async def _drain(self, cache: Cache) -> None:
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds):
+                await cache.drain()
+        except TimeoutError:
+            log.warning(
+                "drain cut short; blocks not yet on the SSD are lost",
+                extra={"pending_write_count": cache.stats().pending_write_count},
+            )
+
+
+async def serve(settings: CacheSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Says on standard output, in one JSON line, when ready."""
+    server = CacheServer(settings)
+    await server.start()
+    try:
+        ready = {
+            "ready": True,
+            "listen": server.listen,
+            "metrics_listen": server.metrics_listen or None,
+            "arena_socket": str(settings.arena_socket_path),
+            "pid": os.getpid(),
+        }
+        print(json.dumps(ready), file=sys.stdout, flush=True)
+        log.info("ready", extra={"listen": server.listen})
+        name = await until_signalled()
+        log.info("draining", extra={"signal": name})
+    finally:
+        await server.stop()
+    log.info("stopped")
+
+
+async def _tick(cache: Cache) -> None:
+    while True:
+        await asyncio.sleep(TICK_SECONDS)
+        cache.tick()
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _make_directory(path: Path) -> None:
+    """Owner only. Raises DirectoryReadOnlyError, DirectoryFullError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        kind = DirectoryFullError if error.errno == errno.ENOSPC else DirectoryReadOnlyError
+        raise kind(f"cannot make {path}: {error.strerror}", path=path) from error

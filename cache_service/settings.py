@@ -1,0 +1,139 @@
+"""Settings of one cache service process: defaults < TOML < KVTIER_CACHE_* < --set.
+
+Frozen after start. Every part below the composition root receives its own small piece. What each
+setting is for: `docs/settings.md`.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ByteSize, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from cache_service.views import CacheLimits
+from kvtier.settings import SettingsModel
+
+__all__ = ["ENV_PREFIX", "CacheSettings", "HostSettings", "LimitSettings", "SsdSettings"]
+
+ENV_PREFIX = "KVTIER_CACHE_"
+
+SOCKET_PATH_BYTES_MAX = 107
+"""The kernel's limit for a Unix socket's address, less its closing zero."""
+
+SEGMENTS_MIN = 4
+
+Size = Annotated[ByteSize, Field(gt=0)]
+
+
+def _size(mebibytes: int) -> ByteSize:
+    return ByteSize(mebibytes * 1024 * 1024)
+
+
+class HostSettings(SettingsModel):
+    """The host arena."""
+
+    capacity_bytes: Size = _size(512)
+
+
+class SsdSettings(SettingsModel):
+    """The SSD tier."""
+
+    enabled: bool = True
+    capacity_bytes: Size = _size(2048)
+    segment_bytes: Size = _size(256)
+
+    @model_validator(mode="after")
+    def _enough_segments(self) -> "SsdSettings":
+        if self.enabled and self.capacity_bytes < SEGMENTS_MIN * self.segment_bytes:
+            raise ValueError(
+                f"ssd.capacity_bytes must hold at least {SEGMENTS_MIN} segments of"
+                f" ssd.segment_bytes: {self.capacity_bytes} is less than"
+                f" {SEGMENTS_MIN} x {self.segment_bytes}"
+            )
+        return self
+
+
+class LimitSettings(SettingsModel):
+    """Deadlines and bounds that an operator may want to move; the rest are constants."""
+
+    session_ttl_seconds: PositiveFloat = 60.0
+    lease_ttl_seconds: PositiveFloat = 30.0
+    reservation_ttl_seconds: PositiveFloat = 30.0
+    reservation_grace_seconds: PositiveFloat = 30.0
+    load_timeout_seconds: PositiveFloat = 10.0
+    sessions_max: PositiveInt = 256
+    blocks_per_call_max: Annotated[PositiveInt, Field(le=131_072)] = 32_768
+    """A 2 million token context in 64-token blocks; 131,072 hashes are still a 4 MiB message."""
+    leases_per_session_max: PositiveInt = 1024
+    reservations_per_session_max: PositiveInt = 256
+
+    def core(self) -> CacheLimits:
+        """As the core takes them."""
+        return CacheLimits(
+            session_ttl_seconds=self.session_ttl_seconds,
+            lease_ttl_seconds=self.lease_ttl_seconds,
+            reservation_ttl_seconds=self.reservation_ttl_seconds,
+            reservation_grace_seconds=self.reservation_grace_seconds,
+            load_timeout_seconds=self.load_timeout_seconds,
+            max_sessions=self.sessions_max,
+            max_blocks_per_call=self.blocks_per_call_max,
+            max_leases_per_session=self.leases_per_session_max,
+            max_reservations_per_session=self.reservations_per_session_max,
+        )
+
+
+class LogSettings(SettingsModel):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    style: Literal["text", "json"] = "text"
+
+
+class CacheSettings(SettingsModel):
+    """The whole. `arena_socket_path` and `addresses` are what the composition root uses."""
+
+    listen: str = "127.0.0.1:7411"
+    unix_socket: Path | None = None
+    """A second listener for clients on this machine."""
+    data_directory: Path = Path(".kvtier/cache")
+    socket_path: Path | None = None
+    """The arena hand-over's socket; by default `arena.sock` in the data directory."""
+    metrics_listen: str | None = None
+    """"HOST:PORT" of the Prometheus page; off by default."""
+    drain_seconds: PositiveFloat = 10.0
+    host: HostSettings = HostSettings()
+    ssd: SsdSettings = SsdSettings()
+    limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _host_and_port(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        host, _, port = address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"write it as HOST:PORT, not {address!r}")
+        return address
+
+    @model_validator(mode="after")
+    def _socket_paths_fit(self) -> "CacheSettings":
+        for name, path in (
+            ("socket_path", self.arena_socket_path),
+            ("unix_socket", self.unix_socket and self.unix_socket.absolute()),
+        ):
+            if path is not None and len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+                raise ValueError(
+                    f"{name}: {path} is longer than the {SOCKET_PATH_BYTES_MAX} bytes a Unix socket"
+                    " may have; set a shorter one, for example /run/kvtier/arena.sock"
+                )
+        return self
+
+    @property
+    def arena_socket_path(self) -> Path:
+        """Absolute, because clients have other working directories."""
+        return (self.socket_path or self.data_directory / "arena.sock").absolute()
+
+    @property
+    def addresses(self) -> list[str]:
+        """What gRPC listens on."""
+        unix = [f"unix:{self.unix_socket.absolute()}"] if self.unix_socket else []
+        return [self.listen, *unix]

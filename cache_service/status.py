@@ -1,0 +1,38 @@
+"""The one table: our errors -> gRPC status. Applied by `kvtier.serving`. Pure data.
+
+A subclass inherits its parent's code, so every class is named here on purpose; a test walks both
+trees and fails when one is missing.
+"""
+
+from grpc import StatusCode
+
+from cache_service import errors
+from kvtier.serving import StatusTable
+from storage.errors import StorageError
+
+__all__ = ["STATUS_TABLE"]
+
+STATUS_TABLE: StatusTable = {
+    errors.CacheError: StatusCode.INTERNAL,
+    errors.KeySchemeMismatchError: StatusCode.FAILED_PRECONDITION,
+    errors.InvalidNamespaceError: StatusCode.INVALID_ARGUMENT,
+    errors.InvalidBlockSizeError: StatusCode.INVALID_ARGUMENT,
+    errors.BlockTooLargeForArenaError: StatusCode.INVALID_ARGUMENT,
+    errors.InvalidTransportError: StatusCode.INVALID_ARGUMENT,
+    errors.TooManySessionsError: StatusCode.RESOURCE_EXHAUSTED,
+    errors.SessionUnknownError: StatusCode.NOT_FOUND,
+    errors.MalformedChainError: StatusCode.INVALID_ARGUMENT,
+    errors.TooManyBlocksError: StatusCode.INVALID_ARGUMENT,
+    errors.TooManyLeasesError: StatusCode.RESOURCE_EXHAUSTED,
+    errors.LeaseUnknownError: StatusCode.NOT_FOUND,
+    errors.LeaseExpiredError: StatusCode.FAILED_PRECONDITION,
+    errors.TooManyReservationsError: StatusCode.RESOURCE_EXHAUSTED,
+    errors.ReservationUnknownError: StatusCode.NOT_FOUND,
+    errors.ReservationExpiredError: StatusCode.FAILED_PRECONDITION,
+    errors.ReservationIncompleteError: StatusCode.FAILED_PRECONDITION,
+    errors.ChecksumCountMismatchError: StatusCode.INVALID_ARGUMENT,
+    errors.ChecksumMismatchError: StatusCode.DATA_LOSS,
+    errors.InvalidRangeError: StatusCode.OUT_OF_RANGE,
+    # The core turns a failing disk into misses; a storage error that gets here is our fault.
+    StorageError: StatusCode.INTERNAL,
+}

@@ -1,0 +1,347 @@
+"""A real cache service on a loop of its own thread, real SSD, real arena; clients beside it."""
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import xxhash
+
+from cache_service.server import CacheServer
+from cache_service.settings import CacheSettings
+from kvtier.errors import WireError, read_error
+from kvtier.keys import KEY_SCHEME_VERSION, BlockHash, NamespaceId, pack_hashes
+from kvtier.v1 import cache_pb2 as pb
+from kvtier.v1 import cache_pb2_grpc
+from worker.arena_handover import take_arena
+from worker.cache_client import CacheClient
+from worker.transfer import ArenaMap
+
+BLOCK_BYTES = 1024 * 1024 + 4000
+"""More than a frame, and not whole pages."""
+
+TRANSPORTS = ("shared_memory", "stream")
+
+Page = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Service:
+    """A started service; `stop` drains it."""
+
+    def __init__(self, settings: CacheSettings) -> None:
+        self._started = threading.Event()
+        self._problem: BaseException | None = None
+        self._settings = settings
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._started.wait(60)
+        if self._problem is not None:
+            self._thread.join()
+            raise self._problem
+        channel = grpc.insecure_channel(self.address)
+        self.channel = channel
+        self.stub = cache_pb2_grpc.CacheServiceStub(channel)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self.server = CacheServer(self._settings)
+        try:
+            await self.server.start()
+        except BaseException as error:
+            self._problem = error
+            self._started.set()
+            return
+        self.address = self.server.listen
+        self._started.set()
+        await self._stopping.wait()
+        await self.server.stop()
+
+    def stop(self) -> None:
+        self.channel.close()
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+    def stats(self) -> pb.GetStatsResponse:
+        return self.stub.GetStats(pb.GetStatsRequest(), timeout=5)
+
+    def until(self, holds: Callable[[pb.GetStatsResponse], bool]) -> pb.GetStatsResponse:
+        """Polls the stats until `holds`; fails after ten seconds."""
+        waiting = threading.Event()
+        for _ in range(500):
+            stats = self.stats()
+            if holds(stats):
+                return stats
+            waiting.wait(0.02)
+        raise AssertionError(f"did not come to hold: {stats}")
+
+
+@pytest.fixture(scope="session")
+def short_directory() -> Iterator[Callable[[], Path]]:
+    """Fresh directories with names short enough for Unix sockets."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="kvt-")))
+        return made[-1]
+
+    yield make
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def make_service(short_directory: Callable[[], Path]) -> Iterator[Callable[..., Service]]:
+    """`make_service(limits={...}, ...)` starts a service; all end with the module."""
+    services: list[Service] = []
+
+    def make(directory: Path | None = None, **changes: Any) -> Service:
+        values: dict[str, Any] = {
+            "listen": "127.0.0.1:0",
+            "data_directory": directory or short_directory(),
+            "host": {"capacity_bytes": "64MiB"},
+            "ssd": {"capacity_bytes": "64MiB", "segment_bytes": "16MiB"},
+        }
+        services.append(Service(CacheSettings.model_validate(values | changes)))
+        return services[-1]
+
+    yield make
+    for service in services:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def service(make_service: Callable[..., Service]) -> Service:
+    return make_service()
+
+
+@pytest.fixture
+def namespace() -> NamespaceId:
+    return NamespaceId(bytes(range(32)))
+
+
+_chains = itertools.count(1)
+
+
+def fresh_chain(count: int) -> list[BlockHash]:
+    """Hashes no other test uses."""
+    number = next(_chains)
+    return [
+        BlockHash(number.to_bytes(8, "big") + i.to_bytes(8, "big") + bytes(16))
+        for i in range(count)
+    ]
+
+
+def filled_pages(chain: list[BlockHash], block_bytes: int = BLOCK_BYTES) -> list[Page]:
+    """Payloads that follow from the hash, so that anybody can check them."""
+    return [
+        np.random.default_rng(list(block_hash)).integers(0, 256, block_bytes, dtype=np.uint8)
+        for block_hash in chain
+    ]
+
+
+def empty_pages(count: int, block_bytes: int = BLOCK_BYTES) -> list[Page]:
+    return [np.zeros(block_bytes, dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.fixture
+def make_client(namespace: NamespaceId) -> Iterator[Callable[..., CacheClient]]:
+    clients: list[CacheClient] = []
+
+    def make(address: str, transport: str = "auto", **options: Any) -> CacheClient:
+        clients.append(
+            CacheClient(
+                address,
+                options.pop("namespace_id", namespace),
+                options.pop("block_bytes", BLOCK_BYTES),
+                64,
+                "test",
+                transport,  # type: ignore[arg-type]
+                **options,
+            )
+        )
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@dataclass
+class Peer:
+    """A session spoken to by hand, RPC by RPC, on either transport."""
+
+    service: Service
+    opened: pb.OpenSessionResponse
+    arena: ArenaMap | None
+    connection: Any
+
+    @property
+    def id(self) -> str:
+        return self.opened.session_id
+
+    def reserve(self, chain: list[BlockHash], request_id: str = "") -> pb.ReserveBlocksResponse:
+        return self.service.stub.ReserveBlocks(
+            pb.ReserveBlocksRequest(
+                session_id=self.id, request_id=request_id, block_hashes=pack_hashes(chain)
+            ),
+            timeout=10,
+        )
+
+    def write(self, reserved: pb.ReserveBlocksResponse, pages: list[Page]) -> list[int]:
+        """Moves the payloads of the missing blocks; returns their checksums."""
+        missing = list(reserved.missing_indexes)
+        if self.arena is not None:
+            for index, offset in zip(missing, reserved.slab_offsets, strict=True):
+                self.arena.slab(offset)[:] = pages[index]
+        else:
+            self.send(reserved, {index: pages[index] for index in missing})
+        return [xxhash.xxh3_64_intdigest(pages[index].tobytes()) for index in missing]
+
+    def send(self, reserved: pb.ReserveBlocksResponse, pages: dict[int, Page]) -> int:
+        def frames() -> Iterator[pb.StoreBlocksRequest]:
+            yield pb.StoreBlocksRequest(session_id=self.id, reservation_id=reserved.reservation_id)
+            for index, page in pages.items():
+                for offset in range(0, len(page), 1 << 20):
+                    yield pb.StoreBlocksRequest(
+                        index=index, offset=offset, data=page[offset : offset + (1 << 20)].tobytes()
+                    )
+
+        return self.service.stub.StoreBlocks(frames(), timeout=10).stored_count
+
+    def commit(self, reserved: pb.ReserveBlocksResponse, checksums: list[int]) -> int:
+        return self.service.stub.CommitBlocks(
+            pb.CommitBlocksRequest(
+                session_id=self.id, reservation_id=reserved.reservation_id, checksums=checksums
+            ),
+            timeout=10,
+        ).committed_count
+
+    def store(self, chain: list[BlockHash]) -> pb.ReserveBlocksResponse:
+        """The whole way, with payloads that follow from the hashes."""
+        reserved = self.reserve(chain)
+        assert self.commit(reserved, self.write(reserved, filled_pages(chain))) == len(chain)
+        return reserved
+
+    def acquire(self, chain: list[BlockHash], **fields: Any) -> list[pb.AcquirePrefixResponse]:
+        return list(
+            self.service.stub.AcquirePrefix(
+                pb.AcquirePrefixRequest(
+                    session_id=self.id, block_hashes=pack_hashes(chain), **fields
+                ),
+                timeout=10,
+            )
+        )
+
+    def lookup(self, chain: list[BlockHash]) -> pb.LookupPrefixResponse:
+        return self.service.stub.LookupPrefix(
+            pb.LookupPrefixRequest(session_id=self.id, block_hashes=pack_hashes(chain)), timeout=10
+        )
+
+    def read(self, events: list[pb.AcquirePrefixResponse]) -> list[bytes]:
+        """Payloads of all ready blocks of an acquire."""
+        payloads: list[bytes] = []
+        for event in events:
+            if event.WhichOneof("event") != "ready":
+                continue
+            if self.arena is not None:
+                payloads += [self.arena.slab(o).tobytes() for o in event.ready.slab_offsets]
+            else:
+                count = len(event.ready.checksums)
+                frames = self.load(events[0].match.lease_id, event.ready.first_index, count)
+                blocks = [b""] * count
+                for frame in frames:
+                    assert frame.offset == len(blocks[frame.index - event.ready.first_index])
+                    assert 0 < len(frame.data) <= 1 << 20
+                    blocks[frame.index - event.ready.first_index] += frame.data
+                payloads += blocks
+        return payloads
+
+    def load(self, lease_id: str, first: int, count: int) -> list[pb.LoadBlocksResponse]:
+        return list(
+            self.service.stub.LoadBlocks(
+                pb.LoadBlocksRequest(
+                    session_id=self.id, lease_id=lease_id, first_index=first, block_count=count
+                ),
+                timeout=10,
+            )
+        )
+
+    def release(self, lease_id: str, corrupt: bytes = b"") -> None:
+        self.service.stub.ReleaseLease(
+            pb.ReleaseLeaseRequest(
+                session_id=self.id, lease_id=lease_id, corrupt_block_hashes=corrupt
+            ),
+            timeout=10,
+        )
+
+
+def open_request(transport: str, **changes: Any) -> pb.OpenSessionRequest:
+    fields: dict[str, Any] = {
+        "key_scheme_version": KEY_SCHEME_VERSION,
+        "client_name": "test",
+        "namespace_id": bytes(range(32)),
+        "block_tokens": 64,
+        "block_bytes": BLOCK_BYTES,
+        "transport": pb.Transport.Value(f"TRANSPORT_{transport.upper()}"),
+    }
+    return pb.OpenSessionRequest(**(fields | changes))
+
+
+@pytest.fixture
+def open_peer() -> Iterator[Callable[..., Peer]]:
+    peers: list[Peer] = []
+
+    def make(service: Service, transport: str, **changes: Any) -> Peer:
+        opened = service.stub.OpenSession(open_request(transport, **changes), timeout=10)
+        arena, connection = None, None
+        if transport == "shared_memory":
+            handover = opened.arena
+            arena, connection = take_arena(
+                handover.socket_path, handover.ticket, handover.arena_bytes, BLOCK_BYTES, 5
+            )
+        peers.append(Peer(service, opened, arena, connection))
+        return peers[-1]
+
+    yield make
+    for peer in peers:
+        if peer.connection is not None:
+            peer.connection.close()
+        else:
+            peer.service.stub.CloseSession(pb.CloseSessionRequest(session_id=peer.id), timeout=5)
+
+
+@pytest.fixture(params=TRANSPORTS)
+def peer(request: pytest.FixtureRequest, service: Service, open_peer: Callable[..., Peer]) -> Peer:
+    return open_peer(service, request.param)
+
+
+def refusal(call: Callable[[], Any]) -> WireError:
+    """The typed error that `call` ends with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return read_error(caught.value)
+
+
+@pytest.fixture(scope="session")
+def tools() -> Any:
+    """The helpers above, for tests that import nothing from here."""
+    import types
+
+    return types.SimpleNamespace(
+        block_bytes=BLOCK_BYTES,
+        fresh_chain=fresh_chain,
+        filled_pages=filled_pages,
+        empty_pages=empty_pages,
+        open_request=open_request,
+        refusal=refusal,
+    )

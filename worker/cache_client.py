@@ -1,0 +1,202 @@
+"""CacheClient: the worker's way to the cache service; the `CachePort` the engine is given.
+
+    engine -> restore/store -> CacheLink (breaker, session) -> Restore / Store (RPCs, copies)
+
+Invariant: nothing the cache does becomes an exception here, a wrong byte in a page that is counted,
+or a wait past the caller's deadline. Down, hung, restarted or babbling, it is a short restore.
+
+Called from the engine's transfer threads, any number at once. State lives in the parts.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from kvtier.blocks import MissReason
+from kvtier.keys import BlockHash, NamespaceId
+from worker.breaker import Breaker
+from worker.cache_counts import CacheCounts
+from worker.cache_link import PEER_FAILURES, CacheLink, LinkDownError
+from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_restore import Restore, Restored, failure_reason
+from worker.cache_session import CacheSession, SessionTerms, TransportChoice
+from worker.cache_store import Store
+from worker.transfer import CopyLanes, TimeUpError
+
+__all__ = ["CacheClient"]
+
+STORE_SECONDS_MAX = 10.0
+
+COPY_LANES = 2
+"""One thread cannot fill a memory bus once it also hashes; more than two gain little."""
+
+ATTEMPTS = 2
+"""The second meets a service that was restarted, or forgot the session, since the first."""
+
+
+class CacheClient:
+    """Restores and stores blocks of one namespace and one block size.
+
+    Connects at the first call. `transport` "auto" uses shared memory where it can.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        namespace_id: NamespaceId,
+        block_bytes: int,
+        block_tokens: int,
+        client_name: str,
+        transport: TransportChoice = "auto",
+        *,
+        store_seconds_max: float = STORE_SECONDS_MAX,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        terms = SessionTerms(
+            address, namespace_id, block_bytes, block_tokens, client_name, transport
+        )
+        self._block_bytes = block_bytes
+        self._store_seconds_max = store_seconds_max
+        self._clock = clock
+        self._counts = CacheCounts(clock)
+        self._lanes = CopyLanes(COPY_LANES)
+        self._link = CacheLink(terms, clock, breaker or Breaker(clock), self._counts)
+
+    def restore(
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        timeout_seconds: float,
+    ) -> RestoreResult:
+        """As `CachePort.restore`. Raises ValueError for pages that do not fit `chain`."""
+        self._check_pages(chain, pages)
+        deadline = self._clock() + timeout_seconds
+        restored = Restored()
+        for _ in range(ATTEMPTS):
+            if not self._restore(request_id, chain, pages, deadline, restored):
+                break
+        self._count_restore(restored)
+        return RestoreResult(tuple(restored.tiers), restored.reason)
+
+    def store(
+        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+    ) -> StoreResult:
+        """As `CachePort.store`. Raises ValueError for pages that do not fit `chain`.
+
+        A chain longer than one call may carry is stored up to there; the rest counts as refused.
+        """
+        self._check_pages(chain, pages)
+        deadline = self._clock() + self._store_seconds_max
+        for _ in range(ATTEMPTS):
+            result = self._store(request_id, chain, pages, deadline)
+            if result is not None:
+                break
+        else:
+            result = StoreResult(0, 0, len(chain))
+        self._counts.add("stored_blocks", result.stored_count)
+        self._counts.add("refused_blocks", result.refused_count)
+        return result
+
+    def connected(self) -> bool:
+        """Whether the service answered last time and a session is open."""
+        return self._link.connected()
+
+    def counts(self) -> Mapping[str, int]:
+        """Totals since construction by name, for the worker's metrics."""
+        return self._counts.totals()
+
+    def close(self) -> None:
+        """Ends session and threads. Calls from now on find the cache unavailable. Idempotent."""
+        self._link.close()
+        self._lanes.close()
+
+    def _restore(
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        deadline: float,
+        restored: Restored,
+    ) -> bool:
+        """One attempt in one session; True when another session may bring more."""
+        started, session = self._clock(), None
+        try:
+            with self._link.session(deadline) as session:
+                self._restore_slices(session, request_id, chain, pages, deadline, restored)
+        except (LinkDownError, TimeUpError) as error:
+            restored.reason = failure_reason(error)
+            self._counts.add("calls_not_made")
+            return False
+        except PEER_FAILURES as error:
+            restored.reason = failure_reason(error)
+            again = self._link.report(error, session, self._clock() - started)
+            return again and not restored.tiers and self._clock() < deadline
+        self._link.succeeded()
+        return False
+
+    def _restore_slices(
+        self,
+        session: CacheSession,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        deadline: float,
+        restored: Restored,
+    ) -> None:
+        """Acquires as much of the chain at a time as one call may carry."""
+        if not chain:
+            restored.reason = MissReason.NONE
+        while (first := len(restored.tiers)) < len(chain):
+            end = min(len(chain), first + session.max_blocks_per_call)
+            part = Restored()
+            try:
+                Restore(
+                    session, self._lanes, self._clock, chain[first:end], pages[first:end], deadline
+                ).run(request_id, part)
+            finally:
+                restored.tiers.extend(part.tiers)
+                restored.reason = part.reason
+                self._counts.add("corrupt_blocks", len(part.corrupt))
+            if len(restored.tiers) < end:
+                return
+
+    def _store(
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        deadline: float,
+    ) -> StoreResult | None:
+        """One attempt in one session; None when another session may do better."""
+        started, session = self._clock(), None
+        nothing = StoreResult(0, 0, len(chain))
+        if not chain:
+            return nothing
+        try:
+            with self._link.session(deadline) as session:
+                end = min(len(chain), session.max_blocks_per_call)
+                result = Store(
+                    session, self._lanes, self._clock, chain[:end], pages[:end], deadline
+                ).run(request_id)
+        except (LinkDownError, TimeUpError):
+            self._counts.add("calls_not_made")
+            return nothing
+        except PEER_FAILURES as error:
+            again = self._link.report(error, session, self._clock() - started)
+            return None if again and self._clock() < deadline else nothing
+        self._link.succeeded()
+        refused = result.refused_count + len(chain) - end
+        return StoreResult(result.stored_count, result.present_count, refused)
+
+    def _check_pages(self, chain: Sequence[BlockHash], pages: Sequence[PageBytes]) -> None:
+        if len(pages) < len(chain):
+            raise ValueError(f"{len(chain)} blocks need as many pages, not {len(pages)}")
+        for page in pages[: len(chain)]:
+            if page.nbytes != self._block_bytes or page.ndim != 1 or not page.flags.c_contiguous:
+                raise ValueError(f"a page must be {self._block_bytes} contiguous bytes")
+
+    def _count_restore(self, restored: Restored) -> None:
+        self._counts.add("restores")
+        self._counts.add("restored_blocks", len(restored.tiers))
+        self._counts.add(f"restores_ended_{restored.reason.name.lower()}")

@@ -1,0 +1,221 @@
+"""The link to a cache service that may be absent, slow, restarted or out of its mind.
+
+    call -> breaker closed? -> session open? (opened by the first caller) -> the caller's RPCs
+    keeper thread: renews the session while the breaker is closed, probes while it is open
+
+Invariant: a call that finds the breaker open costs nothing, because only the keeper probes; every
+other call is bounded by its own deadline. A session that failed is retired, never used again.
+
+`_session` is written under `_opening`; the keeper is the only thread started here, and ends in
+`close`.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from kvtier.errors import read_error
+from worker.breaker import Breaker
+from worker.cache_counts import CacheCounts
+from worker.cache_session import CacheSession, SessionTerms, open_session
+from worker.transfer import NonsenseError
+
+__all__ = ["CacheLink", "LinkDownError"]
+
+OPEN_SECONDS_MAX = 2.0
+RENEW_SECONDS_MAX = 2.0
+IDLE_SECONDS = 1.0
+GOODBYE_SECONDS_MAX = 1.0
+
+EVIDENCE_SECONDS = 0.2
+"""A timeout after less than this says more about the caller's hurry than about the service."""
+
+PEER_FAILURES = (grpc.RpcError, NonsenseError, OSError)
+"""What a call raises when the other side is to blame."""
+
+
+class LinkDownError(Exception):
+    """The breaker is open, the time is up before a session was there, or the link is closed."""
+
+
+class CacheLink:
+    """Opens sessions, watches them, keeps the breaker. Thread-safe."""
+
+    def __init__(
+        self,
+        terms: SessionTerms,
+        clock: Callable[[], float],
+        breaker: Breaker,
+        counts: CacheCounts,
+    ) -> None:
+        self._terms = terms
+        self._clock = clock
+        self._breaker = breaker
+        self._counts = counts
+        self._opening = threading.Lock()
+        self._session: CacheSession | None = None
+        self._closed = False
+        self._wake = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def connected(self) -> bool:
+        """A session is open and the service answered last time it was asked."""
+        return self._session is not None and self._breaker.admits()
+
+    @contextlib.contextmanager
+    def session(self, deadline: float) -> Iterator[CacheSession]:
+        """A session to use until the body ends. Raises LinkDownError, or what opening raises."""
+        if self._closed or not self._breaker.admits():
+            raise LinkDownError("the breaker is open")
+        session = self._current(deadline)
+        while not session.enter():
+            self.drop(session)
+            session = self._current(deadline)
+        try:
+            yield session
+        finally:
+            session.leave()
+
+    def report(self, error: BaseException, session: CacheSession | None, waited: float) -> bool:
+        """Judges a failed call; True when a fresh session may do better right away.
+
+        `waited` is how long the call took, in seconds.
+        """
+        reason = ""
+        code = grpc.StatusCode.UNKNOWN
+        if isinstance(error, grpc.RpcError):
+            wire = read_error(error)
+            reason, code = wire.reason, wire.code
+        self._counts.trouble(
+            "cache_failures",
+            "the cache service failed a call",
+            reason=reason or code.name,
+            problem=str(error)[:200] if not isinstance(error, grpc.RpcError) else wire.message,
+        )
+        if reason == "SESSION_UNKNOWN":
+            self.drop(session)
+            return True
+        if reason not in ("", "INTERNAL", "SHUTTING_DOWN"):
+            return False  # a typed refusal: the service is well, this call was not
+        hurried = code is grpc.StatusCode.DEADLINE_EXCEEDED and waited < EVIDENCE_SECONDS
+        if not hurried:
+            self.drop(session)
+            self._breaker.failed()
+            self._wake.set()
+        return code is grpc.StatusCode.UNAVAILABLE and session is not None
+
+    def succeeded(self) -> None:
+        self._breaker.succeeded()
+
+    def drop(self, session: CacheSession | None) -> None:
+        """Retires `session` if it is still the current one; the next call opens another."""
+        if session is None:
+            return
+        with self._opening:
+            if self._session is session:
+                self._session = None
+        session.retire()
+
+    def close(self) -> None:
+        """Ends the session and the keeper. Idempotent; bounded by a few seconds."""
+        self._closed = True
+        self._wake.set()
+        if self._keeper is not None:
+            self._keeper.join(OPEN_SECONDS_MAX + RENEW_SECONDS_MAX)
+        with self._opening:
+            session, self._session = self._session, None
+        if session is not None:
+            if self._breaker.admits():
+                session.say_goodbye(GOODBYE_SECONDS_MAX)
+            session.retire()
+
+    def _current(self, deadline: float) -> CacheSession:
+        session = self._session
+        if session is not None:
+            return session
+        if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
+            raise LinkDownError("another call is still opening a session")
+        try:
+            if self._closed:
+                raise LinkDownError("the link is closed")
+            if self._session is None:
+                self._open(deadline)
+            assert self._session is not None
+            return self._session
+        finally:
+            self._opening.release()
+
+    def _open(self, deadline: float) -> None:
+        """REQUIRES: `_opening` is held."""
+        seconds = min(OPEN_SECONDS_MAX, deadline - self._clock())
+        if seconds <= 0 or not self._breaker.admits():
+            raise LinkDownError("no time left to open a session, or the breaker opened meanwhile")
+        self._session = open_session(self._terms, seconds)
+        self._counts.add("sessions_opened")
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="cache-keeper", daemon=True)
+            self._keeper.start()
+        self._wake.set()
+
+    def _keep(self) -> None:
+        touched: CacheSession | None = None
+        while not self._closed:
+            self._wake.wait(self._pause())
+            self._wake.clear()
+            session = self._session
+            if self._breaker.begin_probe():
+                self._probe()
+            elif session is not None and self._breaker.admits():
+                self._renew(session)
+                if session is not touched and session.arena is not None:
+                    touched = session
+                    self._prefault(session)
+
+    def _pause(self) -> float:
+        to_probe = self._breaker.seconds_to_probe()
+        if to_probe is not None:
+            return max(0.01, to_probe)
+        session = self._session
+        return IDLE_SECONDS if session is None else session.renew_seconds
+
+    def _renew(self, session: CacheSession) -> None:
+        started = self._clock()
+        if not session.enter():
+            return
+        try:
+            session.renew(RENEW_SECONDS_MAX)
+        except PEER_FAILURES as error:
+            self.report(error, session, self._clock() - started)
+        else:
+            self._breaker.succeeded()
+        finally:
+            session.leave()
+
+    def _probe(self) -> None:
+        try:
+            session = open_session(self._terms, OPEN_SECONDS_MAX)
+        except PEER_FAILURES as error:
+            self._counts.trouble(
+                "probe_failures", "the cache service is still away", problem=_short(error)
+            )
+            self._breaker.failed()
+            return
+        with self._opening:
+            previous, self._session = self._session, session
+        if previous is not None:
+            previous.retire()
+        self._counts.add("sessions_opened")
+        self._breaker.succeeded()
+
+    def _prefault(self, session: CacheSession) -> None:
+        if session.arena is not None and session.enter():
+            session.arena.prefault(lambda: not (self._closed or session.retired))
+            session.leave()
+
+
+def _short(error: BaseException) -> str:
+    if isinstance(error, grpc.RpcError):
+        return read_error(error).message[:200]
+    return str(error)[:200]

@@ -1,0 +1,226 @@
+"""Restore: one AcquirePrefix, its ranges copied into pages as they become readable.
+
+    match -> ready ranges -> (copy, checksum of the page) -> end -> release
+
+Invariant: `Restored.tiers` grows by verified pages only, in chain order; whatever goes wrong later
+leaves it true. The lease is given back on every way out. Runs on the caller's thread, with copies
+spread over `CopyLanes`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+
+from kvtier.blocks import MissReason, Tier
+from kvtier.keys import BlockHash, pack_hashes
+from kvtier.v1 import cache_pb2
+from worker.cache_port import PageBytes
+from worker.cache_session import CacheSession
+from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
+
+__all__ = ["Restore", "Restored", "failure_reason"]
+
+LOAD_SHARE = 0.9
+"""Share of the caller's time the service may take: its own cut comes before our deadline."""
+
+RELEASE_SECONDS_MAX = 5.0
+
+FRAME_BYTES_MAX = 2 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Restored:
+    """What one acquire has brought so far. Written by the restoring call only."""
+
+    tiers: list[Tier] = field(default_factory=list)
+    reason: MissReason = MissReason.UNAVAILABLE
+    ended: bool = False
+    """The service said its last word."""
+    corrupt: list[BlockHash] = field(default_factory=list)
+
+
+class Restore:
+    """Restores `chain` into `pages` in one session; both equally long, one acquire's worth."""
+
+    def __init__(
+        self,
+        session: CacheSession,
+        lanes: CopyLanes,
+        clock: Callable[[], float],
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        deadline: float,
+    ) -> None:
+        self._session = session
+        self._lanes = lanes
+        self._clock = clock
+        self._chain = chain
+        self._pages = pages
+        self._deadline = deadline
+        self._matched: list[Tier] = []
+        self._lease_id = ""
+
+    def run(self, request_id: str, restored: Restored) -> None:
+        """Fills `restored`, also when it raises: grpc.RpcError, NonsenseError, TimeUpError."""
+        call = self._session.stub.AcquirePrefix(
+            self._request(request_id), timeout=self._seconds_left()
+        )
+        try:
+            first = next(iter(call), None)
+            if first is None or first.WhichOneof("event") != "match":
+                raise NonsenseError("an acquire did not begin with its match")
+            with self._leased(first.match, restored):
+                self._read_match(first.match)
+                for event in call:
+                    if not self._take(event, restored):
+                        return
+                raise NonsenseError("an acquire stopped before its end")
+        finally:
+            call.cancel()
+
+    def _request(self, request_id: str) -> cache_pb2.AcquirePrefixRequest:
+        request = cache_pb2.AcquirePrefixRequest(
+            session_id=self._session.id,
+            request_id=request_id,
+            block_hashes=pack_hashes(self._chain),
+        )
+        request.load_timeout.FromNanoseconds(int(self._seconds_left() * LOAD_SHARE * 1e9))
+        return request
+
+    @contextlib.contextmanager
+    def _leased(self, match: cache_pb2.PrefixMatch, restored: Restored) -> Iterator[None]:
+        if not match.lease_id:
+            yield
+            return
+        with self._session.renewing(lease=match.lease_id):
+            try:
+                yield
+            finally:
+                # Nobody waits for the answer: a release that is lost ends at the lease's deadline.
+                self._session.stub.ReleaseLease.future(
+                    cache_pb2.ReleaseLeaseRequest(
+                        session_id=self._session.id,
+                        lease_id=match.lease_id,
+                        corrupt_block_hashes=pack_hashes(restored.corrupt),
+                    ),
+                    timeout=RELEASE_SECONDS_MAX,
+                )
+
+    def _read_match(self, match: cache_pb2.PrefixMatch) -> None:
+        if len(match.tiers) != match.matched_count or match.matched_count > len(self._chain):
+            raise NonsenseError("a match that does not fit the chain")
+        try:
+            self._matched = [Tier(number) for number in match.tiers]
+        except ValueError as error:
+            raise NonsenseError(str(error)) from None
+        self._lease_id = match.lease_id
+
+    def _take(self, event: cache_pb2.AcquirePrefixResponse, restored: Restored) -> bool:
+        """False when this was the last event that matters."""
+        kind = event.WhichOneof("event")
+        if kind == "end":
+            # Fewer than were ready: the lease ended under way. What was verified is good anyway.
+            if event.end.ready_count > len(restored.tiers):
+                raise NonsenseError("an acquire's end counts more blocks than were ready")
+            restored.reason = _miss_reason(event.end.miss_reason)
+            restored.ended = True
+            return False
+        if kind != "ready":
+            raise NonsenseError("an acquire's event out of order")
+        return self._take_range(event.ready, restored)
+
+    def _take_range(self, ready: cache_pb2.ReadyRange, restored: Restored) -> bool:
+        first, count = len(restored.tiers), len(ready.checksums)
+        if ready.first_index != first or first + count > len(self._matched):
+            raise NonsenseError("a ready range out of order")
+        if self._session.arena is None:
+            good = self._load(first, ready.checksums)
+        else:
+            good = self._copy(first, ready)
+        restored.tiers.extend(self._matched[first : first + good])
+        if good == count:
+            return True
+        if self._clock() >= self._deadline:
+            restored.reason = MissReason.DEADLINE
+        else:
+            restored.reason = MissReason.CORRUPT
+            restored.corrupt.append(self._chain[first + good])
+        restored.ended = True
+        return False
+
+    def _copy(self, first: int, ready: cache_pb2.ReadyRange) -> int:
+        """Copies slabs into pages; returns how many leading pages verified."""
+        arena = self._session.arena
+        assert arena is not None
+        if len(ready.slab_offsets) != len(ready.checksums):
+            raise NonsenseError("not one slab for each checksum")
+        slabs = [arena.slab(offset) for offset in ready.slab_offsets]
+        checksums = list(ready.checksums)
+
+        def copy_one(i: int) -> bool:
+            if self._clock() >= self._deadline:
+                return False
+            page = self._pages[first + i]
+            return copy_hashed(slabs[i], page, page) == checksums[i]
+
+        return self._lanes.run(len(slabs), copy_one)
+
+    def _load(self, first: int, checksums: Sequence[int]) -> int:
+        """The same over the wire."""
+        call = self._session.stub.LoadBlocks(
+            cache_pb2.LoadBlocksRequest(
+                session_id=self._session.id,
+                lease_id=self._lease_id,
+                first_index=first,
+                block_count=len(checksums),
+            ),
+            timeout=self._seconds_left(),
+        )
+        good = offset = 0
+        try:
+            for frame in call:
+                offset = self._take_frame(frame, first + good, offset)
+                if offset < len(self._pages[first + good]):
+                    continue
+                if page_checksum(self._pages[first + good]) != checksums[good]:
+                    return good
+                good, offset = good + 1, 0
+                if good == len(checksums) or self._clock() >= self._deadline:
+                    return good
+        finally:
+            call.cancel()
+        raise NonsenseError("a load stopped before its last block")
+
+    def _take_frame(self, frame: cache_pb2.LoadBlocksResponse, index: int, offset: int) -> int:
+        size = len(frame.data)
+        if index >= len(self._pages) or (frame.index, frame.offset) != (index, offset):
+            raise NonsenseError("a frame out of order")
+        page = self._pages[index]
+        if not 0 < size <= min(FRAME_BYTES_MAX, len(page) - offset):
+            raise NonsenseError("a frame that does not fit its block")
+        np.copyto(page[offset : offset + size], np.frombuffer(frame.data, dtype=np.uint8))
+        return offset + size
+
+    def _seconds_left(self) -> float:
+        left = self._deadline - self._clock()
+        if left <= 0:
+            raise TimeUpError("the caller's time is up")
+        return left
+
+
+def _miss_reason(number: int) -> MissReason:
+    try:
+        return MissReason(number)
+    except ValueError:
+        return MissReason.UNAVAILABLE  # a word of a newer service
+
+
+def failure_reason(error: BaseException) -> MissReason:
+    """Why a restore that raised `error` ended where it did."""
+    late = isinstance(error, TimeUpError) or (
+        isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    )
+    return MissReason.DEADLINE if late else MissReason.UNAVAILABLE

@@ -1,0 +1,223 @@
+"""One open session with a cache service: its channel, its terms, its arena.
+
+A session is opened whole or not at all, used by any number of threads at once, and retired once:
+channel and arena connection close when the last user has left, because the service frees a
+session's slabs when its connection closes, and nobody may still be writing them then.
+
+A lock guards the user count and the set of live lease and reservation ids; any thread.
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import grpc
+
+from kvtier.keys import KEY_SCHEME_VERSION, NamespaceId
+from kvtier.v1 import cache_pb2, cache_pb2_grpc
+from worker.arena_handover import take_arena
+from worker.transfer import ArenaMap, NonsenseError
+
+__all__ = ["CacheSession", "SessionTerms", "TransportChoice", "open_session"]
+
+TransportChoice = Literal["auto", "shared_memory", "stream"]
+
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # A session has its own connection: a new session tries at once, whatever the last one saw.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTerms:
+    """What every session of this client asks for."""
+
+    address: str
+    """"host:port" or "unix:PATH"."""
+    namespace_id: NamespaceId
+    block_bytes: int
+    block_tokens: int
+    client_name: str
+    transport: TransportChoice
+
+
+class CacheSession:
+    """An open session. `arena` is None on the stream transport."""
+
+    def __init__(
+        self,
+        stub: cache_pb2_grpc.CacheServiceStub,
+        channel: grpc.Channel,
+        opened: cache_pb2.OpenSessionResponse,
+        arena: ArenaMap | None,
+        connection: socket.socket | None,
+    ) -> None:
+        self.stub = stub
+        self.id = opened.session_id
+        self.instance_id = opened.service_instance_id
+        self.arena = arena
+        self.max_blocks_per_call = opened.max_blocks_per_call
+        self.renew_seconds = max(0.05, _shortest_ttl(opened) / 3)
+        """How often to renew so that nothing of this session expires."""
+        self._channel = channel
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._user_count = 0
+        self._retired = False
+        self._closed = False
+        self._leases: set[str] = set()
+        self._reservations: set[str] = set()
+
+    @property
+    def retired(self) -> bool:
+        return self._retired
+
+    def enter(self) -> bool:
+        """Keeps channel and arena alive until `leave`; False when they are gone already."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._user_count += 1
+            return True
+
+    def leave(self) -> None:
+        """REQUIRES: one `enter` that was True."""
+        with self._lock:
+            self._user_count -= 1
+        self._close_if_done()
+
+    def retire(self) -> None:
+        """No new call should use this session; it closes after its last user. Idempotent."""
+        with self._lock:
+            self._retired = True
+        self._close_if_done()
+
+    @contextlib.contextmanager
+    def renewing(self, *, lease: str = "", reservation: str = "") -> Iterator[None]:
+        """The ids are renewed with the session while the body runs."""
+        with self._lock:
+            self._leases.add(lease)
+            self._reservations.add(reservation)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leases.discard(lease)
+                self._reservations.discard(reservation)
+
+    def renew(self, timeout_seconds: float) -> None:
+        """Extends the session and what it holds. Raises grpc.RpcError."""
+        with self._lock:
+            leases = sorted(self._leases - {""})
+            reservations = sorted(self._reservations - {""})
+        request = cache_pb2.RenewLeasesRequest(
+            session_id=self.id, lease_ids=leases, reservation_ids=reservations
+        )
+        self.stub.RenewLeases(request, timeout=timeout_seconds)
+
+    def say_goodbye(self, timeout_seconds: float) -> None:
+        """Tells the service; where that fails the session's deadline does it."""
+        with contextlib.suppress(grpc.RpcError, ValueError):
+            self.stub.CloseSession(
+                cache_pb2.CloseSessionRequest(session_id=self.id), timeout=timeout_seconds
+            )
+
+    def _close_if_done(self) -> None:
+        with self._lock:
+            if self._closed or not self._retired or self._user_count:
+                return
+            self._closed = True
+        if self._connection is not None:
+            self._connection.close()
+        self._channel.close()
+
+
+def open_session(
+    terms: SessionTerms, timeout_seconds: float, previous: CacheSession | None = None
+) -> CacheSession:
+    """Connects and opens. Raises grpc.RpcError, NonsenseError, OSError.
+
+    "auto" takes shared memory where the hand-over works: the ticket proves that the socket belongs
+    to the service at `address`, so a shared volume between containers counts as the same host.
+    A service that was not restarted since `previous` keeps its arena mapped.
+    """
+    channel = grpc.insecure_channel(terms.address, options=CHANNEL_OPTIONS)
+    stub = cache_pb2_grpc.CacheServiceStub(channel)
+    try:
+        if terms.transport != "stream":
+            session = _open_shared(terms, stub, channel, timeout_seconds, previous)
+            if session is not None:
+                return session
+        opened = _open(terms, stub, cache_pb2.TRANSPORT_STREAM, timeout_seconds)
+        return CacheSession(stub, channel, opened, None, None)
+    except BaseException:
+        channel.close()
+        raise
+
+
+def _open_shared(
+    terms: SessionTerms,
+    stub: cache_pb2_grpc.CacheServiceStub,
+    channel: grpc.Channel,
+    timeout_seconds: float,
+    previous: CacheSession | None,
+) -> CacheSession | None:
+    opened = _open(terms, stub, cache_pb2.TRANSPORT_SHARED_MEMORY, timeout_seconds)
+    try:
+        arena, connection = take_arena(
+            opened.arena.socket_path,
+            opened.arena.ticket,
+            opened.arena.arena_bytes,
+            terms.block_bytes,
+            timeout_seconds,
+        )
+    except (OSError, NonsenseError):
+        stub.CloseSession(
+            cache_pb2.CloseSessionRequest(session_id=opened.session_id), timeout=timeout_seconds
+        )
+        if terms.transport == "auto":
+            return None
+        raise
+    if (
+        previous is not None
+        and previous.arena
+        and previous.instance_id == (opened.service_instance_id)
+    ):
+        arena = previous.arena
+    return CacheSession(stub, channel, opened, arena, connection)
+
+
+def _open(
+    terms: SessionTerms,
+    stub: cache_pb2_grpc.CacheServiceStub,
+    transport: "cache_pb2.Transport",
+    timeout_seconds: float,
+) -> cache_pb2.OpenSessionResponse:
+    opened = stub.OpenSession(
+        cache_pb2.OpenSessionRequest(
+            key_scheme_version=KEY_SCHEME_VERSION,
+            client_name=terms.client_name,
+            namespace_id=terms.namespace_id,
+            block_tokens=terms.block_tokens,
+            block_bytes=terms.block_bytes,
+            transport=transport,
+        ),
+        timeout=timeout_seconds,
+    )
+    if not opened.session_id or opened.max_blocks_per_call < 1 or _shortest_ttl(opened) <= 0:
+        raise NonsenseError("the service opened a session without id, limits or lifetimes")
+    return opened
+
+
+def _shortest_ttl(opened: cache_pb2.OpenSessionResponse) -> float:
+    ttls = (opened.session_ttl, opened.lease_ttl, opened.reservation_ttl)
+    return min(ttl.ToTimedelta().total_seconds() for ttl in ttls)

@@ -1,0 +1,136 @@
+"""Moves block payloads between the cache service's arena and the engine's pages.
+
+Every copy returns the xxh3-64 of the *page*, never of the slab: on the way in that is what the
+engine will compute with, on the way out what the engine meant. A slab that someone else scribbles
+on can so end in a mismatch, never in wrong bytes with a right checksum.
+
+Copies go in pieces that stay in the CPU's cache for hashing (measured on 2 cores, 2 MiB blocks:
+whole block, then hash 3.7 GB/s; in 256 KiB pieces 5.1; two threads 7.4; plain one-thread copy 5.4).
+NumPy and xxhash release the interpreter lock, so `CopyLanes` scales over threads.
+
+State: `ArenaMap` is immutable after construction; `CopyLanes` owns its threads. Any thread.
+"""
+
+import fcntl
+import itertools
+import mmap
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+import xxhash
+
+from worker.cache_port import PageBytes
+
+__all__ = [
+    "ArenaMap",
+    "CopyLanes",
+    "NonsenseError",
+    "TimeUpError",
+    "copy_hashed",
+    "page_checksum",
+]
+
+PIECE_BYTES = 256 * 1024
+
+PREFAULT_STRIDE_BYTES = 4096
+PREFAULT_SLICE_BYTES = 64 * 1024 * 1024
+
+
+class NonsenseError(Exception):
+    """The service answered something the contract rules out; nothing it said is used."""
+
+
+class TimeUpError(Exception):
+    """The caller's deadline passed on our side; says nothing about the service."""
+
+
+class ArenaMap:
+    """The service's arena in this process. Unmapped when the last slab view is gone."""
+
+    def __init__(self, descriptor: int, arena_bytes: int, block_bytes: int) -> None:
+        """Maps `descriptor` (the caller closes it). Raises NonsenseError, OSError.
+
+        REQUIRES for safety: sealed against shrinking, so that no access here can fault.
+        """
+        if os.fstat(descriptor).st_size < arena_bytes or arena_bytes < block_bytes:
+            raise NonsenseError("the arena is smaller than the service says")
+        if not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+            raise NonsenseError("the arena is not sealed against shrinking")
+        self._block_bytes = block_bytes
+        self._bytes = np.frombuffer(mmap.mmap(descriptor, arena_bytes), dtype=np.uint8)
+
+    def slab(self, offset: int) -> PageBytes:
+        """The payload at `offset`. Raises NonsenseError outside the arena."""
+        if not 0 <= offset <= len(self._bytes) - self._block_bytes:
+            raise NonsenseError(f"slab offset {offset} is outside the arena")
+        return self._bytes[offset : offset + self._block_bytes]
+
+    def prefault(self, wanted: Callable[[], bool]) -> None:
+        """Touches every page once, so that the first copy does not pay for it.
+
+        Reads only. Stops early when `wanted` says no.
+        """
+        for start in range(0, len(self._bytes), PREFAULT_SLICE_BYTES):
+            if not wanted():
+                return
+            self._bytes[start : start + PREFAULT_SLICE_BYTES : PREFAULT_STRIDE_BYTES].max()
+
+
+def copy_hashed(source: PageBytes, target: PageBytes, page: PageBytes) -> int:
+    """Copies `source` to `target`, equally long; returns the xxh3-64 of `page`, one of the two."""
+    digest = xxhash.xxh3_64()
+    for start in range(0, len(source), PIECE_BYTES):
+        end = start + PIECE_BYTES
+        np.copyto(target[start:end], source[start:end])
+        digest.update(page[start:end].data)
+    return digest.intdigest()
+
+
+def page_checksum(page: PageBytes) -> int:
+    """xxh3-64 of a page."""
+    return xxhash.xxh3_64_intdigest(page.data)
+
+
+class CopyLanes:
+    """Spreads the blocks of one call over threads: the caller's own and `lanes - 1` helpers."""
+
+    def __init__(self, lanes: int) -> None:
+        self._lanes = max(1, lanes)
+        self._helpers = ThreadPoolExecutor(self._lanes, thread_name_prefix="cache-copy")
+
+    def run(self, count: int, work: Callable[[int], bool]) -> int:
+        """Calls `work(0..count-1)`; returns how many leading calls were True.
+
+        Work past the first False is left out where it has not begun. What `work` raises, is raised.
+        """
+        indexes = itertools.count()
+        failed: list[int] = []
+
+        def lane() -> None:
+            # next() on a C iterator is one step under the interpreter lock: no index comes twice.
+            # An index below a failed one is always worked off: the leading count depends on it.
+            while (index := next(indexes)) < min(failed, default=count):
+                try:
+                    done = work(index)
+                except BaseException:
+                    failed.append(index)
+                    raise
+                if not done:
+                    failed.append(index)
+
+        helpers = [self._helpers.submit(lane) for _ in range(min(self._lanes, count) - 1)]
+        try:
+            lane()
+        finally:
+            # Helpers that never got a thread have nothing to add any more; the others still hold
+            # views of the caller's pages, so they are waited for also when this lane raised.
+            running = [helper for helper in helpers if not helper.cancel()]
+            wait(running)
+        for helper in running:
+            helper.result()
+        return min(failed, default=count)
+
+    def close(self) -> None:
+        self._helpers.shutdown(wait=True)
