@@ -2,13 +2,23 @@
 
 Every full block is admitted. Cheaper rules lose more than they save on recorded traffic: "only when
 hit in memory" kept .542 of the hits of an agents' trace where this keeps .949. What is refused is
-only what cannot be written, or would let waiting writes take the arena from blocks that are hit.
-A refused block stays in host memory and is asked about again when it is hit.
+only what cannot be written; what would let waiting writes take the arena from blocks that are hit
+comes later.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 
-__all__ = ["WriteOffer", "admit"]
+__all__ = ["Admission", "WriteOffer", "admit"]
+
+
+class Admission(Enum):
+    """WRITE: it waits for the writer, held in memory. DEFER: it is asked about again when fewer
+    wait, if it is still in memory then. DECLINE: it stays in memory only until it is hit."""
+
+    WRITE = "write"
+    DEFER = "defer"
+    DECLINE = "decline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +27,18 @@ class WriteOffer:
 
     record_bytes: int
     segment_bytes: int
+    """Room for records in one segment."""
     pending_bytes: int
     """Of blocks that wait to be written."""
     pending_bytes_max: int
     ssd_available: bool
 
 
-def admit(offer: WriteOffer) -> bool:
-    """True when the block is to be written behind."""
-    return (
-        offer.ssd_available
-        and offer.record_bytes <= offer.segment_bytes
-        and offer.pending_bytes + offer.record_bytes <= offer.pending_bytes_max
-    )
+def admit(offer: WriteOffer) -> Admission:
+    """What becomes of a block that is not on the SSD yet."""
+    if not offer.ssd_available or offer.record_bytes > offer.segment_bytes:
+        return Admission.DECLINE
+    # With nothing pending even a block larger than the share goes: else it would wait for ever.
+    if offer.pending_bytes and offer.pending_bytes + offer.record_bytes > offer.pending_bytes_max:
+        return Admission.DEFER
+    return Admission.WRITE

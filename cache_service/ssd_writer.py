@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from cache_service.admission import WriteOffer, admit
+from cache_service.admission import Admission, WriteOffer, admit
 from cache_service.block import Block
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -29,7 +29,7 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
 from storage.errors import CorruptBlockError, SegmentsFullError, StorageError
 from storage.host.arena import HostArena
-from storage.tier import SsdLocation
+from storage.tier import PAGE_BYTES, SsdLocation
 
 if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 RECYCLES_PER_BATCH = 4
 """Segments freed at most before the next batch is tried; each frees less than it holds."""
+
+DEFERRED_MAX = 65_536
 
 SMALL_RING_SEGMENTS = 8
 """An SSD of fewer segments keeps one free, not `free_segments_min`."""
@@ -70,11 +72,14 @@ class SsdWriter:
         self._listener = listener
         self._clock = clock
         segments = ssd.segments()
-        self._segment_bytes = min(segment.capacity_bytes for segment in segments)
+        # The first page of a segment is its header.
+        self._segment_bytes = min(segment.capacity_bytes for segment in segments) - PAGE_BYTES
         small = len(segments) < SMALL_RING_SEGMENTS
         self._free_segments_min = 1 if small else limits.free_segments_min
         self._pending_bytes_max = int(limits.pending_write_share_max * arena.capacity_bytes)
         self._waiting: deque[Block] = deque()
+        self._deferred: deque[Block] = deque()
+        """Not pinned: blocks that may be evicted before their turn comes."""
         self._queued: set[Block] = set()
         self._pending_bytes = 0
         self._forgotten: list[BlockHash] = []
@@ -84,8 +89,8 @@ class SsdWriter:
 
     @property
     def pending_count(self) -> int:
-        """Blocks that wait or are being written."""
-        return len(self._queued)
+        """Blocks that wait, are being written, or come later if they are still here then."""
+        return len(self._queued) + len(self._deferred)
 
     def busy(self) -> bool:
         """True while blocks are on their way to the SSD, and will become free to evict."""
@@ -95,16 +100,11 @@ class SsdWriter:
         """Queues what admission lets in, with everything before it that is not on the SSD yet."""
         declined = 0
         for block in blocks:
-            way = []
-            each: Block | None = block
-            while each is not None and each.location is None and each not in self._queued:
-                way.append(each)
-                each = each.parent
-            for step in reversed(way):
-                if not self._admit(step):
-                    declined += 1
-                    break
-                self._queue(step)
+            answer = self._enqueue(block)
+            if answer is Admission.DEFER and len(self._deferred) < DEFERRED_MAX:
+                self._deferred.append(block)
+            elif answer is not Admission.WRITE:
+                declined += 1
         if declined:
             self._listener.writes_declined(declined)
         self.wake()
@@ -132,7 +132,7 @@ class SsdWriter:
 
     def check_integrity(self) -> None:
         assert self._pending_bytes == sum(self._record_bytes(b) for b in self._queued)
-        assert self._pending_bytes <= self._pending_bytes_max
+        assert self._pending_bytes <= self._pending_bytes_max or len(self._queued) == 1
         assert self._queued >= set(self._waiting)
         assert len(self._waiting) == len(set(self._waiting))
         for block in self._queued:
@@ -144,8 +144,24 @@ class SsdWriter:
     def _record_bytes(self, block: Block) -> int:
         return self._ssd.record_bytes(block.payload_bytes)
 
-    def _admit(self, block: Block) -> bool:
-        return block.slab is not None and admit(
+    def _enqueue(self, block: Block) -> Admission:
+        """Queues a block behind what lies before it; stops at the first that may not go now."""
+        way = []
+        each: Block | None = block
+        while each is not None and each.location is None and each not in self._queued:
+            way.append(each)
+            each = each.parent
+        for step in reversed(way):
+            answer = self._ask(step)
+            if answer is not Admission.WRITE:
+                return answer
+            self._queue(step)
+        return Admission.WRITE
+
+    def _ask(self, block: Block) -> Admission:
+        if block.slab is None or not block.cached:
+            return Admission.DECLINE
+        return admit(
             WriteOffer(
                 record_bytes=self._record_bytes(block),
                 segment_bytes=self._segment_bytes,
@@ -154,6 +170,13 @@ class SsdWriter:
                 ssd_available=self._health.available,
             )
         )
+
+    def _take_deferred(self) -> None:
+        """Asks again about blocks that had to come later."""
+        while self._deferred:
+            if self._enqueue(self._deferred[0]) is Admission.DEFER:
+                return
+            self._deferred.popleft()
 
     def _queue(self, block: Block) -> None:
         self._index.pin(block)
@@ -177,6 +200,7 @@ class SsdWriter:
     def _decline_all(self) -> None:
         waiting = list(self._waiting)
         self._waiting.clear()
+        self._deferred.clear()
         self._decline(waiting)
 
     def _next_batch(self) -> list[Block]:
@@ -227,9 +251,10 @@ class SsdWriter:
             if not self._health.available:
                 self._decline_all()
             room_made = await self._free_segments()
+            self._take_deferred()
             batch = self._next_batch()
             if not batch:
-                if self._forgotten or self._waiting:
+                if self._forgotten or self._waiting or self._deferred:
                     continue
                 return
             await self._append(batch, room_made)
