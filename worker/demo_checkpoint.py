@@ -8,11 +8,12 @@ Invariant: equal Python and library versions give equal files, and a directory a
 is complete, because it is renamed there when everything is written. Any thread, once.
 """
 
+import argparse
 import os
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -130,3 +131,14 @@ def _save_model(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
             if parameter.dim() >= 2:
                 parameter.mul_(WEIGHT_SCALE)
     model.save_pretrained(directory)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m worker.demo_checkpoint DIRECTORY`."""
+    parser = argparse.ArgumentParser(prog="worker.demo_checkpoint", description=main.__doc__)
+    parser.add_argument("directory", type=Path)
+    make_demo_checkpoint(parser.parse_args(argv).directory, print)
+
+
+if __name__ == "__main__":
+    main()
