@@ -22,8 +22,8 @@ def run_checks(session: DemoSession, first: str, second: str) -> None:
     result = session.result
     cold = result.turn("cold question")
     other = result.turn("other tenant, same document")
-    public = result.turn("public prompt, second tenant")
-    crashed = [t for t in result.turns if t.name.startswith("after the crash")]
+    public = result.turn("public prompt, tenant two")
+    crashed = [t for t in result.turns if t.name.startswith("after crash")]
     checks: dict[str, Callable[[], bool]] = {
         "hit + miss = prompt in every reply": lambda: all(
             t.hit_tokens + t.miss_tokens == t.prompt_tokens
@@ -44,7 +44,7 @@ def run_checks(session: DemoSession, first: str, second: str) -> None:
         "another tenant never hits a private document": lambda: other.hit_tokens == 0,
         "the second tenant hits exactly the public prompt": lambda: (
             0 < public.hit_tokens < public.prompt_tokens
-            and result.turn("public prompt, first tenant").hit_tokens == 0
+            and result.turn("public prompt, tenant one").hit_tokens == 0
             and public.hit_tokens == _public_tokens(session)
         ),
         "after kill -9 the conversation hits from the SSD": lambda: (
@@ -101,7 +101,7 @@ def _public_tokens(session: DemoSession) -> int:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(session.cluster.model / "tokenizer.json"))
-    content = session.sent["public prompt, second tenant"].chat.messages[0].content
+    content = session.sent["public prompt, tenant two"].chat.messages[0].content
     rendered = f"<|im_start|>system\n{content}<|im_end|>\n"
     ids = tokenizer.encode(rendered, add_special_tokens=False).ids
     return len(ids) // BLOCK_TOKENS * BLOCK_TOKENS

@@ -29,6 +29,8 @@ from kvtier.errors import KvtierError, read_error
 
 __all__ = ["demo"]
 
+WIDTH_PIPED = 100
+
 
 def demo(
     document: Annotated[
@@ -47,7 +49,7 @@ def demo(
     ] = Path(".kvtier/demo-model"),
 ) -> None:
     """The whole way: prompts, tiers, a crash, equal answers, and the bill. Under three minutes."""
-    console = Console(highlight=False)
+    console = _console()
     result = DemoResult()
     started = time.monotonic()
     with ExitStack() as stack:
@@ -116,6 +118,12 @@ def _tell(
         console.print(f"[bold]\\[{number}/{STEPS}][/bold] {title}")
         status.update(f"step {number} of {STEPS}")
     status.stop()
+
+
+def _console() -> Console:
+    """Wide enough for the tables where the width is not a terminal's."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH_PIPED)
 
 
 def _words(error: Exception) -> str:

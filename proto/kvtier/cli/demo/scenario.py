@@ -91,7 +91,7 @@ def steps(story: Story) -> Iterator[str]:
         conversation += [reply.texts[0], question]
         reply = session.turn(name, story.about_document(FIRST, *conversation))
     yield "Another question on the same document, then four parallel samples of one prompt"
-    session.turn("same document, other question", story.about_document(FIRST, OTHER_QUESTION))
+    session.turn("same document, new question", story.about_document(FIRST, OTHER_QUESTION))
     samples = story.about_document(FIRST, SAMPLE_QUESTION, sample_count=4)
     samples.sampling.temperature = 1.0
     samples.sampling.seed = 7
@@ -100,8 +100,8 @@ def steps(story: Story) -> Iterator[str]:
     session.turn("other tenant, same document", story.about_document(SECOND, QUESTIONS[0]))
     yield "Both tenants under a public system prompt: a hit on exactly that part"
     for name, tenant in (
-        ("public prompt, first tenant", FIRST),
-        ("public prompt, second tenant", SECOND),
+        ("public prompt, tenant one", FIRST),
+        ("public prompt, tenant two", SECOND),
     ):
         request = new_request(tenant)
         request.chat.messages.add(role="system", content=PUBLIC_PROMPT)
@@ -109,8 +109,8 @@ def steps(story: Story) -> Iterator[str]:
         session.turn(name, request)
     yield "kill -9 of cache service and worker, in the middle of a request"
     crash(session, story)
-    session.turn("after the crash, first question", story.about_document(FIRST, QUESTIONS[0]))
-    session.turn("after the crash, third turn", story.about_document(FIRST, *conversation))
+    session.turn("after crash, first question", story.about_document(FIRST, QUESTIONS[0]))
+    session.turn("after crash, third turn", story.about_document(FIRST, *conversation))
     yield "A new worker beside the running cache service"
     session.wait_until_written()
     assert session.cluster.worker is not None

@@ -1,5 +1,6 @@
 """The demo's tables for people. Reads a `DemoResult`, prints; decides nothing."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -7,6 +8,8 @@ from kvtier.cli.demo.checks import ratio
 from kvtier.cli.demo.result import DemoResult
 
 __all__ = ["show"]
+
+TIER_NAMES = {"gpu": "GPU", "host": "host", "ssd": "SSD"}
 
 
 def show(console: Console, result: DemoResult) -> None:
@@ -44,19 +47,24 @@ def show(console: Console, result: DemoResult) -> None:
 
 
 def _turns(result: DemoResult) -> Table:
-    table = Table(title="What each request reused", title_justify="left")
-    table.add_column("turn")
-    table.add_column("tenant")
-    for name in ("prompt", "GPU", "host", "SSD", "miss", "output", "TTFT ms"):
-        table.add_column(name, justify="right")
-    table.add_column("= cold")
+    table = Table(title="What each request reused", title_justify="left", box=SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0)
+    for name in ("turn", "tenant"):
+        table.add_column(name, no_wrap=True)
+    for name in ("prompt", "hit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    for name in ("miss", "out", "TTFT ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("=cold", no_wrap=True)
     for turn in result.turns:
-        tiers = turn.hit_tokens_by_tier
+        tiers = [TIER_NAMES[k] for k, n in turn.hit_tokens_by_tier.items() if n]
         table.add_row(
             turn.name,
             turn.tenant,
             f"{turn.prompt_tokens:,}",
-            *(f"{tiers[k]:,}" if tiers[k] else "·" for k in ("gpu", "host", "ssd")),
+            f"{turn.hit_tokens:,}",
+            "+".join(tiers),
             f"{turn.miss_tokens:,}",
             f"{turn.completion_tokens:,}",
             f"{turn.ttft_seconds * 1000:,.0f}",
@@ -66,7 +74,7 @@ def _turns(result: DemoResult) -> Table:
 
 
 def _bills(result: DemoResult) -> Table:
-    table = Table(title="Invoices", title_justify="left")
+    table = Table(title="Invoices", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("tenant")
     table.add_column("tokens of class")
     for name in ("quantity", "price", "per", "amount"):
