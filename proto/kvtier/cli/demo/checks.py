@@ -21,7 +21,7 @@ def run_checks(session: DemoSession, first: str, second: str) -> None:
     """Fills `result.checks`."""
     result = session.result
     cold = result.turn("cold question")
-    other = result.turn("other tenant, same document")
+    other = result.turn("other tenant, same text")
     public = result.turn("public prompt, tenant two")
     crashed = [t for t in result.turns if t.name.startswith("after crash")]
     checks: dict[str, Callable[[], bool]] = {

@@ -1,7 +1,7 @@
 """The demo's story, step by step. Each step sends real requests and leaves named turns behind.
 
 cold -> second, third turn -> another question on the document -> four samples
--> another tenant, same document -> public system prompt, both tenants
+-> another tenant, same text -> public system prompt, both tenants
 -> kill -9 -> same conversation from SSD -> worker restart -> from host RAM
 -> every prompt once more without any cache -> the bill
 """
@@ -91,13 +91,13 @@ def steps(story: Story) -> Iterator[str]:
         conversation += [reply.texts[0], question]
         reply = session.turn(name, story.about_document(FIRST, *conversation))
     yield "Another question on the same document, then four parallel samples of one prompt"
-    session.turn("same document, new question", story.about_document(FIRST, OTHER_QUESTION))
+    session.turn("new question, same text", story.about_document(FIRST, OTHER_QUESTION))
     samples = story.about_document(FIRST, SAMPLE_QUESTION, sample_count=4)
     samples.sampling.temperature = 1.0
     samples.sampling.seed = 7
     session.turn("four samples", samples)
     yield "A second tenant sends the very same document: scopes are isolated"
-    session.turn("other tenant, same document", story.about_document(SECOND, QUESTIONS[0]))
+    session.turn("other tenant, same text", story.about_document(SECOND, QUESTIONS[0]))
     yield "Both tenants under a public system prompt: a hit on exactly that part"
     for name, tenant in (
         ("public prompt, tenant one", FIRST),
@@ -109,7 +109,7 @@ def steps(story: Story) -> Iterator[str]:
         session.turn(name, request)
     yield "kill -9 of cache service and worker, in the middle of a request"
     crash(session, story)
-    session.turn("after crash, first question", story.about_document(FIRST, QUESTIONS[0]))
+    session.turn("after crash, first turn", story.about_document(FIRST, QUESTIONS[0]))
     session.turn("after crash, third turn", story.about_document(FIRST, *conversation))
     yield "A new worker beside the running cache service"
     session.wait_until_written()
