@@ -49,7 +49,7 @@ def show(console: Console, result: DemoResult) -> None:
 def _turns(result: DemoResult) -> Table:
     table = Table(title="What each request reused", title_justify="left", box=SIMPLE_HEAD)
     table.show_edge = False
-    table.padding = (0, 1, 0, 0)
+    table.padding = (0, 0)
     for name in ("turn", "tenant"):
         table.add_column(name, no_wrap=True)
     for name in ("prompt", "hit"):
