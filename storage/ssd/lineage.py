@@ -37,7 +37,7 @@ def depths(parent: NDArray[np.int64]) -> NDArray[np.int64]:
     count = len(parent)
     # Two extra positions stand for "above the root" and "above nothing", and point to themselves.
     root, absent = count, count + 1
-    ancestor = np.append(parent, [root, absent])
+    ancestor: NDArray[np.int64] = np.append(parent, [root, absent])
     ancestor[ancestor == _ROOT] = root
     ancestor[ancestor == _ABSENT] = absent
     steps = np.ones(count + 2, np.int64)
@@ -55,5 +55,6 @@ def depths(parent: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def parents_first(depth: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions of the blocks that are not stranded, parents before children."""
-    order = np.argsort(depth, kind="stable")
-    return order[depth[order] != STRANDED]
+    order: NDArray[np.int64] = np.argsort(depth, kind="stable")
+    kept: NDArray[np.int64] = order[depth[order] != STRANDED]
+    return kept

@@ -1,0 +1,37 @@
+"""An SSD tier of six small segments, opened again as often as a test likes."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from storage.ssd.tier import SsdTier
+from tests.ssd.blocks import CAPACITY_BYTES, SEGMENT_BYTES
+from tests.ssd.faulty_env import FaultyEnv
+
+Open = Callable[..., SsdTier]
+
+
+@pytest.fixture
+def env() -> FaultyEnv:
+    return FaultyEnv()
+
+
+@pytest.fixture
+async def open_tier(tmp_path: Path, env: FaultyEnv) -> AsyncIterator[Open]:
+    """Opens the tier in tmp_path/"ssd"; all are closed at the end."""
+    opened: list[SsdTier] = []
+
+    def open_one(capacity_bytes: int = CAPACITY_BYTES, path: Path | None = None) -> SsdTier:
+        tier = SsdTier.open(
+            path or tmp_path / "ssd",
+            capacity_bytes=capacity_bytes,
+            segment_bytes=SEGMENT_BYTES,
+            env=env,
+        )
+        opened.append(tier)
+        return tier
+
+    yield open_one
+    for tier in opened:
+        await tier.close()
