@@ -285,7 +285,7 @@ class Peer:
         )
 
 
-def open_request(transport: str, **changes: Any) -> pb.OpenSessionRequest:
+def open_request(transport: str, /, **changes: Any) -> pb.OpenSessionRequest:
     fields: dict[str, Any] = {
         "key_scheme_version": KEY_SCHEME_VERSION,
         "client_name": "test",
