@@ -56,7 +56,7 @@ class CacheLimits:
     write_batch_blocks: int = 64
     write_batch_bytes: int = 64 * 1024 * 1024
     pending_write_share_max: float = 0.5
-    """Share of the arena that waiting writes may hold; past it new blocks wait without being held."""
+    """Share of the arena that waiting writes hold; past it new blocks wait without being held."""
     free_segments_min: int = 2
     """Segments kept free ahead of the writer (1 where the SSD has fewer than 8)."""
     relog_share_max: float = 0.5
