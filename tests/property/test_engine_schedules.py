@@ -1,0 +1,289 @@
+"""Random schedules: whatever is asked in whatever order, every request ends once and nothing leaks.
+
+The engine is stepped by hand over a tiny real model, a pool of few pages and a cache service in a
+dict that forgets and fails at random; greedy tokens are compared with the plain model's.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from kvtier.blocks import MissReason, Tier
+from kvtier.keys import BlockHash, ScopeSalt
+from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.engine import Engine, EngineSettings
+from worker.errors import PromptTooLongError, QueueFullError
+from worker.model_loader import LoadedModel, load_model
+from worker.requests import (
+    CacheMode,
+    EndReason,
+    EngineEvent,
+    EngineRequest,
+    RequestEnded,
+    RequestId,
+    SampleEnded,
+    TokenEvent,
+)
+
+BLOCK_TOKENS = 4
+PAGE_COUNT = 16
+# Few stems, so that prompts share prefixes of many lengths.
+STEM = [5, 9, 17, 3, 30, 31, 8, 8, 21, 40, 41, 7, 6, 19, 50, 33, 12, 11, 10, 44]
+DECISIVE = 1e-3
+"""Where the best two logits are nearer than this, either is a right greedy token."""
+
+
+class ForgetfulCache:
+    """A cache service in a dict; `broken` makes every call raise."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[BlockHash, bytes] = {}
+        self.broken = False
+
+    def restore(
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        timeout_seconds: float,
+    ) -> RestoreResult:
+        self._maybe_break()
+        count = 0
+        for block, page in zip(chain, pages, strict=True):
+            if block not in self.blocks:
+                page[:] = 255  # a page past the restored count may hold garbage
+                break
+            page[:] = memoryview(self.blocks[block])
+            count += 1
+        reason = MissReason.NONE if count == len(chain) else MissReason.NEVER_STORED
+        return RestoreResult((Tier.HOST,) * count, reason)
+
+    def store(
+        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+    ) -> StoreResult:
+        self._maybe_break()
+        for block, page in zip(chain, pages, strict=True):
+            # Equal hash, equal KV: whoever computed it, in whatever batch.
+            known = self.blocks.setdefault(block, page.tobytes())
+            torch.testing.assert_close(_floats(known), _floats(page.tobytes()))
+        return StoreResult(len(chain), 0, 0)
+
+    def connected(self) -> bool:
+        return not self.broken
+
+    def close(self) -> Any:
+        return None
+
+    def _maybe_break(self) -> None:
+        if self.broken:
+            raise OSError("down")
+
+
+def _floats(raw: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(raw), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Any]:
+    directory: Path = tmp_path_factory.mktemp("engine-schedules") / "tiny"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        eos_token_id=2,
+    )
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.mul_(6.0)
+    model.save_pretrained(directory)
+    return load_model(directory, block_tokens=BLOCK_TOKENS), model.eval()
+
+
+class Watched:
+    """A submitted request, what it was told, and whether it was interfered with."""
+
+    def __init__(self, request: EngineRequest) -> None:
+        self.request = request
+        self.events: list[EngineEvent] = []
+        self.cancelled = False
+
+    @property
+    def ended(self) -> bool:
+        return any(isinstance(e, RequestEnded) for e in self.events)
+
+    def tokens(self, index: int) -> list[int]:
+        return [
+            e.token_id for e in self.events if isinstance(e, TokenEvent) and e.sample_index == index
+        ]
+
+
+def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]:
+    @lru_cache(maxsize=100_000)
+    def acceptable(tokens: tuple[int, ...]) -> frozenset[int]:
+        with torch.inference_mode():
+            logits = plain(torch.tensor([tokens]), use_cache=False).logits[0, -1]
+        return frozenset(torch.nonzero(logits >= logits.max() - DECISIVE).flatten().tolist())
+
+    class EngineSchedules(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cache = ForgetfulCache()
+            limits = EngineSettings(
+                page_count=PAGE_COUNT,
+                step_tokens=8,
+                running_requests_max=4,
+                waiting_requests_max=6,
+                age_limit_seconds=3.0,
+            )
+            self.now = 0.0
+            self.engine = Engine(loaded, limits, self.cache, lambda: self.now, load_threads=0)
+            self.requests: list[Watched] = []
+
+        @rule(
+            length=st.integers(1, 20),
+            suffix=st.lists(st.integers(3, 60), max_size=4),
+            new=st.integers(1, 12),
+            samples=st.integers(1, 3),
+            mode=st.sampled_from(CacheMode),
+            scope=st.sampled_from([b"", b"a" * 32, b"b" * 32]),
+            public_blocks=st.integers(0, 2),
+        )
+        def submit(
+            self,
+            length: int,
+            suffix: list[int],
+            new: int,
+            samples: int,
+            mode: CacheMode,
+            scope: bytes,
+            public_blocks: int,
+        ) -> None:
+            watched = Watched(
+                EngineRequest(
+                    request_id=RequestId(f"r{len(self.requests)}"),
+                    token_ids=(*STEM[:length], *suffix),
+                    max_completion_tokens=new,
+                    salt=ScopeSalt(scope),
+                    public_blocks=public_blocks,
+                    sample_count=samples,
+                    cache_mode=mode,
+                    stop_token_ids=frozenset({2}),
+                )
+            )
+            try:
+                self.engine.submit(watched.request, watched.events.append)
+            except (QueueFullError, PromptTooLongError):
+                assert not watched.events
+                return
+            self.requests.append(watched)
+
+        @rule(count=st.integers(1, 6))
+        def step(self, count: int) -> None:
+            for _ in range(count):
+                self.now += 0.5
+                self.engine.step()
+                self.engine.check_integrity()
+
+        @precondition(lambda self: self.requests)
+        @rule(data=st.data())
+        def cancel(self, data: st.DataObject) -> None:
+            watched = data.draw(st.sampled_from(self.requests))
+            watched.cancelled = True
+            self.engine.cancel(watched.request.request_id)
+
+        @precondition(lambda self: self.requests)
+        @rule(data=st.data(), index=st.integers(0, 2))
+        def stop_sample(self, data: st.DataObject, index: int) -> None:
+            watched = data.draw(st.sampled_from(self.requests))
+            self.engine.stop_sample(watched.request.request_id, index)
+
+        @rule(keep=st.integers(0, 5))
+        def forget(self, keep: int) -> None:
+            self.cache.blocks = dict(list(self.cache.blocks.items())[:keep])
+
+        @rule()
+        def break_or_mend(self) -> None:
+            self.cache.broken = not self.cache.broken
+
+        @invariant()
+        def nothing_leaks_and_nobody_ends_twice(self) -> None:
+            self.engine.check_integrity()
+            for watched in self.requests:
+                ends = [e for e in watched.events if isinstance(e, RequestEnded)]
+                assert len(ends) <= 1
+                assert not ends or watched.events[-1] is ends[0]
+
+        def teardown(self) -> None:
+            for _ in range(3000):
+                if all(watched.ended for watched in self.requests):
+                    break
+                self.now += 0.5
+                self.engine.step()
+                self.engine.check_integrity()
+            for watched in self.requests:
+                self._check(watched)
+            self.engine.step()
+            stats = self.engine.stats()
+            assert stats.free_page_count + stats.cached_page_count == PAGE_COUNT
+            self.engine.stop()
+
+        def _check(self, watched: Watched) -> None:
+            request, end = watched.request, watched.events[-1]
+            assert isinstance(end, RequestEnded), "the request never ended"
+            assert end.end_reason is not EndReason.ERROR, end.problem
+            usage = end.usage
+            assert usage.hit_tokens + usage.miss_tokens == usage.prompt_tokens
+            assert usage.hit_tokens % BLOCK_TOKENS == 0
+            assert usage.hit_tokens < len(request.token_ids)
+            delivered = [watched.tokens(n) for n in range(request.sample_count)]
+            assert usage.completion_tokens == sum(len(tokens) for tokens in delivered)
+            if not watched.cancelled:
+                assert end.end_reason in (EndReason.STOP, EndReason.LENGTH)
+            if end.end_reason is not EndReason.CANCELLED:
+                assert usage.prompt_tokens == len(request.token_ids)
+                finished = [e.sample_index for e in watched.events if isinstance(e, SampleEnded)]
+                assert sorted(finished) == list(range(request.sample_count))
+            if request.cache_mode is CacheMode.BYPASS:
+                assert usage.hit_tokens == 0
+            for tokens in delivered:
+                for count, token in enumerate(tokens):
+                    assert token in acceptable((*request.token_ids, *tokens[:count]))
+
+    return EngineSchedules
+
+
+def test_random_schedules_end_every_request_once_and_leak_no_page(
+    tiny: tuple[LoadedModel, Any],
+) -> None:
+    torch.set_num_threads(1)
+    machine = make_machine(*tiny)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
