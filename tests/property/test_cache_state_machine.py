@@ -1,0 +1,370 @@
+"""Random lives of the cache's core against a dict model, on a real arena and a real SSD tier.
+
+The model knows which payload belongs to which hash, nothing else: what is cached may leave at any
+time, but what is handed out must be the bytes that were stored, and every owner's sums must add up
+after every step.
+"""
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import xxhash
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from cache_service.cache import Cache
+from cache_service.errors import (
+    ChecksumMismatchError,
+    ReservationExpiredError,
+    ReservationUnknownError,
+)
+from cache_service.listener import QuietListener
+from cache_service.views import CacheLimits, EndView, MatchView, ReadyView, Transport
+from kvtier.keys import BlockHash, NamespaceId
+from storage.host.arena import HostArena
+from storage.ssd.tier import SsdTier
+from storage.tier import PAGE_BYTES, Slab
+
+BLOCK_BYTES = 900
+NAMESPACE = NamespaceId(bytes(range(32)))
+SEGMENT_BYTES = 9 * PAGE_BYTES
+SEGMENTS = 6
+SLABS = 12
+
+LIMITS = CacheLimits(
+    session_ttl_seconds=100,
+    lease_ttl_seconds=10,
+    reservation_ttl_seconds=10,
+    reservation_grace_seconds=5,
+    room_wait_seconds=0.05,
+    read_ahead_blocks=2,
+    write_batch_blocks=3,
+    evicted_memory_count=16,
+)
+
+Result = TypeVar("Result")
+
+paths = st.lists(st.integers(0, 1), min_size=1, max_size=5)
+"""A path in a small tree, so that chains share prefixes and fork."""
+
+
+def chain_of(path: list[int]) -> list[BlockHash]:
+    parent, hashes = b"", []
+    for name in path:
+        parent = hashlib.sha256(parent + bytes([name])).digest()
+        hashes.append(BlockHash(parent))
+    return hashes
+
+
+def payload_of(block_hash: BlockHash) -> bytes:
+    return hashlib.shake_128(block_hash).digest(BLOCK_BYTES)
+
+
+class CacheLife(RuleBasedStateMachine):
+    """One cache over many starts on the same directory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = tempfile.TemporaryDirectory()
+        self.now = 0.0
+        self.flipped = False
+        self.committed: set[BlockHash] = set()
+        """Every hash that was ever committed: nothing else may be found."""
+        self.start()
+
+    def start(self) -> None:
+        self.arena = HostArena(SLABS * PAGE_BYTES, extent_bytes=4 * PAGE_BYTES)
+        self.ssd = SsdTier.open(
+            Path(self.folder.name) / "ssd",
+            capacity_bytes=SEGMENTS * SEGMENT_BYTES,
+            segment_bytes=SEGMENT_BYTES,
+        )
+        self.cache = Cache(self.arena, self.ssd, LIMITS, lambda: self.now, QuietListener())
+        self.sessions: list[str] = []
+        self.leases: list[tuple[str, str, list[BlockHash], list[tuple[int, int]], float]] = []
+        self.reservations: list[tuple[str, list[BlockHash], Any]] = []
+        self.open_session()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return self.loop.run_until_complete(work)
+
+    def open_session(self) -> None:
+        async def opened() -> str:
+            return self.cache.open_session(
+                NAMESPACE, BLOCK_BYTES, 64, "machine", Transport.SHARED_MEMORY
+            ).session_id
+
+        self.sessions.append(self.run(opened()))
+
+    def session(self, number: int) -> str:
+        return self.sessions[number % len(self.sessions)]
+
+    def write(self, chain: list[BlockHash], view: Any) -> list[int]:
+        sums = []
+        for position, slab in zip(view.missing, view.slabs, strict=True):
+            payload = payload_of(chain[position])
+            self.arena.view(slab)[: len(payload)] = payload
+            sums.append(xxhash.xxh3_64_intdigest(payload))
+        return sums
+
+    # -- rules -------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.sessions) < 3)
+    @rule()
+    def another_session(self) -> None:
+        self.open_session()
+
+    @rule(number=st.integers(0, 2))
+    def close_a_session(self, number: int) -> None:
+        session_id = self.session(number)
+
+        async def closed() -> None:
+            self.cache.close_session(session_id)
+
+        self.run(closed())
+        self.sessions.remove(session_id)
+        self.leases = [each for each in self.leases if each[0] != session_id]
+        self.reservations = [each for each in self.reservations if each[0] != session_id]
+        if not self.sessions:
+            self.open_session()
+
+    @rule(path=paths, number=st.integers(0, 2))
+    def lookup(self, path: list[int], number: int) -> None:
+        chain = chain_of(path)
+        session_id = self.session(number)
+
+        async def looked() -> Any:
+            return self.cache.lookup(session_id, chain)
+
+        found = self.run(looked())
+        assert set(chain[: found.present_count]) <= self.committed
+        assert len(found.tiers) == found.present_count
+        assert (found.miss_reason == 0) == (found.present_count == len(chain))
+
+    @rule(path=paths, start=st.integers(0, 3), number=st.integers(0, 2), taken=st.integers(1, 9))
+    def acquire(self, path: list[int], start: int, number: int, taken: int) -> None:
+        """Reads a chain, sometimes from its middle, sometimes giving up early."""
+        chain = chain_of(path)[min(start, len(path) - 1) :]
+        session_id = self.session(number)
+        events, complete = self.run(self.take_events(session_id, chain, taken))
+        match = events[0]
+        assert isinstance(match, MatchView)
+        blocks = [
+            (slab.offset, checksum)
+            for view in events
+            if isinstance(view, ReadyView)
+            for slab, checksum in zip(view.slabs, view.checksums, strict=True)
+        ]
+        self.check_bytes(chain, blocks)
+        if complete:
+            end = events[-1]
+            assert isinstance(end, EndView)
+            assert end.ready_count == len(blocks) <= match.matched_count
+            if blocks:
+                deadline = self.now + LIMITS.lease_ttl_seconds
+                self.leases.append((session_id, match.lease_id, chain, blocks, deadline))
+
+    async def take_events(
+        self, session_id: str, chain: list[BlockHash], taken: int
+    ) -> tuple[list[Any], bool]:
+        stream = self.cache.acquire(session_id, "r", chain, None)
+        events: list[Any] = []
+        async for event in stream:
+            events.append(event)
+            self.cache.check_integrity()
+            if len(events) == taken:
+                break
+        await stream.aclose()
+        return events, isinstance(events[-1], EndView)
+
+    def check_bytes(self, chain: list[BlockHash], blocks: list[tuple[int, int]]) -> None:
+        for block_hash, (offset, checksum) in zip(chain, blocks, strict=False):
+            slab = self.arena.view(Slab(offset, PAGE_BYTES))[:BLOCK_BYTES]
+            assert block_hash in self.committed
+            assert bytes(slab) == payload_of(block_hash), "a wrong byte"
+            assert checksum == xxhash.xxh3_64_intdigest(slab)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def release(self, data: Any) -> None:
+        lease = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        session_id, lease_id, chain, blocks, deadline = lease
+        if self.now < deadline:
+            self.check_bytes(chain, blocks)
+        lie = [chain[0]] if data.draw(st.booleans()) else []
+
+        async def released() -> None:
+            self.cache.release(session_id, lease_id, lie)
+
+        self.run(released())
+
+    @rule(path=paths, number=st.integers(0, 2))
+    def reserve(self, path: list[int], number: int) -> None:
+        chain = chain_of(path)
+        session_id = self.session(number)
+        view = self.run(self.cache.reserve(session_id, "", chain))
+        assert len(view.missing) == len(view.slabs)
+        if view.reservation_id:
+            self.reservations.append((session_id, chain, view))
+
+    @precondition(lambda self: self.reservations)
+    @rule(data=st.data(), verify=st.booleans(), spoil=st.booleans())
+    def commit(self, data: Any, verify: bool, spoil: bool) -> None:
+        number = data.draw(st.integers(0, len(self.reservations) - 1))
+        session_id, chain, view = self.reservations.pop(number)
+        hashes = [chain[i] for i in view.missing]
+        sums = self.write(chain, view)
+        if spoil and verify:
+            sums[-1] ^= 1
+        # What a commit might make visible; a refused one leaves the set a little too large.
+        self.committed.update(hashes)
+        try:
+            count = self.run(self.cache.commit(session_id, view.reservation_id, sums, verify))
+        except ReservationExpiredError:
+            return
+        except ReservationUnknownError:
+            return
+        except ChecksumMismatchError:
+            assert spoil
+            return
+        assert not (spoil and verify)
+        assert count in (0, len(hashes))
+        again = self.run(self.cache.commit(session_id, view.reservation_id, sums, verify))
+        assert again == count
+
+    @precondition(lambda self: self.reservations)
+    @rule(data=st.data())
+    def abort(self, data: Any) -> None:
+        number = data.draw(st.integers(0, len(self.reservations) - 1))
+        session_id, _, view = self.reservations.pop(number)
+
+        async def aborted() -> None:
+            self.cache.abort(session_id, view.reservation_id)
+
+        self.run(aborted())
+
+    @rule(path=paths, number=st.integers(0, 2))
+    def store(self, path: list[int], number: int) -> None:
+        """The usual way: reserve, write, commit in one go."""
+        chain = chain_of(path)
+        session_id = self.session(number)
+        view = self.run(self.cache.reserve(session_id, "", chain))
+        if view.reservation_id:
+            self.committed.update(chain[i] for i in view.missing)
+            sums = self.write(chain, view)
+            self.run(self.cache.commit(session_id, view.reservation_id, sums, False))
+
+    @rule(seconds=st.sampled_from([1, 6, 11]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+
+        async def ticked() -> None:
+            self.cache.tick()
+            for session_id in self.sessions:
+                self.cache.renew(session_id, [])
+
+        self.run(ticked())
+
+    @rule(turns=st.integers(1, 30))
+    def the_writer_gets_on(self, turns: int) -> None:
+        async def waited() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0.0005)
+                self.cache.check_integrity()
+
+        self.run(waited())
+
+    @rule()
+    def restart(self) -> None:
+        """A clean end: everything on the SSD is there again, nothing else."""
+        self.run(self.cache.drain())
+        written = self.ssd_block_count()
+        self.arena.close()
+        self.start()
+        assert self.flipped or self.ssd_block_count() == written
+
+    @rule()
+    def crash(self) -> None:
+        """The disk is taken away under the cache; what was durable is there again."""
+        self.run(self.ssd.close())
+        self.run(self.cache.drain())
+        written = self.ssd_block_count()
+        self.arena.close()
+        self.start()
+        assert self.flipped or self.ssd_block_count() >= written
+
+    @rule(number=st.integers(0, SEGMENTS - 1), offset=st.integers(PAGE_BYTES, SEGMENT_BYTES - 1))
+    def a_bit_flips_on_the_disk(self, number: int, offset: int) -> None:
+        """From here on blocks may be missing that were written; none may be wrong."""
+        self.flipped = True
+        files = sorted((Path(self.folder.name) / "ssd" / "segments").iterdir())
+        with files[number].open("r+b") as segment:
+            segment.seek(offset)
+            byte = segment.read(1)
+            segment.seek(offset)
+            segment.write(bytes([byte[0] ^ 4]))
+
+    def ssd_block_count(self) -> int:
+        self.cache.check_integrity()
+        return self.cache.stats().tiers[1].block_count
+
+    # -- what always holds -------------------------------------------------------------------------
+
+    @invariant()
+    def sums_add_up(self) -> None:
+        self.cache.check_integrity()
+        stats = self.cache.stats()
+        for tier in stats.tiers:
+            assert 0 <= tier.used_bytes <= tier.capacity_bytes
+
+    @invariant()
+    def leased_bytes_stay(self) -> None:
+        for _, _, chain, blocks, deadline in self.leases:
+            if self.now < deadline:
+                self.check_bytes(chain, blocks)
+
+    def teardown(self) -> None:
+        async def ended() -> None:
+            for session_id in self.sessions:
+                self.cache.close_session(session_id)
+            await self.cache.drain()
+            self.now += 1000
+            self.cache.tick()
+
+        self.run(ended())
+        self.cache.check_integrity()
+        stats = self.cache.stats()
+        assert (stats.session_count, stats.lease_count, stats.reservation_count) == (0, 0, 0)
+        assert stats.quarantined_slab_count == 0
+        assert stats.pending_write_count == 0
+        assert self.arena.slab_count == stats.tiers[0].block_count, "a slab leaked"
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        self.arena.close()
+        self.folder.cleanup()
+
+
+@pytest.mark.timeout(120)
+def test_any_life_of_the_cache_keeps_bytes_sums_and_chains_whole() -> None:
+    run_state_machine_as_test(
+        CacheLife,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
