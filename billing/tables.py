@@ -34,11 +34,12 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
         console.print("No usage in this period.")
         return
     table = _table("Usage", keys)
-    for row in data["rows"]:
-        table.add_row(*(_cell(key, row[key], row) for key in keys))
+    rows, totals = _aligned(data["rows"], data["totals"])
+    for row in rows:
+        table.add_row(*(_cell(key, row[key]) for key in keys))
     table.add_section()
-    for total in data["totals"]:
-        cells = [_cell(key, total[key], total) if key in total else "" for key in keys]
+    for total in totals:
+        cells = [_cell(key, total[key]) if key in total else "" for key in keys]
         cells[0] = cells[0] or "total"
         table.add_row(*cells, style="bold")
     console.print(table)
@@ -55,11 +56,10 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
     table = _table(f"Invoice of {data['tenant']}, from {start} to {end}", keys)
     for line in data["lines"]:
         price = f"{grouped(line['unit_price'])} per {line['unit_tokens']:,}"
-        row = {**line, "unit_price": price}
-        table.add_row(*(_cell(key, row[key], row) for key in keys))
+        row = {**line, "unit_price": price, "amount": grouped(line["amount"])}
+        table.add_row(*(_cell(key, row[key]) for key in keys))
     table.add_section()
-    total = f"{grouped(data['total'])} {data['currency']}"
-    table.add_row("total", "", "", "", total, "", style="bold")
+    table.add_row("total", "", "", "", grouped(data["total"]), data["currency"], style="bold")
     console.print(table)
     console.print(
         f"{data['request_count']:,} requests; cache hits saved"
@@ -92,16 +92,15 @@ def show_verification(console: Console, data: Mapping[str, Any]) -> None:
 
 def show_book(console: Console, data: Mapping[str, Any]) -> None:
     for version in data["versions"]:
-        table = Table(
-            title=escape(
-                f"{version['version']}: from {version['effective_time']},"
-                f" {version['currency']} per 1,000,000 tokens"
-            ),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            caption=escape(version["source"]),
-            caption_justify="left",
+        console.print(
+            f"{version['version']}: from {version['effective_time']},"
+            f" {version['currency']} per 1,000,000 tokens",
+            style="bold",
+            highlight=False,
+            markup=False,
         )
+        console.print(version["source"], highlight=False, markup=False)
+        table = Table(box=box.SIMPLE_HEAD)
         table.add_column("model")
         for name in ("hit", "miss", "output"):
             table.add_column(name, justify="right")
@@ -132,13 +131,24 @@ def _table(title: str, keys: Sequence[str]) -> Table:
     return table
 
 
-def _cell(key: str, value: Any, row: Mapping[str, Any]) -> str:
+def _aligned(*parts: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Copies whose amounts are grouped and have as many decimals as the longest of them."""
+    copies = [[dict(row) for row in part] for part in parts]
+    for key in ("amount", "saved"):
+        priced = [row for part in copies for row in part if row["currency"]]
+        fractions = [len(row[key].partition(".")[2]) for row in priced]
+        width = max(fractions, default=0)
+        for row, digits in zip(priced, fractions, strict=True):
+            point = "." if digits == 0 < width else ""
+            row[key] = grouped(row[key]) + point + "0" * (width - digits)
+        for row in (row for part in copies for row in part if not row["currency"]):
+            row[key] = "-"
+    return copies
+
+
+def _cell(key: str, value: Any) -> str:
     if key == "hit_rate":
         return "-" if value is None else f"{value:.1%}"
     if key == "currency":
         return value or _UNRATED
-    if key in ("amount", "saved") and row.get("currency") == "":
-        return "-"
-    if key in ("amount", "saved"):
-        return grouped(value)
     return f"{value:,}" if isinstance(value, int) else escape(str(value))

@@ -186,13 +186,17 @@ _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=F
 def event_from_text(text: str) -> UsageEvent:
     """Inverse of `event_text`. Raises ValueError when `text` is not exactly such a line."""
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, parse_float=_no_float)
         event = _event_of(fields)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a stored usage event: {error}") from None
     if event_text(event) != text:
         raise ValueError("not the canonical text of a usage event")
     return event
+
+
+def _no_float(text: str) -> float:
+    raise ValueError(f"{text} is not a whole number")
 
 
 def _event_of(fields: dict[str, Any]) -> UsageEvent:

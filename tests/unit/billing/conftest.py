@@ -1,0 +1,161 @@
+"""Events, a price book and real ledgers for the till's unit tests."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from billing.ledger import Ledger
+from billing.ledger_store import LedgerStore
+from billing.ledger_verify import Verification, verify_ledger
+from billing.meter import Head, Outcome, Submission
+from billing.price_book import PriceBook
+from billing.price_book_file import parse_price_book
+from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
+
+DAY = 86_400 * 10**9
+NOW = 1_800_000_000 * 10**9
+"""15 January 2027, 08:00 UTC."""
+
+BOOK = """
+format = 1
+[[versions]]
+name = "first"
+effective_time = 2025-01-01T00:00:00Z
+currency = "CNY"
+source = "test"
+[[versions.prices]]
+model = "big-*"
+hit = "0.5"
+miss = "4"
+output = "16"
+[[versions.prices]]
+model = "*"
+hit = "0.1"
+miss = "1"
+output = "2"
+[[versions]]
+name = "second"
+effective_time = 2027-01-15T00:00:00Z
+currency = "CNY"
+source = "test"
+[[versions.prices]]
+model = "*"
+hit = "0.2"
+miss = "1"
+output = "3"
+"""
+
+
+def event_of(request_id: str = "r1", **changes: Any) -> UsageEvent:
+    hit = changes.pop("hit", 128)
+    miss = changes.pop("miss", 72)
+    tokens = {
+        "prompt": hit + miss,
+        "hit": hit,
+        "hit_gpu": 0,
+        "hit_host": hit,
+        "hit_ssd": 0,
+        "hit_shared": 0,
+        "miss": miss,
+        "output": 10,
+    }
+    tokens |= {name: changes.pop(name) for name in list(changes) if name in tokens}
+    fields: dict[str, Any] = {
+        "request_id": request_id,
+        "schema_version": 1,
+        "tenant_id": TenantId("acme"),
+        "model": "demo",
+        "start_time_ns": NOW - 2 * 10**9,
+        "end_time_ns": NOW,
+        "end_reason": EndReason.STOP,
+        "node": "node-1",
+        "client_request_id": "",
+        "ttft_ns": 120_000_000,
+    }
+    return UsageEvent(tokens=TokenCounts(**tokens), **(fields | changes))
+
+
+@dataclass
+class Heard:
+    """A listener that remembers."""
+
+    commits: list[tuple[int, int]] = field(default_factory=list)
+    """(events, batches) of each transaction."""
+    failures: int = 0
+
+    def committed(self, outcomes: Sequence[Outcome], batch_count: int, head: Head) -> None:
+        self.commits.append((len(outcomes), batch_count))
+
+    def failed(self, batch_count: int) -> None:
+        self.failures += 1
+
+
+@dataclass
+class Till:
+    """An open ledger with the questions tests ask."""
+
+    store: LedgerStore
+    ledger: Ledger
+    heard: Heard
+
+    def record(self, *events: UsageEvent) -> list[Outcome]:
+        submissions = [Submission(event, repr(event).encode()) for event in events]
+        return self.ledger.record(submissions).result(30)
+
+    def verify(self) -> Verification:
+        committed = self.ledger.head
+        return self.store.read(lambda connection: verify_ledger(connection, committed))
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.store.close()
+
+
+@pytest.fixture
+def usage_event() -> Callable[..., UsageEvent]:
+    return event_of
+
+
+@pytest.fixture
+def now_ns() -> int:
+    return NOW
+
+
+@pytest.fixture
+def book_text() -> str:
+    return BOOK
+
+
+@pytest.fixture
+def book() -> PriceBook:
+    return parse_price_book(BOOK, "test")
+
+
+@pytest.fixture
+def open_till(tmp_path: Path, book: PriceBook) -> Iterator[Callable[..., Till]]:
+    """Opens the ledger in a test's directory; what is still open at the end is closed."""
+    opened: list[Till] = []
+
+    def open_(book: PriceBook = book) -> Till:
+        store = LedgerStore(tmp_path / "ledger")
+        heard = Heard()
+        try:
+            ledger = Ledger(store, book, lambda: NOW, heard)
+        except BaseException:
+            store.close()
+            raise
+        till = Till(store, ledger, heard)
+        opened.append(till)
+        return till
+
+    yield open_
+    for till in opened:
+        till.close()
+
+
+@pytest.fixture
+def till(open_till: Callable[..., Till]) -> Till:
+    return open_till()

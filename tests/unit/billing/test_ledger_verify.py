@@ -1,0 +1,163 @@
+"""What a person with the file and a SQL prompt could do, and where verify finds it."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from billing.entry import Entry, EntryHash
+from billing.ledger_schema import metadata
+from billing.price_book import version_from_text
+from billing.rating import rate
+from billing.usage import UsageEvent, event_from_text
+
+Events = Callable[..., UsageEvent]
+Till = Any
+
+COUNT = 12
+BROKEN = 7
+
+
+@pytest.fixture
+def kept(till: Till, usage_event: Events) -> Till:
+    till.record(*(usage_event(f"r{i}", hit=i * 64, miss=i + 1, output=i) for i in range(COUNT)))
+    till.record(usage_event("bad", prompt=1))
+    assert till.verify().problem == ""
+    return till
+
+
+def _tamper(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+        found = triggers.fetchall()
+        for name, _ in found:
+            connection.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            connection.execute(statement)
+        for _, sql in found:
+            connection.execute(sql)
+        connection.commit()
+
+
+def _other(column: str, kind: str) -> str:
+    if "INT" in kind:
+        return f"{column} + 1"
+    if kind == "BLOB":
+        return f"CAST(X'00' || SUBSTR({column}, 2) AS BLOB)"
+    return f"SUBSTR({column}, 1, LENGTH({column}) - 1) || '~'"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [c.name for c in metadata.tables["entries"].columns if c.name != "position"],
+)
+def test_a_change_in_any_column_of_an_entry_is_found_where_it_is(kept: Till, column: str) -> None:
+    kind = str(metadata.tables["entries"].c[column].type)
+    _tamper(
+        kept.store.path,
+        f"UPDATE entries SET {column} = {_other(column, kind)} WHERE position = {BROKEN}",
+    )
+    found = kept.verify()
+    assert found.broken_position == BROKEN
+    assert found.problem
+    assert found.head.position == BROKEN - 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "account = 'receivable/other'",
+        "token_class = 'miss'",
+        "quantity_tokens = quantity_tokens + 1",
+        "amount = amount || '0'",
+        "amount = '-' || amount",
+        "currency = 'USD'",
+        "line = 9",
+        "position = 999",
+    ],
+)
+def test_a_change_in_any_column_of_a_posting_is_found_where_it_is(kept: Till, change: str) -> None:
+    _tamper(kept.store.path, f"UPDATE postings SET {change} WHERE position = {BROKEN} AND line = 1")
+    found = kept.verify()
+    assert (found.broken_position, "postings" in found.problem) == (BROKEN, True)
+
+
+@pytest.mark.parametrize(
+    ("statements", "position"),
+    [
+        (["DELETE FROM entries WHERE position = 7"], BROKEN),
+        (["DELETE FROM postings WHERE position = 7 AND line = 2"], BROKEN),
+        (["UPDATE entries SET position = 100 WHERE position = 7"], BROKEN),
+        (
+            ["DELETE FROM postings WHERE position = 12", "DELETE FROM entries WHERE position = 12"],
+            12,
+        ),
+        (["INSERT INTO postings VALUES (13, 1, 'x', 'hit', 1, '1', 'CNY')"], 13),
+        (["UPDATE ledger_meta SET value = 'other' WHERE key = 'ledger_id'"], 1),
+        (["UPDATE entries SET price_id = NULL WHERE position = 7"], BROKEN),
+        (
+            [
+                "UPDATE entries SET position = -1 WHERE position = 7",
+                "UPDATE entries SET position = 7 WHERE position = 8",
+                "UPDATE entries SET position = 8 WHERE position = -1",
+            ],
+            BROKEN,
+        ),
+    ],
+)
+def test_what_is_missing_moved_or_invented_is_found(
+    kept: Till, statements: list[str], position: int
+) -> None:
+    _tamper(kept.store.path, "PRAGMA foreign_keys = OFF", *statements)
+    assert kept.verify().broken_position == position
+
+
+def test_a_changed_price_is_found_at_the_first_entry_it_rated(kept: Till) -> None:
+    _tamper(kept.store.path, """UPDATE price_versions SET text = REPLACE(text, '"0.2"', '"0.1"')""")
+    found = kept.verify()
+    assert (found.broken_position, "price version" in found.problem) == (1, True)
+
+
+def test_an_entry_whose_hash_was_recomputed_breaks_the_next_one(
+    kept: Till, usage_event: Events
+) -> None:
+    with closing(sqlite3.connect(kept.store.path)) as connection:
+        previous = connection.execute(
+            f"SELECT hash FROM entries WHERE position = {BROKEN - 1}"
+        ).fetchone()[0]
+        event, price, recorded = connection.execute(
+            f"SELECT event, price_id, recorded_time_ns FROM entries WHERE position = {BROKEN}"
+        ).fetchone()
+    with closing(sqlite3.connect(kept.store.path)) as connection:
+        text = connection.execute("SELECT text FROM price_versions").fetchone()[0]
+    forged = Entry(
+        BROKEN, recorded + 1, event, price, rate(event_from_text(event), version_from_text(text))
+    )
+    digest = forged.hash_after(EntryHash(previous)).hex()
+    _tamper(
+        kept.store.path,
+        f"UPDATE entries SET recorded_time_ns = {recorded + 1}, hash = X'{digest}'"
+        f" WHERE position = {BROKEN}",
+    )
+    assert kept.verify().broken_position == BROKEN + 1
+
+
+def test_a_changed_refusal_is_found_beside_the_chain(kept: Till) -> None:
+    _tamper(kept.store.path, "UPDATE refused_events SET wire = X'00'")
+    found = kept.verify()
+    assert (found.broken_position, found.head.position) == (0, COUNT)
+    assert "refused event bad was changed" in found.problem
+
+
+def test_a_missing_trigger_is_found(kept: Till) -> None:
+    with closing(sqlite3.connect(kept.store.path)) as connection:
+        connection.execute("DROP TRIGGER entries_no_update")
+    assert "entries_no_update" in kept.verify().problem
+
+
+def test_an_empty_ledger_holds(till: Till) -> None:
+    found = till.verify()
+    assert (found.problem, found.entry_count, found.broken_position) == ("", 0, 0)
