@@ -8,6 +8,7 @@ or a wait past the caller's deadline. Down, hung, restarted or babbling, it is a
 Called from the engine's transfer threads, any number at once. State lives in the parts.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,6 +29,8 @@ STORE_SECONDS_MAX = 10.0
 
 COPY_LANES = 2
 """One thread cannot fill a memory bus once it also hashes; more than two gain little."""
+
+REQUEST_ID_CHARS_MAX = 200
 
 ATTEMPTS = 2
 """The second meets a service that was restarted, or forgot the session, since the first."""
@@ -58,6 +61,7 @@ class CacheClient:
         self._block_bytes = block_bytes
         self._store_seconds_max = store_seconds_max
         self._clock = clock
+        self._stores = itertools.count(1)
         self._counts = CacheCounts(clock)
         self._lanes = CopyLanes(COPY_LANES)
         self._link = CacheLink(terms, clock, breaker or Breaker(clock), self._counts)
@@ -88,6 +92,9 @@ class CacheClient:
         """
         self._check_pages(chain, pages)
         deadline = self._clock() + self._store_seconds_max
+        # The service answers a repeated id with the first reservation, which is for the first
+        # chain: an engine that stores twice for one request must not get that one's slabs.
+        request_id = f"{request_id[:REQUEST_ID_CHARS_MAX]}/{next(self._stores)}"
         for _ in range(ATTEMPTS):
             result = self._store(request_id, chain, pages, deadline)
             if result is not None:
@@ -123,7 +130,9 @@ class CacheClient:
         started, session = self._clock(), None
         try:
             with self._link.session(deadline) as session:
-                self._restore_slices(session, request_id, chain, pages, deadline, restored)
+                self._restore_slices(
+                    session, request_id[:REQUEST_ID_CHARS_MAX], chain, pages, deadline, restored
+                )
         except (LinkDownError, TimeUpError) as error:
             restored.reason = failure_reason(error)
             self._counts.add("calls_not_made")

@@ -1,13 +1,14 @@
 """The link to a cache service that may be absent, slow, restarted or out of its mind.
 
-    call -> breaker closed? -> session open? (opened by the first caller) -> the caller's RPCs
-    keeper thread: renews the session while the breaker is closed, probes while it is open
+    call -> breaker closed? -> session open? (else the caller opens it) -> the caller's RPCs
+    keeper thread: opens a session ahead of the first call, touches the arena's pages, renews the
+                   session while the breaker is closed, probes while it is open
 
 Invariant: a call that finds the breaker open costs nothing, because only the keeper probes; every
 other call is bounded by its own deadline. A session that failed is retired, never used again.
 
-`_session` is written under `_opening`; the keeper is the only thread started here, and ends in
-`close`.
+`_session` is written under `_opening`; the keeper is the only thread started here, from the
+constructor until `close`.
 """
 
 import contextlib
@@ -56,9 +57,13 @@ class CacheLink:
         self._counts = counts
         self._opening = threading.Lock()
         self._session: CacheSession | None = None
+        self._last: CacheSession | None = None
+        """The latest session, retired or not: its arena may still be the service's."""
         self._closed = False
         self._wake = threading.Event()
-        self._keeper: threading.Thread | None = None
+        self._keeper = threading.Thread(target=self._keep, name="cache-keeper", daemon=True)
+        self._wake.set()
+        self._keeper.start()
 
     def connected(self) -> bool:
         """A session is open and the service answered last time it was asked."""
@@ -122,10 +127,9 @@ class CacheLink:
         """Ends the session and the keeper. Idempotent; bounded by a few seconds."""
         self._closed = True
         self._wake.set()
-        if self._keeper is not None:
-            self._keeper.join(OPEN_SECONDS_MAX + RENEW_SECONDS_MAX)
+        self._keeper.join(OPEN_SECONDS_MAX + RENEW_SECONDS_MAX)
         with self._opening:
-            session, self._session = self._session, None
+            session, self._session, self._last = self._session, None, None
         if session is not None:
             if self._breaker.admits():
                 session.say_goodbye(GOODBYE_SECONDS_MAX)
@@ -152,11 +156,8 @@ class CacheLink:
         seconds = min(OPEN_SECONDS_MAX, deadline - self._clock())
         if seconds <= 0 or not self._breaker.admits():
             raise LinkDownError("no time left to open a session, or the breaker opened meanwhile")
-        self._session = open_session(self._terms, seconds)
+        self._last = self._session = open_session(self._terms, seconds, self._last)
         self._counts.add("sessions_opened")
-        if self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="cache-keeper", daemon=True)
-            self._keeper.start()
         self._wake.set()
 
     def _keep(self) -> None:
@@ -164,14 +165,16 @@ class CacheLink:
         while not self._closed:
             self._wake.wait(self._pause())
             self._wake.clear()
-            session = self._session
+            if self._closed:
+                return
             if self._breaker.begin_probe():
                 self._probe()
-            elif session is not None and self._breaker.admits():
-                self._renew(session)
-                if session is not touched and session.arena is not None:
-                    touched = session
-                    self._prefault(session)
+            elif self._breaker.admits():
+                self._open_or_renew()
+            session = self._session
+            if session is not None and session is not touched:
+                touched = session
+                self._prefault(session)
 
     def _pause(self) -> float:
         to_probe = self._breaker.seconds_to_probe()
@@ -180,8 +183,16 @@ class CacheLink:
         session = self._session
         return IDLE_SECONDS if session is None else session.renew_seconds
 
-    def _renew(self, session: CacheSession) -> None:
-        started = self._clock()
+    def _open_or_renew(self) -> None:
+        session, started = self._session, self._clock()
+        if session is None:
+            try:
+                self._current(started + OPEN_SECONDS_MAX)
+            except LinkDownError:
+                pass
+            except PEER_FAILURES as error:
+                self.report(error, None, self._clock() - started)
+            return
         if not session.enter():
             return
         try:
@@ -195,7 +206,7 @@ class CacheLink:
 
     def _probe(self) -> None:
         try:
-            session = open_session(self._terms, OPEN_SECONDS_MAX)
+            session = open_session(self._terms, OPEN_SECONDS_MAX, self._last)
         except PEER_FAILURES as error:
             self._counts.trouble(
                 "probe_failures", "the cache service is still away", problem=_short(error)
@@ -204,6 +215,7 @@ class CacheLink:
             return
         with self._opening:
             previous, self._session = self._session, session
+            self._last = session
         if previous is not None:
             previous.retire()
         self._counts.add("sessions_opened")

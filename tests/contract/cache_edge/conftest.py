@@ -39,7 +39,7 @@ class Service:
     def __init__(self, settings: CacheSettings) -> None:
         self._started = threading.Event()
         self._problem: BaseException | None = None
-        self._settings = settings
+        self.settings = settings
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
         assert self._started.wait(60)
@@ -53,7 +53,7 @@ class Service:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        self.server = CacheServer(self._settings)
+        self.server = CacheServer(self.settings)
         try:
             await self.server.start()
         except BaseException as error:
@@ -66,6 +66,9 @@ class Service:
         await self.server.stop()
 
     def stop(self) -> None:
+        """Drains. Idempotent."""
+        if not self._thread.is_alive():
+            return
         self.channel.close()
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(60)
