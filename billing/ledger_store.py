@@ -70,7 +70,8 @@ class LedgerStore:
     def read(self, query: Callable[[Connection], Result]) -> Result:
         """Runs `query` on a snapshot of the ledger. Blocks. Raises LedgerUnavailableError."""
         try:
-            with self._reading.connect() as connection, connection.begin():
+            # Ends with a rollback: a commit fails on a damaged file, even after mere reading.
+            with self._reading.connect() as connection:
                 return query(connection)
         except DBAPIError as error:
             raise ledger_error(error, self.path) from error

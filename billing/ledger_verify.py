@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select, text
+from sqlalchemy import Column, Connection, RowMapping, Table, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from billing.entry import Entry, genesis_hash
@@ -60,15 +60,19 @@ class _BrokenError(Exception):
 
 def verify_ledger(connection: Connection, committed: Head) -> Verification:
     """Walks the snapshot of `connection`. REQUIRES: `committed` was read before it began."""
-    walk = _Walk(connection)
+    walk = _Walk(connection, _ROWS_AT_ONCE)
     position, problem = 0, ""
     try:
-        walk.run(committed)
+        try:
+            walk.run(committed)
+        except DBAPIError:
+            # A row that cannot be read takes the rows fetched with it along: go one by one.
+            walk = _Walk(connection, 1)
+            walk.run(committed)
     except _BrokenError as broken:
         position, problem = broken.position, str(broken)
-    except (DBAPIError, ValueError) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        position, problem = walk.head.position + 1, f"cannot be read: {reason}"
+    except DBAPIError as error:
+        position, problem = walk.head.position + 1, f"cannot be read: {error.orig}"
     return Verification(
         entry_count=_count(connection, entries),
         posting_count=_count(connection, postings),
@@ -83,8 +87,9 @@ def verify_ledger(connection: Connection, committed: Head) -> Verification:
 class _Walk:
     """One pass over the ledger. `head` is the last entry that holds."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, rows_at_once: int) -> None:
         self._connection = connection
+        self._rows_at_once = rows_at_once
         meta = {row.key: row.value for row in connection.execute(select(ledger_meta))}
         self.head = Head(0, genesis_hash(meta.get("ledger_id", "")))
         self.unrated_count = 0
@@ -92,8 +97,8 @@ class _Walk:
 
     def run(self, committed: Head) -> None:
         self._load_versions()
-        lines = _Postings(self._connection)
-        for row in _rows(self._connection, entries, entries.c.position):
+        lines = _Postings(self._rows(postings, postings.c.position, postings.c.line))
+        for row in self._rows(entries, entries.c.position):
             self._check(row, lines.of(row["position"], self.head.position + 1))
             if self.head.position == committed.position and self.head.hash != committed.hash:
                 raise _BrokenError(self.head.position, "is not the entry that was committed there")
@@ -164,16 +169,20 @@ class _Walk:
             raise _BrokenError(0, f"triggers that keep the ledger append-only are gone: {missing}")
 
     def _check_refusals(self) -> None:
-        for row in _rows(self._connection, refused_events, refused_events.c.content_hash):
+        for row in self._rows(refused_events, refused_events.c.content_hash):
             if refusal_hash(row["reason"], row["wire"]) != row["content_hash"]:
                 raise _BrokenError(0, f"the refused event {row['request_id']} was changed")
+
+    def _rows(self, table: Table, *order: Column[Any]) -> Iterator[RowMapping]:
+        query = select(table).order_by(*order)
+        connection = self._connection.execution_options(yield_per=self._rows_at_once)
+        yield from connection.execute(query).mappings()
 
 
 class _Postings:
     """Stored postings, handed out entry by entry in step with the walk."""
 
-    def __init__(self, connection: Connection) -> None:
-        rows = _rows(connection, postings, postings.c.position, postings.c.line)
+    def __init__(self, rows: Iterator[RowMapping]) -> None:
         self._groups = groupby(rows, key=lambda row: int(row["position"]))
         self._next = self._take()
 
@@ -208,13 +217,7 @@ def _check_postings(
         raise _BrokenError(position, "its postings do not sum to zero")
 
 
-def _rows(connection: Connection, table: Any, *order: Any) -> Iterator[RowMapping]:
-    query = select(table).order_by(*order)
-    result = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query)
-    yield from result.mappings()
-
-
-def _count(connection: Connection, table: Any) -> int:
+def _count(connection: Connection, table: Table) -> int:
     try:
         return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
     except DBAPIError:
