@@ -12,8 +12,8 @@ docs/formats/ledger.md. Every constant here is frozen: it is hashed. Pure, any t
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import NewType
 
 from billing.money import to_text
@@ -25,7 +25,6 @@ __all__ = ["Entry", "EntryHash", "genesis_hash"]
 EntryHash = NewType("EntryHash", bytes)
 
 _HEAD = "kvtier-ledger-entry 1\n"
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,8 @@ class Entry:
             self.event_text,
         ]
         lines += [
-            _encode([p.account, p.token_class, p.quantity_tokens, to_text(p.amount), p.currency])
+            f'[{_quoted(p.account)},"{p.token_class}",{p.quantity_tokens}'
+            f',"{to_text(p.amount)}","{p.currency}"]'
             for p in self.postings
         ]
         return (_HEAD + "\n".join(lines) + "\n").encode()

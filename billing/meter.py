@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Table, select
 
 from billing.entry import Entry, EntryHash
 from billing.ledger_schema import entries, postings, price_versions, refused_events
@@ -182,7 +182,16 @@ class Transaction:
             (refused_events, list(self._refused.values())),
         ):
             if rows:
-                self._connection.execute(table.insert(), rows)
+                _insert(self._connection, table, rows)
+
+
+def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds rows that have every column. Past SQLAlchemy's handling of each parameter of each row,
+    which is a third of a transaction's time; all values are of the driver's own types."""
+    statement = table.insert().compile(connection)
+    names = statement.positiontup
+    values: Any = [tuple(row[name] for name in names) for row in rows] if names else list(rows)
+    connection.exec_driver_sql(str(statement), values)
 
 
 def entry_row(entry: Entry, event: UsageEvent, entry_hash: EntryHash) -> dict[str, Any]:

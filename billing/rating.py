@@ -41,15 +41,19 @@ def rate(event: UsageEvent, version: PriceVersion | None) -> tuple[Posting, ...]
     price = version.price_of(event.model) if version is not None else None
     if version is None or price is None:
         return ()
-    quantities = (event.tokens.hit, event.tokens.miss, event.tokens.output)
+    tokens = event.tokens
+    charged = (
+        ("hit", "revenue/hit", tokens.hit, price.hit),
+        ("miss", "revenue/miss", tokens.miss, price.miss),
+        ("output", "revenue/output", tokens.output, price.output),
+    )
     credits_ = []
     owed = ZERO
-    for token_class, quantity in zip(TOKEN_CLASSES, quantities, strict=True):
+    for token_class, account, quantity, unit_price in charged:
         if quantity:
-            amount = amount_of(quantity, price_of_class(price, token_class))
+            amount = amount_of(quantity, unit_price)
             owed = EXACT.add(owed, amount)
             negative = EXACT.minus(amount) if amount else ZERO
-            account = f"revenue/{token_class}"
             credits_.append(Posting(account, token_class, quantity, negative, version.currency))
     if not credits_:
         return ()

@@ -7,6 +7,7 @@ event at the same time always gets the same answer. Frozen data, any thread.
 import json
 from dataclasses import dataclass
 from enum import Enum
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NewType
 
 __all__ = [
@@ -156,31 +157,30 @@ def _token_refusal(event: UsageEvent) -> Refusal | None:
 
 def event_text(event: UsageEvent) -> str:
     """Canonical text of an acceptable event: one line of ASCII JSON. Frozen: it is hashed."""
-    t = event.tokens
-    fields = {
-        "client_request_id": event.client_request_id,
-        "end_reason": event.end_reason.value if event.end_reason else None,
-        "end_time_ns": event.end_time_ns,
-        "hit": t.hit,
-        "hit_gpu": t.hit_gpu,
-        "hit_host": t.hit_host,
-        "hit_shared": t.hit_shared,
-        "hit_ssd": t.hit_ssd,
-        "miss": t.miss,
-        "model": event.model,
-        "node": event.node,
-        "output": t.output,
-        "prompt": t.prompt,
-        "request_id": event.request_id,
-        "schema_version": event.schema_version,
-        "start_time_ns": event.start_time_ns,
-        "tenant_id": event.tenant_id,
-        "ttft_ns": event.ttft_ns,
-    }
-    return _ENCODE(fields)
+    # Spelled out, keys in alphabetical order: json.dumps takes four times as long.
+    t, end_reason = event.tokens, event.end_reason.value if event.end_reason else None
+    return (
+        f'{{"client_request_id":{_quoted(event.client_request_id)}'
+        f',"end_reason":{_text_or_null(end_reason)}'
+        f',"end_time_ns":{_number_or_null(event.end_time_ns)}'
+        f',"hit":{t.hit},"hit_gpu":{t.hit_gpu},"hit_host":{t.hit_host}'
+        f',"hit_shared":{t.hit_shared},"hit_ssd":{t.hit_ssd}'
+        f',"miss":{t.miss},"model":{_quoted(event.model)},"node":{_quoted(event.node)}'
+        f',"output":{t.output},"prompt":{t.prompt}'
+        f',"request_id":{_quoted(event.request_id)}'
+        f',"schema_version":{event.schema_version}'
+        f',"start_time_ns":{_number_or_null(event.start_time_ns)}'
+        f',"tenant_id":{_quoted(event.tenant_id)}'
+        f',"ttft_ns":{_number_or_null(event.ttft_ns)}}}'
+    )
 
 
-_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+def _text_or_null(text: str | None) -> str:
+    return "null" if text is None else _quoted(text)
+
+
+def _number_or_null(number: int | None) -> str:
+    return "null" if number is None else str(number)
 
 
 def event_from_text(text: str) -> UsageEvent:
