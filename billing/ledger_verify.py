@@ -7,7 +7,7 @@ hash, and no entry is missing at the end that was committed before the walk. Cha
 on a reader's thread over one snapshot.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -29,6 +29,7 @@ from billing.money import EXACT, ZERO
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Posting, rate
 from billing.usage import event_from_text, refusal_of
+from kvtier.serving import ShuttingDownError
 
 __all__ = ["Verification", "verify_ledger"]
 
@@ -58,16 +59,21 @@ class _BrokenError(Exception):
         self.position = position
 
 
-def verify_ledger(connection: Connection, committed: Head) -> Verification:
-    """Walks the snapshot of `connection`. REQUIRES: `committed` was read before it began."""
-    walk = _Walk(connection, _ROWS_AT_ONCE)
+def verify_ledger(
+    connection: Connection, committed: Head, stopping: Callable[[], bool] = lambda: False
+) -> Verification:
+    """Walks the snapshot of `connection`. REQUIRES: `committed` was read before it began.
+
+    Raises ShuttingDownError soon after `stopping` says so: a walk may take minutes.
+    """
+    walk = _Walk(connection, _ROWS_AT_ONCE, stopping)
     position, problem = 0, ""
     try:
         try:
             walk.run(committed)
         except DBAPIError:
             # A row that cannot be read takes the rows fetched with it along: go one by one.
-            walk = _Walk(connection, 1)
+            walk = _Walk(connection, 1, stopping)
             walk.run(committed)
     except _BrokenError as broken:
         position, problem = broken.position, str(broken)
@@ -87,8 +93,11 @@ def verify_ledger(connection: Connection, committed: Head) -> Verification:
 class _Walk:
     """One pass over the ledger. `head` is the last entry that holds."""
 
-    def __init__(self, connection: Connection, rows_at_once: int) -> None:
+    def __init__(
+        self, connection: Connection, rows_at_once: int, stopping: Callable[[], bool]
+    ) -> None:
         self._connection = connection
+        self._stopping = stopping
         self._rows_at_once = rows_at_once
         meta = {row.key: row.value for row in connection.execute(select(ledger_meta))}
         self.head = Head(0, genesis_hash(meta.get("ledger_id", "")))
@@ -99,6 +108,8 @@ class _Walk:
         self._load_versions()
         lines = _Postings(self._rows(postings, postings.c.position, postings.c.line))
         for row in self._rows(entries, entries.c.position):
+            if self._stopping():
+                raise ShuttingDownError("the service stops before the ledger was walked to its end")
             self._check(row, lines.of(row["position"], self.head.position + 1))
             if self.head.position == committed.position and self.head.hash != committed.hash:
                 raise _BrokenError(self.head.position, "is not the entry that was committed there")

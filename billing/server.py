@@ -10,6 +10,7 @@ Main thread and its event loop.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,19 +72,19 @@ async def _build(
     ledger = Ledger(store, book, clock_ns, metrics)
     parts.push_async_callback(asyncio.to_thread, ledger.close)
     metrics.opened(ledger.head)
-    servicer = UsageServicer(
-        UsageParts(
-            ledger=ledger,
-            store=store,
-            book=book,
-            metrics=metrics,
-            intake=_executor(parts, "intake", 1),
-            readers=_executor(parts, "reader", READER_THREADS),
-            verifier=_executor(parts, "verifier", 1),
-        )
+    edge = UsageParts(
+        ledger=ledger,
+        store=store,
+        book=book,
+        metrics=metrics,
+        intake=_executor(parts, "intake", 1),
+        readers=_executor(parts, "reader", READER_THREADS),
+        verifier=_executor(parts, "verifier", 1),
+        stopping=threading.Event(),
     )
+    parts.callback(edge.stopping.set)
     server = GrpcServer(STATUS_TABLE)
-    usage_pb2_grpc.add_UsageServiceServicer_to_server(servicer, server.server)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(edge), server.server)
     if settings.metrics_listen:
         parts.callback(_serve_metrics(settings.metrics_listen, metrics))
     bound = await server.start([settings.listen], [SERVICE])

@@ -5,6 +5,7 @@ ledger) goes to executors that `server.py` owns; the ledger's writer answers thr
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -64,6 +65,8 @@ class UsageParts:
     """Read the ledger for reports and invoices."""
     verifier: Executor
     """Walks the ledger; one thread, so that a long walk keeps no report waiting."""
+    stopping: threading.Event
+    """Set when the service ends: a walk gives up."""
 
 
 class _Places:
@@ -140,7 +143,9 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.VerifyLedgerResponse:
         def walk() -> usage_pb2.VerifyLedgerResponse:
             committed = self._parts.ledger.head
-            found = self._parts.store.read(lambda connection: verify_ledger(connection, committed))
+            found = self._parts.store.read(
+                lambda connection: verify_ledger(connection, committed, self._parts.stopping.is_set)
+            )
             return verification_message(found)
 
         with self._reading.one():

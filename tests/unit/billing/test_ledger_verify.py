@@ -10,9 +10,11 @@ import pytest
 
 from billing.entry import Entry, EntryHash
 from billing.ledger_schema import metadata
+from billing.ledger_verify import verify_ledger
 from billing.price_book import version_from_text
 from billing.rating import rate
 from billing.usage import UsageEvent, event_from_text
+from kvtier.serving import ShuttingDownError
 
 Events = Callable[..., UsageEvent]
 Till = Any
@@ -156,6 +158,12 @@ def test_a_missing_trigger_is_found(kept: Till) -> None:
     with closing(sqlite3.connect(kept.store.path)) as connection:
         connection.execute("DROP TRIGGER entries_no_update")
     assert "entries_no_update" in kept.verify().problem
+
+
+def test_a_walk_gives_up_when_the_service_stops(kept: Till) -> None:
+    answers = iter([False, False, True])
+    with pytest.raises(ShuttingDownError):
+        kept.store.read(lambda c: verify_ledger(c, kept.ledger.head, lambda: next(answers)))
 
 
 def test_an_empty_ledger_holds(till: Till) -> None:
