@@ -93,6 +93,9 @@ async def test_outcomes_are_in_the_order_of_the_events(stub: Stub) -> None:
         ({"end_reason": 77}, "UNKNOWN_END_REASON"),
         ({"tenant_id": ""}, "MISSING_TENANT"),
         ({"model": ""}, "MISSING_MODEL"),
+        ({"request_id": "\x00"}, "INVALID_TEXT"),
+        ({"tenant_id": "a\x00b"}, "INVALID_TEXT"),
+        ({"model": "m" * 100_000}, "INVALID_TEXT"),
         ({"end_ns": NOW + 25 * HOUR}, "FUTURE"),
         ({"end_ns": 253_402_300_799 * 10**9}, "FUTURE"),
         ({"output": 2**62}, "QUANTITY_TOO_LARGE"),
@@ -102,8 +105,11 @@ async def test_outcomes_are_in_the_order_of_the_events(stub: Stub) -> None:
 async def test_an_event_is_rejected_for_good_with_its_reason(
     stub: Stub, changes: dict[str, Any], reason: str
 ) -> None:
-    (outcome,) = await _record(stub, _event("r", **changes))
-    assert (outcome.status, outcome.reason) == (pb.RECORD_STATUS_REJECTED, reason)
+    for _ in range(2):
+        (outcome,) = await _record(stub, _event("r", **changes))
+        assert (outcome.status, outcome.reason) == (pb.RECORD_STATUS_REJECTED, reason)
+    found = await stub.VerifyLedger(pb.VerifyLedgerRequest())
+    assert (found.verified, found.entry_count, found.refused_count) == (True, 0, 1)
 
 
 async def test_an_empty_message_is_rejected_and_harms_nothing(stub: Stub) -> None:
