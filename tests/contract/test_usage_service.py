@@ -106,7 +106,7 @@ async def test_an_event_is_rejected_for_good_with_its_reason(
     stub: Stub, changes: dict[str, Any], reason: str
 ) -> None:
     for _ in range(2):
-        (outcome,) = await _record(stub, _event("r", **changes))
+        (outcome,) = await _record(stub, _event(**{"request_id": "r", **changes}))
         assert (outcome.status, outcome.reason) == (pb.RECORD_STATUS_REJECTED, reason)
     found = await stub.VerifyLedger(pb.VerifyLedgerRequest())
     assert (found.verified, found.entry_count, found.refused_count) == (True, 0, 1)
