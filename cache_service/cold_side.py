@@ -6,6 +6,7 @@ Invariant: they share one health, one count of reads and one index. Built once b
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from cache_service.promotion import Promoter
@@ -14,6 +15,7 @@ from cache_service.room import HostRoom
 from cache_service.segment_reads import SegmentReads
 from cache_service.ssd_health import SsdHealth
 from cache_service.ssd_writer import SsdWriter
+from cache_service.suspects import Suspects
 from cache_service.views import CacheLimits
 from storage.host.arena import HostArena
 
@@ -39,12 +41,17 @@ class ColdSide:
     ) -> None:
         self.ssd = ssd
         self.reads = SegmentReads()
-        self.recycler = Recycler(ssd, index, self.reads, limits.relog_share_max, listener)
+        forgotten = ForgetQueue(ssd)
+        suspects = Suspects(health)
+        share = limits.relog_share_max
+        self.recycler = Recycler(
+            ssd, index, self.reads, forgotten, suspects, health, share, listener
+        )
         self.writer = SsdWriter(
-            ssd, arena, index, room, self.recycler, health, limits, listener, clock
+            ssd, arena, index, room, self.recycler, forgotten, health, limits, listener, clock
         )
         self.promoter = Promoter(
-            ssd, arena, index, room, self.writer, self.reads, health, listener, clock
+            ssd, arena, index, room, self.writer, self.reads, health, suspects, listener, clock
         )
         self._health = health
         self._index = index

@@ -18,6 +18,7 @@ from cache_service.room import HostRoom
 from cache_service.segment_reads import SegmentReads
 from cache_service.ssd_health import SsdHealth
 from cache_service.ssd_writer import SsdWriter
+from cache_service.suspects import Suspects
 from kvtier.blocks import MissReason, Tier
 from storage.errors import CorruptBlockError, TierIOError
 from storage.host.arena import HostArena
@@ -41,6 +42,7 @@ class Promoter:
         writer: SsdWriter,
         reads: SegmentReads,
         health: SsdHealth,
+        suspects: Suspects,
         listener: CacheListener,
         clock: Callable[[], float],
     ) -> None:
@@ -51,6 +53,7 @@ class Promoter:
         self._writer = writer
         self._reads = reads
         self._health = health
+        self._suspects = suspects
         self._listener = listener
         self._clock = clock
         self._loads: dict[Block, asyncio.Task[MissReason]] = {}
@@ -112,9 +115,11 @@ class Promoter:
         except TierIOError as error:
             self._health.failed()
             self._listener.ssd_failed("read", str(error))
-            self._drop(block, MissReason.UNAVAILABLE)
+            if self._suspects.failed(block.block_hash):
+                self._drop(block, MissReason.UNAVAILABLE)
             return MissReason.UNAVAILABLE
         self._health.succeeded()
+        self._suspects.cleared(block.block_hash)
         if block.location is None or block.location.checksum != location.checksum:
             # It left the SSD meanwhile, as the descendant of a corrupt block.
             return self._index.absence(block.block_hash)

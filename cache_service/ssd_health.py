@@ -19,6 +19,8 @@ class SsdHealth:
         self._retry_seconds = retry_seconds
         self._failures = 0
         self._absent_until = float("-inf")
+        self.success_count = 0
+        """I/O operations that succeeded since the start."""
 
     @property
     def available(self) -> bool:
@@ -34,4 +36,5 @@ class SsdHealth:
         self._absent_until = float("inf")
 
     def succeeded(self) -> None:
+        self.success_count += 1
         self._failures = 0

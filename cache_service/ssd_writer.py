@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from cache_service.admission import Admission, WriteOffer, admit
 from cache_service.block import Block
+from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from cache_service.recycler import Recycler
@@ -57,6 +58,7 @@ class SsdWriter:
         index: BlockIndex,
         room: HostRoom,
         recycler: Recycler,
+        forgotten: ForgetQueue,
         health: SsdHealth,
         limits: CacheLimits,
         listener: CacheListener,
@@ -82,7 +84,7 @@ class SsdWriter:
         """Not pinned: blocks that may be evicted before their turn comes."""
         self._queued: set[Block] = set()
         self._pending_bytes = 0
-        self._forgotten: list[BlockHash] = []
+        self._forgotten = forgotten
         self._full_count = 0
         """Batches in a row for which there was no segment."""
         self._task: asyncio.Task[None] | None = None
@@ -111,12 +113,15 @@ class SsdWriter:
 
     def forget(self, hashes: Sequence[BlockHash]) -> None:
         """Has the SSD's index forget blocks that left the cache."""
-        self._forgotten.extend(hashes)
+        self._forgotten.add(hashes)
         self.wake()
 
     def wake(self) -> None:
         """Starts the task when there is work and none runs."""
-        if self._task is None and (self._forgotten or self._waiting or self._segment_due()):
+        if self._task is not None:
+            return
+        wanted = self._forgotten or self._segment_due() if self._health.available else False
+        if wanted or self._waiting or self._deferred:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def drain(self) -> None:
@@ -124,7 +129,7 @@ class SsdWriter:
         self.wake()
         while self._task is not None:
             await asyncio.wait({self._task})
-            if self._forgotten or self._waiting:
+            if self._forgotten or self._waiting or self._deferred:
                 self.wake()
 
     def pins(self) -> dict[Block, int]:
@@ -245,11 +250,10 @@ class SsdWriter:
 
     async def _work(self) -> None:
         while True:
-            if self._forgotten:
-                hashes, self._forgotten = self._forgotten, []
-                await self._ssd.forget(hashes)
             if not self._health.available:
                 self._decline_all()
+                return
+            await self._forgotten.flush()
             room_made = await self._free_segments()
             self._take_deferred()
             batch = self._next_batch()
@@ -303,7 +307,7 @@ class SsdWriter:
                 kept_bytes += block.payload_bytes
             else:
                 # It, or its parent on the SSD, left while it was written.
-                self._forgotten.append(block.block_hash)
+                self._forgotten.add([block.block_hash])
             self._unqueue(block)
         self._listener.blocks_written(len(batch), kept_bytes, seconds)
         self._room.changed()
@@ -317,5 +321,5 @@ class SsdWriter:
             return
         corrupt = batch[int(position)]
         if corrupt.cached:
-            self._forgotten.extend(self._index.drop(corrupt, MissReason.CORRUPT))
+            self._forgotten.add(self._index.drop(corrupt, MissReason.CORRUPT))
         self._waiting.extendleft(reversed(batch))
