@@ -100,13 +100,13 @@ class Restore:
                 yield
             finally:
                 # Nobody waits for the answer: a release that is lost ends at the lease's deadline.
-                self._session.stub.ReleaseLease.future(
-                    cache_pb2.ReleaseLeaseRequest(
-                        session_id=self._session.id,
-                        lease_id=match.lease_id,
-                        corrupt_block_hashes=pack_hashes(restored.corrupt),
-                    ),
-                    timeout=RELEASE_SECONDS_MAX,
+                request = cache_pb2.ReleaseLeaseRequest(
+                    session_id=self._session.id,
+                    lease_id=match.lease_id,
+                    corrupt_block_hashes=pack_hashes(restored.corrupt),
+                )
+                self._session.send_off(
+                    self._session.stub.ReleaseLease.future(request, timeout=RELEASE_SECONDS_MAX)
                 )
 
     def _read_match(self, match: cache_pb2.PrefixMatch) -> None:

@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import grpc
 
@@ -76,6 +76,7 @@ class CacheSession:
         self._closed = False
         self._leases: set[str] = set()
         self._reservations: set[str] = set()
+        self._unawaited: set[Any] = set()
 
     @property
     def retired(self) -> bool:
@@ -123,6 +124,21 @@ class CacheSession:
             session_id=self.id, lease_ids=leases, reservation_ids=reservations
         )
         self.stub.RenewLeases(request, timeout=timeout_seconds)
+
+    def send_off(self, future: "grpc.Future[Any]") -> None:
+        """Lets a call run to its end with nobody waiting for the answer.
+
+        A call whose last reference goes is cancelled by gRPC, so the session holds it. An answer
+        that never comes ends at the call's own deadline.
+        """
+        with self._lock:
+            self._unawaited.add(future)
+
+        def forget(done: "grpc.Future[Any]") -> None:
+            with self._lock:
+                self._unawaited.discard(done)
+
+        future.add_done_callback(forget)
 
     def say_goodbye(self, timeout_seconds: float) -> None:
         """Tells the service; where that fails the session's deadline does it."""

@@ -121,11 +121,11 @@ class Store:
 
     def _abort(self, reservation_id: str) -> None:
         # Nobody waits for the answer: an abort that is lost ends at the reservation's deadline.
-        self._session.stub.AbortReservation.future(
-            cache_pb2.AbortReservationRequest(
-                session_id=self._session.id, reservation_id=reservation_id
-            ),
-            timeout=ABORT_SECONDS_MAX,
+        request = cache_pb2.AbortReservationRequest(
+            session_id=self._session.id, reservation_id=reservation_id
+        )
+        self._session.send_off(
+            self._session.stub.AbortReservation.future(request, timeout=ABORT_SECONDS_MAX)
         )
 
     def _seconds_left(self) -> float:
