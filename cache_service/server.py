@@ -68,7 +68,7 @@ class CacheServer:
         registry, intake = CollectorRegistry(), StreamIntake()
         cache = await self._build_cache(stack, MetricsListener(registry, intake))
 
-        if settings.metrics_listen is not None:
+        if settings.metrics_listen:
             page = MetricsPage(registry, cache.stats)
             stack.push_async_callback(page.stop)
             self.metrics_listen = page.start(settings.metrics_listen)

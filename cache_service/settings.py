@@ -8,7 +8,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    ByteSize,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cache_service.views import CacheLimits
 from kvtier.settings import SettingsModel
@@ -96,8 +104,8 @@ class CacheSettings(SettingsModel):
     data_directory: Path = Path(".kvtier/cache")
     socket_path: Path | None = None
     """The arena hand-over's socket; by default `arena.sock` in the data directory."""
-    metrics_listen: str | None = None
-    """"HOST:PORT" of the Prometheus page; off by default."""
+    metrics_listen: str = ""
+    """"HOST:PORT" of the Prometheus page; empty for none."""
     drain_seconds: PositiveFloat = 10.0
     host: HostSettings = HostSettings()
     ssd: SsdSettings = SsdSettings()
@@ -106,9 +114,9 @@ class CacheSettings(SettingsModel):
 
     @field_validator("listen", "metrics_listen")
     @classmethod
-    def _host_and_port(cls, address: str | None) -> str | None:
-        if address is None:
-            return None
+    def _host_and_port(cls, address: str, field: ValidationInfo) -> str:
+        if not address and field.field_name == "metrics_listen":
+            return address
         host, _, port = address.rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"write it as HOST:PORT, not {address!r}")
