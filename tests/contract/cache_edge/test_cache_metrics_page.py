@@ -1,0 +1,41 @@
+"""The Prometheus page: what docs/metrics.md names is there, and counts."""
+
+import re
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
+
+
+def scrape(address: str) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{address}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.fixture(scope="module")
+def measured(make_service: Any) -> Any:
+    return make_service(metrics_listen="127.0.0.1:0")
+
+
+def test_every_metric_is_documented_and_every_documented_one_is_there(measured: Any) -> None:
+    page = scrape(measured.server.metrics_listen)
+    served = {name for name in re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)}
+    served = {name for name in served if not name.endswith("_created")}
+    documented = set(re.findall(r"`(kvtier_cache_\w+)`", DOCUMENT.read_text()))
+    assert served == documented
+
+
+def test_a_restore_shows_on_the_page(measured: Any, make_client: Any, tools: Any) -> None:
+    client = make_client(measured.address)
+    chain = tools.fresh_chain(3)
+    client.store("r", chain, tools.filled_pages(chain))
+    client.restore("r", chain, tools.empty_pages(3), 10)
+    page = scrape(measured.server.metrics_listen)
+    assert 'kvtier_cache_matched_blocks_total{tier="host"} 3.0' in page
+    assert "kvtier_cache_ready_blocks_total 3.0" in page
+    assert "kvtier_cache_sessions_open 1.0" in page
+    assert re.search(r'kvtier_cache_tier_blocks\{tier="host"\} 3.0', page)
