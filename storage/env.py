@@ -69,6 +69,10 @@ class Env(Protocol):
 
     def size_bytes(self, path: Path) -> int: ...
 
+    def free_bytes(self, path: Path) -> int:
+        """Room that this user may still take in the file system of `path`."""
+        ...
+
     def fsync_directory(self, path: Path) -> None: ...
 
     def monotonic_seconds(self) -> float: ...
@@ -126,6 +130,10 @@ class RealEnv:
 
     def size_bytes(self, path: Path) -> int:
         return path.stat().st_size
+
+    def free_bytes(self, path: Path) -> int:
+        room = os.statvfs(path)
+        return room.f_bavail * room.f_frsize
 
     def fsync_directory(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

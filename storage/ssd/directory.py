@@ -96,6 +96,18 @@ class DataDirectory:
         """A descriptor for page-aligned I/O."""
         return self._env.open(segment_path(self.path, segment_id), self.open_flags)
 
+    def check_room(self, segment_count: int) -> None:
+        """Raises DirectoryFullError when so many more segments cannot fit: filling the disk to the
+        brim just to find that out would break whoever else lives on it."""
+        needed, free = segment_count * self.segment_bytes, self._env.free_bytes(self.path)
+        if needed > free:
+            raise DirectoryFullError(
+                f"the file system of {self.path} has {free} bytes free and the configured capacity"
+                f" needs {needed} more: lower ssd capacity_bytes or free some space",
+                free_bytes=free,
+                needed_bytes=needed,
+            )
+
     def create_segment(self, segment_id: SegmentId) -> None:
         """A preallocated file that was never opened. It appears under its name only when whole."""
         target = segment_path(self.path, segment_id)

@@ -19,7 +19,12 @@ import rocksdict
 import xxhash
 
 from kvtier.keys import BlockHash, NamespaceId
-from storage.errors import DirectoryFullError, DirectoryLockedError, TierIOError
+from storage.errors import (
+    DataDirectoryError,
+    DirectoryFullError,
+    DirectoryLockedError,
+    TierIOError,
+)
 from storage.ssd.format import CODEC_NONE, RecordHeader, refuse_newer
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
 from storage.tier import BlockRecord, SegmentId, SsdLocation
@@ -277,6 +282,8 @@ def _translated(error: Exception) -> Exception:
     text = str(error)
     if "No space left" in text:
         return DirectoryFullError(f"no room for the SSD index: {text}; free some space")
+    if "Too many open files" in text:
+        return DataDirectoryError(f"the SSD index cannot be opened: {text}; raise ulimit -n")
     if "lock" in text.lower() and "hold" in text.lower():
         return DirectoryLockedError(f"another process has the SSD index open: {text}")
     return IndexUnusableError(text)

@@ -122,6 +122,7 @@ class _Recovery:
         self._opened: list[SsdIndex] = []
         self._content = _EMPTY
         self._rebuild = False
+        self._index_loss = ""
         self._made: set[SegmentId] = set()
         self.segments: list[Segment] = []
         self._walked: list[tuple[bytes, bytes]] = []
@@ -141,14 +142,12 @@ class _Recovery:
     # --- load -------------------------------------------------------------------------------
 
     def load_index(self) -> None:
-        fresh = not self._directory.segment_ids()
         try:
             self._opened.append(SsdIndex(self._directory.index_path))
             self._content = self.index.load()
         except IndexUnusableError as error:
             self._rebuild = True
-            if not fresh:
-                self.problems.append(f"the index is rebuilt from the segments: {error}")
+            self._index_loss = str(error)
             if self._opened:
                 self._opened.pop().close()
             self._directory.remove_index()
@@ -185,6 +184,7 @@ class _Recovery:
 
     def _create(self, missing: list[SegmentId]) -> None:
         """All or none: a capacity that does not fit leaves no new file behind."""
+        self._directory.check_room(len(missing))
         for done, segment_id in enumerate(missing):
             self._progress("preallocating segments", done, len(missing))
             try:
@@ -210,6 +210,10 @@ class _Recovery:
 
     def _settled(self, segment_id: SegmentId, fd: int) -> Segment:
         found = self._found(segment_id, fd)
+        if self._index_loss and (found.header or found.damage):
+            # Said only once something was ever written: a first start has no index either.
+            self.problems.append(f"the index is rebuilt from the segments: {self._index_loss}")
+            self._index_loss = ""
         if self._rebuild and found.header is not None:
             # Without an index the header is all there is; its records are walked later.
             header = found.header

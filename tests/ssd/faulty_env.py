@@ -82,6 +82,11 @@ class FaultyEnv(RealEnv):
         self._note("preadv")
         return super().preadv(fd, buffers, offset)
 
+    def unlink(self, path: Path) -> None:
+        super().unlink(path)
+        with self._lock:
+            self._unsynced = [undo for undo in self._unsynced if undo.path != path]
+
     def fdatasync(self, fd: int) -> None:
         self._note("fdatasync", change=True)
         super().fdatasync(fd)

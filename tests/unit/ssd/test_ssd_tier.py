@@ -46,9 +46,10 @@ async def test_blocks_come_back_as_they_were(open_tier) -> None:
 async def test_appended_blocks_are_there_after_reopening_parents_first(open_tier) -> None:
     tier = open_tier()
     blocks = chain("a", 12)
-    # Children are re-logged behind nothing and parents behind children: order must not be by place.
+    # Re-logged parents lie behind their children: the order must not be by place.
     locations = await append(tier, blocks)
-    locations[:2] = await tier.relog(list(zip([b.record for b in blocks], locations))[:2])
+    pairs = [(b.record, x) for b, x in zip(blocks, locations, strict=True)]
+    locations[:2] = await tier.relog(pairs[:2])
     await tier.close()
     again = open_tier()
     assert again.report.kept_count == 12

@@ -1,0 +1,229 @@
+"""Any order of append, read, forget, relog, recycle, reopen and power cut, against a plain dict.
+
+A power cut stops the disk after a number of writes and syncs, drops any part of what was not
+synced, and opens what is left. Held to after every step: what was acknowledged is there and reads
+back right, what was forgotten is not, and nothing else ever appears.
+"""
+
+import asyncio
+import contextlib
+import random
+import shutil
+import tempfile
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kvtier.keys import BlockHash
+from storage.errors import SegmentsFullError, TierIOError
+from storage.ssd.tier import SsdTier
+from storage.tier import NO_PARENT, SsdLocation
+from tests.ssd.blocks import CAPACITY_BYTES, SEGMENT_BYTES, Block, append, block, read
+from tests.ssd.faulty_env import FaultyEnv
+
+SIZES = [1, 4096, 5000, 12_288, 30_000]
+
+
+class SsdMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.root = Path(tempfile.mkdtemp(prefix="ssd-machine-"))
+        self.lives = 0
+        self.made = 0
+        self.model: dict[BlockHash, tuple[Block, SsdLocation]] = {}
+        self.known: dict[BlockHash, Block] = {}
+        """Every block ever made: what may appear after a crash."""
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        return self.loop.run_until_complete(awaitable)
+
+    @initialize()
+    def start(self) -> None:
+        self.directory = self.root / "life-0"
+        self.open()
+
+    def open(self) -> None:
+        # Buffered: pre-writing would make the order of writes, and so each power cut, a matter of
+        # timing, and a failure could not be repeated. test_ssd_kill.py is the one for direct I/O.
+        self.env = FaultyEnv(refuse_direct=True)
+        self.tier = SsdTier.open(
+            self.directory,
+            capacity_bytes=CAPACITY_BYTES,
+            segment_bytes=SEGMENT_BYTES,
+            env=self.env,
+        )
+
+    # --- ordinary life ------------------------------------------------------------------------
+
+    def new_blocks(self, data: st.DataObject) -> list[Block]:
+        parents = [NO_PARENT, *sorted(self.model)]
+        batch: list[Block] = []
+        for _ in range(data.draw(st.integers(1, 4), "batch size")):
+            parent = data.draw(st.sampled_from(parents), "parent")
+            size = data.draw(st.sampled_from(SIZES), "payload bytes")
+            batch.append(block(self.made, parent, size))
+            self.made += 1
+            self.known[batch[-1].hash] = batch[-1]
+            parents.append(batch[-1].hash)
+        return batch
+
+    @rule(data=st.data())
+    def append(self, data: st.DataObject) -> None:
+        batch = self.new_blocks(data)
+        try:
+            locations = self.run(append(self.tier, batch))
+        except SegmentsFullError:
+            return
+        self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        hashes = self.subtree({data.draw(st.sampled_from(sorted(self.model)), "forgotten")})
+        self.run(self.tier.forget(sorted(hashes)))
+        for block_hash in hashes:
+            del self.model[block_hash]
+
+    @precondition(lambda self: any(s.state == "sealed" for s in self.tier.segments()))
+    @rule(data=st.data())
+    def recycle(self, data: st.DataObject) -> None:
+        """Re-logs some blocks of the segment, forgets the others with their descendants."""
+        sealed = [s.segment_id for s in self.tier.segments() if s.state == "sealed"]
+        segment_id = data.draw(st.sampled_from(sealed), "segment")
+        inside = [h for h, (_, x) in self.model.items() if x.segment_id == segment_id]
+        keep = [h for h in inside if data.draw(st.booleans(), "keep")]
+        gone = self.subtree(set(inside) - set(keep))
+        keep = [h for h in keep if h not in gone]
+        try:
+            self.relog(keep)
+        except SegmentsFullError:
+            gone |= self.subtree(set(keep))
+        self.run(self.tier.forget(sorted(gone)))
+        for block_hash in gone:
+            del self.model[block_hash]
+        self.run(self.tier.recycle(segment_id))
+
+    def relog(self, hashes: list[BlockHash]) -> None:
+        pairs = [self.model[h] for h in hashes]
+        moved = self.run(self.tier.relog([(b.record, x) for b, x in pairs]))
+        for (b, _), location in zip(pairs, moved, strict=True):
+            assert location is not None
+            self.model[b.hash] = (b, location)
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.tier.close())
+        self.open()
+        assert self.tier.report.repaired_count == 0
+        assert self.tier.report.dropped_count == 0
+        self.check_recovered(must=set(self.model), may=set())
+
+    @rule()
+    def lose_the_index(self) -> None:
+        """Blocks of recycled segments stay gone; others may come back, each as it was."""
+        self.run(self.tier.close())
+        shutil.rmtree(self.directory / "index")
+        self.open()
+        self.check_recovered(must=set(self.model), may=set(self.known))
+
+    # --- power cuts ---------------------------------------------------------------------------
+
+    @rule(data=st.data(), seed=st.integers(0, 2**32))
+    def cut_power_during_append(self, data: st.DataObject, seed: int) -> None:
+        batch = self.new_blocks(data)
+        self.env.cut_power_after(data.draw(st.integers(0, 6), "writes and syncs"))
+        with contextlib.suppress(TierIOError, SegmentsFullError):
+            locations = self.run(append(self.tier, batch))
+            self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
+        self.restart_after_power_cut(seed)
+        self.check_recovered(must=set(self.model), may={b.hash for b in batch})
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), seed=st.integers(0, 2**32))
+    def cut_power_during_relog(self, data: st.DataObject, seed: int) -> None:
+        keep = data.draw(st.lists(st.sampled_from(sorted(self.model)), unique=True), "relogged")
+        self.env.cut_power_after(data.draw(st.integers(0, 6), "writes and syncs"))
+        with contextlib.suppress(TierIOError, SegmentsFullError):
+            self.relog(keep)
+        self.restart_after_power_cut(seed)
+        self.check_recovered(must=set(self.model), may=set())
+
+    @precondition(lambda self: any(s.state == "sealed" for s in self.tier.segments()))
+    @rule(data=st.data(), seed=st.integers(0, 2**32))
+    def cut_power_during_recycle(self, data: st.DataObject, seed: int) -> None:
+        sealed = [s.segment_id for s in self.tier.segments() if s.state == "sealed"]
+        segment_id = data.draw(st.sampled_from(sealed), "segment")
+        gone = self.subtree({h for h, (_, x) in self.model.items() if x.segment_id == segment_id})
+        self.run(self.tier.forget(sorted(gone)))
+        for block_hash in gone:
+            del self.model[block_hash]
+        self.env.cut_power_after(data.draw(st.integers(0, 2), "writes and syncs"))
+        with contextlib.suppress(TierIOError):
+            self.run(self.tier.recycle(segment_id))
+        self.restart_after_power_cut(seed)
+        self.check_recovered(must=set(self.model), may=set())
+
+    def restart_after_power_cut(self, seed: int) -> None:
+        rng = random.Random(seed)
+        self.lives += 1
+        copy = self.root / f"life-{self.lives}"
+        shutil.copytree(self.directory, copy)
+        self.env.apply_power_cut(self.directory, copy, lambda: rng.random() < 0.5)
+        self.run(self.tier.close())
+        shutil.rmtree(self.directory)
+        self.directory = copy
+        self.open()
+
+    # --- what always holds ----------------------------------------------------------------------
+
+    def check_recovered(self, must: set[BlockHash], may: set[BlockHash]) -> None:
+        found = {}
+        for record, location in self.tier.recovered():
+            parent = record.parent_hash
+            assert parent == NO_PARENT or parent in found, "a child came before its parent"
+            found[record.block_hash] = (self.known[record.block_hash], location)
+        assert must <= set(found), "acknowledged blocks are gone"
+        assert set(found) <= must | may, "blocks appeared from nowhere"
+        assert self.tier.report.kept_count == len(found)
+        self.model = found
+
+    def subtree(self, hashes: set[BlockHash]) -> set[BlockHash]:
+        grown = set(hashes)
+        while True:
+            children = {h for h, (b, _) in self.model.items() if b.record.parent_hash in grown}
+            if children <= grown:
+                return grown
+            grown |= children
+
+    @invariant()
+    def every_block_reads_back(self) -> None:
+        for b, location in self.model.values():
+            assert self.run(read(self.tier, b.record, location)) == b.payload
+
+    @invariant()
+    def capacity_is_exact(self) -> None:
+        if hasattr(self, "tier"):
+            self.tier.check_integrity()
+            sizes = [f.stat().st_size for f in (self.directory / "segments").iterdir()]
+            assert sum(sizes) <= CAPACITY_BYTES
+
+    def teardown(self) -> None:
+        if hasattr(self, "tier"):
+            self.run(self.tier.close())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        shutil.rmtree(self.root)
+
+
+TestSsdMachine = SsdMachine.TestCase
+TestSsdMachine.settings = settings(
+    max_examples=25,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
