@@ -19,6 +19,8 @@ __all__ = ["ROLES", "ChatMessage", "PromptEncoder", "load_prompt_encoder"]
 
 ROLES = frozenset({"system", "user", "assistant"})
 
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
@@ -94,6 +96,9 @@ def load_prompt_encoder(directory: Path) -> PromptEncoder:
 
     Raises CheckpointError.
     """
+    if not any((directory / name).is_file() for name in VOCABULARY_FILES):
+        # The loader would make an empty tokenizer of the model's kind, and not say so.
+        raise CheckpointError(f"{directory} has no tokenizer ({', '.join(VOCABULARY_FILES)})")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoTokenizer
 
@@ -104,4 +109,8 @@ def load_prompt_encoder(directory: Path) -> PromptEncoder:
         raise CheckpointError(
             f"{directory} has no tokenizer that loads: {str(error).splitlines()[0]}"
         ) from None
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise CheckpointError(
+            f"the tokenizer of {directory} has no fast form; save it with a tokenizer.json"
+        )
     return PromptEncoder(tokenizer)

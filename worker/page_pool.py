@@ -25,6 +25,7 @@ class PagePool:
         assert 0 < capacity <= page_count
         self._capacity = capacity
         self._lent = 0
+        self._ever_lent = False
         self._holders = [0] * page_count
         self._resident = [False] * page_count
         # A stack, lowest page on top: pages past the capacity stay untouched memory.
@@ -48,6 +49,11 @@ class PagePool:
     def free_count(self) -> int:
         """Pages that may be taken without evicting; negative while lent pages come back."""
         return self._capacity + self._lent - self.used_count
+
+    @property
+    def ever_lent(self) -> bool:
+        """Whether more than the capacity may have been promised, to outlive a stuck transfer."""
+        return self._ever_lent
 
     def watch_idle(self, on_idle: Callable[[PageId], None]) -> None:
         """Calls `on_idle` whenever a page becomes idle. One watcher: the prefix tree."""
@@ -98,6 +104,7 @@ class PagePool:
     def lend(self, count: int) -> None:
         """Allows `count` more pages in use, for as many that are stuck."""
         self._lent += count
+        self._ever_lent = True
 
     def take_back(self, count: int) -> None:
         assert count <= self._lent

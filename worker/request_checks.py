@@ -108,15 +108,21 @@ def check_ask(ask: Ask, limits: ModelLimits, encoder: PromptEncoder) -> None:
             _check_token_ids(token_ids, limits.vocabulary_size)
 
 
-def encode(prompt: Prompt, encoder: PromptEncoder) -> tuple[int, ...]:
-    """Tokens of a prompt that passed `check_ask`. Slow for long text: not on the event loop."""
+def encode(prompt: Prompt, encoder: PromptEncoder, limits: ModelLimits) -> tuple[int, ...]:
+    """Tokens of a prompt that passed `check_ask`. Slow for long text: not on the event loop.
+
+    Raises PromptEmptyError, InvalidMessagesError, and TokenIdOutOfRangeError when the tokenizer
+    knows tokens that the model does not.
+    """
     match prompt:
         case TextPrompt(text):
-            return encoder.text_tokens(text) if text else ()
+            token_ids = encoder.text_tokens(text) if text else ()
         case ChatPrompt(messages):
-            return encoder.chat_tokens(messages)
+            token_ids = encoder.chat_tokens(messages)
         case TokenPrompt(token_ids):
             return token_ids
+    _check_token_ids(token_ids, limits.vocabulary_size)
+    return token_ids
 
 
 def completion_limit(ask: Ask, prompt_tokens: int, limits: ModelLimits) -> int:

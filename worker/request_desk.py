@@ -149,7 +149,9 @@ class RequestDesk:
         self._encoding_count += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, encode, ask.prompt, self._encoder)
+            return await loop.run_in_executor(
+                self._executor, encode, ask.prompt, self._encoder, self._model
+            )
         finally:
             self._encoding_count -= 1
 

@@ -143,6 +143,8 @@ class Residency:
         self._tree.check_integrity()
         reserved = sum(s.reserved_pages for request in live for s in request.samples)
         assert reserved == self._reserved, f"{reserved} pages reserved, {self._reserved} counted"
+        there = self._pool.free_count + self._pool.idle_count
+        assert reserved <= there or self._pool.ever_lent, f"{reserved} reserved of {there} pages"
 
     def _take_reserved(self, sample: Sample) -> PageId:
         assert sample.reserved_pages > 0, "a sample outgrew its reservation"

@@ -131,14 +131,14 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         return _describe(loaded, engine, cache)
 
     server = GrpcServer(STATUS_TABLE)
+    parts.push_async_callback(server.drain, settings.drain_seconds)
+    parts.callback(desk.drain)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(desk, describe, metrics.refused), server.server
     )
     if settings.metrics_listen:
         parts.callback(_serve_metrics(settings.metrics_listen, metrics))
     bound = await server.start([settings.listen], [SERVICE])
-    parts.push_async_callback(server.drain, settings.drain_seconds)
-    parts.callback(desk.drain)
     log.info("worker ready", extra={"model": loaded.name, "listen": bound[0]})
     return RunningWorker(bound[0], loaded.name, parts.pop_all())
 

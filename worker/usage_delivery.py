@@ -103,7 +103,8 @@ class UsageDelivery:
                 self._idle.set()
                 await self._new.wait()
                 self._new.clear()
-            except (grpc.aio.AioRpcError, OSError, BillingAnswerError) as error:
+            except Exception as error:
+                # Whatever it is: usage that is never sent again would be lost in silence.
                 failures += 1
                 self._listener.delivery_failed()
                 _log_failure(error, failures)
@@ -188,8 +189,10 @@ class BillingAnswerError(Exception):
 
 
 def _log_failure(error: Exception, failures: int) -> None:
+    if not isinstance(error, grpc.aio.AioRpcError | OSError | BillingAnswerError):
+        log.exception("usage delivery failed unexpectedly", exc_info=error)
     # Once at the start of an outage, then ever more rarely.
-    if failures & (failures - 1) == 0:
+    elif failures & (failures - 1) == 0:
         log.warning(
             "usage events wait: billing does not take them",
             extra={"problem": _problem(error), "failures": failures},

@@ -104,8 +104,6 @@ def test_a_sample_ends_at_its_stop_string_and_counts_what_came_too_late():
 
 def test_what_was_held_back_comes_when_the_engine_ends_the_sample():
     sample = Sample(0, byte_decode, ["STOP"])
-    outputs = [o for byte in b"aST" for o in sample.push(byte)] + sample.end(
-        FinishReason.LENGTH
-    )
+    outputs = [o for byte in b"aST" for o in sample.push(byte)] + sample.end(FinishReason.LENGTH)
     assert "".join(o.text for o in outputs if isinstance(o, TextDelta)) == "aST"
     assert outputs[-1] == SampleFinished(0, FinishReason.LENGTH)

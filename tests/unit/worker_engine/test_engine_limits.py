@@ -37,6 +37,33 @@ def test_requests_that_together_pass_the_pool_run_one_after_the_other(bench: Any
     assert engine.stats().evicted_pages_total > 0
 
 
+def test_pages_reserved_for_a_running_completion_are_not_given_away(
+    bench: Any, watcher: Any
+) -> None:
+    engine = bench.engine(page_count=8)
+    engine.submit(bench.request("long", PROMPT[:8], new=33), watcher())  # holds 1, reserves 4
+    engine.step()
+    engine.submit(bench.request("wide", PROMPT[::-1][:32], new=1), watcher())  # needs 4 of 3
+    engine.step()
+    assert engine.stats().waiting_count == 1
+    bench.finish(engine)
+
+
+def test_resident_pages_that_a_request_matches_do_not_count_as_room_for_its_others(
+    bench: Any, watcher: Any
+) -> None:
+    engine = bench.engine(page_count=6)
+    bench.run(engine, bench.request("seed", PROMPT[:16], new=1))  # leaves 2 idle
+    engine.submit(
+        bench.request("other", PROMPT[::-1][:16], new=9), watcher()
+    )  # holds 2, reserves 1
+    engine.step()
+    engine.submit(bench.request("same", PROMPT[:17], new=16), watcher())  # 2 idle ones and 2 of 1
+    engine.step()
+    assert engine.stats().waiting_count == 1
+    bench.finish(engine)
+
+
 def test_cancelled_request_frees_its_pages_and_counts_what_was_computed(
     bench: Any, watcher: Any
 ) -> None:

@@ -1,0 +1,236 @@
+"""Delivery to billing over real gRPC, against a ledger that misbehaves in every allowed way."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+
+from kvtier.blocks import Tier
+from kvtier.v1 import usage_pb2, usage_pb2_grpc
+from worker.usage_delivery import DeliverySettings, UsageDelivery
+from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
+from worker.usage_journal import UsageJournal
+from worker.usage_outbox import UsageOutbox
+
+ACCEPTED, DUPLICATE = usage_pb2.RECORD_STATUS_ACCEPTED, usage_pb2.RECORD_STATUS_DUPLICATE
+CONFLICT, REJECTED = usage_pb2.RECORD_STATUS_CONFLICT, usage_pb2.RECORD_STATUS_REJECTED
+
+
+class Ledger(usage_pb2_grpc.UsageServiceServicer):
+    """Keeps events by request id; `faults` are raised or answered by the next calls, in order."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, usage_pb2.UsageEvent] = {}
+        self.refused: dict[str, tuple[int, str]] = {}
+        self.faults: list[Callable] = []
+        self.poison = ""
+        self.batches: list[int] = []
+
+    async def RecordUsage(self, request, context):
+        self.batches.append(len(request.events))
+        if self.faults:
+            answer = await self.faults.pop(0)(self, request, context)
+            if answer is not None:
+                return answer
+        if self.poison in {e.request_id for e in request.events}:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "cannot be read")
+        return usage_pb2.RecordUsageResponse(outcomes=[self._record(e) for e in request.events])
+
+    def _record(self, event):
+        if event.request_id in self.refused:
+            status, reason = self.refused[event.request_id]
+        elif event.request_id in self.events:
+            status, reason = DUPLICATE, ""
+            assert self.events[event.request_id] == event
+        else:
+            status, reason = ACCEPTED, ""
+            self.events[event.request_id] = event
+        return usage_pb2.RecordOutcome(request_id=event.request_id, status=status, reason=reason)
+
+
+async def unavailable(ledger, request, context):
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "LEDGER_UNAVAILABLE")
+
+
+async def recorded_but_the_answer_is_lost(ledger, request, context):
+    for event in request.events:
+        ledger._record(event)
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset")
+
+
+async def answers_for_other_events(ledger, request, context):
+    return usage_pb2.RecordUsageResponse(
+        outcomes=[usage_pb2.RecordOutcome(request_id="other", status=ACCEPTED)]
+    )
+
+
+async def answers_without_a_status(ledger, request, context):
+    return usage_pb2.RecordUsageResponse(
+        outcomes=[usage_pb2.RecordOutcome(request_id=e.request_id) for e in request.events]
+    )
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.failures = 0
+
+    def delivered(self, outcome: str, count: int) -> None:
+        self.outcomes[outcome] += count
+
+    def delivery_failed(self) -> None:
+        self.failures += 1
+
+
+def event(name: str) -> UsageEvent:
+    request = AdmittedRequest(name, "acme", "demo", "node-1", "", 1_000_000_000)
+    return UsageEvent(request, 2_000_000_000, UsageEnd.STOP, ChargedTokens({Tier.GPU: 1}, 2, 3))
+
+
+@asynccontextmanager
+async def billing(ledger: Ledger, address: str = "127.0.0.1:0"):
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(ledger, server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def delivering(journal: UsageJournal, address: str, counts: Counts, **settings):
+    outbox = UsageOutbox(
+        journal.directory, journal.opening.acknowledged, lambda: journal.durable_sequence
+    )
+    settings = {"backoff_seconds": 0.01, "backoff_seconds_max": 0.05, **settings}
+    delivery = UsageDelivery(outbox, DeliverySettings(address, **settings), counts)
+    delivery.start()
+    try:
+        yield delivery
+    finally:
+        await delivery.stop()
+
+
+async def deliver_all(tmp_path: Path, ledger: Ledger, names: list[str], **settings) -> Counts:
+    journal = UsageJournal(tmp_path)
+    counts = Counts()
+    await asyncio.gather(*(journal.end(event(name)) for name in names))
+    async with (
+        billing(ledger) as address,
+        delivering(journal, address, counts, **settings) as delivery,
+    ):
+        assert await delivery.flush(30)
+    journal.close()
+    assert all_delivered(tmp_path)
+    return counts
+
+
+def all_delivered(directory: Path) -> bool:
+    journal = UsageJournal(directory)
+    undelivered = journal.opening.undelivered_count
+    journal.close()
+    return undelivered == 0
+
+
+def dead_letters(directory: Path) -> list[dict]:
+    return [json.loads(x) for x in (directory / "dead_letters.jsonl").read_text().splitlines()]
+
+
+async def test_every_event_arrives_in_batches(tmp_path):
+    ledger = Ledger()
+    names = [f"r{i}" for i in range(1200)]
+    counts = await deliver_all(tmp_path, ledger, names)
+    assert set(ledger.events) == set(names)
+    assert counts.outcomes == {"accepted": 1200}
+    assert max(ledger.batches) <= 500
+
+
+async def test_events_written_while_delivering_arrive_too(tmp_path):
+    ledger = Ledger()
+    journal = UsageJournal(tmp_path)
+    counts = Counts()
+    async with billing(ledger) as address, delivering(journal, address, counts) as delivery:
+        for i in range(50):
+            await journal.end(event(f"r{i}"))
+            delivery.wake()
+        assert await delivery.flush(30)
+    journal.close()
+    assert len(ledger.events) == 50
+
+
+async def test_an_outage_delays_and_loses_nothing(tmp_path):
+    ledger = Ledger()
+    ledger.faults = [unavailable, unavailable, unavailable]
+    counts = await deliver_all(tmp_path, ledger, ["a", "b"])
+    assert set(ledger.events) == {"a", "b"}
+    assert counts.failures == 3
+
+
+async def test_an_answer_that_was_lost_becomes_a_duplicate_not_a_second_charge(tmp_path):
+    ledger = Ledger()
+    ledger.faults = [recorded_but_the_answer_is_lost]
+    counts = await deliver_all(tmp_path, ledger, ["a", "b"])
+    assert counts.outcomes == {"duplicate": 2}
+    assert len(ledger.events) == 2
+
+
+async def test_nonsense_answers_acknowledge_nothing(tmp_path):
+    ledger = Ledger()
+    ledger.faults = [answers_for_other_events, answers_without_a_status]
+    counts = await deliver_all(tmp_path, ledger, ["a", "b"])
+    assert counts.failures == 2
+    assert counts.outcomes == {"accepted": 2}
+
+
+async def test_refused_events_are_kept_and_the_others_go_through(tmp_path):
+    ledger = Ledger()
+    ledger.refused = {"b": (CONFLICT, "CONTENT"), "c": (REJECTED, "HIT_MISS_SUM")}
+    counts = await deliver_all(tmp_path, ledger, ["a", "b", "c", "d"])
+    assert set(ledger.events) == {"a", "d"}
+    assert counts.outcomes == {"accepted": 2, "conflict": 1, "rejected": 1}
+    kept = {x["request"]["request_id"]: (x["status"], x["reason"]) for x in dead_letters(tmp_path)}
+    assert kept == {"b": ("CONFLICT", "CONTENT"), "c": ("REJECTED", "HIT_MISS_SUM")}
+
+
+async def test_one_event_that_spoils_the_call_is_found_and_the_others_go_through(tmp_path):
+    ledger = Ledger()
+    ledger.poison = "r7"
+    names = [f"r{i}" for i in range(20)]
+    await deliver_all(tmp_path, ledger, names)
+    assert set(ledger.events) == set(names) - {"r7"}
+    assert [x["request"]["request_id"] for x in dead_letters(tmp_path)] == ["r7"]
+
+
+async def test_billing_that_is_down_slows_no_request_and_gets_all_later(tmp_path):
+    ledger = Ledger()
+    async with billing(ledger) as address:
+        pass
+    journal = UsageJournal(tmp_path)
+    counts = Counts()
+    async with delivering(journal, address, counts) as delivery:
+        for i in range(20):
+            await journal.end(event(f"r{i}"))
+            delivery.wake()
+        assert not ledger.events
+        async with billing(ledger, address):
+            assert await delivery.flush(60)
+    journal.close()
+    assert len(ledger.events) == 20
+    assert counts.outcomes == {"accepted": 20}
+
+
+async def test_stopping_in_an_outage_keeps_the_events_for_the_next_start(tmp_path):
+    journal = UsageJournal(tmp_path)
+    await journal.end(event("a"))
+    async with delivering(journal, "127.0.0.1:1", Counts()) as delivery:
+        assert not await delivery.flush(0.05)
+    journal.close()
+    ledger = Ledger()
+    await deliver_all(tmp_path, ledger, ["b"])
+    assert set(ledger.events) == {"a", "b"}

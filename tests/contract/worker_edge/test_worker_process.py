@@ -1,0 +1,212 @@
+"""`python -m worker` as its operator meets it: the ready line, bad starts, SIGTERM, kill -9."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from kvtier.v1 import inference_pb2 as pb
+from kvtier.v1 import inference_pb2_grpc
+from worker.__main__ import main
+from worker.usage_event import UsageEnd
+from worker.usage_journal import UsageJournal
+from worker.usage_outbox import UsageOutbox
+
+
+def arguments(checkpoint: Path, data: Path, *overrides: str) -> list[str]:
+    values = (
+        f"model={checkpoint}",
+        "listen=127.0.0.1:0",
+        f"data_directory={data}",
+        "threads=1",
+        "pool.page_bytes=16MiB",
+        "drain_seconds=120",
+        *overrides,
+    )
+    return [word for value in values for word in ("--set", value)]
+
+
+def refuses(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """The one line that a start with `argv` ends with; status 2."""
+    capsys.readouterr()
+    try:
+        status = main(argv)
+    except SystemExit as exit_:
+        status = exit_.code
+    assert status == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err.strip().splitlines()[-1]
+
+
+def test_a_directory_that_is_no_checkpoint_is_refused(capsys, tmp_path):
+    line = refuses(capsys, arguments(tmp_path, tmp_path / "data"))
+    assert "CHECKPOINT_INVALID" in line
+    line = refuses(capsys, arguments(tmp_path / "nowhere", tmp_path / "data"))
+    assert "CHECKPOINT_INVALID" in line
+
+
+def test_an_architecture_that_cannot_be_cached_is_refused(capsys, tmp_path, checkpoint):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for path in checkpoint.iterdir():
+        (foreign / path.name).write_bytes(path.read_bytes())
+    config = json.loads((foreign / "config.json").read_text())
+    config["layer_types"] = ["linear_attention", "full_attention"]
+    (foreign / "config.json").write_text(json.dumps(config))
+    line = refuses(capsys, arguments(foreign, tmp_path / "data"))
+    assert "ARCHITECTURE_REFUSED" in line or "CHECKPOINT_INVALID" in line
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(capsys, tmp_path, checkpoint):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in checkpoint.iterdir():
+        if "token" not in path.name:
+            (bare / path.name).write_bytes(path.read_bytes())
+    line = refuses(capsys, arguments(bare, tmp_path / "data"))
+    assert "CHECKPOINT_INVALID" in line
+    assert "tokenizer" in line
+
+
+def test_a_port_in_use_is_refused(capsys, tmp_path, checkpoint):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        line = refuses(capsys, arguments(checkpoint, tmp_path, f"listen={address}"))
+        assert "ADDRESS_IN_USE" in line
+        assert address in line
+        line = refuses(capsys, arguments(checkpoint, tmp_path, f"metrics_listen={address}"))
+        assert "ADDRESS_IN_USE" in line
+    # Nothing of the refused starts is left behind: the journal can be opened.
+    UsageJournal(tmp_path / "journal").close()
+
+
+def test_a_journal_that_another_worker_has_is_refused(capsys, tmp_path, checkpoint):
+    journal = UsageJournal(tmp_path / "journal")
+    assert "JOURNAL_LOCKED" in refuses(capsys, arguments(checkpoint, tmp_path))
+    journal.close()
+
+
+def test_a_data_directory_that_cannot_be_written_is_refused(capsys, tmp_path, checkpoint):
+    (tmp_path / "file").write_text("")
+    line = refuses(capsys, arguments(checkpoint, tmp_path / "file"))
+    assert "data_directory" in line
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * 32)
+    line = refuses(capsys, arguments(checkpoint, tmp_path / "file", f"scope_secret_file={secret}"))
+    assert "JOURNAL_DIRECTORY" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("tenants=", "tenants"),
+        ("tenants=a,a", "twice"),
+        ("tenants=a,*", "tenants"),
+        ("step_tokens=8", "step_tokens"),
+        ("request_deadline_seconds=-1", "request_deadline_seconds"),
+        ("pool.page_bytes=many", "pool.page_bytes"),
+        ("listen=nowhere", "listen"),
+        ("typo=1", "typo"),
+        ("public_prefix_directory=/nonexistent", "public_prefix_directory"),
+        ("pool.page_bytes=1", "pool.page_bytes"),
+    ],
+)
+def test_bad_settings_are_refused_with_their_key(capsys, tmp_path, checkpoint, override, word):
+    assert word in refuses(capsys, arguments(checkpoint, tmp_path, override))
+
+
+def test_a_short_scope_secret_is_refused(capsys, tmp_path, checkpoint):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"short")
+    line = refuses(capsys, arguments(checkpoint, tmp_path, f"scope_secret_file={secret}"))
+    assert "5 bytes" in line
+
+
+class Process:
+    """A real worker process and a stub to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, ready: dict) -> None:
+        self.process = process
+        self.ready = ready
+        self.channel = grpc.aio.insecure_channel(ready["listen"])
+        self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
+
+    @staticmethod
+    async def start(argv: list[str]) -> "Process":
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "worker", *argv, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        line = await process.stdout.readline()
+        assert line, f"the worker ended with status {await process.wait()}"
+        return Process(process, json.loads(line))
+
+    async def end(self, sig: signal.Signals) -> int:
+        self.process.send_signal(sig)
+        status = await self.process.wait()
+        await self.channel.close()
+        return status
+
+
+def ask(name: str, tokens: int) -> pb.GenerateRequest:
+    return pb.GenerateRequest(
+        tenant_id="default",
+        text="hello",
+        max_completion_tokens=tokens,
+        ignore_end_of_sequence=True,
+        client_request_id=name,
+    )
+
+
+async def first_delta(call) -> None:
+    async for response in call:
+        if response.WhichOneof("event") == "delta":
+            return
+
+
+async def test_a_killed_worker_charges_nothing_for_what_it_left_open_and_sigterm_drains(
+    tmp_path, checkpoint
+):
+    argv = arguments(checkpoint, tmp_path)
+    first = await Process.start(argv)
+    assert first.ready["ready"] is True
+    assert first.ready["model"] == "tiny"
+    done = [r async for r in first.stub.Generate(ask("done", 4))]
+    assert done[-1].WhichOneof("event") == "usage"
+    await first_delta(first.stub.Generate(ask("killed", 1000)))
+    assert await first.end(signal.SIGKILL) == -signal.SIGKILL
+    secret = (tmp_path / "scope_secret").read_bytes()
+    assert len(secret) == 32
+    assert os.stat(tmp_path / "scope_secret").st_mode & 0o077 == 0
+
+    second = await Process.start(argv)
+    running = second.stub.Generate(ask("running", 300))
+    await first_delta(running)
+    ending = asyncio.ensure_future(second.end(signal.SIGTERM))
+    rest = [r async for r in running]
+    assert rest[-1].WhichOneof("event") == "usage"
+    assert await ending == 0
+    assert (tmp_path / "scope_secret").read_bytes() == secret
+
+    journal = UsageJournal(tmp_path / "journal")
+    outbox = UsageOutbox(journal.directory, 0, lambda: journal.durable_sequence)
+    events = [pending.event for pending in outbox.pending(100)]
+    journal.close()
+    ends = {e.request.client_request_id: e.end for e in events}
+    assert len(events) == 3
+    assert ends == {
+        "done": UsageEnd.STOP if done[-2].sample_end.finish_reason == 1 else UsageEnd.LENGTH,
+        "killed": UsageEnd.WORKER_LOST,
+        "running": UsageEnd.LENGTH,
+    }
+    killed = next(e for e in events if e.end is UsageEnd.WORKER_LOST)
+    assert killed.tokens.prompt_tokens == killed.tokens.completion_tokens == 0

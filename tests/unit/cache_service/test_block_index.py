@@ -1,0 +1,199 @@
+"""The block index: no block is ever stranded, in either tier, whatever leaves."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cache_service.index import BlockIndex
+from kvtier.blocks import MissReason
+from kvtier.keys import BlockHash, NamespaceId
+from storage.host.arena import HostArena
+from storage.tier import PAGE_BYTES, SegmentId, SsdLocation
+
+NAMESPACE = NamespaceId(bytes(32))
+SIZE = 100
+
+
+class Shelf:
+    """An index with shorthand for tests: blocks are numbers."""
+
+    def __init__(self, arena: HostArena) -> None:
+        self.arena = arena
+        self.index = BlockIndex(arena, evicted_memory_count=4)
+        self.offset = 0
+
+    def hash_of(self, number: int) -> BlockHash:
+        return BlockHash(number.to_bytes(32, "big"))
+
+    def __getitem__(self, number: int) -> Any:
+        return self.index.get(self.hash_of(number))
+
+    def host(self, number: int, parent: int | None = None) -> Any:
+        block = self[number] or self.index.add(
+            self.hash_of(number), None if parent is None else self[parent], NAMESPACE, SIZE
+        )
+        slab = self.arena.allocate(SIZE)
+        assert slab is not None
+        self.index.put_host(block, slab, number)
+        self.index.check_integrity()
+        return block
+
+    def ssd(self, number: int, parent: int | None = None, segment: int = 0) -> Any:
+        block = self[number] or self.index.add(
+            self.hash_of(number), None if parent is None else self[parent], NAMESPACE, SIZE
+        )
+        self.offset += PAGE_BYTES
+        self.index.put_ssd(block, SsdLocation(SegmentId(segment), 1, self.offset, SIZE, number))
+        self.index.check_integrity()
+        return block
+
+    def evict(self) -> int | None:
+        block = self.index.evict_host()
+        self.index.check_integrity()
+        return None if block is None else int.from_bytes(block.block_hash, "big")
+
+
+@pytest.fixture
+def shelf() -> Iterator[Shelf]:
+    arena = HostArena(64 * PAGE_BYTES, extent_bytes=16 * PAGE_BYTES)
+    yield Shelf(arena)
+    arena.close()
+
+
+def test_a_chain_leaves_memory_from_its_end(shelf: Shelf) -> None:
+    shelf.host(1)
+    shelf.host(2, parent=1)
+    shelf.host(3, parent=2)
+    assert [shelf.evict() for _ in range(4)] == [3, 2, 1, None]
+    assert len(shelf.index) == 0
+    assert shelf.arena.slab_count == 0
+
+
+def test_a_block_with_a_copy_on_the_ssd_stays_cached_when_it_leaves_memory(shelf: Shelf) -> None:
+    shelf.host(1)
+    shelf.ssd(1)
+    assert shelf.evict() == 1
+    assert shelf[1].slab is None
+    assert shelf[1].location is not None
+
+
+def test_a_pinned_block_is_no_victim_until_its_last_pin_goes(shelf: Shelf) -> None:
+    block = shelf.host(1)
+    shelf.index.pin(block)
+    shelf.index.pin(block)
+    assert shelf.evict() is None
+    shelf.index.unpin(block)
+    assert shelf.evict() is None
+    shelf.index.unpin(block)
+    assert shelf.evict() == 1
+
+
+def test_a_memory_child_of_an_ssd_parent_goes_when_the_parent_does(shelf: Shelf) -> None:
+    shelf.ssd(1)
+    shelf.host(2, parent=1)
+    shelf.host(3, parent=2)
+    forgotten = shelf.index.drop_ssd(shelf[1], MissReason.EVICTED)
+    shelf.index.check_integrity()
+    assert forgotten == [shelf.hash_of(1)]
+    assert len(shelf.index) == 0
+    assert shelf.arena.slab_count == 0
+
+
+def test_dropping_from_the_ssd_takes_descendants_off_it_and_leaves_memory_copies(
+    shelf: Shelf,
+) -> None:
+    for number, parent in ((1, None), (2, 1), (3, 2)):
+        shelf.host(number, parent)
+        shelf.ssd(number, segment=number)
+    forgotten = shelf.index.drop_ssd(shelf[2], MissReason.EVICTED)
+    shelf.index.check_integrity()
+    assert set(forgotten) == {shelf.hash_of(2), shelf.hash_of(3)}
+    assert [shelf[n].slab is not None for n in (1, 2, 3)] == [True] * 3
+    assert shelf[1].location is not None
+    assert [shelf.evict() for _ in range(3)] == [3, 2, 1]
+
+
+def test_a_dropped_block_is_gone_with_all_that_follows_and_says_why(shelf: Shelf) -> None:
+    for number, parent in ((1, None), (2, 1), (3, 2), (4, 1)):
+        shelf.host(number, parent)
+    shelf.index.drop(shelf[2], MissReason.CORRUPT)
+    shelf.index.check_integrity()
+    assert {n for n in (1, 2, 3, 4) if shelf[n]} == {1, 4}
+    assert shelf.index.absence(shelf.hash_of(2)) is MissReason.CORRUPT
+    assert shelf.index.absence(shelf.hash_of(3)) is MissReason.EVICTED
+    assert shelf.index.absence(shelf.hash_of(9)) is MissReason.NEVER_STORED
+
+
+def test_a_pinned_block_that_is_dropped_is_invisible_and_keeps_its_slab(shelf: Shelf) -> None:
+    block = shelf.host(1)
+    shelf.index.pin(block)
+    shelf.index.drop(block, MissReason.CORRUPT)
+    assert shelf[1] is None
+    assert shelf.arena.slab_count == 1
+    again = shelf.host(1)
+    assert again is not block
+    shelf.index.unpin(block)
+    assert shelf.arena.slab_count == 1
+    assert again.slab is not None
+
+
+def test_what_was_used_again_leaves_after_what_was_not(shelf: Shelf) -> None:
+    shelf.host(1)
+    shelf.host(2)
+    shelf.index.use([shelf[1]])
+    shelf.host(3)
+    assert [shelf.evict() for _ in range(3)] == [2, 3, 1]
+
+
+def test_uses_are_known_to_the_other_tier_when_a_block_is_promoted(shelf: Shelf) -> None:
+    shelf.ssd(1)
+    shelf.index.use([shelf[1]])
+    shelf.host(1)
+    shelf.host(2)
+    assert shelf.evict() == 2
+
+
+def test_protection_reaches_from_a_pinned_block_to_its_root(shelf: Shelf) -> None:
+    for number, parent in ((1, None), (2, 1), (3, 2), (4, 2)):
+        shelf.ssd(number, parent)
+    shelf.index.pin(shelf[3])
+    assert shelf.index.protected() == {shelf[1], shelf[2], shelf[3]}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_trees_stay_whole_while_copies_come_and_go(shelf: Shelf, seed: int) -> None:
+    rng = random.Random(seed)
+    pinned: list[Any] = []
+    for step in range(1, 400):
+        blocks = list(shelf.index)
+        block = rng.choice(blocks) if blocks else None
+        action = rng.randrange(8)
+        room = shelf.arena.slab_count < 60
+        if block is None or (action == 0 and room):
+            shelf.host(step, int.from_bytes(block.block_hash, "big") if block else None)
+        elif action == 1 and (block.parent is None or block.parent.location):
+            if block.location is None:
+                shelf.ssd(int.from_bytes(block.block_hash, "big"), segment=rng.randrange(3))
+        elif action == 2:
+            shelf.evict()
+        elif action == 3 and block.location is not None:
+            shelf.index.drop_ssd(block, MissReason.EVICTED)
+        elif action == 4 and rng.random() < 0.3:
+            shelf.index.drop(block, MissReason.CORRUPT)
+        elif action == 5:
+            shelf.index.pin(block)
+            pinned.append(block)
+        elif action == 6 and pinned:
+            shelf.index.unpin(pinned.pop(rng.randrange(len(pinned))))
+        elif action == 7:
+            shelf.index.use([block])
+        shelf.index.check_integrity()
+    for block in pinned:
+        shelf.index.unpin(block)
+    for block in list(shelf.index):
+        if block.cached:
+            shelf.index.drop(block, MissReason.EVICTED)
+    shelf.index.check_integrity()
+    assert shelf.arena.slab_count == 0
