@@ -9,6 +9,7 @@
     ├── LedgerForeignError           the file is not a ledger of kvtier
     ├── TooManyEventsError           over 1,000 events in a call
     ├── InvalidPeriodError           start is not before end
+    ├── InvalidUsageError            tokens or a time that cannot be rated
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
     └── TenantUnknownError           has no posting
@@ -22,6 +23,7 @@ __all__ = [
     "BillingError",
     "InvalidGroupError",
     "InvalidPeriodError",
+    "InvalidUsageError",
     "LedgerForeignError",
     "LedgerLockedError",
     "LedgerReadOnlyError",
@@ -68,6 +70,10 @@ class TooManyEventsError(BillingError):
 
 class InvalidPeriodError(BillingError):
     reason = "INVALID_PERIOD"
+
+
+class InvalidUsageError(BillingError):
+    reason = "INVALID_USAGE"
 
 
 class InvalidGroupError(BillingError):

@@ -16,9 +16,9 @@ from decimal import Decimal
 
 from billing.money import EXACT, ZERO, amount_of
 from billing.price_book import Price, PriceVersion
-from billing.usage import UsageEvent
+from billing.usage import TokenCounts, UsageEvent
 
-__all__ = ["TOKEN_CLASSES", "Posting", "price_of_class", "rate"]
+__all__ = ["TOKEN_CLASSES", "Posting", "amounts_by_class", "price_of_class", "rate"]
 
 TOKEN_CLASSES = ("hit", "miss", "output")
 """In the order of postings and invoice lines. Frozen: the order is hashed."""
@@ -41,24 +41,27 @@ def rate(event: UsageEvent, version: PriceVersion | None) -> tuple[Posting, ...]
     price = version.price_of(event.model) if version is not None else None
     if version is None or price is None:
         return ()
-    tokens = event.tokens
-    charged = (
-        ("hit", "revenue/hit", tokens.hit, price.hit),
-        ("miss", "revenue/miss", tokens.miss, price.miss),
-        ("output", "revenue/output", tokens.output, price.output),
-    )
     credits_ = []
     owed = ZERO
-    for token_class, account, quantity, unit_price in charged:
-        if quantity:
-            amount = amount_of(quantity, unit_price)
-            owed = EXACT.add(owed, amount)
-            negative = EXACT.minus(amount) if amount else ZERO
-            credits_.append(Posting(account, token_class, quantity, negative, version.currency))
+    for token_class, quantity, amount in amounts_by_class(event.tokens, price):
+        owed = EXACT.add(owed, amount)
+        negative = EXACT.minus(amount) if amount else ZERO
+        account = f"revenue/{token_class}"
+        credits_.append(Posting(account, token_class, quantity, negative, version.currency))
     if not credits_:
         return ()
     debit = Posting(f"receivable/{event.tenant_id}", "", 0, owed, version.currency)
     return (debit, *credits_)
+
+
+def amounts_by_class(tokens: TokenCounts, price: Price) -> list[tuple[str, int, Decimal]]:
+    """(token class, tokens, exact amount) of each class that has tokens."""
+    quantities = zip(TOKEN_CLASSES, (tokens.hit, tokens.miss, tokens.output), strict=True)
+    return [
+        (name, quantity, amount_of(quantity, price_of_class(price, name)))
+        for name, quantity in quantities
+        if quantity
+    ]
 
 
 def price_of_class(price: Price, token_class: str) -> Decimal:

@@ -76,6 +76,7 @@ async def _build(
         ledger=ledger,
         store=store,
         book=book,
+        clock_ns=clock_ns,
         metrics=metrics,
         intake=_executor(parts, "intake", 1),
         readers=_executor(parts, "reader", READER_THREADS),

@@ -23,14 +23,18 @@ from billing.ledger_store import LedgerStore
 from billing.ledger_verify import verify_ledger
 from billing.metrics import BillingMetrics
 from billing.price_book import PriceBook
+from billing.quote import quote
 from billing.report import UsageQuery, usage_rows
 from billing.usage import TenantId
 from billing.wire import (
+    end_time_of,
     invoice_message,
     outcome_message,
     period_of,
+    quote_message,
     row_message,
     submission_of,
+    tokens_of,
     verification_message,
     version_message,
 )
@@ -58,6 +62,7 @@ class UsageParts:
     ledger: Ledger
     store: LedgerStore
     book: PriceBook
+    clock_ns: Callable[[], int]
     metrics: BillingMetrics
     intake: Executor
     """Converts events; one thread."""
@@ -115,6 +120,15 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             )
         self._parts.metrics.recorded(time.monotonic() - started)
         return response
+
+    async def RateUsage(
+        self, request: usage_pb2.RateUsageRequest, context: Context
+    ) -> usage_pb2.RateUsageResponse:
+        end_time_ns = end_time_of(request)
+        if end_time_ns is None:
+            end_time_ns = self._parts.clock_ns()
+        tokens = tokens_of(request.tokens)
+        return quote_message(quote(self._parts.book, request.model, tokens, end_time_ns))
 
     async def GetUsage(
         self, request: usage_pb2.GetUsageRequest, context: Context

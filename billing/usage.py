@@ -20,6 +20,7 @@ __all__ = [
     "event_from_text",
     "event_text",
     "refusal_of",
+    "token_refusal",
 ]
 
 TenantId = NewType("TenantId", str)
@@ -103,7 +104,7 @@ class UsageEvent:
 
 def refusal_of(event: UsageEvent, now_ns: int) -> Refusal | None:
     """Why `event` cannot have an entry, or None when it can."""
-    return _identity_refusal(event) or _time_refusal(event, now_ns) or _token_refusal(event)
+    return _identity_refusal(event) or _time_refusal(event, now_ns) or _charge_refusal(event)
 
 
 def _identity_refusal(event: UsageEvent) -> Refusal | None:
@@ -138,8 +139,19 @@ def _time_refusal(event: UsageEvent, now_ns: int) -> Refusal | None:
     return None
 
 
-def _token_refusal(event: UsageEvent) -> Refusal | None:
-    t = event.tokens
+def _charge_refusal(event: UsageEvent) -> Refusal | None:
+    refusal = token_refusal(event.tokens)
+    if refusal is not None:
+        return refusal
+    lost = event.end_reason is EndReason.WORKER_LOST
+    if lost and (event.tokens.prompt or event.tokens.output):
+        return Refusal.LOST_WITH_TOKENS
+    return None
+
+
+def token_refusal(tokens: TokenCounts) -> Refusal | None:
+    """Why no event can have these counts, or None when one can."""
+    t = tokens
     tiers = (t.hit_gpu, t.hit_host, t.hit_ssd, t.hit_shared)
     counts = (t.prompt, t.hit, t.miss, t.output, *tiers)
     if min(counts) < 0:
@@ -150,8 +162,6 @@ def _token_refusal(event: UsageEvent) -> Refusal | None:
         return Refusal.HIT_MISS_SUM
     if sum(tiers) != t.hit:
         return Refusal.TIER_SUM
-    if event.end_reason is EndReason.WORKER_LOST and (t.prompt or t.output):
-        return Refusal.LOST_WITH_TOKENS
     return None
 
 

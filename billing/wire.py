@@ -8,23 +8,27 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from billing.entry import EntryHash
-from billing.errors import InvalidPeriodError
+from billing.errors import InvalidPeriodError, InvalidUsageError
 from billing.invoice import Invoice
 from billing.ledger_verify import Verification
 from billing.meter import Outcome, RecordStatus, Submission
 from billing.money import UNIT_TOKENS, to_text
 from billing.period import Period
 from billing.price_book import PriceVersion
+from billing.quote import Quote
 from billing.report import UsageRow
 from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
 from kvtier.v1 import usage_pb2
 
 __all__ = [
+    "end_time_of",
     "invoice_message",
     "outcome_message",
     "period_of",
+    "quote_message",
     "row_message",
     "submission_of",
+    "tokens_of",
     "verification_message",
     "version_message",
 ]
@@ -49,7 +53,6 @@ _NS = 10**9
 
 
 def submission_of(message: usage_pb2.UsageEvent) -> Submission:
-    tokens, tiers = message.tokens, message.tokens.hit_tokens_by_tier
     event = UsageEvent(
         request_id=message.request_id,
         schema_version=message.schema_version,
@@ -58,21 +61,45 @@ def submission_of(message: usage_pb2.UsageEvent) -> Submission:
         start_time_ns=_ns(message.start_time) if message.HasField("start_time") else None,
         end_time_ns=_ns(message.end_time) if message.HasField("end_time") else None,
         end_reason=_END_REASONS.get(message.end_reason),
-        tokens=TokenCounts(
-            prompt=tokens.prompt_tokens,
-            hit=tokens.hit_tokens,
-            hit_gpu=tiers.gpu,
-            hit_host=tiers.host,
-            hit_ssd=tiers.ssd,
-            hit_shared=tiers.shared,
-            miss=tokens.miss_tokens,
-            output=tokens.completion_tokens,
-        ),
+        tokens=tokens_of(message.tokens),
         node=message.node,
         client_request_id=message.client_request_id,
         ttft_ns=_ns(message.ttft) if message.HasField("ttft") else None,
     )
     return Submission(event, message.SerializeToString())
+
+
+def tokens_of(tokens: usage_pb2.TokenUsage) -> TokenCounts:
+    tiers = tokens.hit_tokens_by_tier
+    return TokenCounts(
+        prompt=tokens.prompt_tokens,
+        hit=tokens.hit_tokens,
+        hit_gpu=tiers.gpu,
+        hit_host=tiers.host,
+        hit_ssd=tiers.ssd,
+        hit_shared=tiers.shared,
+        miss=tokens.miss_tokens,
+        output=tokens.completion_tokens,
+    )
+
+
+def end_time_of(message: usage_pb2.RateUsageRequest) -> int | None:
+    """Nanoseconds; None: not given. Raises InvalidUsageError."""
+    if not message.HasField("end_time"):
+        return None
+    nanoseconds = _ns(message.end_time)
+    if not 0 <= nanoseconds < 2**63:
+        raise InvalidUsageError("end_time is not between the years 1970 and 2262")
+    return nanoseconds
+
+
+def quote_message(quote: Quote) -> usage_pb2.RateUsageResponse:
+    return usage_pb2.RateUsageResponse(
+        amount=to_text(quote.amount),
+        currency_code=quote.currency,
+        saved_amount=to_text(quote.saved),
+        price_book_version=quote.price_version,
+    )
 
 
 def period_of(

@@ -17,7 +17,7 @@ from worker.request_checks import Ask, ChatPrompt, Prompt, TextPrompt, TokenProm
 from worker.request_desk import RequestDesk
 from worker.requests import CacheMode, FinishReason, Sampling
 from worker.sample_text import TextDelta
-from worker.usage_wire import tokens_message
+from worker.usage_wire import timestamp_message, tokens_message
 
 __all__ = ["InferenceServicer"]
 
@@ -147,6 +147,7 @@ def _write_usage(settled: Settled) -> inference_pb2.GenerateUsage:
         queue_time=_duration(round(usage.queue_seconds * 1e9)),
         load_time=_duration(round(usage.load_seconds * 1e9)),
         miss_reason=block_pb2.MissReason.Name(int(usage.miss_reason)),
+        end_time=timestamp_message(event.end_time_ns),
     )
 
 

@@ -7,7 +7,7 @@ from kvtier.blocks import Tier
 from kvtier.v1 import usage_pb2
 from worker.usage_event import ChargedTokens, UsageEvent
 
-__all__ = ["event_message", "tokens_message"]
+__all__ = ["event_message", "timestamp_message", "tokens_message"]
 
 
 def tokens_message(tokens: ChargedTokens) -> usage_pb2.TokenUsage:
@@ -33,8 +33,8 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
         schema_version=event.schema_version,
         tenant_id=request.tenant_id,
         model=request.model,
-        start_time=_timestamp(request.start_time_ns),
-        end_time=_timestamp(event.end_time_ns),
+        start_time=timestamp_message(request.start_time_ns),
+        end_time=timestamp_message(event.end_time_ns),
         end_reason=usage_pb2.EndReason.Name(int(event.end)),
         tokens=tokens_message(event.tokens),
         node=request.node,
@@ -47,7 +47,7 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
     return message
 
 
-def _timestamp(nanoseconds: int) -> Timestamp:
+def timestamp_message(nanoseconds: int) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromNanoseconds(nanoseconds)
     return timestamp

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from billing.server import start_billing
 from billing.settings import BillingSettings
@@ -216,8 +217,69 @@ async def test_the_price_book_is_shown_as_it_rates(stub: Stub) -> None:
     assert len(version.content_hash) == 64
 
 
+async def test_a_rated_reply_costs_what_its_entry_costs(stub: Stub) -> None:
+    event = _event("r", hit=64, miss=36, output=5)
+    await _record(stub, event)
+    request = pb.RateUsageRequest(model=event.model, tokens=event.tokens, end_time=event.end_time)
+    rated = await stub.RateUsage(request)
+    (row,) = (await stub.GetUsage(pb.GetUsageRequest())).rows
+    assert (rated.amount, rated.saved_amount) == (row.amount, row.saved_amount)
+    assert (rated.amount, rated.saved_amount) == ("0.0000524", "0.0000576")
+    assert (rated.currency_code, rated.price_book_version) == ("CNY", "example-2024-08")
+    assert (await stub.VerifyLedger(pb.VerifyLedgerRequest())).entry_count == 1
+
+
+async def test_rating_without_a_time_takes_the_prices_of_now(stub: Stub) -> None:
+    tokens = pb.TokenUsage(prompt_tokens=7, miss_tokens=7)
+    rated = await stub.RateUsage(pb.RateUsageRequest(model="demo", tokens=tokens))
+    assert (rated.amount, rated.currency_code) == ("0.000007", "CNY")
+    nothing = await stub.RateUsage(pb.RateUsageRequest(model="demo"))
+    assert (nothing.amount, nothing.saved_amount, nothing.currency_code) == ("0", "0", "CNY")
+
+
+async def test_what_no_price_covers_is_rated_without_a_currency(stub: Stub) -> None:
+    request = pb.RateUsageRequest(model="demo", tokens=_event("r").tokens)
+    request.end_time.FromNanoseconds(HOUR)
+    rated = await stub.RateUsage(request)
+    assert rated == pb.RateUsageResponse(amount="0", saved_amount="0")
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        pb.TokenUsage(prompt_tokens=3, miss_tokens=2),
+        pb.TokenUsage(prompt_tokens=2, hit_tokens=2),
+        pb.TokenUsage(completion_tokens=-1),
+        pb.TokenUsage(prompt_tokens=10**11, miss_tokens=10**11),
+    ],
+)
+async def test_tokens_that_make_no_sense_are_not_rated(stub: Stub, tokens: Any) -> None:
+    call = stub.RateUsage(pb.RateUsageRequest(model="demo", tokens=tokens))
+    assert await _reason(call) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_USAGE")
+
+
+async def test_a_time_out_of_range_is_not_rated(stub: Stub) -> None:
+    request = pb.RateUsageRequest(model="demo")
+    request.end_time.seconds = -1
+    assert await _reason(stub.RateUsage(request)) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_USAGE",
+    )
+
+
 async def test_the_service_says_that_it_is_healthy(channel: grpc.aio.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "kvtier.v1.UsageService"):
         answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_reflection_describes_the_service(channel: grpc.aio.Channel) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    questions = (
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="kvtier.v1.UsageService"),
+    )
+    names, described = [answer async for answer in stub.ServerReflectionInfo(iter(questions))]
+    assert "kvtier.v1.UsageService" in {s.name for s in names.list_services_response.service}
+    assert described.file_descriptor_response.file_descriptor_proto

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvtier/v1/usage.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x01\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x12\n\nhit_tokens\x18\x02 \x01(\x03\x12\x36\n\x12hit_tokens_by_tier\x18\x03 \x01(\x0b\x32\x1a.kvtier.v1.HitTokensByTier\x12\x13\n\x0bmiss_tokens\x18\x04 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\x03\"I\n\x0fHitTokensByTier\x12\x0b\n\x03gpu\x18\x01 \x01(\x03\x12\x0c\n\x04host\x18\x02 \x01(\x03\x12\x0b\n\x03ssd\x18\x03 \x01(\x03\x12\x0e\n\x06shared\x18\x04 \x01(\x03\"\xdb\x02\n\nUsageEvent\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x11\n\ttenant_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\nend_reason\x18\x07 \x01(\x0e\x32\x14.kvtier.v1.EndReason\x12%\n\x06tokens\x18\x08 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\x12\x0c\n\x04node\x18\t \x01(\t\x12\x19\n\x11\x63lient_request_id\x18\n \x01(\t\x12\'\n\x04ttft\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\x12RecordUsageRequest\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.kvtier.v1.UsageEvent\"A\n\x13RecordUsageResponse\x12*\n\x08outcomes\x18\x01 \x03(\x0b\x32\x18.kvtier.v1.RecordOutcome\"u\n\rRecordOutcome\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.kvtier.v1.RecordStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x17\n\x0fledger_position\x18\x04 \x01(\x03\"\x94\x01\n\x0fGetUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08group_by\x18\x04 \x03(\t\"5\n\x10GetUsageResponse\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.kvtier.v1.UsageRow\"\xe2\x01\n\x08UsageRow\x12-\n\x05group\x18\x01 \x03(\x0b\x32\x1e.kvtier.v1.UsageRow.GroupEntry\x12\x15\n\rrequest_count\x18\x02 \x01(\x03\x12%\n\x06tokens\x18\x03 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12\x14\n\x0csaved_amount\x18\x06 \x01(\t\x1a,\n\nGroupEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x01\n\x11GetInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x12GetInvoiceResponse\x12#\n\x07invoice\x18\x01 \x01(\x0b\x32\x12.kvtier.v1.Invoice\"\x9a\x02\n\x07Invoice\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcurrency_code\x18\x04 \x01(\t\x12%\n\x05lines\x18\x05 \x03(\x0b\x32\x16.kvtier.v1.InvoiceLine\x12\x14\n\x0ctotal_amount\x18\x06 \x01(\t\x12\x14\n\x0csaved_amount\x18\x07 \x01(\t\x12\x15\n\rrequest_count\x18\x08 \x01(\x03\x12\x1d\n\x15unrated_request_count\x18\t \x01(\x03\"\x9f\x01\n\x0bInvoiceLine\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0btoken_class\x18\x02 \x01(\t\x12\x17\n\x0fquantity_tokens\x18\x03 \x01(\x03\x12\x12\n\nunit_price\x18\x04 \x01(\t\x12\x13\n\x0bunit_tokens\x18\x05 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x06 \x01(\t\x12\x1a\n\x12price_book_version\x18\x07 \x01(\t\"\x15\n\x13VerifyLedgerRequest\"\xc5\x01\n\x14VerifyLedgerResponse\x12\x13\n\x0b\x65ntry_count\x18\x01 \x01(\x03\x12\x15\n\rposting_count\x18\x02 \x01(\x03\x12\x10\n\x08verified\x18\x03 \x01(\x08\x12\x1d\n\x15\x66irst_broken_position\x18\x04 \x01(\x03\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x15\n\runrated_count\x18\x06 \x01(\x03\x12\x15\n\rrefused_count\x18\x07 \x01(\x03\x12\x11\n\thead_hash\x18\x08 \x01(\t\"\x15\n\x13GetPriceBookRequest\"E\n\x14GetPriceBookResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.kvtier.v1.PriceBookVersion\"\xd5\x01\n\x10PriceBookVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x18\n\x10invoice_decimals\x18\x05 \x01(\x05\x12%\n\x06prices\x18\x06 \x03(\x0b\x32\x15.kvtier.v1.ModelPrice\x12\x14\n\x0c\x63ontent_hash\x18\x07 \x01(\t\"u\n\nModelPrice\x12\x15\n\rmodel_pattern\x18\x01 \x01(\t\x12\x11\n\thit_price\x18\x02 \x01(\t\x12\x12\n\nmiss_price\x18\x03 \x01(\t\x12\x14\n\x0coutput_price\x18\x04 \x01(\t\x12\x13\n\x0bunit_tokens\x18\x05 \x01(\x03*\xb8\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45ND_REASON_STOP\x10\x01\x12\x15\n\x11\x45ND_REASON_LENGTH\x10\x02\x12\x18\n\x14\x45ND_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x45ND_REASON_DEADLINE\x10\x04\x12\x14\n\x10\x45ND_REASON_ERROR\x10\x05\x12\x1a\n\x16\x45ND_REASON_WORKER_LOST\x10\x06*\x9e\x01\n\x0cRecordStatus\x12\x1d\n\x19RECORD_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECORD_STATUS_ACCEPTED\x10\x01\x12\x1b\n\x17RECORD_STATUS_DUPLICATE\x10\x02\x12\x1a\n\x16RECORD_STATUS_CONFLICT\x10\x03\x12\x1a\n\x16RECORD_STATUS_REJECTED\x10\x04\x32\x8e\x03\n\x0cUsageService\x12L\n\x0bRecordUsage\x12\x1d.kvtier.v1.RecordUsageRequest\x1a\x1e.kvtier.v1.RecordUsageResponse\x12\x43\n\x08GetUsage\x12\x1a.kvtier.v1.GetUsageRequest\x1a\x1b.kvtier.v1.GetUsageResponse\x12I\n\nGetInvoice\x12\x1c.kvtier.v1.GetInvoiceRequest\x1a\x1d.kvtier.v1.GetInvoiceResponse\x12O\n\x0cVerifyLedger\x12\x1e.kvtier.v1.VerifyLedgerRequest\x1a\x1f.kvtier.v1.VerifyLedgerResponse\x12O\n\x0cGetPriceBook\x12\x1e.kvtier.v1.GetPriceBookRequest\x1a\x1f.kvtier.v1.GetPriceBookResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvtier/v1/usage.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x01\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x12\n\nhit_tokens\x18\x02 \x01(\x03\x12\x36\n\x12hit_tokens_by_tier\x18\x03 \x01(\x0b\x32\x1a.kvtier.v1.HitTokensByTier\x12\x13\n\x0bmiss_tokens\x18\x04 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x05 \x01(\x03\"I\n\x0fHitTokensByTier\x12\x0b\n\x03gpu\x18\x01 \x01(\x03\x12\x0c\n\x04host\x18\x02 \x01(\x03\x12\x0b\n\x03ssd\x18\x03 \x01(\x03\x12\x0e\n\x06shared\x18\x04 \x01(\x03\"\xdb\x02\n\nUsageEvent\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x11\n\ttenant_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\nend_reason\x18\x07 \x01(\x0e\x32\x14.kvtier.v1.EndReason\x12%\n\x06tokens\x18\x08 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\x12\x0c\n\x04node\x18\t \x01(\t\x12\x19\n\x11\x63lient_request_id\x18\n \x01(\t\x12\'\n\x04ttft\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\x12RecordUsageRequest\x12%\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x15.kvtier.v1.UsageEvent\"A\n\x13RecordUsageResponse\x12*\n\x08outcomes\x18\x01 \x03(\x0b\x32\x18.kvtier.v1.RecordOutcome\"u\n\rRecordOutcome\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.kvtier.v1.RecordStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x17\n\x0fledger_position\x18\x04 \x01(\x03\"v\n\x10RateUsageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x06tokens\x18\x02 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x11RateUsageResponse\x12\x0e\n\x06\x61mount\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x14\n\x0csaved_amount\x18\x03 \x01(\t\x12\x1a\n\x12price_book_version\x18\x04 \x01(\t\"\x94\x01\n\x0fGetUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08group_by\x18\x04 \x03(\t\"5\n\x10GetUsageResponse\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.kvtier.v1.UsageRow\"\xe2\x01\n\x08UsageRow\x12-\n\x05group\x18\x01 \x03(\x0b\x32\x1e.kvtier.v1.UsageRow.GroupEntry\x12\x15\n\rrequest_count\x18\x02 \x01(\x03\x12%\n\x06tokens\x18\x03 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12\x14\n\x0csaved_amount\x18\x06 \x01(\t\x1a,\n\nGroupEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x01\n\x11GetInvoiceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x12GetInvoiceResponse\x12#\n\x07invoice\x18\x01 \x01(\x0b\x32\x12.kvtier.v1.Invoice\"\x9a\x02\n\x07Invoice\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcurrency_code\x18\x04 \x01(\t\x12%\n\x05lines\x18\x05 \x03(\x0b\x32\x16.kvtier.v1.InvoiceLine\x12\x14\n\x0ctotal_amount\x18\x06 \x01(\t\x12\x14\n\x0csaved_amount\x18\x07 \x01(\t\x12\x15\n\rrequest_count\x18\x08 \x01(\x03\x12\x1d\n\x15unrated_request_count\x18\t \x01(\x03\"\x9f\x01\n\x0bInvoiceLine\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0btoken_class\x18\x02 \x01(\t\x12\x17\n\x0fquantity_tokens\x18\x03 \x01(\x03\x12\x12\n\nunit_price\x18\x04 \x01(\t\x12\x13\n\x0bunit_tokens\x18\x05 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x06 \x01(\t\x12\x1a\n\x12price_book_version\x18\x07 \x01(\t\"\x15\n\x13VerifyLedgerRequest\"\xc5\x01\n\x14VerifyLedgerResponse\x12\x13\n\x0b\x65ntry_count\x18\x01 \x01(\x03\x12\x15\n\rposting_count\x18\x02 \x01(\x03\x12\x10\n\x08verified\x18\x03 \x01(\x08\x12\x1d\n\x15\x66irst_broken_position\x18\x04 \x01(\x03\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x15\n\runrated_count\x18\x06 \x01(\x03\x12\x15\n\rrefused_count\x18\x07 \x01(\x03\x12\x11\n\thead_hash\x18\x08 \x01(\t\"\x15\n\x13GetPriceBookRequest\"E\n\x14GetPriceBookResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.kvtier.v1.PriceBookVersion\"\xd5\x01\n\x10PriceBookVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x18\n\x10invoice_decimals\x18\x05 \x01(\x05\x12%\n\x06prices\x18\x06 \x03(\x0b\x32\x15.kvtier.v1.ModelPrice\x12\x14\n\x0c\x63ontent_hash\x18\x07 \x01(\t\"u\n\nModelPrice\x12\x15\n\rmodel_pattern\x18\x01 \x01(\t\x12\x11\n\thit_price\x18\x02 \x01(\t\x12\x12\n\nmiss_price\x18\x03 \x01(\t\x12\x14\n\x0coutput_price\x18\x04 \x01(\t\x12\x13\n\x0bunit_tokens\x18\x05 \x01(\x03*\xb8\x01\n\tEndReason\x12\x1a\n\x16\x45ND_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45ND_REASON_STOP\x10\x01\x12\x15\n\x11\x45ND_REASON_LENGTH\x10\x02\x12\x18\n\x14\x45ND_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x45ND_REASON_DEADLINE\x10\x04\x12\x14\n\x10\x45ND_REASON_ERROR\x10\x05\x12\x1a\n\x16\x45ND_REASON_WORKER_LOST\x10\x06*\x9e\x01\n\x0cRecordStatus\x12\x1d\n\x19RECORD_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECORD_STATUS_ACCEPTED\x10\x01\x12\x1b\n\x17RECORD_STATUS_DUPLICATE\x10\x02\x12\x1a\n\x16RECORD_STATUS_CONFLICT\x10\x03\x12\x1a\n\x16RECORD_STATUS_REJECTED\x10\x04\x32\xd6\x03\n\x0cUsageService\x12L\n\x0bRecordUsage\x12\x1d.kvtier.v1.RecordUsageRequest\x1a\x1e.kvtier.v1.RecordUsageResponse\x12\x46\n\tRateUsage\x12\x1b.kvtier.v1.RateUsageRequest\x1a\x1c.kvtier.v1.RateUsageResponse\x12\x43\n\x08GetUsage\x12\x1a.kvtier.v1.GetUsageRequest\x1a\x1b.kvtier.v1.GetUsageResponse\x12I\n\nGetInvoice\x12\x1c.kvtier.v1.GetInvoiceRequest\x1a\x1d.kvtier.v1.GetInvoiceResponse\x12O\n\x0cVerifyLedger\x12\x1e.kvtier.v1.VerifyLedgerRequest\x1a\x1f.kvtier.v1.VerifyLedgerResponse\x12O\n\x0cGetPriceBook\x12\x1e.kvtier.v1.GetPriceBookRequest\x1a\x1f.kvtier.v1.GetPriceBookResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USAGEROW_GROUPENTRY']._loaded_options = None
   _globals['_USAGEROW_GROUPENTRY']._serialized_options = b'8\001'
-  _globals['_ENDREASON']._serialized_start=2664
-  _globals['_ENDREASON']._serialized_end=2848
-  _globals['_RECORDSTATUS']._serialized_start=2851
-  _globals['_RECORDSTATUS']._serialized_end=3009
+  _globals['_ENDREASON']._serialized_start=2894
+  _globals['_ENDREASON']._serialized_end=3078
+  _globals['_RECORDSTATUS']._serialized_start=3081
+  _globals['_RECORDSTATUS']._serialized_end=3239
   _globals['_TOKENUSAGE']._serialized_start=102
   _globals['_TOKENUSAGE']._serialized_end=261
   _globals['_HITTOKENSBYTIER']._serialized_start=263
@@ -51,34 +51,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDUSAGERESPONSE']._serialized_end=814
   _globals['_RECORDOUTCOME']._serialized_start=816
   _globals['_RECORDOUTCOME']._serialized_end=933
-  _globals['_GETUSAGEREQUEST']._serialized_start=936
-  _globals['_GETUSAGEREQUEST']._serialized_end=1084
-  _globals['_GETUSAGERESPONSE']._serialized_start=1086
-  _globals['_GETUSAGERESPONSE']._serialized_end=1139
-  _globals['_USAGEROW']._serialized_start=1142
-  _globals['_USAGEROW']._serialized_end=1368
-  _globals['_USAGEROW_GROUPENTRY']._serialized_start=1324
-  _globals['_USAGEROW_GROUPENTRY']._serialized_end=1368
-  _globals['_GETINVOICEREQUEST']._serialized_start=1371
-  _globals['_GETINVOICEREQUEST']._serialized_end=1503
-  _globals['_GETINVOICERESPONSE']._serialized_start=1505
-  _globals['_GETINVOICERESPONSE']._serialized_end=1562
-  _globals['_INVOICE']._serialized_start=1565
-  _globals['_INVOICE']._serialized_end=1847
-  _globals['_INVOICELINE']._serialized_start=1850
-  _globals['_INVOICELINE']._serialized_end=2009
-  _globals['_VERIFYLEDGERREQUEST']._serialized_start=2011
-  _globals['_VERIFYLEDGERREQUEST']._serialized_end=2032
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=2035
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=2232
-  _globals['_GETPRICEBOOKREQUEST']._serialized_start=2234
-  _globals['_GETPRICEBOOKREQUEST']._serialized_end=2255
-  _globals['_GETPRICEBOOKRESPONSE']._serialized_start=2257
-  _globals['_GETPRICEBOOKRESPONSE']._serialized_end=2326
-  _globals['_PRICEBOOKVERSION']._serialized_start=2329
-  _globals['_PRICEBOOKVERSION']._serialized_end=2542
-  _globals['_MODELPRICE']._serialized_start=2544
-  _globals['_MODELPRICE']._serialized_end=2661
-  _globals['_USAGESERVICE']._serialized_start=3012
-  _globals['_USAGESERVICE']._serialized_end=3410
+  _globals['_RATEUSAGEREQUEST']._serialized_start=935
+  _globals['_RATEUSAGEREQUEST']._serialized_end=1053
+  _globals['_RATEUSAGERESPONSE']._serialized_start=1055
+  _globals['_RATEUSAGERESPONSE']._serialized_end=1163
+  _globals['_GETUSAGEREQUEST']._serialized_start=1166
+  _globals['_GETUSAGEREQUEST']._serialized_end=1314
+  _globals['_GETUSAGERESPONSE']._serialized_start=1316
+  _globals['_GETUSAGERESPONSE']._serialized_end=1369
+  _globals['_USAGEROW']._serialized_start=1372
+  _globals['_USAGEROW']._serialized_end=1598
+  _globals['_USAGEROW_GROUPENTRY']._serialized_start=1554
+  _globals['_USAGEROW_GROUPENTRY']._serialized_end=1598
+  _globals['_GETINVOICEREQUEST']._serialized_start=1601
+  _globals['_GETINVOICEREQUEST']._serialized_end=1733
+  _globals['_GETINVOICERESPONSE']._serialized_start=1735
+  _globals['_GETINVOICERESPONSE']._serialized_end=1792
+  _globals['_INVOICE']._serialized_start=1795
+  _globals['_INVOICE']._serialized_end=2077
+  _globals['_INVOICELINE']._serialized_start=2080
+  _globals['_INVOICELINE']._serialized_end=2239
+  _globals['_VERIFYLEDGERREQUEST']._serialized_start=2241
+  _globals['_VERIFYLEDGERREQUEST']._serialized_end=2262
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=2265
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=2462
+  _globals['_GETPRICEBOOKREQUEST']._serialized_start=2464
+  _globals['_GETPRICEBOOKREQUEST']._serialized_end=2485
+  _globals['_GETPRICEBOOKRESPONSE']._serialized_start=2487
+  _globals['_GETPRICEBOOKRESPONSE']._serialized_end=2556
+  _globals['_PRICEBOOKVERSION']._serialized_start=2559
+  _globals['_PRICEBOOKVERSION']._serialized_end=2772
+  _globals['_MODELPRICE']._serialized_start=2774
+  _globals['_MODELPRICE']._serialized_end=2891
+  _globals['_USAGESERVICE']._serialized_start=3242
+  _globals['_USAGESERVICE']._serialized_end=3712
 # @@protoc_insertion_point(module_scope)

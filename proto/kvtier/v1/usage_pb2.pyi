@@ -117,6 +117,28 @@ class RecordOutcome(_message.Message):
     ledger_position: int
     def __init__(self, request_id: _Optional[str] = ..., status: _Optional[_Union[RecordStatus, str]] = ..., reason: _Optional[str] = ..., ledger_position: _Optional[int] = ...) -> None: ...
 
+class RateUsageRequest(_message.Message):
+    __slots__ = ("model", "tokens", "end_time")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    tokens: TokenUsage
+    end_time: _timestamp_pb2.Timestamp
+    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class RateUsageResponse(_message.Message):
+    __slots__ = ("amount", "currency_code", "saved_amount", "price_book_version")
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
+    amount: str
+    currency_code: str
+    saved_amount: str
+    price_book_version: str
+    def __init__(self, amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., price_book_version: _Optional[str] = ...) -> None: ...
+
 class GetUsageRequest(_message.Message):
     __slots__ = ("tenant_id", "start_time", "end_time", "group_by")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]

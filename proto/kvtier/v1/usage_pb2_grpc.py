@@ -29,7 +29,9 @@ class UsageServiceStub(object):
     """Takes usage events from workers into the ledger, and tells what was used and what it costs.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
-    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL).
+    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
+    when the database refuses or too many calls are under way, LEDGER_UNAVAILABLE (UNAVAILABLE; send
+    again).
     """
 
     def __init__(self, channel):
@@ -42,6 +44,11 @@ class UsageServiceStub(object):
                 '/kvtier.v1.UsageService/RecordUsage',
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.RecordUsageRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_usage__pb2.RecordUsageResponse.FromString,
+                _registered_method=True)
+        self.RateUsage = channel.unary_unary(
+                '/kvtier.v1.UsageService/RateUsage',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.RateUsageRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.RateUsageResponse.FromString,
                 _registered_method=True)
         self.GetUsage = channel.unary_unary(
                 '/kvtier.v1.UsageService/GetUsage',
@@ -69,26 +76,43 @@ class UsageServiceServicer(object):
     """Takes usage events from workers into the ledger, and tells what was used and what it costs.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
-    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL).
+    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
+    when the database refuses or too many calls are under way, LEDGER_UNAVAILABLE (UNAVAILABLE; send
+    again).
     """
 
     def RecordUsage(self, request, context):
         """Writes events to the ledger, each once for ever.
 
-        Idempotency: by `request_id`. An event that is there already with the same content is
-        answered DUPLICATE; with other content CONFLICT, and the first one stands. Outcomes are in
-        the order of the events; an outcome other than the three is a refusal for good, with its
-        reason. When the call succeeds, every accepted event is durable. Limit: 1,000 events a call.
-        Errors: TOO_MANY_EVENTS (INVALID_ARGUMENT), LEDGER_UNAVAILABLE (UNAVAILABLE; send again).
+        Preconditions: none. Idempotency: by `request_id`. An event that is there already with the
+        same content is answered DUPLICATE; with other content CONFLICT, and the first one stands.
+        Outcomes are in the order of the events; an outcome other than the three is a refusal for
+        good, with its reason. When the call succeeds, every accepted event is durable.
+        Limit: 1,000 events a call. Errors: TOO_MANY_EVENTS (INVALID_ARGUMENT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RateUsage(self, request, context):
+        """Says what tokens cost, by the very rule and prices that rate events. Writes nothing.
+
+        Preconditions: none. Idempotency: reads only; the same model, tokens and time always get the
+        same answer while no version is added before that time. For the tokens and `end_time` of a
+        reply the amount is what the ledger has of it, or will have.
+        Errors: INVALID_USAGE (INVALID_ARGUMENT) when the tokens make no sense, as RecordUsage would
+        refuse them, or the time is not between the years 1970 and 2262.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Sums usage and amounts of a period by the named dimensions.
-        Rows are ordered by the group's values; a period with several currencies has a row for each,
-        and requests that no price covers have rows of their own with an empty currency.
+        """Sums usage and amounts of a period by the named dimensions. Reads only.
+
+        Preconditions: none. Rows are ordered by the group's values; a period with several currencies
+        has a row for each, and requests that no price covers have rows of their own with an empty
+        currency. No usage is no row, not an error.
         Limit: 20,000 rows. Errors: INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -96,7 +120,9 @@ class UsageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetInvoice(self, request, context):
-        """The statement of one tenant for a period: lines and their exact sum.
+        """The statement of one tenant for a period: lines and their exact sum. Reads only.
+
+        Precondition: the ledger has an event of the tenant, in whatever period.
         Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
         than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
         """
@@ -106,6 +132,9 @@ class UsageServiceServicer(object):
 
     def VerifyLedger(self, request, context):
         """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long.
+
+        Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
+        at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +142,9 @@ class UsageServiceServicer(object):
 
     def GetPriceBook(self, request, context):
         """The price book that new events are rated with, oldest version first. Reads only.
+
+        Preconditions: none. The answer is the same until the service starts anew.
+        Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +157,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.RecordUsage,
                     request_deserializer=kvtier_dot_v1_dot_usage__pb2.RecordUsageRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_usage__pb2.RecordUsageResponse.SerializeToString,
+            ),
+            'RateUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RateUsage,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.RateUsageRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.RateUsageResponse.SerializeToString,
             ),
             'GetUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUsage,
@@ -158,7 +195,9 @@ class UsageService(object):
     """Takes usage events from workers into the ledger, and tells what was used and what it costs.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
-    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL).
+    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
+    when the database refuses or too many calls are under way, LEDGER_UNAVAILABLE (UNAVAILABLE; send
+    again).
     """
 
     @staticmethod
@@ -178,6 +217,33 @@ class UsageService(object):
             '/kvtier.v1.UsageService/RecordUsage',
             kvtier_dot_v1_dot_usage__pb2.RecordUsageRequest.SerializeToString,
             kvtier_dot_v1_dot_usage__pb2.RecordUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RateUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/RateUsage',
+            kvtier_dot_v1_dot_usage__pb2.RateUsageRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.RateUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

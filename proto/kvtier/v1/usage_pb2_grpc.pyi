@@ -30,7 +30,9 @@ class UsageServiceStub:
     """Takes usage events from workers into the ledger, and tells what was used and what it costs.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
-    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL).
+    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
+    when the database refuses or too many calls are under way, LEDGER_UNAVAILABLE (UNAVAILABLE; send
+    again).
     """
 
     @_typing.overload
@@ -40,67 +42,113 @@ class UsageServiceStub:
     RecordUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.RecordUsageRequest, _usage_pb2.RecordUsageResponse]
     """Writes events to the ledger, each once for ever.
 
-    Idempotency: by `request_id`. An event that is there already with the same content is
-    answered DUPLICATE; with other content CONFLICT, and the first one stands. Outcomes are in
-    the order of the events; an outcome other than the three is a refusal for good, with its
-    reason. When the call succeeds, every accepted event is durable. Limit: 1,000 events a call.
-    Errors: TOO_MANY_EVENTS (INVALID_ARGUMENT), LEDGER_UNAVAILABLE (UNAVAILABLE; send again).
+    Preconditions: none. Idempotency: by `request_id`. An event that is there already with the
+    same content is answered DUPLICATE; with other content CONFLICT, and the first one stands.
+    Outcomes are in the order of the events; an outcome other than the three is a refusal for
+    good, with its reason. When the call succeeds, every accepted event is durable.
+    Limit: 1,000 events a call. Errors: TOO_MANY_EVENTS (INVALID_ARGUMENT).
+    """
+    RateUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.RateUsageRequest, _usage_pb2.RateUsageResponse]
+    """Says what tokens cost, by the very rule and prices that rate events. Writes nothing.
+
+    Preconditions: none. Idempotency: reads only; the same model, tokens and time always get the
+    same answer while no version is added before that time. For the tokens and `end_time` of a
+    reply the amount is what the ledger has of it, or will have.
+    Errors: INVALID_USAGE (INVALID_ARGUMENT) when the tokens make no sense, as RecordUsage would
+    refuse them, or the time is not between the years 1970 and 2262.
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
-    """Sums usage and amounts of a period by the named dimensions.
-    Rows are ordered by the group's values; a period with several currencies has a row for each,
-    and requests that no price covers have rows of their own with an empty currency.
+    """Sums usage and amounts of a period by the named dimensions. Reads only.
+
+    Preconditions: none. Rows are ordered by the group's values; a period with several currencies
+    has a row for each, and requests that no price covers have rows of their own with an empty
+    currency. No usage is no row, not an error.
     Limit: 20,000 rows. Errors: INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
     """
     GetInvoice: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetInvoiceRequest, _usage_pb2.GetInvoiceResponse]
-    """The statement of one tenant for a period: lines and their exact sum.
+    """The statement of one tenant for a period: lines and their exact sum. Reads only.
+
+    Precondition: the ledger has an event of the tenant, in whatever period.
     Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
     than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
     """
     VerifyLedger: _grpc.UnaryUnaryMultiCallable[_usage_pb2.VerifyLedgerRequest, _usage_pb2.VerifyLedgerResponse]
-    """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long."""
+    """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long.
+
+    Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
+    at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+    """
     GetPriceBook: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPriceBookRequest, _usage_pb2.GetPriceBookResponse]
-    """The price book that new events are rated with, oldest version first. Reads only."""
+    """The price book that new events are rated with, oldest version first. Reads only.
+
+    Preconditions: none. The answer is the same until the service starts anew.
+    Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
     """Takes usage events from workers into the ledger, and tells what was used and what it costs.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
-    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL).
+    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
+    when the database refuses or too many calls are under way, LEDGER_UNAVAILABLE (UNAVAILABLE; send
+    again).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.RecordUsageRequest, _usage_pb2.RecordUsageResponse]  # type: ignore[assignment]
     """Writes events to the ledger, each once for ever.
 
-    Idempotency: by `request_id`. An event that is there already with the same content is
-    answered DUPLICATE; with other content CONFLICT, and the first one stands. Outcomes are in
-    the order of the events; an outcome other than the three is a refusal for good, with its
-    reason. When the call succeeds, every accepted event is durable. Limit: 1,000 events a call.
-    Errors: TOO_MANY_EVENTS (INVALID_ARGUMENT), LEDGER_UNAVAILABLE (UNAVAILABLE; send again).
+    Preconditions: none. Idempotency: by `request_id`. An event that is there already with the
+    same content is answered DUPLICATE; with other content CONFLICT, and the first one stands.
+    Outcomes are in the order of the events; an outcome other than the three is a refusal for
+    good, with its reason. When the call succeeds, every accepted event is durable.
+    Limit: 1,000 events a call. Errors: TOO_MANY_EVENTS (INVALID_ARGUMENT).
+    """
+    RateUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.RateUsageRequest, _usage_pb2.RateUsageResponse]  # type: ignore[assignment]
+    """Says what tokens cost, by the very rule and prices that rate events. Writes nothing.
+
+    Preconditions: none. Idempotency: reads only; the same model, tokens and time always get the
+    same answer while no version is added before that time. For the tokens and `end_time` of a
+    reply the amount is what the ledger has of it, or will have.
+    Errors: INVALID_USAGE (INVALID_ARGUMENT) when the tokens make no sense, as RecordUsage would
+    refuse them, or the time is not between the years 1970 and 2262.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """Sums usage and amounts of a period by the named dimensions.
-    Rows are ordered by the group's values; a period with several currencies has a row for each,
-    and requests that no price covers have rows of their own with an empty currency.
+    """Sums usage and amounts of a period by the named dimensions. Reads only.
+
+    Preconditions: none. Rows are ordered by the group's values; a period with several currencies
+    has a row for each, and requests that no price covers have rows of their own with an empty
+    currency. No usage is no row, not an error.
     Limit: 20,000 rows. Errors: INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
     """
     GetInvoice: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetInvoiceRequest, _usage_pb2.GetInvoiceResponse]  # type: ignore[assignment]
-    """The statement of one tenant for a period: lines and their exact sum.
+    """The statement of one tenant for a period: lines and their exact sum. Reads only.
+
+    Precondition: the ledger has an event of the tenant, in whatever period.
     Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
     than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
     """
     VerifyLedger: _aio.UnaryUnaryMultiCallable[_usage_pb2.VerifyLedgerRequest, _usage_pb2.VerifyLedgerResponse]  # type: ignore[assignment]
-    """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long."""
+    """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long.
+
+    Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
+    at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+    """
     GetPriceBook: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPriceBookRequest, _usage_pb2.GetPriceBookResponse]  # type: ignore[assignment]
-    """The price book that new events are rated with, oldest version first. Reads only."""
+    """The price book that new events are rated with, oldest version first. Reads only.
+
+    Preconditions: none. The answer is the same until the service starts anew.
+    Errors: none of its own.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes usage events from workers into the ledger, and tells what was used and what it costs.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
-    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL).
+    MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
+    when the database refuses or too many calls are under way, LEDGER_UNAVAILABLE (UNAVAILABLE; send
+    again).
     """
 
     @_abc_1.abstractmethod
@@ -111,11 +159,26 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_usage_pb2.RecordUsageResponse, _abc.Awaitable[_usage_pb2.RecordUsageResponse]]:
         """Writes events to the ledger, each once for ever.
 
-        Idempotency: by `request_id`. An event that is there already with the same content is
-        answered DUPLICATE; with other content CONFLICT, and the first one stands. Outcomes are in
-        the order of the events; an outcome other than the three is a refusal for good, with its
-        reason. When the call succeeds, every accepted event is durable. Limit: 1,000 events a call.
-        Errors: TOO_MANY_EVENTS (INVALID_ARGUMENT), LEDGER_UNAVAILABLE (UNAVAILABLE; send again).
+        Preconditions: none. Idempotency: by `request_id`. An event that is there already with the
+        same content is answered DUPLICATE; with other content CONFLICT, and the first one stands.
+        Outcomes are in the order of the events; an outcome other than the three is a refusal for
+        good, with its reason. When the call succeeds, every accepted event is durable.
+        Limit: 1,000 events a call. Errors: TOO_MANY_EVENTS (INVALID_ARGUMENT).
+        """
+
+    @_abc_1.abstractmethod
+    def RateUsage(
+        self,
+        request: _usage_pb2.RateUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.RateUsageResponse, _abc.Awaitable[_usage_pb2.RateUsageResponse]]:
+        """Says what tokens cost, by the very rule and prices that rate events. Writes nothing.
+
+        Preconditions: none. Idempotency: reads only; the same model, tokens and time always get the
+        same answer while no version is added before that time. For the tokens and `end_time` of a
+        reply the amount is what the ledger has of it, or will have.
+        Errors: INVALID_USAGE (INVALID_ARGUMENT) when the tokens make no sense, as RecordUsage would
+        refuse them, or the time is not between the years 1970 and 2262.
         """
 
     @_abc_1.abstractmethod
@@ -124,9 +187,11 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetUsageResponse, _abc.Awaitable[_usage_pb2.GetUsageResponse]]:
-        """Sums usage and amounts of a period by the named dimensions.
-        Rows are ordered by the group's values; a period with several currencies has a row for each,
-        and requests that no price covers have rows of their own with an empty currency.
+        """Sums usage and amounts of a period by the named dimensions. Reads only.
+
+        Preconditions: none. Rows are ordered by the group's values; a period with several currencies
+        has a row for each, and requests that no price covers have rows of their own with an empty
+        currency. No usage is no row, not an error.
         Limit: 20,000 rows. Errors: INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
 
@@ -136,7 +201,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetInvoiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetInvoiceResponse, _abc.Awaitable[_usage_pb2.GetInvoiceResponse]]:
-        """The statement of one tenant for a period: lines and their exact sum.
+        """The statement of one tenant for a period: lines and their exact sum. Reads only.
+
+        Precondition: the ledger has an event of the tenant, in whatever period.
         Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
         than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
         """
@@ -147,7 +214,11 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.VerifyLedgerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.VerifyLedgerResponse, _abc.Awaitable[_usage_pb2.VerifyLedgerResponse]]:
-        """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long."""
+        """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long.
+
+        Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
+        at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+        """
 
     @_abc_1.abstractmethod
     def GetPriceBook(
@@ -155,6 +226,10 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetPriceBookRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetPriceBookResponse, _abc.Awaitable[_usage_pb2.GetPriceBookResponse]]:
-        """The price book that new events are rated with, oldest version first. Reads only."""
+        """The price book that new events are rated with, oldest version first. Reads only.
+
+        Preconditions: none. The answer is the same until the service starts anew.
+        Errors: none of its own.
+        """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -71,6 +71,7 @@ async def test_the_stream_is_started_then_deltas_then_one_usage_that_adds_up(sta
     assert usage.ttft.ToSeconds() + usage.ttft.nanos > 0
     event = (await journaled(worker, tmp_path / "data"))["mine"]
     assert event.request.request_id == usage.request_id
+    assert usage.end_time.ToNanoseconds() == event.end_time_ns
     assert event.end is UsageEnd.LENGTH
     assert event.tokens.prompt_tokens == 100
     assert event.tokens.completion_tokens == 8
