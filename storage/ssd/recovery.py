@@ -34,16 +34,15 @@ from storage.ssd.index import (
     SegmentRow,
     SsdIndex,
     block_row,
-    row_location,
-    row_record,
 )
 from storage.ssd.lineage import STRANDED, depths, parent_positions, parents_first
+from storage.ssd.recovered import RecoveredColumns, recovered_columns
 from storage.ssd.scan import SegmentScanner
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment, SegmentTable, freed
 from storage.ssd.settling import Found, settle
-from storage.tier import PAGE_BYTES, BlockRecord, RecoveryReport, SegmentId, SsdLocation
+from storage.tier import PAGE_BYTES, RecoveryReport, SegmentId
 
-__all__ = ["Progress", "RecoveredBlocks", "RecoveredTier", "recover"]
+__all__ = ["Progress", "RecoveredTier", "recover"]
 
 Progress = Callable[[str, int, int], None]
 """Told (what, done, total) between slow steps of opening. Must return quickly."""
@@ -52,29 +51,12 @@ _EMPTY = IndexContent(MetaRow(FORMAT_VERSION, 0, 0), {}, BlockRows.of(()), [])
 
 
 @dataclass(frozen=True, slots=True)
-class RecoveredBlocks:
-    """Readable blocks, parents before children."""
-
-    blocks: BlockRows
-    order: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[tuple[BlockRecord, SsdLocation]]:
-        hashes, rows = self.blocks.hashes, self.blocks.rows
-        for i in self.order.tolist():
-            row = rows[i]
-            yield row_record(hashes[i], row), row_location(row)
-
-
-@dataclass(frozen=True, slots=True)
 class RecoveredTier:
     """What the tier starts from."""
 
     table: SegmentTable
     index: SsdIndex
-    blocks: RecoveredBlocks
+    blocks: RecoveredColumns
     first_sequence: int
     report: RecoveryReport
 
@@ -90,7 +72,7 @@ def recover(
         recovery.match_files()
         recovery.settle_segments()
         blocks, dropped = recovery.collect_blocks()
-        first_sequence = recovery.write_back(blocks.blocks, dropped)
+        first_sequence = recovery.write_back(blocks, dropped)
     except BaseException:
         recovery.abandon()
         raise
@@ -98,7 +80,7 @@ def recover(
         kept_count=len(blocks),
         dropped_count=len(dropped),
         repaired_count=recovery.repaired_count,
-        kept_bytes=int(blocks.blocks.rows["payload_bytes"].sum()),
+        kept_bytes=int(blocks.payload_bytes.sum()),
         duration_seconds=env.monotonic_seconds() - started,
         problems=tuple(recovery.problems),
     )
@@ -250,15 +232,15 @@ class _Recovery:
 
     # --- blocks -----------------------------------------------------------------------------
 
-    def collect_blocks(self) -> tuple[RecoveredBlocks, list[bytes]]:
+    def collect_blocks(self) -> tuple[RecoveredColumns, list[bytes]]:
         """Blocks to keep, in order, and the hashes of those that are dropped."""
         indexed = self._content.blocks
         known = indexed.chosen(self._where_segments_say(indexed))
         found = self._walk_all() if self._rebuild else self._walk_open(known)
         merged = _merged(known, found)
-        depth = depths(parent_positions(merged.hashes, merged.rows["parent"]))
-        complete = depth != STRANDED
-        kept = merged.chosen(complete)
+        parent = parent_positions(merged.hashes, merged.rows["parent"])
+        depth = depths(parent)
+        kept = merged.chosen(depth != STRANDED)
         stranded_count = len(merged.hashes) - len(kept.hashes)
         if stranded_count:
             self.problems.append(f"{stranded_count} blocks had lost an ancestor and are dropped")
@@ -269,7 +251,9 @@ class _Recovery:
             dropped = seen.difference(kept.hashes)
         self._walked = [pair for pair in found if pair[0] not in dropped]
         self.repaired_count = 0 if self._rebuild else len(self._walked)
-        return RecoveredBlocks(kept, parents_first(depth[complete])), list(dropped)
+        generations = np.array([s.generation for s in self.segments], np.uint64)
+        columns = recovered_columns(merged, parent, parents_first(depth), generations)
+        return columns, list(dropped)
 
     def _where_segments_say(self, blocks: BlockRows) -> NDArray[np.bool_]:
         """True for rows inside a segment of their own generation, before its tail."""
@@ -327,9 +311,9 @@ class _Recovery:
 
     # --- write back -------------------------------------------------------------------------
 
-    def write_back(self, kept: BlockRows, dropped: list[bytes]) -> int:
+    def write_back(self, kept: RecoveredColumns, dropped: list[bytes]) -> int:
         """Makes the outcome durable, meta row last. Returns the first sequence number to use."""
-        highest = int(kept.rows["sequence"].max(initial=0))
+        highest = int(kept.sequence.max(initial=0))
         open_count = max(self._content.meta.open_count, highest >> 32) + 1
         surplus = [i for i in self._content.segments if i >= self._segment_count]
         meta = MetaRow(FORMAT_VERSION, self._directory.segment_bytes, open_count)

@@ -12,7 +12,7 @@ is called before, or in a thread.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,6 +25,7 @@ from storage.ssd.format import INDEX_DIRECTORY, SEGMENT_COUNT_MAX, record_bytes
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
 from storage.ssd.reader import BlockReader
+from storage.ssd.recovered import NO_BLOCKS, RecoveredColumns
 from storage.ssd.recovery import Progress, RecoveredTier, recover
 from storage.ssd.writer import SegmentWriter
 from storage.tier import (
@@ -106,7 +107,7 @@ class SsdTier:
         self.io_mode = "direct" if data.direct else "buffered"
         self._env = env
         self._data = data
-        self._found: RecoveredTier | None = found
+        self._blocks = found.blocks
         self._table = found.table
         self._reader = BlockReader(env, found.table)
         self._writer = SegmentWriter(env, found.table, found.index, found.first_sequence)
@@ -119,11 +120,11 @@ class SsdTier:
         self._sampled_at = env.monotonic_seconds()
         self._closed = False
 
-    def recovered(self) -> Iterator[tuple[BlockRecord, SsdLocation]]:
-        """Readable blocks found at open, parents before children. Once: the memory they took is
-        handed over, so a second call yields nothing."""
-        found, self._found = self._found, None
-        return iter(found.blocks) if found is not None else iter(())
+    def recovered(self) -> RecoveredColumns:
+        """Readable blocks found at open, as columns, parents before children. Once: the memory
+        they take is handed over, so a second call has no rows."""
+        found, self._blocks = self._blocks, NO_BLOCKS
+        return found
 
     def record_bytes(self, payload_bytes: int) -> int:
         """Bytes a block of that payload takes in a segment."""
