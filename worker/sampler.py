@@ -6,6 +6,9 @@ from worker.requests import Sampling
 
 __all__ = ["draw_token", "sample_generator"]
 
+TEMPERATURE_MIN = 1e-30
+"""Single precision holds nothing much smaller; the likeliest token is drawn long before."""
+
 
 def sample_generator(sampling: Sampling, sample_index: int) -> torch.Generator | None:
     """The generator of one sample; None when greedy."""
@@ -20,11 +23,16 @@ def sample_generator(sampling: Sampling, sample_index: int) -> torch.Generator |
 
 
 def draw_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
-    """Draws from `logits` `[vocabulary]`, float32. Requires a generator unless greedy."""
+    """Draws from `logits` `[vocabulary]`, float32.
+
+    Requires a largest logit that is finite and, unless greedy, a generator.
+    """
     if sampling.temperature == 0:
         return int(logits.argmax())
     assert generator is not None
-    scores = logits.cpu() / sampling.temperature
+    logits = logits.cpu()
+    # From the largest down: then the quotient of a small temperature is 0 or far below, never inf.
+    scores = (logits - logits.max()) / max(sampling.temperature, TEMPERATURE_MIN)
     ordered, tokens = scores.sort(descending=True, stable=True)
     if sampling.top_k:
         ordered, tokens = ordered[: sampling.top_k], tokens[: sampling.top_k]
@@ -32,5 +40,7 @@ def draw_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Genera
     if sampling.top_p < 1.0:
         # A token stays while those before it have not reached top_p: the first always stays.
         before = chances.cumsum(-1) - chances
-        chances = chances.masked_fill(before >= sampling.top_p, 0.0)
+        beyond = before >= sampling.top_p
+        beyond[0] = False
+        chances = chances.masked_fill(beyond, 0.0)
     return int(tokens[torch.multinomial(chances, 1, generator=generator)])

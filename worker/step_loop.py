@@ -8,6 +8,7 @@ pages nor a reservation. Everything here runs on one thread; nothing here blocks
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -300,7 +301,8 @@ class StepLoop:
                 self._draw(live, sample, logits)
 
     def _draw(self, live: LiveRequest, sample: Sample, logits: torch.Tensor) -> None:
-        if bool(torch.isnan(logits).any()):
+        # The largest is NaN when one is; infinite, it leaves no chances to draw by.
+        if not math.isfinite(float(logits.max())):
             self._end(live, EndReason.ERROR, "the model's logits are not numbers")
             return
         request = live.request

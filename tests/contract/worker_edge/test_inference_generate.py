@@ -244,6 +244,21 @@ async def test_bad_requests_get_their_reason_before_started_and_are_never_metere
     assert set(await journaled(worker, tmp_path / "data")) == {"good"}
 
 
+async def test_values_at_the_edge_of_what_is_allowed_are_answered(start):
+    _, stub = await start()
+    edges = [
+        {"sampling": pb.SamplingParameters(temperature=5e-324)},
+        {"sampling": pb.SamplingParameters(temperature=10.0, top_p=5e-324)},
+        {"sampling": pb.SamplingParameters(temperature=1.0, top_k=2**31 - 1, seed=-(2**63))},
+        {"sampling": pb.SamplingParameters(temperature=1.0, seed=2**63 - 1), "sample_count": 16},
+        {"text": "\0"},
+        {"client_request_id": "\U0010ffff" * 128},
+        {"tokens": pb.TokenPrompt(token_ids=[0, 257])},
+    ]
+    for edge in edges:
+        assert usage_of(await collect(stub, ask(max_completion_tokens=2, **edge))).request_id
+
+
 async def test_text_that_is_not_utf8_is_a_malformed_request(start):
     worker, _ = await start()
     raw = ask(text="????").SerializeToString().replace(b"????", b"\xff\xfe\xfd\xfc")

@@ -6,7 +6,7 @@ import pytest
 
 from kvtier.serving import ShuttingDownError
 from worker.errors import PromptTooLongError, QueueFullError
-from worker.requests import EndReason, RequestId
+from worker.requests import EndReason, RequestId, Sampling
 
 PROMPT = list(range(3, 43))
 
@@ -177,6 +177,32 @@ def test_failing_model_ends_its_requests_and_the_engine_goes_on(
         engine.step()
     assert seen.end.end_reason is EndReason.ERROR
     assert "RuntimeError" in seen.end.problem
+    engine.check_integrity()
+    (after,) = bench.run(engine, bench.request("b", PROMPT))
+    assert after.tokens() == bench.plain_greedy(PROMPT, 4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_end_their_request_and_the_engine_goes_on(
+    bench: Any, watcher: Any, monkeypatch: pytest.MonkeyPatch, value: float, temperature: float
+) -> None:
+    engine = bench.engine()
+    seen = watcher()
+    engine.submit(bench.request("a", PROMPT, sampling=Sampling(temperature)), seen)
+    forward = bench.loaded.model.forward
+
+    def spoilt(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits.fill_(value)
+        return output
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.loaded.model, "forward", spoilt)
+        for _ in range(3):
+            engine.step()
+    assert seen.end.end_reason is EndReason.ERROR
+    assert "not numbers" in seen.end.problem
     engine.check_integrity()
     (after,) = bench.run(engine, bench.request("b", PROMPT))
     assert after.tokens() == bench.plain_greedy(PROMPT, 4)

@@ -1,5 +1,6 @@
 """The pure parts: admission order, page needs, step plans, sampling."""
 
+import pytest
 import torch
 
 from worker.admission import Candidate, admission_order, pages_needed
@@ -60,6 +61,18 @@ def test_top_k_and_top_p_leave_only_likely_tokens() -> None:
         generator = sample_generator(sampling, 0)
         drawn = {draw_token(logits, sampling, generator) for _ in range(300)}
         assert drawn == allowed
+
+
+@pytest.mark.parametrize("tiny", [1e-7, 1e-30, 1e-40, 5e-324])
+def test_a_temperature_or_top_p_next_to_nothing_draws_the_likeliest(tiny: float) -> None:
+    """What single precision cannot hold would otherwise become 0 / 0, or leave no token at all."""
+    logits = torch.tensor([-3.0e38, -float("inf"), 7.0, 7.5])
+    for sampling in (
+        Sampling(temperature=tiny, seed=1),
+        Sampling(temperature=1.0, top_p=tiny, seed=1),
+        Sampling(temperature=tiny, top_p=tiny, top_k=2**31 - 1, seed=1),
+    ):
+        assert draw_token(logits, sampling, sample_generator(sampling, 0)) == 3
 
 
 def test_seed_plus_index_decides_what_a_sample_draws() -> None:
