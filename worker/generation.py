@@ -3,7 +3,8 @@
     engine's thread --sink--> events --run (task)--> outputs --> the RPC, while there is one
 
 Invariant: once `start` returned, the request gets exactly one usage event, also when its client is
-gone: a task of its own follows the engine to `RequestEnded` and journals, and the RPC only reads.
+gone: a task of its own follows the engine to `RequestEnded` and journals, and the RPC only reads. A
+request that this code itself fails is closed there too, without charge.
 Both queues are bounded by the tokens the request may generate. Event loop; `_on_engine_event` alone
 runs on the engine's thread.
 """
@@ -31,7 +32,14 @@ from worker.requests import (
     TokenEvent,
 )
 from worker.sample_text import Sample, SampleFinished, TextDelta
-from worker.usage_event import AdmittedRequest, UsageEnd, UsageEvent, charge, end_request
+from worker.usage_event import (
+    AdmittedRequest,
+    ChargedTokens,
+    UsageEnd,
+    UsageEvent,
+    charge,
+    end_request,
+)
 from worker.usage_journal import UsageJournal
 
 __all__ = ["EnginePort", "Generation", "GenerationPlan", "Output", "Settled", "Started"]
@@ -114,11 +122,13 @@ class Generation:
             Sample(index, decode, plan.stops) for index in range(plan.request.sample_count)
         ]
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
+        self._events: asyncio.Queue[EngineEvent | None] = asyncio.Queue()
         self._outputs: asyncio.Queue[Output | KvtierError] = asyncio.Queue()
         self._first_token_time: float | None = None
         self._wait_until = plan.deadline
         self._cancelled = False
+        self._end_due = False
+        """The journal has the request's begin and was not told its end."""
         self._ended = False
 
     def start(self) -> "asyncio.Task[None]":
@@ -149,6 +159,9 @@ class Generation:
         if self._ended or self._cancelled:
             return
         self._cancelled = True
+        # The engine ends it after the step under way: our deadline may well pass before.
+        self._wait_until = time.monotonic() + CANCEL_SECONDS_MAX
+        self._events.put_nowait(None)
         self._engine.cancel(self._plan.request.request_id, reason)
 
     def _on_engine_event(self, event: EngineEvent) -> None:
@@ -167,6 +180,7 @@ class Generation:
             log.exception("a request's edge failed")
             last = EngineFailedError(f"the worker's edge failed: {type(error).__name__}")
             self._cancel(EndReason.CANCELLED)
+            await self._end_unpaid()
         self._ended = True
         self._outputs.put_nowait(last)
 
@@ -177,6 +191,7 @@ class Generation:
             self._cancel(EndReason.CANCELLED)
             await self._follow()
             return error
+        self._end_due = True
         self._outputs.put_nowait(
             Started(
                 self._plan.admitted.request_id,
@@ -193,18 +208,20 @@ class Generation:
                 async with asyncio.timeout_at(self._wait_until):
                     event = await self._events.get()
             except TimeoutError:
-                if self._cancelled:
+                if not self._cancelled:
+                    self._cancel(EndReason.DEADLINE)
+                elif time.monotonic() >= self._wait_until:
                     log.error(
                         "the engine did not end a request in time",
                         extra={"request_id": self._plan.admitted.request_id},
                     )
                     return RequestEnded(EndReason.ERROR, NO_USAGE, "the engine does not answer")
-                self._cancel(EndReason.DEADLINE)
-                self._wait_until = time.monotonic() + CANCEL_SECONDS_MAX
                 continue
             if isinstance(event, RequestEnded):
                 return event
-            self._hand_on(event)
+            if event is not None:
+                self._hand_on(event)
+            # None: cancelled meanwhile, so there is another time to wait for.
 
     def _hand_on(self, event: EngineEvent) -> None:
         assert not isinstance(event, RequestEnded)
@@ -231,12 +248,32 @@ class Generation:
             now_ns=time.time_ns(),
             ttft_ns=ttft_ns,
         )
+        return await self._note(event, ended.usage) or _last_word(ended, event)
+
+    async def _end_unpaid(self) -> None:
+        if self._end_due:
+            event = end_request(
+                self._plan.admitted,
+                UsageEnd.ERROR,
+                ChargedTokens(),
+                now_ns=time.time_ns(),
+                ttft_ns=None,
+            )
+            await self._note(event, NO_USAGE)
+
+    async def _note(self, event: UsageEvent, usage: EngineUsage) -> UsageJournalFailedError | None:
+        """Makes the one event durable; an error is what the client gets in place of `usage`."""
+        # Told once, whatever comes of it: what the journal fails to write it closes by itself.
+        self._end_due = False
         try:
             await self._journal.end(event)
         except UsageJournalFailedError as error:
             return error
-        self._on_end(event, ended.usage)
-        return _last_word(ended, event)
+        try:
+            self._on_end(event, usage)
+        except Exception:
+            log.exception("a listener to a request's end raised")
+        return None
 
     def _end_of(self, ended: RequestEnded) -> UsageEnd:
         failed = _ENDS.get(ended.end_reason)
