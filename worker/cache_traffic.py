@@ -5,20 +5,23 @@
     | offered           | the tree and the job      | the job is done or revoked                |
     | stuck (abandoned) | the job alone             | the call returns, however late; lent      |
 
+Where pages are on a device, jobs work on copies in host memory and hold no page: what a load
+brought is taken into the pages only while its request still waits for it.
+
 Invariant: a page that a transfer thread may touch is never free. A call that does not return in
 time is given up: its pages are lent on top of the pool's capacity, the request goes on without it,
 and until it returns the cache service is not asked again. Owned by the engine's thread.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvtier.blocks import MissReason
 from worker.cache_lanes import CacheLanes, Job, LoadJob, StoreJob
-from worker.cache_port import RestoreResult
+from worker.cache_port import PageBytes, RestoreResult
 from worker.kv_pages import KvPages, PageId
-from worker.live_request import LiveRequest, Sample
+from worker.live_request import LiveRequest, Phase, Sample
 from worker.page_pool import PagePool
 
 __all__ = ["CacheTraffic", "LoadOutcome"]
@@ -84,13 +87,12 @@ class CacheTraffic:
         if not self.usable:
             return False
         pages = live.samples[0].table.pages[first_block:end_block]
+        landing = _bytes_or_none(self._kv.landing_bytes, pages)
+        if landing is None:
+            return False
         deadline = self._clock() + seconds
-        job = LoadJob(
-            live.request.request_id,
-            live.chain.hashes[first_block:end_block],
-            self._kv.landing_bytes(pages),
-            deadline,
-        )
+        chain = live.chain.hashes[first_block:end_block]
+        job = LoadJob(live.request.request_id, chain, landing, deadline)
         flight = _Flight(
             job, pages, self._kv.direct, deadline + LOAD_GRACE_SECONDS, live, first_block
         )
@@ -103,11 +105,11 @@ class CacheTraffic:
             self.skipped_stores += count > 0
             return
         pages = sample.table.pages[:count]
-        job = StoreJob(
-            live.request.request_id,
-            sample.chain.hashes[:count],
-            self._kv.export_bytes(pages),
-        )
+        content = _bytes_or_none(self._kv.export_bytes, pages)
+        if content is None:
+            self.skipped_stores += 1
+            return
+        job = StoreJob(live.request.request_id, sample.chain.hashes[:count], content)
         flight = _Flight(job, pages, self._kv.direct, self._clock() + STORE_SECONDS_MAX)
         if self._depart(flight, lambda: self._lanes.store(job)):
             self.offered_blocks += count
@@ -123,9 +125,11 @@ class CacheTraffic:
             if flight.stuck:
                 log.info("a cache call that was given up has returned")
             elif isinstance(job, LoadJob) and flight.live is not None:
-                landed = len(job.result.tiers)
-                self._kv.import_bytes(flight.pages[:landed], job.landing[:landed])
-                self.restored_blocks += landed
+                # The pages of a request that ended meanwhile may be another one's by now.
+                if flight.live.phase is Phase.LOADING:
+                    landed = len(job.result.tiers)
+                    self._kv.import_bytes(flight.pages[:landed], job.landing[:landed])
+                    self.restored_blocks += landed
                 outcomes.append(self._outcome(flight, job.result))
         now = self._clock()
         late = [f for f in self._flights.values() if not f.stuck and f.give_up_at < now]
@@ -196,3 +200,14 @@ class CacheTraffic:
             self._pool.release(page)
         if flight.stuck:
             self._pool.take_back(len(flight.pages))
+
+
+def _bytes_or_none(
+    copy: Callable[[Sequence[PageId]], list[PageBytes]], pages: Sequence[PageId]
+) -> list[PageBytes] | None:
+    """None where there is no memory for copies: a transfer left out costs time, never a request."""
+    try:
+        return copy(pages)
+    except (RuntimeError, MemoryError):
+        log.exception("no memory to copy pages for the cache service")
+        return None

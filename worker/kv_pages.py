@@ -57,7 +57,10 @@ class KvPages:
         """The content of `pages`: views on a CPU, else copies in host memory."""
         if self.direct:
             return [self._bytes_of(page) for page in pages]
-        host = self._data[list(pages)].cpu()
+        # Page by page: gathering them first would take as much memory again on the device.
+        host = torch.empty(len(pages), self.layout.block_elements, dtype=self.layout.dtype)
+        for row, page in zip(host, pages, strict=True):
+            row.copy_(self._data[page])
         return [row.view(torch.uint8).numpy() for row in host]
 
     def landing_bytes(self, pages: Sequence[PageId]) -> list[PageBytes]:
