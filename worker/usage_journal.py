@@ -219,7 +219,11 @@ class UsageJournal:
 
     def _refuse_when_full(self, batch: list[_Waiting]) -> list[_Waiting]:
         if self._segment.used_bytes > self._limits.capacity_bytes:
-            self._segment.used_bytes = self._segment.measure()
+            try:
+                self._segment.used_bytes = self._segment.measure()
+            except OSError as error:
+                # Counted as before: still full. The thread must live, or nobody gets an answer.
+                log.error("the usage journal cannot be measured", extra={"problem": str(error)})
         if self._segment.used_bytes <= self._limits.capacity_bytes:
             return batch
         kept = []

@@ -13,7 +13,7 @@ import pytest
 from kvtier.blocks import Tier
 from worker.errors import JournalDirectoryError, UsageJournalFailedError
 from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
-from worker.usage_journal import UsageJournal
+from worker.usage_journal import JournalLimits, UsageJournal
 from worker.usage_journal_format import segment_paths
 from worker.usage_journal_segment import JournalFile
 from worker.usage_outbox import UsageOutbox
@@ -146,6 +146,22 @@ async def test_a_disk_that_refuses_fails_the_request_and_the_next_one_works(tmp_
     reopened = UsageJournal(tmp_path)
     assert ends_of(reopened) == {**expected, "running": UsageEnd.WORKER_LOST}
     reopened.close()
+
+
+async def test_a_full_journal_whose_directory_cannot_be_listed_refuses_and_answers_everyone(
+    tmp_path,
+):
+    """Nobody may wait for a writer that gave up while it counted bytes."""
+    directory = tmp_path / "journal"
+    journal = UsageJournal(directory, JournalLimits(capacity_bytes=1))
+    await journal.begin(request("running"))
+    directory.rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageJournalFailedError, match="capacity"):
+        await asyncio.wait_for(journal.begin(request("new")), 5)
+    await asyncio.wait_for(journal.end(event("running")), 5)
+    (tmp_path / "elsewhere").rename(directory)
+    assert ends_of(journal) == {"running": UsageEnd.STOP}
+    journal.close()
 
 
 async def test_a_worker_that_dies_while_the_disk_refuses_charges_nothing(tmp_path):
