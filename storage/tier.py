@@ -64,6 +64,8 @@ class SsdLocation:
     offset: int
     payload_bytes: int
     checksum: int
+    stored_bytes: int
+    """What lies on the disk; fewer than `payload_bytes` where the record has a codec."""
 
 
 @dataclass(frozen=True, slots=True)

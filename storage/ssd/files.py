@@ -12,7 +12,14 @@ import numpy as np
 from storage.env import Buffer, Env
 from storage.tier import PAGE_BYTES
 
-__all__ = ["TruncatedFileError", "aligned_buffer", "check_aligned", "read_all", "write_all"]
+__all__ = [
+    "Scratch",
+    "TruncatedFileError",
+    "aligned_buffer",
+    "check_aligned",
+    "read_all",
+    "write_all",
+]
 
 _BUFFERS_PER_CALL_MAX = 512
 """Half of the kernel's limit (IOV_MAX)."""
@@ -20,6 +27,19 @@ _BUFFERS_PER_CALL_MAX = 512
 
 class TruncatedFileError(Exception):
     """The file ends before the bytes that were asked for. Stays inside the SSD room."""
+
+
+class Scratch:
+    """Aligned memory of one thread; grows to the largest size it was asked for."""
+
+    def __init__(self) -> None:
+        self._view = memoryview(b"")
+
+    def take(self, size_bytes: int) -> memoryview:
+        """`size_bytes` of whatever is in it; the next call gives the same memory again."""
+        if self._view.nbytes < size_bytes:
+            self._view = aligned_buffer(size_bytes)
+        return self._view[:size_bytes]
 
 
 def aligned_buffer(size_bytes: int) -> memoryview:

@@ -1,7 +1,7 @@
 """Bytes of segments and records, and every path of the data directory. See docs/formats/segment.md.
 
     segment = header page | record | record | ... | zeros or records of older generations
-    record  = header page | payload rounded up to whole pages
+    record  = header page | stored bytes rounded up to whole pages
 
 Invariant: what `parse_*` accepts is exactly what `pack_*` wrote, for this segment, generation, seed
 and offset. All constants are frozen: they are on disk. Pure functions, any thread.
@@ -16,11 +16,11 @@ from pathlib import Path
 import xxhash
 
 from kvtier.keys import BlockHash, NamespaceId
+from storage.codec import Codec
 from storage.errors import FormatTooNewError
 from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
 
 __all__ = [
-    "CODEC_NONE",
     "FORMAT_VERSION",
     "INDEX_DIRECTORY",
     "LOCK_FILE",
@@ -44,8 +44,7 @@ __all__ = [
     "segment_path",
 ]
 
-FORMAT_VERSION = 1
-CODEC_NONE = 0
+FORMAT_VERSION = 2
 MARKER_FILE = "KVTIER-SSD"
 LOCK_FILE = "LOCK"
 INDEX_DIRECTORY = "index"
@@ -54,6 +53,7 @@ TEMPORARY_SUFFIX = ".tmp"
 SEGMENT_COUNT_MAX = 1_000_000
 """Six digits in a file name."""
 
+_CODECS = frozenset(Codec)
 _SEGMENT_NAME = re.compile(r"(\d{6})\.seg")
 _SEGMENT_MAGIC = b"KVTSEGMT"
 _RECORD_MAGIC = b"KVTRECRD"
@@ -93,11 +93,12 @@ class RecordHeader:
     record: BlockRecord
     location: SsdLocation
     sequence: int
+    codec: Codec = Codec.NONE
 
 
-def record_bytes(payload_bytes: int) -> int:
-    """Room a record takes: its header page and the payload in whole pages."""
-    return PAGE_BYTES + rounded(payload_bytes)
+def record_bytes(stored_bytes: int) -> int:
+    """Room a record takes: its header page and the stored bytes in whole pages."""
+    return PAGE_BYTES + rounded(stored_bytes)
 
 
 def segment_path(directory: Path, segment_id: SegmentId) -> Path:
@@ -160,6 +161,8 @@ def parse_segment_header(page: memoryview, segment_id: SegmentId) -> SegmentHead
         raise BadPageError("no segment header")
     _check_seal(page, seed=0)
     refuse_newer(version)
+    if version != FORMAT_VERSION:
+        raise BadPageError(f"the header is of format {version}")
     if found_id != segment_id:
         raise BadPageError(f"the header is of segment {found_id}")
     return SegmentHeader(segment_id, generation, segment_bytes, seed)
@@ -171,14 +174,14 @@ def pack_record_header(header: RecordHeader, seed: int) -> bytes:
     fields = _RECORD_FIELDS.pack(
         _RECORD_MAGIC,
         FORMAT_VERSION,
-        CODEC_NONE,
+        header.codec,
         location.generation,
         location.segment_id,
         0,
         location.offset,
         header.sequence,
         record.payload_bytes,
-        record.payload_bytes,
+        location.stored_bytes,
         record.checksum,
         record.namespace_id,
         record.block_hash,
@@ -204,21 +207,28 @@ def parse_record_header(
     if found_generation != wanted:
         raise BadPageError(f"the record is of generation {found_generation}, not {wanted}")
     _check_seal(page, segment.seed)
-    if version != FORMAT_VERSION or codec != CODEC_NONE:
+    if version != FORMAT_VERSION or codec not in _CODECS:
         raise BadPageError(f"format {version}, codec {codec} are not known here")
     if (found_id, found_offset) != (segment.segment_id, offset):
         raise BadPageError(f"the record belongs to segment {found_id}, offset {found_offset}")
     sequence, payload_bytes, stored_bytes, checksum, namespace_id, block_hash, parent = fields[7:]
+    raw = stored_bytes == payload_bytes
     if (
-        stored_bytes != payload_bytes
-        or offset + record_bytes(payload_bytes) > segment.segment_bytes
+        not 0 < stored_bytes <= payload_bytes
+        or raw != (codec == Codec.NONE)
+        or offset + record_bytes(stored_bytes) > segment.segment_bytes
+        or PAGE_BYTES + record_bytes(payload_bytes) > segment.segment_bytes
     ):
-        raise BadPageError(f"a payload of {payload_bytes} bytes cannot lie here")
-    location = SsdLocation(segment.segment_id, wanted, offset, payload_bytes, checksum)
+        raise BadPageError(
+            f"{stored_bytes} bytes of codec {codec} for {payload_bytes} cannot lie here"
+        )
+    location = SsdLocation(
+        segment.segment_id, wanted, offset, payload_bytes, checksum, stored_bytes
+    )
     record = BlockRecord(
         BlockHash(block_hash), BlockHash(parent), NamespaceId(namespace_id), payload_bytes, checksum
     )
-    return RecordHeader(record, location, sequence)
+    return RecordHeader(record, location, sequence, Codec(codec))
 
 
 def _sealed(fields: bytes, seed: int) -> bytes:

@@ -5,7 +5,7 @@ WriteBatch, then `flush_wal(True)`: p99 1.0 ms where a synced write has 10). The
 last, so an index that has one is complete. Row layouts: docs/formats/segment.md. Nothing is ever
 looked up here: the index is read once, at open. Writer thread only, after recovery.
 
-RocksDB is kept small: 16 MiB memtables, a bounded WAL, few log files; a row costs about 160 bytes.
+RocksDB is kept small: 16 MiB memtables, a bounded WAL, few log files; a row costs about 170 bytes.
 """
 
 import struct
@@ -25,7 +25,7 @@ from storage.errors import (
     DirectoryLockedError,
     TierIOError,
 )
-from storage.ssd.format import CODEC_NONE, RecordHeader, refuse_newer
+from storage.ssd.format import FORMAT_VERSION, RecordHeader, refuse_newer
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
 from storage.tier import BlockRecord, SegmentId, SsdLocation
 
@@ -52,6 +52,7 @@ BLOCK_ROW = np.dtype(
         ("generation", "<u8"),
         ("offset", "<u8"),
         ("payload_bytes", "<u8"),
+        ("stored_bytes", "<u8"),
         ("checksum", "<u8"),
         ("sequence", "<u8"),
         ("row_checksum", "<u8"),
@@ -59,7 +60,7 @@ BLOCK_ROW = np.dtype(
 )
 """Value of a block row. Frozen: it is on disk."""
 
-_BLOCK = struct.Struct("<32s32sIIQQQQQ")
+_BLOCK = struct.Struct("<32s32sIIQQQQQQ")
 _SEGMENT = struct.Struct("<QQQQQ")
 _META = struct.Struct("<QQQ")
 _SEAL = struct.Struct("<Q")
@@ -175,6 +176,8 @@ class SsdIndex:
         if meta is None:
             raise IndexUnusableError("the index was never finished")
         refuse_newer(meta.format_version)
+        if meta.format_version != FORMAT_VERSION:
+            raise IndexUnusableError(f"its rows are of format {meta.format_version}")
         segments = (_segment_row(key, value) for key, value in by_kind[b"s"])
         return IndexContent(
             meta, {s.segment_id: s for s in segments}, BlockRows.of(by_kind[b"b"]), damaged
@@ -201,10 +204,11 @@ def block_row(header: RecordHeader) -> tuple[bytes, bytes]:
         record.parent_hash,
         record.namespace_id,
         location.segment_id,
-        CODEC_NONE,
+        header.codec,
         location.generation,
         location.offset,
         location.payload_bytes,
+        location.stored_bytes,
         location.checksum,
         header.sequence,
     )
@@ -228,6 +232,7 @@ def row_location(row: "np.void") -> SsdLocation:
         int(row["offset"]),
         int(row["payload_bytes"]),
         int(row["checksum"]),
+        int(row["stored_bytes"]),
     )
 
 

@@ -80,6 +80,7 @@ class RecoveredColumns:
             int(self.offset[row]),
             int(self.payload_bytes[row]),
             int(self.checksum[row]),
+            int(self.stored_bytes[row]),
         )
 
     @property
@@ -113,7 +114,7 @@ def recovered_columns(
         segment_generations=segment_generations,
         offset=np.ascontiguousarray(rows["offset"]),
         payload_bytes=np.ascontiguousarray(rows["payload_bytes"]),
-        stored_bytes=np.ascontiguousarray(rows["payload_bytes"]),
+        stored_bytes=np.ascontiguousarray(rows["stored_bytes"]),
         checksum=np.ascontiguousarray(rows["checksum"]),
         codec=np.ascontiguousarray(rows["codec"]),
         sequence=np.ascontiguousarray(rows["sequence"]),

@@ -265,7 +265,7 @@ class _Recovery:
                 generation[s.segment_id], tail[s.segment_id] = s.generation, s.tail
         rows = blocks.rows
         at = np.minimum(rows["segment_id"].astype(np.int64), count)
-        end = rows["offset"] + PAGE_BYTES + rows["payload_bytes"]
+        end = rows["offset"] + PAGE_BYTES + rows["stored_bytes"]
         chosen: NDArray[np.bool_] = (rows["generation"] == generation[at]) & (end <= tail[at])
         if not chosen.all():
             self.problems.append(f"{int((~chosen).sum())} blocks lay in segments that are gone")
@@ -305,7 +305,7 @@ class _Recovery:
         tail = segment.tail
         walk = self._scanner.walk(segment.fd, self._header_of(segment), tail, after, payloads)
         for header in walk:
-            tail += record_bytes(header.record.payload_bytes)
+            tail += record_bytes(header.location.stored_bytes)
             yield header
         self.segments[segment.segment_id] = _moved(segment, segment.state, tail)
 

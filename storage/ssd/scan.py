@@ -7,10 +7,9 @@ client wrote. Used by recovery, on the opening thread.
 
 from collections.abc import Iterator
 
-import xxhash
-
+from storage.codec import CodecError
 from storage.env import Env
-from storage.ssd.files import TruncatedFileError, aligned_buffer, read_all
+from storage.ssd.files import Scratch, TruncatedFileError, aligned_buffer, read_all
 from storage.ssd.format import (
     BadPageError,
     RecordHeader,
@@ -18,6 +17,7 @@ from storage.ssd.format import (
     parse_record_header,
     record_bytes,
 )
+from storage.ssd.payload import payload_matches
 from storage.tier import PAGE_BYTES, rounded
 
 __all__ = ["SegmentScanner"]
@@ -29,7 +29,7 @@ class SegmentScanner:
     def __init__(self, env: Env) -> None:
         self._env = env
         self._page = aligned_buffer(PAGE_BYTES)
-        self._payload = aligned_buffer(PAGE_BYTES)
+        self._stored, self._payload = Scratch(), Scratch()
 
     def walk(
         self, fd: int, segment: SegmentHeader, start: int, after_sequence: int, payloads: bool
@@ -47,16 +47,14 @@ class SegmentScanner:
                     return
                 if payloads and not self._payload_valid(fd, header):
                     return
-            except (OSError, TruncatedFileError, BadPageError):
+            except (OSError, TruncatedFileError, BadPageError, CodecError):
                 return
             yield header
             sequence = header.sequence
-            offset += record_bytes(header.record.payload_bytes)
+            offset += record_bytes(header.location.stored_bytes)
 
     def _payload_valid(self, fd: int, header: RecordHeader) -> bool:
-        size = header.record.payload_bytes
-        if self._payload.nbytes < rounded(size):
-            self._payload = aligned_buffer(rounded(size))
-        view = self._payload[: rounded(size)]
-        read_all(self._env, fd, [view], header.location.offset + PAGE_BYTES)
-        return xxhash.xxh3_64_intdigest(view[:size]) == header.record.checksum
+        size = header.location.stored_bytes
+        stored = self._stored.take(rounded(size))
+        read_all(self._env, fd, [stored], header.location.offset + PAGE_BYTES)
+        return payload_matches(header, stored[:size], self._payload)

@@ -1,7 +1,8 @@
 """The SSD tier's door: async calls in, frozen facts out, bytes moved on the tier's own threads.
 
     event loop --> writer lane (1 thread): append, forget, relog, recycle, pre-writing between them
-               --> reader lane (N threads): read
+               --> reader lane (N threads): read, measuring codecs
+               --> codec lane (2 threads): encode, before the writer; decoding is part of a read
 
 Mechanism only: which block is written, forgotten or re-logged, and which segment is recycled, is
 the owner's decision. Invariant: see `writer.py` and `reader.py`; additionally, no call touches
@@ -18,9 +19,13 @@ from pathlib import Path
 from typing import Self
 
 from kvtier.keys import BlockHash
+from storage.codec import Codec
+from storage.codec_choice import CodecChoice
 from storage.env import Env, RealEnv
-from storage.errors import CapacityError, TierIOError
+from storage.errors import CapacityError, StorageError, TierIOError
+from storage.ssd.codec_selector import CodecMeasurer, CodecSelector, Measure, Placed
 from storage.ssd.directory import DataDirectory, explained
+from storage.ssd.encoding import StoredBlock, as_stored
 from storage.ssd.format import INDEX_DIRECTORY, SEGMENT_COUNT_MAX, record_bytes
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
@@ -46,6 +51,8 @@ SEGMENT_COUNT_MIN = 4
 
 _WRITER_QUEUE_MAX = 64
 _READER_QUEUE_MAX = 1024
+_CODEC_THREADS = 2
+_CODEC_QUEUE_MAX = 64
 _SAMPLE_SECONDS = 1.0
 
 
@@ -60,7 +67,7 @@ class SsdStats:
     written_bytes: int
     """Records and segment headers."""
     read_bytes: int
-    """Payload and record headers of successful reads."""
+    """Stored bytes and record headers of successful reads."""
     index_bytes: int
     """RocksDB files, at most a second old."""
     prewritten_bytes: int
@@ -78,15 +85,19 @@ class SsdTier:
         capacity_bytes: int,
         segment_bytes: int,
         reader_threads: int = 2,
+        codec: str = "none",
         env: Env | None = None,
         progress: Progress | None = None,
+        measure: Measure | None = None,
     ) -> Self:
         """Creates what is missing, locks, recovers. Blocks.
 
-        Raises DataDirectoryError subclasses, CapacityError (needs at least 4 segments of whole
-        pages).
+        `codec` is one of `CODEC_SETTINGS` and is for what is written from now on; what is there is
+        read whatever it has. `measure` takes the place of measuring, for `auto`. Raises
+        DataDirectoryError subclasses, CapacityError (needs at least 4 segments of whole pages).
         """
         _check_sizes(capacity_bytes, segment_bytes, reader_threads)
+        selector = CodecSelector(codec)
         env = env or RealEnv()
         data = DataDirectory(env, directory, segment_bytes)
         try:
@@ -97,10 +108,16 @@ class SsdTier:
         except BaseException:
             data.unlock()
             raise
-        return cls(env, data, found, reader_threads)
+        return cls(env, data, found, reader_threads, selector, measure)
 
     def __init__(
-        self, env: Env, data: DataDirectory, found: RecoveredTier, reader_threads: int
+        self,
+        env: Env,
+        data: DataDirectory,
+        found: RecoveredTier,
+        reader_threads: int,
+        selector: CodecSelector,
+        measure: Measure | None,
     ) -> None:
         """Use `open`."""
         self.report: RecoveryReport = found.report
@@ -112,6 +129,10 @@ class SsdTier:
         self._reader = BlockReader(env, found.table)
         self._writer = SegmentWriter(env, found.table, found.index, found.first_sequence)
         self._prewriter = Prewriter(env, found.table, self._writer.remember)
+        self._selector = selector
+        self._measure = measure or CodecMeasurer(env, found.table, self._reader)
+        self._measuring: asyncio.Task[None] | None = None
+        self._codec_lane = Lane("ssd-codec", _CODEC_THREADS, _CODEC_QUEUE_MAX)
         self._write_lane = Lane("ssd-writer", 1, _WRITER_QUEUE_MAX)
         self._read_lane = Lane("ssd-reader", reader_threads, _READER_QUEUE_MAX)
         self._prewriting: asyncio.Task[None] | None = None
@@ -127,12 +148,17 @@ class SsdTier:
         return found
 
     def record_bytes(self, payload_bytes: int) -> int:
-        """Bytes a block of that payload takes in a segment."""
+        """Bytes a block of that payload takes in a segment, at most: a codec may make it fewer."""
         return record_bytes(payload_bytes)
 
     def segments(self) -> list[SegmentState]:
         """All segments by id, as of the last finished call."""
         return self._table.states()
+
+    @property
+    def codec_choice(self) -> CodecChoice:
+        """What new blocks are stored with, and why."""
+        return self._selector.choice
 
     @property
     def free_segment_count(self) -> int:
@@ -147,8 +173,11 @@ class SsdTier:
         BlockTooLargeError, TierIOError.
         """
         self._check_open()
-        locations = await self._write_lane.run(self._writer.append, list(batch))
+        blocks = await self._encoded(batch)
+        locations = await self._write_lane.run(self._writer.append, blocks)
         self._prewrite_ahead()
+        placed = zip((record for record, _ in batch), locations, strict=True)
+        self._measure_codecs(self._selector.sample(list(placed)))
         return locations
 
     async def read(self, record: BlockRecord, location: SsdLocation, into: memoryview) -> None:
@@ -159,7 +188,7 @@ class SsdTier:
         """
         self._check_open()
         await self._read_lane.run(self._reader.read, record, location, into)
-        self._read_bytes += PAGE_BYTES + into.nbytes
+        self._read_bytes += record_bytes(location.stored_bytes)
 
     async def relog(
         self, items: Sequence[tuple[BlockRecord, SsdLocation]]
@@ -216,10 +245,40 @@ class SsdTier:
             self._prewriting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._prewriting
+        if self._measuring is not None:
+            await self._measuring
+        await self._codec_lane.close()
         await self._read_lane.close()
         await self._write_lane.run(self._writer.close)
         await self._write_lane.close()
         self._data.unlock()
+
+    # --- codecs ---------------------------------------------------------------------------------
+
+    async def _encoded(self, batch: Sequence[tuple[BlockRecord, memoryview]]) -> list[StoredBlock]:
+        codec = self._selector.choice.codec
+        if codec is Codec.NONE:
+            return [as_stored(record, view, codec) for record, view in batch]
+        calls = (self._codec_lane.run(as_stored, record, view, codec) for record, view in batch)
+        # Every call has ended before one's failure goes on: their memory is the caller's again.
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        return [_block_of(outcome) for outcome in done]
+
+    def _measure_codecs(self, placed: list[Placed]) -> None:
+        if placed:
+            self._measuring = asyncio.get_running_loop().create_task(self._remeasure(placed))
+
+    async def _remeasure(self, placed: list[Placed]) -> None:
+        try:
+            speeds = await self._read_lane.run(self._measure, placed)
+        except StorageError as error:
+            self._selector.give_up()
+            log.warning("measuring codecs failed", extra={"error": str(error)})
+            return
+        if self._selector.settle(speeds):
+            choice = self._selector.choice
+            fields = {"codec": choice.codec.label, "why": choice.reason}
+            log.info("ssd codec chosen", extra=fields)
 
     # --- pre-writing --------------------------------------------------------------------------
 
@@ -248,6 +307,12 @@ class SsdTier:
             with contextlib.suppress(OSError):  # RocksDB may have removed it meanwhile
                 size += self._env.size_bytes(folder / name)
         return size
+
+
+def _block_of(outcome: StoredBlock | BaseException) -> StoredBlock:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 def _check_sizes(capacity_bytes: int, segment_bytes: int, reader_threads: int) -> None:

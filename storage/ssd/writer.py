@@ -8,16 +8,16 @@ writer refuses every later change until the directory is opened again.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from storage.codec import Codec
 from storage.env import Env
 from storage.errors import (
     BlockTooLargeError,
     CorruptBlockError,
-    SegmentsFullError,
     StorageError,
     TierIOError,
 )
+from storage.ssd.encoding import StoredBlock
 from storage.ssd.files import aligned_buffer, check_aligned, write_all
 from storage.ssd.format import (
     RecordHeader,
@@ -27,38 +27,16 @@ from storage.ssd.format import (
     record_bytes,
 )
 from storage.ssd.index import IndexBatch, SsdIndex, block_row
+from storage.ssd.planning import Part, plan_append
 from storage.ssd.reader import BlockReader
-from storage.ssd.segments import (
-    SEALED,
-    Segment,
-    SegmentTable,
-    filled,
-    freed,
-    opened,
-    sealed,
-)
+from storage.ssd.segments import SEALED, Segment, SegmentTable, freed
 from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
 
 __all__ = ["SegmentWriter"]
 
-Item = tuple[BlockRecord, memoryview]
-
 _RECORDS_PER_WRITE_MAX = 128
 """Header pages kept for one vectored write."""
 _RELOG_BUFFER_BYTES_MAX = 32 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The run of a batch that goes into one segment."""
-
-    segment: Segment
-    """As it is once opened; its tail is where the first item goes."""
-    items: Sequence[Item]
-
-    @property
-    def end(self) -> int:
-        return self.segment.tail + sum(record_bytes(r.payload_bytes) for r, _ in self.items)
 
 
 class SegmentWriter:
@@ -75,25 +53,27 @@ class SegmentWriter:
         self.written_bytes = 0
         """Records and headers, since open."""
 
-    def append(self, batch: Sequence[Item]) -> list[SsdLocation]:
+    def append(self, batch: Sequence[StoredBlock]) -> list[SsdLocation]:
         """Writes all of `batch`, durable on return. Raises SegmentsFullError (nothing was
         written), BlockTooLargeError, TierIOError, ValueError for views that do not fit."""
         self._check_usable()
-        for record, view in batch:
-            check_aligned(view, rounded(record.payload_bytes))
-            self._check_size(record)
+        for block in batch:
+            check_aligned(block.view, rounded(block.stored_bytes))
+            self._check_size(block.record)
         if not batch:
             return []
-        parts, changed = self._plan(batch)
+        plan = plan_append(self._table, batch, self._env.random_seed)
         headers: list[RecordHeader] = []
         try:
-            for part in parts:
+            for part in plan.parts:
                 headers += self._write_part(part)
                 self._env.fdatasync(part.segment.fd)
         except OSError as error:
             raise _io_error("written", error) from error
-        self._apply(IndexBatch(put_blocks=[block_row(h) for h in headers], put_segments=changed))
-        self._table.put(*changed)
+        self._apply(
+            IndexBatch(put_blocks=[block_row(h) for h in headers], put_segments=plan.changed)
+        )
+        self._table.put(*plan.changed)
         return [h.location for h in headers]
 
     def forget(self, hashes: Sequence[bytes]) -> None:
@@ -106,7 +86,8 @@ class SegmentWriter:
         """Copies records to the open segment; None where one turned out corrupt. Raises
         SegmentsFullError when not all would fit (nothing was written), TierIOError."""
         self._check_usable()
-        self._plan([(record, memoryview(b"")) for record, _ in items])
+        sizes = [_placeholder(record, location) for record, location in items]
+        plan_append(self._table, sizes, self._env.random_seed)
         moved: list[SsdLocation | None] = []
         for chunk in _chunks(items):
             moved += self._relog_chunk(chunk)
@@ -149,42 +130,7 @@ class SegmentWriter:
                 payload_bytes=record.payload_bytes,
             )
 
-    def _plan(self, batch: Sequence[Item]) -> tuple[list[_Part], list[Segment]]:
-        """Where everything would go, and the segments as they will be. Changes nothing."""
-        current = self._table.open_segment()
-        free = iter(self._table.free_segments())
-        parts: list[_Part] = []
-        changed: list[Segment] = []
-        start = 0
-        while start < len(batch):
-            end = self._fitting(batch, start, current)
-            if current is not None and end > start:
-                parts.append(_Part(current, batch[start:end]))
-                current = filled(current, parts[-1].end)
-                start = end
-                continue
-            if current is not None:
-                changed.append(sealed(current))
-            chosen = next(free, None)
-            if chosen is None:
-                raise SegmentsFullError("no free segment is left; recycle one first")
-            current = opened(chosen, self._env.random_seed())
-        if current is not None:
-            changed.append(current)
-        return parts, changed
-
-    def _fitting(self, batch: Sequence[Item], start: int, segment: Segment | None) -> int:
-        """Index after the last item from `start` on that still fits `segment`."""
-        if segment is None:
-            return start
-        tail = segment.tail
-        for i in range(start, len(batch)):
-            tail += record_bytes(batch[i][0].payload_bytes)
-            if tail > self._table.segment_bytes:
-                return i
-        return len(batch)
-
-    def _write_part(self, part: _Part) -> Iterator[RecordHeader]:
+    def _write_part(self, part: Part) -> Iterator[RecordHeader]:
         offset = part.segment.tail
         if offset == PAGE_BYTES:
             # First records of this segment: header and data share one fdatasync, and the row that
@@ -195,25 +141,31 @@ class SegmentWriter:
             run = part.items[start : start + _RECORDS_PER_WRITE_MAX]
             buffers: list[memoryview] = []
             at = offset
-            for i, (record, view) in enumerate(run):
-                header = self._next_header(record, segment, at)
+            for i, block in enumerate(run):
+                header = self._next_header(block, segment, at)
                 page = self._headers[i * PAGE_BYTES : (i + 1) * PAGE_BYTES]
                 page[:] = pack_record_header(header, segment.seed)
-                buffers += (page, view)
-                at += record_bytes(record.payload_bytes)
+                buffers += (page, block.view)
+                at += record_bytes(block.stored_bytes)
                 yield header
             write_all(self._env, part.segment.fd, buffers, offset)
             self.written_bytes += at - offset
             offset = at
 
-    def _next_header(self, record: BlockRecord, segment: SegmentHeader, at: int) -> RecordHeader:
+    def _next_header(self, block: StoredBlock, segment: SegmentHeader, at: int) -> RecordHeader:
+        record = block.record
         location = SsdLocation(
-            segment.segment_id, segment.generation, at, record.payload_bytes, record.checksum
+            segment.segment_id,
+            segment.generation,
+            at,
+            record.payload_bytes,
+            record.checksum,
+            block.stored_bytes,
         )
         # Never reused, also not after a failed write: a scan takes only rising numbers, and so
         # leaves out what a failed append left behind a later, shorter one.
         self._sequence += 1
-        return RecordHeader(record, location, self._sequence)
+        return RecordHeader(record, location, self._sequence, block.codec)
 
     def _write_segment_header(self, segment: Segment) -> None:
         page = aligned_buffer(PAGE_BYTES)
@@ -239,34 +191,39 @@ class SegmentWriter:
     def _relog_chunk(
         self, chunk: Sequence[tuple[BlockRecord, SsdLocation]]
     ) -> list[SsdLocation | None]:
-        buffer = aligned_buffer(sum(rounded(record.payload_bytes) for record, _ in chunk))
-        good: list[Item] = []
+        buffer = aligned_buffer(sum(rounded(location.stored_bytes) for _, location in chunk))
+        good: list[StoredBlock] = []
         intact: list[bool] = []
         start = 0
         for record, location in chunk:
-            view = buffer[start : start + rounded(record.payload_bytes)]
+            view = buffer[start : start + rounded(location.stored_bytes)]
             start += view.nbytes
             try:
-                self._reader.read(record, location, view)
+                codec = self._reader.read_stored(record, location, view)
             except CorruptBlockError:
                 intact.append(False)
             else:
                 intact.append(True)
-                good.append((record, view))
+                good.append(StoredBlock(record, codec, location.stored_bytes, view))
         written = iter(self.append(good))
         return [next(written) if ok else None for ok in intact]
+
+
+def _placeholder(record: BlockRecord, location: SsdLocation) -> StoredBlock:
+    """For planning: as large as the block will be. Its codec has no part in that."""
+    return StoredBlock(record, Codec.NONE, location.stored_bytes, memoryview(b""))
 
 
 def _chunks(
     items: Sequence[tuple[BlockRecord, SsdLocation]],
 ) -> Iterator[Sequence[tuple[BlockRecord, SsdLocation]]]:
-    """Runs whose payload fits the buffer; a larger single block is a run of its own."""
+    """Runs whose bytes fit the buffer; a larger single block is a run of its own."""
     start, size = 0, 0
-    for i, (record, _) in enumerate(items):
-        size += rounded(record.payload_bytes)
+    for i, (_, location) in enumerate(items):
+        size += rounded(location.stored_bytes)
         if size > _RELOG_BUFFER_BYTES_MAX and i > start:
             yield items[start:i]
-            start, size = i, rounded(record.payload_bytes)
+            start, size = i, rounded(location.stored_bytes)
     if start < len(items):
         yield items[start:]
 

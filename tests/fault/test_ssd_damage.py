@@ -12,6 +12,7 @@ import xxhash
 
 from storage.errors import CorruptBlockError, FormatTooNewError
 from storage.ssd.format import (
+    FORMAT_VERSION,
     SegmentHeader,
     pack_record_header,
     pack_segment_header,
@@ -325,7 +326,7 @@ async def test_a_payload_that_looks_like_a_record_is_never_taken_for_one(tmp_pat
 async def test_a_segment_of_a_newer_format_is_refused(tmp_path) -> None:
     await stored(tmp_path, [block("a")])
     page = bytearray(pack_segment_header(SegmentHeader(SegmentId(0), 1, SEGMENT_BYTES, 5)))
-    struct.pack_into("<I", page, 8, 2)
+    struct.pack_into("<I", page, 8, FORMAT_VERSION + 1)
     struct.pack_into("<Q", page, 4088, xxhash.xxh3_64_intdigest(bytes(page[:4088])))
     change(segment_path(tmp_path, SegmentId(0)), 0, lambda _: bytes(page))
     with pytest.raises(FormatTooNewError, match="upgrade kvtier"):

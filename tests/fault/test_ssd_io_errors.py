@@ -21,6 +21,7 @@ from storage.errors import (
     FormatTooNewError,
     TierIOError,
 )
+from storage.ssd.format import FORMAT_VERSION
 from storage.ssd.tier import SsdTier
 from storage.tier import SegmentId
 from tests.ssd.blocks import CAPACITY_BYTES, SEGMENT_BYTES, append, block, chain, read
@@ -213,8 +214,8 @@ async def test_strange_files_among_ours_are_reported_and_left_alone(tmp_path) ->
 async def test_a_newer_or_foreign_marker_is_refused(tmp_path) -> None:
     await open_at(tmp_path).close()
     marker = tmp_path / "KVTIER-SSD"
-    marker.write_text('{"format": 2, "segment_bytes": 65536}\n')
-    with pytest.raises(FormatTooNewError, match="format 2 and this kvtier knows up to 1"):
+    marker.write_text('{"format": 3, "segment_bytes": 65536}\n')
+    with pytest.raises(FormatTooNewError, match="format 3 and this kvtier knows up to 2"):
         open_at(tmp_path)
     marker.write_text("something else\n")
     with pytest.raises(ForeignDirectoryError, match="not kvtier's"):
@@ -224,7 +225,7 @@ async def test_a_newer_or_foreign_marker_is_refused(tmp_path) -> None:
 async def test_a_newer_index_is_refused_not_rebuilt(tmp_path) -> None:
     await open_at(tmp_path).close()
     index = rocksdict.Rdict(str(tmp_path / "index"), rocksdict.Options(raw_mode=True))
-    fields = struct.pack("<QQQ", 2, SEGMENT_BYTES, 9)
+    fields = struct.pack("<QQQ", FORMAT_VERSION + 1, SEGMENT_BYTES, 9)
     index[b"m"] = fields + struct.pack("<Q", xxhash.xxh3_64_intdigest(b"m" + fields))
     index.close()
     for _ in range(2):

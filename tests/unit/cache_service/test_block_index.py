@@ -45,7 +45,8 @@ class Shelf:
             self.hash_of(number), None if parent is None else self[parent], NAMESPACE, SIZE
         )
         self.offset += PAGE_BYTES
-        self.index.put_ssd(block, SsdLocation(SegmentId(segment), 1, self.offset, SIZE, number))
+        place = SsdLocation(SegmentId(segment), 1, self.offset, SIZE, number, SIZE)
+        self.index.put_ssd(block, place)
         self.index.check_integrity()
         return block
 

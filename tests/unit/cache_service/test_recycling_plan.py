@@ -31,7 +31,7 @@ class Ring:
             SIZE,
         )
         used = self.segments.setdefault(segment, 0)
-        self.index.put_ssd(block, SsdLocation(SegmentId(segment), 1, used, SIZE, 0))
+        self.index.put_ssd(block, SsdLocation(SegmentId(segment), 1, used, SIZE, 0, SIZE))
         self.segments[segment] = used + RECORD
         return block
 

@@ -31,7 +31,12 @@ OFFSET = 2 * PAGE_BYTES
 def header(segment: SegmentHeader = SEGMENT, offset: int = OFFSET) -> RecordHeader:
     record = block("a").record
     location = SsdLocation(
-        segment.segment_id, segment.generation, offset, record.payload_bytes, record.checksum
+        segment.segment_id,
+        segment.generation,
+        offset,
+        record.payload_bytes,
+        record.checksum,
+        record.payload_bytes,
     )
     return RecordHeader(record, location, sequence=99)
 
@@ -105,11 +110,11 @@ def test_another_segments_header_is_refused() -> None:
 
 
 def test_a_marker_parses_as_it_was_packed() -> None:
-    assert parse_marker(pack_marker(Marker(1, 4096))) == Marker(1, 4096)
+    assert parse_marker(pack_marker(Marker(2, 4096))) == Marker(2, 4096)
 
 
 def test_a_newer_marker_says_what_to_do() -> None:
-    raw = json.dumps({"format": 2, "segment_bytes": 4096, "more": True}).encode()
+    raw = json.dumps({"format": 3, "segment_bytes": 4096, "more": True}).encode()
     with pytest.raises(FormatTooNewError, match="upgrade kvtier"):
         parse_marker(raw)
 

@@ -1,0 +1,37 @@
+"""Blocks as they will lie on the disk: encoded where that saves a page, otherwise as they are.
+
+Invariant: `StoredBlock.view` is page-aligned and `rounded(stored_bytes)` long; the codec is none
+exactly when stored and payload bytes are equal. Pure, any thread.
+"""
+
+from dataclasses import dataclass
+
+from storage.codec import Codec, encode
+from storage.ssd.files import aligned_buffer, check_aligned
+from storage.tier import BlockRecord, rounded
+
+__all__ = ["StoredBlock", "as_stored"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """A block ready to be written."""
+
+    record: BlockRecord
+    codec: Codec
+    stored_bytes: int
+    view: memoryview
+    """The caller's own memory where the codec is none."""
+
+
+def as_stored(record: BlockRecord, view: memoryview, codec: Codec) -> StoredBlock:
+    """`view` is page-aligned memory of `rounded(payload_bytes)` bytes; ValueError otherwise."""
+    size = record.payload_bytes
+    check_aligned(view, rounded(size))
+    if codec is not Codec.NONE and size > 0:
+        encoded = encode(codec, view[:size])
+        if rounded(encoded.nbytes) < rounded(size):
+            target = aligned_buffer(rounded(encoded.nbytes))
+            target[: encoded.nbytes] = encoded
+            return StoredBlock(record, codec, encoded.nbytes, target)
+    return StoredBlock(record, Codec.NONE, size, view)
