@@ -165,10 +165,19 @@ class Engine:
                 # Our own bug: no state can be trusted any more, but nobody may be left waiting.
                 log.exception("the engine failed")
                 self._close(EngineFailedError)
-                self._take_inbox()
-                self._loop.abandon_all("the engine failed")
+                self._abandon_all()
                 return
         self._shut()
+
+    def _abandon_all(self) -> None:
+        """Requests that came in with what broke the engine are told as well."""
+        while True:
+            try:
+                if not self._take_inbox():
+                    break
+            except Exception:
+                log.exception("a failed engine could not do what it was asked")
+        self._loop.abandon_all("the engine failed")
 
     def _shut(self) -> None:
         self._take_inbox()
@@ -182,8 +191,13 @@ class Engine:
             inbox, self._inbox = self._inbox, []
             self._arriving_count = 0
             self._told = self._idle = False
-        for act in inbox:
-            act()
+        for place, act in enumerate(inbox, 1):
+            try:
+                act()
+            except Exception:
+                with self._news:
+                    self._inbox[:0] = inbox[place:]
+                raise
         return bool(inbox)
 
     def _make_lanes(self, cache: CachePort | None, load_threads: int) -> CacheLanes | None:
