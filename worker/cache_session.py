@@ -27,6 +27,10 @@ TransportChoice = Literal["auto", "shared_memory", "stream"]
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
+RENEW_SECONDS_MIN = 0.05
+RENEW_SECONDS_MAX = 3600.0
+"""Whatever lifetimes the service names, neither a storm of renewals nor a wait without end."""
+
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -66,7 +70,9 @@ class CacheSession:
         self.instance_id = opened.service_instance_id
         self.arena = arena
         self.max_blocks_per_call = opened.max_blocks_per_call
-        self.renew_seconds = max(0.05, _shortest_ttl(opened) / 3)
+        self.renew_seconds = min(
+            max(RENEW_SECONDS_MIN, _shortest_ttl(opened) / 3), RENEW_SECONDS_MAX
+        )
         """How often to renew so that nothing of this session expires."""
         self._channel = channel
         self._connection = connection
@@ -175,6 +181,9 @@ def open_session(
                 return session
         opened = _open(terms, stub, cache_pb2.TRANSPORT_STREAM, timeout_seconds)
         return CacheSession(stub, channel, opened, None, None)
+    except (ValueError, OverflowError) as error:
+        channel.close()
+        raise NonsenseError(f"the service's terms make no sense: {error}") from None
     except BaseException:
         channel.close()
         raise
@@ -196,7 +205,7 @@ def _open_shared(
             terms.block_bytes,
             timeout_seconds,
         )
-    except (OSError, NonsenseError):
+    except (OSError, ValueError, NonsenseError):
         stub.CloseSession(
             cache_pb2.CloseSessionRequest(session_id=opened.session_id), timeout=timeout_seconds
         )
@@ -236,4 +245,4 @@ def _open(
 
 def _shortest_ttl(opened: cache_pb2.OpenSessionResponse) -> float:
     ttls = (opened.session_ttl, opened.lease_ttl, opened.reservation_ttl)
-    return min(ttl.ToTimedelta().total_seconds() for ttl in ttls)
+    return min(ttl.seconds + ttl.nanos / 1e9 for ttl in ttls)

@@ -1,0 +1,268 @@
+"""A cache service out of its mind: whatever it answers, a page that counts holds its own bytes.
+
+The service here is a real gRPC server with a script; the client is the worker's.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import xxhash
+
+from kvtier.blocks import MissReason, Tier
+from kvtier.keys import BlockHash, NamespaceId
+from kvtier.v1 import cache_pb2 as pb
+from kvtier.v1 import cache_pb2_grpc
+from worker.breaker import Breaker
+from worker.cache_client import CacheClient
+
+BLOCK_BYTES = 4096
+CHAIN = [BlockHash(bytes([i + 1]) * 32) for i in range(4)]
+PAYLOADS = [bytes([i + 1]) * BLOCK_BYTES for i in range(4)]
+CHECKSUMS = [xxhash.xxh3_64_intdigest(payload) for payload in PAYLOADS]
+HOST = int(Tier.HOST)
+
+Acquired = Iterator[pb.AcquirePrefixResponse]
+
+
+def match(count: int, **fields: Any) -> pb.AcquirePrefixResponse:
+    given = {"matched_count": count, "tiers": bytes([HOST]) * max(count, 0), "lease_id": "lease"}
+    return pb.AcquirePrefixResponse(match=pb.PrefixMatch(**{**given, **fields}))
+
+
+def ready(first: int, checksums: list[int]) -> pb.AcquirePrefixResponse:
+    return pb.AcquirePrefixResponse(ready=pb.ReadyRange(first_index=first, checksums=checksums))
+
+
+def end(count: int) -> pb.AcquirePrefixResponse:
+    return pb.AcquirePrefixResponse(end=pb.AcquireEnd(ready_count=count))
+
+
+def frames(first: int, count: int, payloads: list[bytes]) -> Iterator[pb.LoadBlocksResponse]:
+    for index in range(first, first + count):
+        yield pb.LoadBlocksResponse(index=index, offset=0, data=payloads[index])
+
+
+@dataclass
+class Script(cache_pb2_grpc.CacheServiceServicer):
+    """Answers as it is told; well by default."""
+
+    terms: Callable[[pb.OpenSessionResponse], None] = lambda opened: None
+    events: Callable[[], list[pb.AcquirePrefixResponse]] = field(
+        default=lambda: [match(4), ready(0, CHECKSUMS), end(4)]
+    )
+    load: Callable[[int, int], Iterator[pb.LoadBlocksResponse]] = field(
+        default=lambda first, count: frames(first, count, PAYLOADS)
+    )
+
+    def OpenSession(self, request: Any, context: Any) -> pb.OpenSessionResponse:
+        opened = pb.OpenSessionResponse(
+            session_id="session", service_instance_id="one", max_blocks_per_call=64
+        )
+        for name in ("session_ttl", "lease_ttl", "reservation_ttl"):
+            getattr(opened, name).FromSeconds(30)
+        self.terms(opened)
+        return opened
+
+    def AcquirePrefix(self, request: Any, context: Any) -> Acquired:
+        yield from self.events()
+
+    def LoadBlocks(self, request: Any, context: Any) -> Iterator[pb.LoadBlocksResponse]:
+        yield from self.load(request.first_index, request.block_count)
+
+    def ReserveBlocks(self, request: Any, context: Any) -> pb.ReserveBlocksResponse:
+        return pb.ReserveBlocksResponse(reservation_id="r", missing_indexes=[3, 1, 99, -1])
+
+    def RenewLeases(self, request: Any, context: Any) -> pb.RenewLeasesResponse:
+        return pb.RenewLeasesResponse()
+
+    def ReleaseLease(self, request: Any, context: Any) -> pb.ReleaseLeaseResponse:
+        return pb.ReleaseLeaseResponse()
+
+    def AbortReservation(self, request: Any, context: Any) -> pb.AbortReservationResponse:
+        return pb.AbortReservationResponse()
+
+    def CloseSession(self, request: Any, context: Any) -> pb.CloseSessionResponse:
+        return pb.CloseSessionResponse()
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def address(script: Script) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(8))
+    cache_pb2_grpc.add_CacheServiceServicer_to_server(script, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+@pytest.fixture
+def connect(address: str) -> Iterator[Callable[..., CacheClient]]:
+    clients: list[CacheClient] = []
+
+    def make(transport: Any = "stream") -> CacheClient:
+        breaker = Breaker(time.monotonic, wait_seconds=0.05, wait_seconds_max=0.1)
+        namespace = NamespaceId(bytes(32))
+        client = CacheClient(
+            address, namespace, BLOCK_BYTES, 64, "test", transport, breaker=breaker
+        )
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def restore(client: CacheClient, seconds: float = 2.0) -> tuple[int, MissReason]:
+    """How many blocks came, each compared with what it must be."""
+    pages = [np.zeros(BLOCK_BYTES, dtype=np.uint8) for _ in CHAIN]
+    result = client.restore("r", CHAIN, pages, seconds)
+    for page, payload in zip(pages, PAYLOADS[: len(result.tiers)], strict=False):
+        assert page.tobytes() == payload
+    return len(result.tiers), result.miss_reason
+
+
+def comes_back(client: CacheClient) -> bool:
+    """Whether the client finds a service that has come to its senses."""
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        if restore(client)[0] == len(CHAIN):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_service_in_its_right_mind_is_believed(connect: Any) -> None:
+    assert restore(connect()) == (4, MissReason.NONE)
+
+
+@pytest.mark.parametrize(
+    ("events", "good"),
+    [
+        ([], 0),
+        ([end(0)], 0),
+        ([ready(0, CHECKSUMS)], 0),
+        ([match(4)], 0),
+        ([match(9)], 0),
+        ([match(2, tiers=bytes([HOST]))], 0),
+        ([match(2, tiers=bytes([HOST, 77]))], 0),
+        ([match(-1)], 0),
+        ([match(4), match(4)], 0),
+        ([match(4), ready(1, CHECKSUMS[1:])], 0),
+        ([match(4), ready(-1, CHECKSUMS)], 0),
+        ([match(4), ready(0, [*CHECKSUMS, 5])], 0),
+        ([match(2), ready(0, CHECKSUMS[:3])], 0),
+        ([match(4), ready(0, CHECKSUMS[:2]), ready(0, CHECKSUMS[:2])], 2),
+        ([match(4), ready(0, CHECKSUMS[:2]), ready(3, CHECKSUMS[3:])], 2),
+        ([match(4), ready(0, CHECKSUMS[:2]), end(4)], 2),
+        ([match(4), ready(0, CHECKSUMS[:2]), end(-3)], 2),
+        ([match(4), ready(0, CHECKSUMS[:1]), match(4)], 1),
+        ([match(4), ready(0, [CHECKSUMS[0], *CHECKSUMS[2:], CHECKSUMS[1]])], 1),
+        ([match(4), ready(0, CHECKSUMS), ready(4, [])], 4),
+        ([match(4), pb.AcquirePrefixResponse()], 0),
+    ],
+)
+def test_events_that_do_not_fit_are_a_shorter_restore(
+    script: Script, connect: Any, events: list[pb.AcquirePrefixResponse], good: int
+) -> None:
+    client = connect()
+    script.events = lambda: events
+    count, reason = restore(client)
+    assert count == good
+    assert reason is not MissReason.NONE or events[-1].WhichOneof("event") == "end"
+    script.events = Script().events
+    assert comes_back(client)
+
+
+@pytest.mark.parametrize(
+    ("load", "good"),
+    [
+        (lambda first, count: iter(()), 0),
+        (lambda first, count: frames(first, 2, PAYLOADS), 0),
+        (lambda first, count: frames(first, count, [p[:-1] for p in PAYLOADS]), 0),
+        (lambda first, count: frames(first, count, [p + b"x" for p in PAYLOADS]), 0),
+        (lambda first, count: frames(first, count, [b""] * 4), 0),
+        (lambda first, count: frames(first, count, PAYLOADS[::-1]), 0),
+        (lambda first, count: frames(first, count, [*PAYLOADS[:2], *PAYLOADS[:2]]), 2),
+        (lambda first, count: reversed(list(frames(first, count, PAYLOADS))), 0),
+        (lambda first, count: frames(first + 1, 3, PAYLOADS), 0),
+    ],
+    ids=["none", "too few", "short", "long", "empty", "mixed up", "repeated", "backwards", "late"],
+)
+def test_payloads_that_do_not_fit_are_a_shorter_restore(
+    script: Script, connect: Any, load: Any, good: int
+) -> None:
+    client = connect()
+    script.load = load
+    assert restore(client)[0] == good
+    script.load = Script().load
+    assert comes_back(client)
+
+
+def test_events_without_end_are_cut_at_the_callers_time(script: Script, connect: Any) -> None:
+    def endless() -> Any:
+        yield match(4)
+        while True:
+            yield ready(0, [])
+
+    client = connect()
+    script.events = endless
+    started = time.monotonic()
+    assert restore(client, 0.3)[0] == 0
+    assert time.monotonic() - started < 2
+
+
+def test_a_reservation_outside_the_chain_stores_nothing(connect: Any) -> None:
+    pages = [np.frombuffer(payload, dtype=np.uint8) for payload in PAYLOADS]
+    result = connect().store("r", CHAIN, pages)
+    assert (result.stored_count, result.refused_count) == (0, 4)
+
+
+def _long_lived(opened: pb.OpenSessionResponse) -> None:
+    for name in ("session_ttl", "lease_ttl", "reservation_ttl"):
+        getattr(opened, name).seconds = 300_000_000_000
+
+
+def _immortal(opened: pb.OpenSessionResponse) -> None:
+    opened.lease_ttl.seconds = 2**62
+
+
+def _dead(opened: pb.OpenSessionResponse) -> None:
+    opened.lease_ttl.seconds = -1
+
+
+def _nowhere(opened: pb.OpenSessionResponse) -> None:
+    opened.arena.socket_path = "/no\0where"
+    opened.arena.arena_bytes = 2**62
+
+
+def _nameless(opened: pb.OpenSessionResponse) -> None:
+    opened.session_id = ""
+
+
+@pytest.mark.parametrize("transport", ["stream", "auto", "shared_memory"])
+@pytest.mark.parametrize("terms", [_long_lived, _immortal, _dead, _nowhere, _nameless])
+def test_terms_that_make_no_sense_neither_raise_nor_end_the_search_for_better_ones(
+    script: Script, connect: Any, terms: Any, transport: str
+) -> None:
+    script.terms = terms
+    client = connect(transport)
+    assert restore(client)[0] in (0, 4)
+    time.sleep(0.1)
+    assert restore(client)[0] in (0, 4)
+    script.terms = Script().terms
+    if transport != "shared_memory":
+        assert comes_back(client)
+    else:
+        assert restore(client)[0] == 0
