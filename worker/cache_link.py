@@ -5,7 +5,9 @@
                    session while the breaker is closed, probes while it is open
 
 Invariant: a call that finds the breaker open costs nothing, because only the keeper probes; every
-other call is bounded by its own deadline. A session that failed is retired, never used again.
+other call is bounded by its own deadline. A session that failed is retired, never used again. What
+the keeper finds refused on its own rounds opens no breaker: a refusal costs a caller nothing, and
+the service may be back, restarted, before anybody calls.
 
 `_session` is written under `_opening`; the keeper is the only thread started here, from the
 constructor until `close`.
@@ -32,6 +34,9 @@ GOODBYE_SECONDS_MAX = 1.0
 
 EVIDENCE_SECONDS = 0.2
 """A timeout after less than this says more about the caller's hurry than about the service."""
+
+PEER_REASONS = ("", "INTERNAL", "SHUTTING_DOWN")
+"""Reasons that say something about the service, not about the call."""
 
 PEER_FAILURES = (grpc.RpcError, NonsenseError, OSError)
 """What a call raises when the other side is to blame."""
@@ -88,21 +93,11 @@ class CacheLink:
 
         `waited` is how long the call took, in seconds.
         """
-        reason = ""
-        code = grpc.StatusCode.UNKNOWN
-        if isinstance(error, grpc.RpcError):
-            wire = read_error(error)
-            reason, code = wire.reason, wire.code
-        self._counts.trouble(
-            "cache_failures",
-            "the cache service failed a call",
-            reason=reason or code.name,
-            problem=str(error)[:200] if not isinstance(error, grpc.RpcError) else wire.message,
-        )
+        reason, code = self._note(error)
         if reason == "SESSION_UNKNOWN":
             self.drop(session)
             return True
-        if reason not in ("", "INTERNAL", "SHUTTING_DOWN"):
+        if reason not in PEER_REASONS:
             return False  # a typed refusal: the service is well, this call was not
         hurried = code is grpc.StatusCode.DEADLINE_EXCEEDED and waited < EVIDENCE_SECONDS
         if not hurried:
@@ -184,25 +179,47 @@ class CacheLink:
         return IDLE_SECONDS if session is None else session.renew_seconds
 
     def _open_or_renew(self) -> None:
-        session, started = self._session, self._clock()
+        session = self._session
         if session is None:
             try:
-                self._current(started + OPEN_SECONDS_MAX)
+                self._current(self._clock() + OPEN_SECONDS_MAX)
             except LinkDownError:
                 pass
             except PEER_FAILURES as error:
-                self.report(error, None, self._clock() - started)
+                self._keeper_failed(error, None)
             return
         if not session.enter():
             return
         try:
             session.renew(RENEW_SECONDS_MAX)
         except PEER_FAILURES as error:
-            self.report(error, session, self._clock() - started)
+            self._keeper_failed(error, session)
         else:
             self._breaker.succeeded()
         finally:
             session.leave()
+
+    def _keeper_failed(self, error: BaseException, session: CacheSession | None) -> None:
+        """As `report`, for what no caller asked for: it is tried again at the keeper's own pace."""
+        reason, code = self._note(error)
+        if reason == "SESSION_UNKNOWN" or reason in PEER_REASONS:
+            self.drop(session)
+        if reason in PEER_REASONS and code is not grpc.StatusCode.UNAVAILABLE:
+            self._breaker.failed()
+
+    def _note(self, error: BaseException) -> tuple[str, grpc.StatusCode]:
+        """Counts and logs a failure; its reason and code on the wire."""
+        reason, code, problem = "", grpc.StatusCode.UNKNOWN, str(error)[:200]
+        if isinstance(error, grpc.RpcError):
+            wire = read_error(error)
+            reason, code, problem = wire.reason, wire.code, wire.message
+        self._counts.trouble(
+            "cache_failures",
+            "the cache service failed a call",
+            reason=reason or code.name,
+            problem=problem,
+        )
+        return reason, code
 
     def _probe(self) -> None:
         try:

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import NamespaceId
 from kvtier.v1 import cache_pb2 as pb
 from worker.arena_handover import take_arena
+from worker.breaker import Breaker
 from worker.cache_port import StoreResult
 
 
@@ -120,12 +122,30 @@ def test_a_restarted_service_is_found_again_within_one_call(
     client = make_client(service.address, transport)
     chain = tools.fresh_chain(3)
     pages, restored = tools.filled_pages(chain), tools.empty_pages(3)
-    client.store("r", chain, pages)
+    assert client.store("r", chain, pages).stored_count == 3
     service.stop()
     make_service(service.settings.data_directory, listen=service.address)
     result = client.restore("r", chain, restored, 10)
     assert result.tiers == (Tier.SSD,) * 3
     assert all(np.array_equal(a, b) for a, b in zip(pages, restored, strict=True))
+
+
+@pytest.mark.parametrize("transport", ["shared_memory", "stream"])
+def test_a_service_that_was_away_while_nobody_called_is_found_by_the_next_call(
+    make_service: Any, make_client: Any, tools: Any, transport: str
+) -> None:
+    """The keeper saw it away; that alone must not keep a call from asking."""
+    service = make_service(limits={"session_ttl_seconds": 3})
+    breaker = Breaker(time.monotonic, failures_max=1, wait_seconds=600, wait_seconds_max=600)
+    client = make_client(service.address, transport, breaker=breaker)
+    chain = tools.fresh_chain(3)
+    assert client.store("r", chain, tools.filled_pages(chain)).stored_count == 3
+    service.stop()
+    before, waiting = client.counts().get("cache_failures", 0), threading.Event()
+    while client.counts().get("cache_failures", 0) == before:
+        waiting.wait(0.05)
+    make_service(service.settings.data_directory, listen=service.address)
+    assert len(client.restore("r", chain, tools.empty_pages(3), 10).tiers) == 3
 
 
 def test_an_idle_client_keeps_its_session(make_service: Any, make_client: Any, tools: Any) -> None:
