@@ -18,7 +18,8 @@ from storage.errors import (
     DirectoryReadOnlyError,
     ForeignDirectoryError,
 )
-from storage.ssd.files import aligned_buffer, read_all, write_all
+from storage.ssd.direct_io import segment_open_flags
+from storage.ssd.files import write_all
 from storage.ssd.format import (
     FORMAT_VERSION,
     INDEX_DIRECTORY,
@@ -33,7 +34,8 @@ from storage.ssd.format import (
     parse_segment_name,
     segment_path,
 )
-from storage.tier import PAGE_BYTES, SegmentId
+from storage.ssd.older_format import empty_older
+from storage.tier import SegmentId
 
 __all__ = ["DataDirectory", "explained"]
 
@@ -52,16 +54,20 @@ class DataDirectory:
         self.path = path
         self.segment_bytes = segment_bytes
         self.problems: list[str] = []
-        """One line for each foreign file, for the report."""
+        """One line for each foreign file and for an older format, for the report."""
+        self.dropped_count = 0
+        """Blocks of an older format."""
         self._lock_fd = -1
         try:
             env.mkdir(path)
             self._check_marker()  # before the lock: a foreign directory stays untouched
             self._lock()
-            self._check_marker()  # again: another process may have made it in between
+            marker = self._check_marker()  # again: another process may have made it in between
+            if marker is not None and marker.format_version < FORMAT_VERSION:
+                self._empty_older(marker)
             self._create_missing()
             self._tidy()
-            self.open_flags = self._probe_direct_io()
+            self.open_flags = segment_open_flags(env, path / SEGMENT_DIRECTORY)
         except OSError as error:
             self.unlock()
             raise explained(error, path) from error
@@ -138,7 +144,8 @@ class DataDirectory:
 
     # --- opening ------------------------------------------------------------------------------
 
-    def _check_marker(self) -> None:
+    def _check_marker(self) -> Marker | None:
+        """None in an empty directory."""
         names = self._env.listdir(self.path)
         if MARKER_FILE not in names:
             own = {LOCK_FILE, MARKER_FILE + TEMPORARY_SUFFIX, _NEVER_MINE}
@@ -148,7 +155,7 @@ class DataDirectory:
                     f"{self.path} holds files that are not kvtier's ({', '.join(strangers[:3])});"
                     " give the SSD tier an empty directory of its own"
                 )
-            return
+            return None
         try:
             marker = parse_marker(self._read_marker())
         except BadPageError as error:
@@ -163,6 +170,17 @@ class DataDirectory:
                 " directory to lose its blocks",
                 segment_bytes=marker.segment_bytes,
             )
+        return marker
+
+    def _empty_older(self, marker: Marker) -> None:
+        lost = empty_older(self._env, self.path)
+        self._create_marker()
+        self.dropped_count = lost or 0
+        count = "an unknown number of" if lost is None else str(lost)
+        self.problems.append(
+            f"the directory was of format {marker.format_version}, which is not read any more:"
+            f" {count} blocks are dropped"
+        )
 
     def _read_marker(self) -> bytes:
         buffer = memoryview(bytearray(_MARKER_BYTES_MAX))
@@ -212,26 +230,6 @@ class DataDirectory:
                     self._env.unlink(folder / name)
                 elif name not in known and parse_segment_name(name) is None:
                     self.problems.append(f"{folder / name} is not kvtier's and was left alone")
-
-    def _probe_direct_io(self) -> int:
-        """Flags to open segments with: O_DIRECT where a page really goes through that way."""
-        probe = self.path / SEGMENT_DIRECTORY / f"direct-io{TEMPORARY_SUFFIX}"
-        page = aligned_buffer(PAGE_BYTES)
-        flags = os.O_RDWR | os.O_DIRECT
-        try:
-            fd = self._env.open(probe, flags | os.O_CREAT)
-            try:
-                write_all(self._env, fd, [page], 0)
-                read_all(self._env, fd, [page], 0)
-            finally:
-                self._env.close(fd)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise
-            flags = os.O_RDWR
-        if probe.name in self._env.listdir(probe.parent):
-            self._env.unlink(probe)
-        return flags
 
 
 def explained(error: OSError, path: Path) -> DataDirectoryError:

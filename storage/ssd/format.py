@@ -121,6 +121,8 @@ def parse_marker(raw: bytes) -> Marker:
     try:
         fields = json.loads(raw)
         version = int(fields["format"])
+        if version < 1:
+            raise ValueError(f"format {version}")
         refuse_newer(version)
         return Marker(version, int(fields["segment_bytes"]))
     except (ValueError, TypeError, KeyError) as error:

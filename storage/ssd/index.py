@@ -39,6 +39,7 @@ __all__ = [
     "SegmentRow",
     "SsdIndex",
     "block_row",
+    "count_blocks",
     "row_location",
     "row_record",
 ]
@@ -213,6 +214,19 @@ def block_row(header: RecordHeader) -> tuple[bytes, bytes]:
         header.sequence,
     )
     return record.block_hash, _sealed(b"b" + record.block_hash, fields)
+
+
+def count_blocks(path: Path) -> int | None:
+    """Block rows of an index of any format, by their keys alone; None when it cannot be read."""
+    try:
+        index = rocksdict.Rdict(str(path), _options())
+        try:
+            keys = cast("list[bytes]", list(index.keys()))
+            return sum(key[:1] == b"b" for key in keys)
+        finally:
+            index.close()
+    except Exception:  # the binding raises plain Exception for every RocksDB status
+        return None
 
 
 def row_record(block_hash: bytes, row: "np.void") -> BlockRecord:

@@ -78,7 +78,7 @@ def recover(
         raise
     report = RecoveryReport(
         kept_count=len(blocks),
-        dropped_count=len(dropped),
+        dropped_count=len(dropped) + directory.dropped_count,
         repaired_count=recovery.repaired_count,
         kept_bytes=int(blocks.payload_bytes.sum()),
         duration_seconds=env.monotonic_seconds() - started,

@@ -37,12 +37,23 @@ class Block:
 def block(name: object, parent: BlockHash = NO_PARENT, payload_bytes: int = 5000) -> Block:
     """The same arguments give the same block, in every process."""
     seed = f"{name}/{parent.hex()}/{payload_bytes}"
-    payload = random.Random(seed).randbytes(payload_bytes)
+    return _block(seed, random.Random(seed).randbytes(payload_bytes), parent)
+
+
+def soft_block(name: object, parent: BlockHash = NO_PARENT, payload_bytes: int = 5000) -> Block:
+    """As 16-bit floats are: the high bytes say little, so that half of the payload shrinks."""
+    seed = f"soft {name}/{parent.hex()}/{payload_bytes}"
+    payload = bytearray(random.Random(seed).randbytes(payload_bytes))
+    payload[1::2] = b"\x3f" * (payload_bytes // 2)
+    return _block(seed, bytes(payload), parent)
+
+
+def _block(seed: str, payload: bytes, parent: BlockHash) -> Block:
     record = BlockRecord(
         BlockHash(hashlib.sha256(seed.encode()).digest()),
         parent,
         NAMESPACE,
-        payload_bytes,
+        len(payload),
         xxhash.xxh3_64_intdigest(payload),
     )
     return Block(record, payload)

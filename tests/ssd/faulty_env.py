@@ -83,6 +83,7 @@ class FaultyEnv(RealEnv):
         return super().preadv(fd, buffers, offset)
 
     def unlink(self, path: Path) -> None:
+        self._note("unlink")
         super().unlink(path)
         with self._lock:
             self._unsynced = [undo for undo in self._unsynced if undo.path != path]

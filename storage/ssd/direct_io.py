@@ -1,0 +1,33 @@
+"""Does direct I/O work in a folder? Only trying it tells. Opening thread."""
+
+import errno
+import os
+from pathlib import Path
+
+from storage.env import Env
+from storage.ssd.files import aligned_buffer, read_all, write_all
+from storage.ssd.format import TEMPORARY_SUFFIX
+from storage.tier import PAGE_BYTES
+
+__all__ = ["segment_open_flags"]
+
+
+def segment_open_flags(env: Env, folder: Path) -> int:
+    """Flags to open segments with: O_DIRECT where a page really goes through that way."""
+    probe = folder / f"direct-io{TEMPORARY_SUFFIX}"
+    page = aligned_buffer(PAGE_BYTES)
+    flags = os.O_RDWR | os.O_DIRECT
+    try:
+        fd = env.open(probe, flags | os.O_CREAT)
+        try:
+            write_all(env, fd, [page], 0)
+            read_all(env, fd, [page], 0)
+        finally:
+            env.close(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        flags = os.O_RDWR
+    if probe.name in env.listdir(folder):
+        env.unlink(probe)
+    return flags
