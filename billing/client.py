@@ -25,7 +25,11 @@ def call_billing(
     timeout_seconds: float = 30.0,
 ) -> Reply:
     """`call(stub, timeout)` on the service at `address`; ends the command with 1 when it fails."""
-    options = (("grpc.max_receive_message_length", REPLY_BYTES_MAX),)
+    options = (
+        ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
+        # A web proxy that the environment names is not for a service of one's own.
+        ("grpc.enable_http_proxy", 0),
+    )
     with grpc.insecure_channel(address, options=options) as channel:
         try:
             return call(usage_pb2_grpc.UsageServiceStub(channel), timeout_seconds)

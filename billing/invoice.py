@@ -81,7 +81,10 @@ def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> I
     """The statement of `tenant_id`. Raises TenantUnknownError, InvalidPeriodError."""
     known = select(entries.c.position).where(entries.c.tenant_id == tenant_id).limit(1)
     if connection.execute(known).first() is None:
-        raise TenantUnknownError(f'the ledger has no event of tenant "{tenant_id}"')
+        raise TenantUnknownError(
+            f'the ledger has no event of tenant "{tenant_id}"; a report by tenant names those it'
+            " has"
+        )
     usages, request_count, unrated_count = _usages(connection, tenant_id, period)
     currencies = sorted({usage.version.currency for usage in usages})
     if len(currencies) > 1:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 __all__ = ["show_book", "show_invoice", "show_report", "show_verification"]
@@ -21,11 +22,15 @@ _HEADINGS = {
     "output_tokens": "output",
     "hit_rate": "hit rate",
     "quantity_tokens": "tokens",
+    "unit_price": "price",
+    "unit_tokens": "per",
     "token_class": "class",
     "price_book_version": "prices of",
 }
 _WORDS = {"tenant", "model", "day", "hour", "currency", "token_class", "price_book_version"}
 _UNRATED = "unrated"
+_UNBOUND = 100_000
+"""Columns: wider than any table, so that measuring one does not already fit it to the screen."""
 
 
 def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) -> None:
@@ -33,16 +38,10 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
     if not data["rows"]:
         console.print("No usage in this period.")
         return
-    table = _table("Usage", keys)
     rows, totals = _aligned(data["rows"], data["totals"])
-    for row in rows:
-        table.add_row(*(_cell(key, row[key]) for key in keys))
-    table.add_section()
     for total in totals:
-        cells = [_cell(key, total[key]) if key in total else "" for key in keys]
-        cells[0] = cells[0] or "total"
-        table.add_row(*cells, style="bold")
-    console.print(table)
+        total.setdefault(keys[0], "total")
+    _show_rows(console, "Usage", keys, rows, totals)
     if any(not row["currency"] for row in data["rows"]):
         console.print(
             "unrated: no version of the price book covers these requests; see docs/billing.md",
@@ -52,18 +51,33 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
 
 def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
     start, end = data["period"]["start"] or "the beginning", data["period"]["end"] or "now"
-    keys = ("model", "token_class", "quantity_tokens", "unit_price", "amount", "price_book_version")
-    table = _table(f"Invoice of {data['tenant']}, from {start} to {end}", keys)
-    for line in data["lines"]:
-        price = f"{grouped(line['unit_price'])} per {line['unit_tokens']:,}"
-        row = {**line, "unit_price": price, "amount": grouped(line["amount"])}
-        table.add_row(*(_cell(key, row[key]) for key in keys))
-    table.add_section()
-    table.add_row("total", "", "", "", grouped(data["total"]), data["currency"], style="bold")
-    console.print(table)
+    keys = (
+        "model",
+        "token_class",
+        "quantity_tokens",
+        "unit_price",
+        "unit_tokens",
+        "amount",
+        "price_book_version",
+    )
+    lines = [
+        {
+            **line,
+            "unit_price": grouped(line["unit_price"]),
+            "amount": grouped(line["amount"]),
+        }
+        for line in data["lines"]
+    ]
+    total = {
+        "model": "total",
+        "amount": grouped(data["total"]),
+        "price_book_version": data["currency"],
+    }
+    title = f"Invoice of {data['tenant']}, from {start} to {end}"
+    _show_rows(console, title, keys, lines, [total])
     console.print(
         f"{data['request_count']:,} requests; cache hits saved"
-        f" {grouped(data['saved'])} {data['currency']}",
+        f" {data['currency']} {grouped(data['saved'])}",
         highlight=False,
     )
     if data["unrated_request_count"]:
@@ -118,17 +132,56 @@ def grouped(amount: str) -> str:
     return f"{sign}{int(whole):,}{point}{fraction}"
 
 
-def _table(title: str, keys: Sequence[str]) -> Table:
+def _show_rows(
+    console: Console,
+    title: str,
+    keys: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    totals: Sequence[Mapping[str, Any]],
+) -> None:
+    """A table where the console is wide enough for it, else every row as lines of its own.
+
+    A number cut in half is a wrong number, so nothing is ever cut or wrapped to make it fit.
+    """
+    table = _table(title, keys, rows, totals)
+    unbound = console.options.update(width=_UNBOUND)
+    if Measurement.get(console, unbound, table).maximum <= console.width:
+        console.print(table)
+        return
+    console.print(title, style="italic", markup=False, highlight=False)
+    for row in (*rows, *totals):
+        console.print()
+        console.print(_record(keys, row))
+    console.print()
+
+
+def _table(
+    title: str,
+    keys: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    totals: Sequence[Mapping[str, Any]],
+) -> Table:
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
     for key in keys:
-        table.add_column(
-            _HEADINGS.get(key, key),
-            justify="left" if key in _WORDS else "right",
-            # A number cut in half is a wrong number; names may wrap.
-            no_wrap=key not in ("tenant", "model", "price_book_version"),
-            overflow="fold",
-        )
+        justify: JustifyMethod = "left" if key in _WORDS else "right"
+        table.add_column(_HEADINGS.get(key, key), justify=justify, no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(key, row[key]) for key in keys))
+    table.add_section()
+    for total in totals:
+        cells = (_cell(key, total[key]) if key in total else "" for key in keys)
+        table.add_row(*cells, style="bold")
     return table
+
+
+def _record(keys: Sequence[str], row: Mapping[str, Any]) -> Table:
+    record = Table.grid(padding=(0, 2))
+    record.add_column()
+    record.add_column(overflow="fold")
+    for key in keys:
+        if key in row:
+            record.add_row(_HEADINGS.get(key, key), _cell(key, row[key]))
+    return record
 
 
 def _aligned(*parts: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
