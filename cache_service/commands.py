@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import grpc
 import typer
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from kvtier.errors import read_error
+from kvtier.errors import WireError, read_error
 from kvtier.v1 import block_pb2, cache_pb2, cache_pb2_grpc
 
 __all__ = ["app"]
@@ -50,23 +51,24 @@ def stats(
 
 def stats_data(response: cache_pb2.GetStatsResponse) -> dict[str, Any]:
     """The stats as plain data: field names as in the contract, counts as numbers."""
-    data = MessageToDict(
+    data: dict[str, Any] = MessageToDict(
         response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    for tier in data["tiers"]:
-        tier["tier"] = tier["tier"].removeprefix("TIER_").lower()
-    return _numbers(data)  # type: ignore[no-any-return]
+    # Protobuf's JSON spells 64-bit integers as text; programs that read this want numbers.
+    data["counters"] = {name: response.counters[name] for name in sorted(response.counters)}
+    data["tiers"] = [_tier_data(tier) for tier in response.tiers]
+    data["pending_write_count"] = response.pending_write_count
+    data["recovery"] = _plain(response.recovery)
+    return data
 
 
-def _numbers(node: Any) -> Any:
-    """Protobuf's JSON spells 64-bit integers as text; programs that read this want numbers."""
-    if isinstance(node, dict):
-        return {key: _numbers(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_numbers(value) for value in node]
-    if isinstance(node, str) and node.isascii() and node.isdigit():
-        return int(node)
-    return node
+def _tier_data(tier: cache_pb2.TierStats) -> dict[str, Any]:
+    return _plain(tier) | {"tier": block_pb2.Tier.Name(tier.tier).removeprefix("TIER_").lower()}
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """Fields in the contract's order; for messages of plain numbers."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
 def _get_stats(address: str) -> cache_pb2.GetStatsResponse:
@@ -78,12 +80,21 @@ def _get_stats(address: str) -> cache_pb2.GetStatsResponse:
             )
         except grpc.RpcError as error:
             wire = read_error(error)
-            print(
-                f"kvtier: no answer from a cache service at {address}: {wire.message or wire.code}"
-                "\nIs it running? Start it with `kvtier up`, or name it with --address.",
-                file=sys.stderr,
-            )
+            print(f"kvtier cache: {_explain(wire, address)}", file=sys.stderr)
             raise typer.Exit(1) from None
+
+
+def _explain(wire: WireError, address: str) -> str:
+    if wire.reason:
+        return f"{wire.reason}: {wire.message}"
+    if wire.code is grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"CACHE_UNREACHABLE: no cache service answers at {address}; start it (kvtier up, or"
+            " python -m cache_service) or name another with --address"
+        )
+    if wire.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"DEADLINE: the cache service at {address} did not answer in time"
+    return f"{wire.code.name}: {wire.message}"
 
 
 def _tiers_table(response: cache_pb2.GetStatsResponse) -> Table:
@@ -127,4 +138,5 @@ def _totals_table(response: cache_pb2.GetStatsResponse) -> Table:
         for name, count in section.items():
             table.add_row(name, f"{count:,}")
         table.add_section()
+    table.add_row("recovery took", f"{response.recovery.duration_seconds:,.3f} s")
     return table

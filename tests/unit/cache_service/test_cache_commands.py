@@ -1,0 +1,35 @@
+"""`kvtier cache`: what programs get, and what a person gets when nothing answers."""
+
+from typer.testing import CliRunner
+
+from cache_service.commands import app, stats_data
+from kvtier.v1 import block_pb2, cache_pb2
+
+
+def test_counts_are_numbers_and_names_stay_text() -> None:
+    response = cache_pb2.GetStatsResponse(
+        # Hexadecimal, and by chance of digits alone.
+        service_instance_id="12345678901234567890123456789012",
+        tiers=[cache_pb2.TierStats(tier=block_pb2.TIER_SSD, capacity_bytes=2**40)],
+        pending_write_count=2**33,
+        recovery=cache_pb2.RecoveryStats(kept_count=3, duration_seconds=0.5),
+        counters={"b": 2, "a": 2**40},
+    )
+    data = stats_data(response)
+    assert data["service_instance_id"] == "12345678901234567890123456789012"
+    assert data["tiers"][0]["tier"] == "ssd"
+    assert data["tiers"][0]["capacity_bytes"] == 2**40
+    assert data["pending_write_count"] == 2**33
+    assert data["recovery"]["kept_count"] == 3
+    assert data["recovery"]["duration_seconds"] == 0.5
+    assert list(data["counters"].items()) == [("a", 2**40), ("b", 2)]
+    assert data["session_count"] == data["lease_count"] == data["reservation_count"] == 0
+
+
+def test_a_service_that_is_not_there_is_one_clear_line() -> None:
+    for more in ([], ["--json"]):
+        printed = CliRunner().invoke(app, ["stats", "--address", "127.0.0.1:1", *more])
+        assert (printed.exit_code, printed.stdout) == (1, "")
+        assert printed.stderr.count("\n") == 1
+        assert "CACHE_UNREACHABLE" in printed.stderr
+        assert "kvtier up" in printed.stderr
