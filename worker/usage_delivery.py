@@ -60,7 +60,9 @@ class UsageDelivery:
         self._settings = settings
         self._listener = listener
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="usage-delivery")
-        self._channel = grpc.aio.insecure_channel(settings.address)
+        self._channel = grpc.aio.insecure_channel(
+            settings.address, options=(("grpc.enable_http_proxy", 0),)
+        )
         self._stub = usage_pb2_grpc.UsageServiceStub(self._channel)
         self._new = asyncio.Event()
         self._idle = asyncio.Event()
