@@ -18,13 +18,24 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kvtier.errors import KvtierError
 
-__all__ = ["SettingsError", "SettingsModel", "load", "parse_command_line"]
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+__all__ = [
+    "ListenAddress",
+    "OptionalListenAddress",
+    "Seconds",
+    "SettingsError",
+    "SettingsModel",
+    "load",
+    "parse_command_line",
+]
 
 
 class SettingsError(KvtierError):
@@ -40,6 +51,29 @@ class SettingsModel(BaseModel):
 
 
 Model = TypeVar("Model", bound=SettingsModel)
+
+
+def _host_and_port(address: str) -> str:
+    # gRPC takes a port past 65535 for another one, and a path for a socket to replace.
+    host, _, port = address.rpartition(":")
+    numeric = port.isascii() and port.isdigit()
+    if not host or not numeric or int(port) > 65535 or any(c.isspace() for c in address):
+        raise ValueError(f"write it as HOST:PORT, not {address!r}")
+    return address
+
+
+def _host_and_port_or_none(address: str) -> str:
+    return _host_and_port(address) if address else address
+
+
+ListenAddress = Annotated[str, AfterValidator(_host_and_port)]
+"""Where a server listens, as "HOST:PORT"; port 0 takes a free one."""
+
+OptionalListenAddress = Annotated[str, AfterValidator(_host_and_port_or_none)]
+"""The same; empty for none."""
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+"""A duration that a process can really wait for."""
 
 
 def load(
@@ -106,7 +140,7 @@ def parse_command_line(
             overrides=arguments.overrides,
         )
     except SettingsError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {error.reason}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     if arguments.print_config:
         for key, value in _flatten(settings.model_dump(mode="json")).items():
@@ -117,11 +151,13 @@ def parse_command_line(
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{path} is not usable TOML: it is nested too deeply") from None
 
 
 def _merge(
@@ -156,10 +192,24 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+_WORDS = {
+    "extra_forbidden": "there is no such setting; --print-config lists all of them",
+    "missing": "has no default and must be set",
+}
+"""For what pydantic says in words of its own world."""
+
+
 def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         where = f" ({sources[key]})" if key in sources else ""
-        lines.append(f"  {key or 'settings'}{where}: {problem['msg']}")
+        said = _WORDS.get(problem["type"], problem["msg"])
+        lines.append(f"  {key or 'settings'}{where}: {said}")
     return "the settings are not usable:\n" + "\n".join(lines)
+
+
+def _say(problem: "ErrorDetails") -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such setting; --print-config shows them all"
+    return problem["msg"].removeprefix("Value error, ")

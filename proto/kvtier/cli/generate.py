@@ -1,128 +1,209 @@
-"""`kvtier generate` and `kvtier chat`: inference from a terminal, with what was reused shown."""
+"""`kvtier generate` and `kvtier chat`: inference from a terminal, usage and cost shown.
+
+The answer goes to standard output and nothing else does; what it used and cost, and every problem,
+go to standard error. Main thread.
+"""
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import grpc
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 
-from kvtier.cli.inference import Reply, ask
+from kvtier.cli.channel import open_channel
+from kvtier.cli.cost import Cost, ask_cost
+from kvtier.cli.inference import CALL_SECONDS_MAX, Reply, ask
+from kvtier.cli.reply_view import reply_data, usage_lines, visible
 from kvtier.errors import read_error
 from kvtier.v1 import inference_pb2
 
 __all__ = ["chat", "generate"]
 
-Address = Annotated[str, typer.Option("--address", help="The worker's address.")]
-Tenant = Annotated[str, typer.Option("--tenant", help="Who asks.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Tokens to generate.")]
+Address = Annotated[
+    str,
+    typer.Option("--address", help="The worker, HOST:PORT.", envvar="KVTIER_INFERENCE_ADDRESS"),
+]
+Billing = Annotated[
+    str,
+    typer.Option(
+        "--billing",
+        help="The billing service that is asked for the cost, HOST:PORT; '' asks none.",
+        envvar="KVTIER_USAGE_ADDRESS",
+    ),
+]
+Tenant = Annotated[str, typer.Option("--tenant", help="Who asks, and pays.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens to generate at most.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0.0, max=10.0, help="0 is greedy.")
+]
 
 DEFAULT_ADDRESS = "127.0.0.1:7421"
+DEFAULT_BILLING = "127.0.0.1:7431"
+FAILED = 1
+MISUSED = 2
+INTERRUPTED = 130
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads standard input.")],
     address: Address = DEFAULT_ADDRESS,
+    billing: Billing = DEFAULT_BILLING,
     tenant: Tenant = "default",
     max_tokens: MaxTokens = 64,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
+    temperature: Temperature = 0.0,
     raw: Annotated[bool, typer.Option("--raw", help="Send text, not a chat message.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="One JSON object instead: text, usage, cost.")
+    ] = False,
 ) -> None:
-    """Complete one prompt and show what was reused."""
-    text = sys.stdin.read() if prompt == "-" else prompt
-    request = inference_pb2.GenerateRequest(
-        tenant_id=tenant,
-        max_completion_tokens=max_tokens,
-        sampling=inference_pb2.SamplingParameters(temperature=temperature),
-    )
+    """Complete one prompt; show what was reused and what it costs."""
+    text = _prompt_text(prompt)
+    request = _request(tenant, max_tokens, temperature)
     if raw:
         request.text = text
     else:
         request.chat.messages.add(role="user", content=text)
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         try:
-            reply = ask(channel, request, None if json_output else _print_text)
+            reply = _answer(channel, request, shown=not json_output)
         except grpc.RpcError as error:
-            _fail(error, address)
+            _fail("generate", error, address)
+        except KeyboardInterrupt:
+            print("kvtier generate: stopped; what was computed is charged", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+    cost = _cost(billing, reply)
     if json_output:
-        usage = MessageToDict(
-            reply.usage, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
-        print(json.dumps({"text": reply.texts[0], "usage": usage}))
+        print(json.dumps(reply_data(reply, cost), ensure_ascii=False))
     else:
-        print()
-        _show_usage(reply)
+        _show_usage(reply, cost)
 
 
 def chat(
     address: Address = DEFAULT_ADDRESS,
+    billing: Billing = DEFAULT_BILLING,
     tenant: Tenant = "default",
     max_tokens: MaxTokens = 64,
+    temperature: Temperature = 0.0,
     system: Annotated[str, typer.Option("--system", help="System message.")] = "",
 ) -> None:
-    """Talk to the model; an empty line or Ctrl-D ends."""
+    """Talk to the model; Ctrl-C stops an answer, an empty line or Ctrl-D ends."""
     history = inference_pb2.ChatPrompt()
     if system:
-        history.messages.add(role="system", content=system)
-    with grpc.insecure_channel(address) as channel:
-        while True:
-            try:
-                line = input("> ").strip()
-            except (EOFError, KeyboardInterrupt):
-                line = ""
-            if not line:
-                return
+        history.messages.add(role="system", content=_checked(system))
+    with open_channel(address) as channel:
+        while line := _next_line():
             history.messages.add(role="user", content=line)
-            request = inference_pb2.GenerateRequest(
-                tenant_id=tenant, max_completion_tokens=max_tokens, chat=history
-            )
+            request = _request(tenant, max_tokens, temperature)
+            request.chat.CopyFrom(history)
             try:
-                reply = ask(channel, request, _print_text)
+                reply = _answer(channel, request, shown=True)
             except grpc.RpcError as error:
-                _fail(error, address)
+                _fail("chat", error, address)
+            except KeyboardInterrupt:
+                print("stopped; what was computed is charged", file=sys.stderr)
+                del history.messages[-1]
+                continue
             history.messages.add(role="assistant", content=reply.texts[0])
-            print()
-            _show_usage(reply)
+            _show_usage(reply, _cost(billing, reply))
 
 
-def _print_text(_sample: int, text: str) -> None:
-    print(text, end="", flush=True)
-
-
-def _show_usage(reply: Reply) -> None:
-    tokens = reply.usage.tokens
-    tiers = tokens.hit_tokens_by_tier
-    by_tier = ", ".join(
-        f"{count} {name}"
-        for name, count in (
-            ("GPU", tiers.gpu),
-            ("host", tiers.host),
-            ("SSD", tiers.ssd),
-            ("shared", tiers.shared),
-        )
-        if count
-    )
-    Console(stderr=True).print(
-        f"prompt {tokens.prompt_tokens} = {tokens.hit_tokens} hit"
-        f"{f' ({by_tier})' if by_tier else ''} + {tokens.miss_tokens} miss,"
-        f" completion {tokens.completion_tokens}, TTFT {reply.ttft_seconds * 1000:.0f} ms",
-        style="dim",
-        markup=False,
-        highlight=False,
+def _request(tenant: str, max_tokens: int, temperature: float) -> inference_pb2.GenerateRequest:
+    return inference_pb2.GenerateRequest(
+        tenant_id=_checked(tenant),
+        max_completion_tokens=max_tokens,
+        sampling=inference_pb2.SamplingParameters(temperature=temperature),
     )
 
 
-def _fail(error: grpc.RpcError, address: str) -> NoReturn:
-    wire = read_error(error)
-    if wire.reason:
-        print(f"kvtier: {wire.message} [{wire.reason}]", file=sys.stderr)
-    else:
+def _answer(channel: grpc.Channel, request: inference_pb2.GenerateRequest, shown: bool) -> Reply:
+    """Streams the answer to standard output when it is to be `shown`. Raises grpc.RpcError."""
+    # A cold prompt computes for seconds before its first token; say so where someone watches.
+    with Console(stderr=True).status("computing the prompt") as waiting:
+        if not shown:
+            return ask(channel, request)
+        keep: Callable[[str], str] = visible if sys.stdout.isatty() else str
+        begun = False
+
+        def show(_sample: int, text: str) -> None:
+            nonlocal begun
+            begun = True
+            waiting.stop()
+            print(keep(text), end="", flush=True)
+
+        try:
+            return ask(channel, request, show)
+        finally:
+            waiting.stop()
+            if begun:
+                print(flush=True)
+
+
+def _cost(billing: str, reply: Reply) -> Cost:
+    if not billing:
+        return Cost(problem="not asked for")
+    return ask_cost(billing, reply.model, reply.usage)
+
+
+def _show_usage(reply: Reply, cost: Cost) -> None:
+    console = Console(stderr=True)
+    for line in usage_lines(reply, cost):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _prompt_text(prompt: str) -> str:
+    if prompt != "-":
+        return _checked(prompt)
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
         print(
-            f"kvtier: no worker answers at {address} ({wire.code.name}); start one with"
-            " `kvtier up`, or name another with --address",
+            f"kvtier generate: standard input is not UTF-8 text (byte {error.start}); convert it",
             file=sys.stderr,
         )
-    raise typer.Exit(1)
+        raise typer.Exit(MISUSED) from None
+
+
+def _checked(text: str) -> str:
+    """`text`, unless the shell gave bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("not UTF-8 text") from None
+    return text
+
+
+def _next_line() -> str:
+    """What the person types next; empty when there is no more."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  (gives `input` editing and history)
+    try:
+        return _checked(input("> " if sys.stdin.isatty() else "").strip())
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
+def _fail(command: str, error: grpc.RpcError, address: str) -> NoReturn:
+    print(f"kvtier {command}: {_explain(error, address)}", file=sys.stderr)
+    raise typer.Exit(FAILED)
+
+
+def _explain(error: grpc.RpcError, address: str) -> str:
+    wire = read_error(error)
+    if wire.reason == "TENANT_UNKNOWN":
+        return f"{wire.reason}: {wire.message}; choose one with --tenant (kvtier up --tenants)"
+    if wire.reason:
+        return f"{wire.reason}: {wire.message}"
+    if wire.code is grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"WORKER_UNREACHABLE: no worker answers at {address}, or it ended; start one (kvtier"
+            " up) or name another with --address"
+        )
+    if wire.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return (
+            f"DEADLINE: no whole answer from {address} in {CALL_SECONDS_MAX:.0f} s; ask for fewer"
+            " tokens, or look into the worker's log"
+        )
+    return f"{wire.code.name}: {wire.message}"

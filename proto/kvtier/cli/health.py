@@ -5,6 +5,8 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from kvtier.cli.channel import open_channel
+
 __all__ = ["serving"]
 
 SECONDS_MAX = 3.0
@@ -12,7 +14,7 @@ SECONDS_MAX = 3.0
 
 def serving(address: str) -> bool:
     """Whether a gRPC server at `address` answers its health check with SERVING."""
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=SECONDS_MAX

@@ -15,10 +15,13 @@ CALL_SECONDS_MAX = 170.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back of one request. `texts` and `token_ids` have one entry a sample."""
+    """What came back of one request. `texts`, `token_ids` and `finish_reasons`: one a sample."""
 
+    model: str
     texts: tuple[str, ...]
     token_ids: tuple[tuple[int, ...], ...]
+    finish_reasons: tuple[str, ...]
+    """"stop", "length", or "" when the stream did not say."""
     usage: inference_pb2.GenerateUsage
     seen_ttft_seconds: float
     """From sending to the first delta, as the client saw it."""
@@ -33,28 +36,45 @@ def ask(
     request: inference_pb2.GenerateRequest,
     on_text: Callable[[int, str], None] | None = None,
 ) -> Reply:
-    """Sends `request` and reads the stream to its end. Raises grpc.RpcError."""
+    """Sends `request` and reads the stream to its end; leaving early cancels the request.
+
+    Raises grpc.RpcError.
+    """
     samples = max(1, request.sample_count)
     texts: Sequence[list[str]] = [[] for _ in range(samples)]
     tokens: Sequence[list[int]] = [[] for _ in range(samples)]
+    ends = [""] * samples
     usage = inference_pb2.GenerateUsage()
     sent = time.monotonic()
     first = 0.0
+    model = ""
     stub = inference_pb2_grpc.InferenceServiceStub(channel)
-    for response in stub.Generate(request, timeout=CALL_SECONDS_MAX):
-        kind = response.WhichOneof("event")
-        if kind == "delta":
-            first = first or time.monotonic()
-            delta = response.delta
-            texts[delta.sample_index].append(delta.text)
-            tokens[delta.sample_index].extend(delta.token_ids)
-            if on_text is not None:
-                on_text(delta.sample_index, delta.text)
-        elif kind == "usage":
-            usage = response.usage
+    call = stub.Generate(request, timeout=CALL_SECONDS_MAX)
+    try:
+        for response in call:
+            kind = response.WhichOneof("event")
+            if kind == "started":
+                model = response.started.model
+            elif kind == "delta":
+                first = first or time.monotonic()
+                delta = response.delta
+                texts[delta.sample_index].append(delta.text)
+                tokens[delta.sample_index].extend(delta.token_ids)
+                if on_text is not None:
+                    on_text(delta.sample_index, delta.text)
+            elif kind == "sample_end":
+                end = response.sample_end
+                name = inference_pb2.FinishReason.Name(end.finish_reason)
+                ends[end.sample_index] = name.removeprefix("FINISH_REASON_").lower()
+            elif kind == "usage":
+                usage = response.usage
+    finally:
+        call.cancel()
     return Reply(
+        model,
         tuple("".join(parts) for parts in texts),
         tuple(tuple(ids) for ids in tokens),
+        tuple(ends),
         usage,
         max(0.0, first - sent),
     )

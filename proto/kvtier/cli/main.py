@@ -5,7 +5,8 @@ without torch and `kvtier --help` fast. Main thread only.
 """
 
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
+from typing import Annotated
 
 import typer
 
@@ -23,6 +24,12 @@ _HELP = {
 }
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kvtier {version('kvtier')}")
+        raise typer.Exit
+
+
 def build() -> typer.Typer:
     """The command tree; rooms' commands are loaded when `sys.argv` names them or asks for help."""
     app = typer.Typer(
@@ -33,6 +40,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+    app.callback()(kvtier)
     app.command()(up)
     app.command()(demo)
     app.command()(generate)
@@ -41,6 +49,17 @@ def build() -> typer.Typer:
         room = entry.load() if entry.name in sys.argv[1:2] else typer.Typer()
         app.add_typer(room, name=entry.name, help=_HELP.get(entry.name))
     return app
+
+
+def kvtier(
+    version_: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_tell_version
+        ),
+    ] = False,
+) -> None:
+    """A tiered, disk-backed context cache service for LLM inference."""
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from kvtier.errors import KvtierError
 __all__ = ["LocalCluster", "ServiceProcess", "ServiceStartError", "run_room_tool"]
 
 READY_SECONDS_MAX = 90.0
-STOP_SECONDS_MAX = 20.0
+STOP_SECONDS_MAX = 30.0
+"""A worker's own bounds on its drain add up to less, with the default settings."""
+
+LAST_WORDS_MAX = 20
 
 
 class ServiceStartError(KvtierError):
@@ -38,6 +42,8 @@ class ServiceProcess:
     room: str
     log_path: Path
     process: "subprocess.Popen[bytes]"
+    log_offset: int = 0
+    """Where this start's words begin in the log."""
     ready: dict[str, Any] = field(default_factory=dict)
     """What the service said when it was ready; "listen" is its address."""
 
@@ -66,18 +72,28 @@ class ServiceProcess:
                 self.process.wait()
         self._close()
 
+    def last_words(self) -> str:
+        """What it wrote to its log last, since this start."""
+        return _last_words(self.log_path, self.log_offset)
+
     def _close(self) -> None:
         if self.process.stdout is not None:
             self.process.stdout.close()
 
 
-def start_service(room: str, settings: Mapping[str, object], log_path: Path) -> ServiceProcess:
+def start_service(
+    room: str,
+    settings: Mapping[str, object],
+    log_path: Path,
+    ready_seconds_max: float = READY_SECONDS_MAX,
+) -> ServiceProcess:
     """Starts `python -m room` and waits until it serves. Raises ServiceStartError."""
     command = [sys.executable, "-m", room]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
+        log_offset = log.tell()
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -87,14 +103,14 @@ def start_service(room: str, settings: Mapping[str, object], log_path: Path) -> 
             start_new_session=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-    service = ServiceProcess(room, log_path, process)
+    service = ServiceProcess(room, log_path, process, log_offset)
     try:
-        service.ready = _await_ready(process)
+        service.ready = _await_ready(process, ready_seconds_max)
     except BaseException as error:
         service.kill()
         if isinstance(error, _NotReadyError):
             raise ServiceStartError(
-                f"{room} did not start: {_last_words(log_path) or error}\nlog: {log_path}",
+                f"{room} did not start: {service.last_words() or error}\nlog: {log_path}",
                 room=room,
             ) from None
         raise
@@ -105,16 +121,16 @@ class _NotReadyError(Exception):
     pass
 
 
-def _await_ready(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+def _await_ready(process: "subprocess.Popen[bytes]", seconds_max: float) -> dict[str, Any]:
     assert process.stdout is not None
-    deadline = time.monotonic() + READY_SECONDS_MAX
+    deadline = time.monotonic() + seconds_max
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while not selector.select(timeout=0.1):
             if process.poll() is not None:
                 break
             if time.monotonic() > deadline:
-                raise _NotReadyError(f"not ready after {READY_SECONDS_MAX:.0f} s")
+                raise _NotReadyError(f"not ready after {seconds_max:.0f} s")
     line = process.stdout.readline()
     try:
         ready = json.loads(line)
@@ -126,21 +142,46 @@ def _await_ready(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
     return ready
 
 
-def _last_words(log_path: Path) -> str:
-    lines = log_path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+def _last_words(log_path: Path, offset: int) -> str:
+    """The message a service ended with, all of its lines; else the log's last line."""
+    with log_path.open("rb") as log:
+        log.seek(offset)
+        lines = log.read().decode(errors="replace").strip().splitlines()[-LAST_WORDS_MAX:]
+    starts = [place for place, line in enumerate(lines) if line.startswith("kvtier-")]
+    return "\n".join(lines[starts[-1] if starts else -1 :])
 
 
-def run_room_tool(module: str, *arguments: str) -> None:
-    """Runs `python -m module ...` to its end. Raises ServiceStartError when it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ServiceStartError(
-            f"python -m {module} failed: {words[-1] if words else done.returncode}", module=module
-        )
+def run_room_tool(module: str, *arguments: str, say: Callable[[str], object] = str) -> None:
+    """Runs `python -m module ...` to its end; `say` gets each line it prints.
+
+    Raises ServiceStartError when it fails.
+    """
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        last = ""
+        try:
+            for line in process.stdout:
+                last = line.strip()
+                say(last)
+        except BaseException:
+            process.kill()
+            raise
+        if process.wait():
+            errors.seek(0)
+            words = errors.read().strip().splitlines()
+            raise ServiceStartError(
+                f"python -m {module} failed: {words[-1] if words else last}", module=module
+            )
 
 
 @dataclass(slots=True)
@@ -155,6 +196,7 @@ class LocalCluster:
     worker_settings: dict[str, object] = field(default_factory=dict)
     cache_settings: dict[str, object] = field(default_factory=dict)
     billing_settings: dict[str, object] = field(default_factory=dict)
+    ready_seconds_max: float = READY_SECONDS_MAX
     cache: ServiceProcess | None = None
     billing: ServiceProcess | None = None
     worker: ServiceProcess | None = None
@@ -189,5 +231,12 @@ class LocalCluster:
             if service is not None:
                 service.stop()
 
+    def kill(self) -> None:
+        """kill -9 of what still runs: nothing is lost, the next start only recovers longer."""
+        for service in (self.worker, self.cache, self.billing):
+            if service is not None:
+                service.kill()
+
     def _start(self, room: str, settings: Mapping[str, object]) -> ServiceProcess:
-        return start_service(room, settings, self.directory / "logs" / f"{room}.log")
+        log_path = self.directory / "logs" / f"{room}.log"
+        return start_service(room, settings, log_path, self.ready_seconds_max)

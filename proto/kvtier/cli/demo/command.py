@@ -25,6 +25,7 @@ from kvtier.cli.demo.scenario import (
 from kvtier.cli.demo.session import DemoSession
 from kvtier.cli.demo.view import show
 from kvtier.cli.processes import LocalCluster, run_room_tool
+from kvtier.cli.progress import step
 from kvtier.errors import KvtierError, read_error
 
 __all__ = ["demo"]
@@ -81,10 +82,10 @@ def _tell(
     model: Path,
     document: Path | None,
 ) -> None:
-    with console.status(
-        "preparing the demo checkpoint (made here, once; its answers mean nothing)"
-    ):
-        run_room_tool("worker.demo_checkpoint", str(model))
+    with step(
+        console, "preparing the demo checkpoint (made here, once; its answers mean nothing)"
+    ) as say:
+        run_room_tool("worker.demo_checkpoint", str(model), say=say)
     text = load_document(document, model / "tokenizer.json")
     result.document, result.document_tokens, result.model = (
         text.source,
@@ -108,7 +109,7 @@ def _tell(
         f"{'' if text.whole else ' (its beginning)'}",
         markup=False,
     )
-    with console.status("starting cache service, billing and worker as separate processes"):
+    with step(console, "starting cache service, billing and worker as separate processes"):
         cluster.start_cache()
         cluster.start_billing()
         cluster.start_worker()

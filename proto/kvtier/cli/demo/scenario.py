@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from kvtier.cli.channel import open_channel
 from kvtier.cli.demo.checks import run_checks
 from kvtier.cli.demo.document import Document
 from kvtier.cli.demo.result import Restart, TenantBill
@@ -156,7 +157,7 @@ def _leave_running(session: DemoSession, story: Story) -> str:
     """Starts a long request and returns its id once the worker has begun it."""
     assert session.cluster.worker is not None
     request = story.about_document(SECOND, "Tell me everything.", max_completion_tokens=2000)
-    channel = grpc.insecure_channel(session.cluster.worker.address)
+    channel = open_channel(session.cluster.worker.address)
     stub = inference_pb2_grpc.InferenceServiceStub(channel)
     call = stub.Generate(request, timeout=CALL_SECONDS_MAX)
     started = next(iter(call)).started

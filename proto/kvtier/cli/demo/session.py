@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import grpc
-
+from kvtier.cli.channel import open_channel
 from kvtier.cli.demo.result import DemoResult, Turn
 from kvtier.cli.inference import Reply, ask
 from kvtier.cli.processes import LocalCluster
@@ -68,12 +67,12 @@ class DemoSession:
 
     def send(self, request: inference_pb2.GenerateRequest) -> Reply:
         assert self.cluster.worker is not None
-        with grpc.insecure_channel(self.cluster.worker.address) as channel:
+        with open_channel(self.cluster.worker.address) as channel:
             return ask(channel, request)
 
     def cache_stats(self) -> cache_pb2.GetStatsResponse:
         assert self.cluster.cache is not None
-        with grpc.insecure_channel(self.cluster.cache.address) as channel:
+        with open_channel(self.cluster.cache.address) as channel:
             stub = cache_pb2_grpc.CacheServiceStub(channel)
             return stub.GetStats(cache_pb2.GetStatsRequest(), timeout=10)
 
@@ -98,7 +97,7 @@ class DemoSession:
 
     def usage_of(self, tenant: str) -> usage_pb2.UsageRow:
         assert self.cluster.billing is not None
-        with grpc.insecure_channel(self.cluster.billing.address) as channel:
+        with open_channel(self.cluster.billing.address) as channel:
             stub = usage_pb2_grpc.UsageServiceStub(channel)
             answer = stub.GetUsage(usage_pb2.GetUsageRequest(tenant_id=tenant), timeout=10)
         return answer.rows[0] if answer.rows else usage_pb2.UsageRow()
@@ -118,21 +117,24 @@ class DemoSession:
 
     def invoice_of(self, tenant: str) -> usage_pb2.Invoice:
         assert self.cluster.billing is not None
-        with grpc.insecure_channel(self.cluster.billing.address) as channel:
+        with open_channel(self.cluster.billing.address) as channel:
             stub = usage_pb2_grpc.UsageServiceStub(channel)
             request = usage_pb2.GetInvoiceRequest(tenant_id=tenant)
             return stub.GetInvoice(request, timeout=10).invoice
 
     def ledger_holds(self) -> bool:
         assert self.cluster.billing is not None
-        with grpc.insecure_channel(self.cluster.billing.address) as channel:
+        with open_channel(self.cluster.billing.address) as channel:
             stub = usage_pb2_grpc.UsageServiceStub(channel)
             return stub.VerifyLedger(usage_pb2.VerifyLedgerRequest(), timeout=30).verified
 
 
 def describe(turn: Turn) -> str:
     """One line about a turn."""
-    tiers = ", ".join(f"{n:,} {k}" for k, n in turn.hit_tokens_by_tier.items() if n)
+    names = {"gpu": "GPU", "ssd": "SSD"}
+    tiers = ", ".join(
+        f"{n:,} {names.get(tier, tier)}" for tier, n in turn.hit_tokens_by_tier.items() if n
+    )
     return (
         f"{turn.prompt_tokens:>6,} prompt = {turn.hit_tokens:,} hit"
         f"{f' ({tiers})' if tiers else ''} + {turn.miss_tokens:,} miss,"

@@ -1,0 +1,145 @@
+"""`kvtier generate` and `kvtier chat` as a person or a program runs them."""
+
+import json
+from typing import Any
+
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from kvtier.cli.main import build
+from kvtier.cli.reply_view import visible
+from kvtier.v1 import usage_pb2
+
+NOBODY = "127.0.0.1:1"
+FOOTER = (
+    "prompt 4,537 = 4,480 hit (4,416 GPU, 64 SSD) + 57 miss, completion 2, TTFT 93 ms\n"
+    "cost CNY 0.000509, 0.004032 saved by hits\n"
+)
+
+
+def run(*arguments: str, typed: str | bytes = "") -> Any:
+    return CliRunner().invoke(build(), arguments, input=typed)
+
+
+def generate(worker: Any, till: Any, *more: str, typed: str | bytes = "") -> Any:
+    where = ("--address", worker.address, "--billing", till.address)
+    return run("generate", *(more or ("hi",)), *where, typed=typed)
+
+
+def test_the_answer_is_on_standard_output_and_usage_and_cost_are_not(worker, till):
+    printed = generate(worker, till)
+    assert (printed.exit_code, printed.stdout, printed.stderr) == (0, "Hello\n", FOOTER)
+
+
+def test_the_cost_is_asked_for_the_replys_tokens_model_and_end(worker, till):
+    generate(worker, till)
+    (asked,) = till.requests
+    assert (asked.model, asked.tokens.hit_tokens, asked.tokens.miss_tokens) == ("demo", 4_480, 57)
+    assert asked.end_time.ToSeconds() == 1_755_000_000
+
+
+def test_json_is_one_object_with_numbers_and_decimal_text(worker, till):
+    printed = generate(worker, till, "hi", "--json")
+    assert printed.stderr == ""
+    data = json.loads(printed.stdout)
+    assert (data["text"], data["finish_reason"], data["model"]) == ("Hello", "length", "demo")
+    assert data["usage"] == {
+        "prompt_tokens": 4537,
+        "hit_tokens": 4480,
+        "hit_tokens_by_tier": {"gpu": 4416, "host": 0, "ssd": 64, "shared": 0},
+        "miss_tokens": 57,
+        "completion_tokens": 2,
+        "miss_reason": None,
+        "end_time": "2025-08-12T12:00:00Z",
+        "ttft_seconds": 0.093,
+        "queue_seconds": 0.0,
+        "load_seconds": 0.0,
+    }
+    assert data["cost"] == {
+        "amount": "0.000509",
+        "saved": "0.004032",
+        "currency": "CNY",
+        "price_book_version": "v1",
+    }
+    assert data["cost_problem"] == ""
+
+
+def test_without_billing_the_cost_is_unknown_and_the_answer_stands(worker):
+    where = ("--address", worker.address, "--billing", NOBODY)
+    printed = run("generate", "hi", *where)
+    assert (printed.exit_code, printed.stdout) == (0, "Hello\n")
+    assert f"cost unknown: no billing service answers at {NOBODY}" in printed.stderr
+    data = json.loads(run("generate", "hi", "--json", *where).stdout)
+    assert data["cost"] is None
+    assert NOBODY in data["cost_problem"]
+
+
+def test_a_billing_service_that_cannot_rate_is_said_so(worker):
+    printed = run("generate", "hi", "--address", worker.address, "--billing", worker.address)
+    assert "cost unknown: billing at" in printed.stderr
+    assert "older version" in printed.stderr
+
+
+def test_a_model_without_a_price_costs_an_unknown_amount_not_nothing(worker, till):
+    till.answer = usage_pb2.RateUsageResponse(amount="0", saved_amount="0")
+    printed = generate(worker, till)
+    assert "cost unknown: no version of the price book covers demo" in printed.stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_a_worker_that_is_not_there_is_one_line_that_says_what_to_do(command):
+    arguments = [command, *(["hi"] if command == "generate" else []), "--address", NOBODY]
+    printed = run(*arguments, typed="hi\n")
+    assert (printed.exit_code, printed.stdout) == (1, "")
+    assert printed.stderr.count("\n") == 1
+    assert "WORKER_UNREACHABLE" in printed.stderr
+    assert "kvtier up" in printed.stderr
+
+
+def test_what_the_worker_refuses_leaves_standard_output_empty(worker, till):
+    worker.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "the prompt is empty")
+    for more in (("",), ("", "--json")):
+        printed = generate(worker, till, *more)
+        assert (printed.exit_code, printed.stdout) == (1, "")
+        assert "the prompt is empty" in printed.stderr
+
+
+@pytest.mark.parametrize(
+    "option", [("--max-tokens", "0"), ("--temperature", "11"), ("--temperature", "-1")]
+)
+def test_a_number_out_of_range_is_a_usage_error(worker, till, option):
+    assert generate(worker, till, "hi", *option).exit_code == 2
+    assert worker.requests == []
+
+
+def test_a_dash_reads_utf8_from_standard_input(worker, till):
+    assert generate(worker, till, "-", "--raw", typed="größe").exit_code == 0
+    assert worker.requests[0].text == "größe"
+    printed = generate(worker, till, "-", typed=b"\xff\xfe")
+    assert (printed.exit_code, printed.stdout) == (2, "")
+    assert "not UTF-8" in printed.stderr
+
+
+def test_a_chat_sends_what_was_said_before(worker, till):
+    where = ("--address", worker.address, "--billing", till.address)
+    printed = run("chat", *where, "--system", "be brief", typed="one\ntwo\n\nthree\n")
+    assert (printed.exit_code, printed.stdout) == (0, "Hello\nHello\n")
+    assert printed.stderr == FOOTER * 2
+    said = [[(m.role, m.content) for m in r.chat.messages] for r in worker.requests]
+    assert said[1] == [
+        ("system", "be brief"),
+        ("user", "one"),
+        ("assistant", "Hello"),
+        ("user", "two"),
+    ]
+
+
+def test_what_a_model_writes_cannot_steer_a_terminal():
+    assert visible("a\x1b[2Jb\r\n\tc\x9b") == "a\ufffd[2Jb\ufffd\n\tc\ufffd"
+
+
+def test_the_version_is_told():
+    printed = run("--version")
+    assert printed.exit_code == 0
+    assert printed.stdout.startswith("kvtier ")
