@@ -1,5 +1,5 @@
 """`python -m worker`: argv -> settings -> serve. One ready line on standard output, logs on the
-other; a start that fails ends with status 2 and one line that says why."""
+other; a start that fails ends with status 2 and one line that says why, a failed engine with 3."""
 
 import asyncio
 import json
@@ -18,6 +18,7 @@ __all__ = ["main"]
 log = logging.getLogger("worker")
 
 START_FAILED = 2
+ENGINE_FAILED = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,17 +38,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def serve(settings: WorkerSettings) -> int:
-    """Runs until a signal asks for the end. Raises KvtierError when the start fails."""
+    """Runs until a signal asks for the end, or the engine gave up: a worker that refuses everything
+    must not look alive. Raises KvtierError when the start fails.
+    """
     # Late: reading --help or a bad setting should not take the seconds that torch takes.
     from worker.server import start_worker
 
     worker = await start_worker(settings)
     signalled = asyncio.ensure_future(until_signalled())
     print(json.dumps({"ready": True, "listen": worker.listen, "model": worker.model}), flush=True)
-    name = await signalled
-    log.info("draining", extra={"signal": name})
+    failed = asyncio.ensure_future(worker.failed.wait())
+    await asyncio.wait((signalled, failed), return_when=asyncio.FIRST_COMPLETED)
+    status = 0
+    if signalled.done():
+        log.info("draining", extra={"signal": signalled.result()})
+    else:
+        status = ENGINE_FAILED
+        log.error("the engine failed; the worker ends, so that whoever watches it starts another")
     await worker.drain()
-    return 0
+    return status
 
 
 if __name__ == "__main__":

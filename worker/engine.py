@@ -55,10 +55,13 @@ class Engine:
         cache: CachePort | None,
         clock: Callable[[], float] = time.monotonic,
         load_threads: int = LOAD_THREADS,
+        on_failure: Callable[[], object] = lambda: None,
     ) -> None:
+        """`on_failure` is called on the engine's thread once it met its own bug and gave up."""
         self._loaded = loaded
         self._settings = settings
         self._clock = clock
+        self._on_failure = on_failure
         self._news = threading.Condition()
         self._told = False
         self._inbox: list[Callable[[], None]] = []
@@ -166,6 +169,7 @@ class Engine:
                 log.exception("the engine failed")
                 self._close(EngineFailedError)
                 self._abandon_all()
+                self._on_failure()
                 return
         self._shut()
 

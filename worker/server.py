@@ -60,6 +60,8 @@ class RunningWorker:
     listen: str
     """The address really bound."""
     model: str
+    failed: asyncio.Event
+    """Set when the engine gave up: nothing will be served any more, only `drain` is left."""
     _parts: AsyncExitStack
 
     async def drain(self) -> None:
@@ -93,7 +95,9 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     cache = _connect_cache(settings, loaded)
     if cache is not None:
         parts.callback(cache.close)
-    engine = _make_engine(settings, loaded, cache)
+    failed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    engine = _make_engine(settings, loaded, cache, lambda: loop.call_soon_threadsafe(failed.set))
     engine.start()
     parts.push_async_callback(asyncio.to_thread, engine.stop)
     metrics.watch_engine(engine.stats)
@@ -140,7 +144,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         parts.callback(_serve_metrics(settings.metrics_listen, metrics))
     bound = await server.start([settings.listen], [SERVICE])
     log.info("worker ready", extra={"model": loaded.name, "listen": bound[0]})
-    return RunningWorker(bound[0], loaded.name, parts.pop_all())
+    return RunningWorker(bound[0], loaded.name, failed, parts.pop_all())
 
 
 async def _end_requests(desk: RequestDesk, engine: Engine) -> None:
@@ -226,7 +230,12 @@ def _connect_cache(settings: WorkerSettings, loaded: LoadedModel) -> CachePort |
     )
 
 
-def _make_engine(settings: WorkerSettings, loaded: LoadedModel, cache: CachePort | None) -> Engine:
+def _make_engine(
+    settings: WorkerSettings,
+    loaded: LoadedModel,
+    cache: CachePort | None,
+    on_failure: Callable[[], object],
+) -> Engine:
     engine_settings = EngineSettings(
         page_bytes=settings.pool.page_bytes,
         step_tokens=settings.step_tokens,
@@ -236,7 +245,7 @@ def _make_engine(settings: WorkerSettings, loaded: LoadedModel, cache: CachePort
         age_limit_seconds=settings.queue.age_limit_seconds,
     )
     try:
-        return Engine(loaded, engine_settings, cache)
+        return Engine(loaded, engine_settings, cache, on_failure=on_failure)
     except ValueError as error:
         raise SettingsError(f"pool.page_bytes: {error}") from None
 

@@ -11,9 +11,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from kvtier.errors import read_error
+from kvtier.settings import load
 from kvtier.v1 import inference_pb2 as pb
 from kvtier.v1 import inference_pb2_grpc
-from worker.__main__ import main
+from worker.__main__ import main, serve
+from worker.settings import WorkerSettings
 from worker.usage_event import UsageEnd
 from worker.usage_journal import UsageJournal
 from worker.usage_outbox import UsageOutbox
@@ -210,3 +213,29 @@ async def test_a_killed_worker_charges_nothing_for_what_it_left_open_and_sigterm
     }
     killed = next(e for e in events if e.end is UsageEnd.WORKER_LOST)
     assert killed.tokens.prompt_tokens == killed.tokens.completion_tokens == 0
+
+
+async def test_a_worker_whose_engine_failed_ends_so_that_another_can_start(
+    tmp_path, checkpoint, capsys, monkeypatch
+):
+    """It would refuse everything and look healthy."""
+    argv = arguments(checkpoint, tmp_path)[1::2]
+    settings, _ = load(WorkerSettings, env_prefix="KVTIER_TEST_", overrides=argv)
+    serving = asyncio.create_task(serve(settings))
+    out = ""
+    while not out:
+        assert not serving.done()
+        await asyncio.sleep(0.01)
+        out = capsys.readouterr().out
+    monkeypatch.setattr("worker.step_loop.plan_prompts", lambda *_: 1 / 0)
+    async with grpc.aio.insecure_channel(json.loads(out)["listen"]) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            [r async for r in stub.Generate(ask("unlucky", 4))]
+    assert read_error(caught.value).reason == "ENGINE_FAILED"
+    assert await asyncio.wait_for(serving, 30) == 3
+    journal = UsageJournal(tmp_path / "journal")
+    outbox = UsageOutbox(journal.directory, 0, lambda: journal.durable_sequence)
+    (pending,) = outbox.pending(100)
+    journal.close()
+    assert (pending.event.end, pending.event.tokens.prompt_tokens) == (UsageEnd.ERROR, 0)
