@@ -1,0 +1,144 @@
+"""A small SSD directory, byte for byte: what is written stays the same, and stays readable.
+
+Frozen with the format. A new version rewrites the files, and a reviewer reads the difference:
+
+    PYTHONPATH=.:proto python tests/golden/ssd/test_ssd_golden.py --rewrite
+"""
+
+import asyncio
+import json
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import rocksdict
+
+from kvtier.keys import BlockHash, NamespaceId
+from storage.ssd.tier import SsdTier
+from storage.tier import NO_PARENT, PAGE_BYTES, BlockRecord
+from tests.ssd.blocks import Block, append, read
+from tests.ssd.faulty_env import FaultyEnv
+
+HERE = Path(__file__).parent
+PLAIN = HERE / "plain.json"
+MIXED = HERE / "mixed.json"
+SEGMENT_BYTES = 6 * PAGE_BYTES
+CAPACITY_BYTES = 4 * SEGMENT_BYTES
+
+Golden = dict[str, dict[str, str]]
+
+
+def _block(number: int, size: int, checksum: int) -> Block:
+    """Spelled out, so that no other code's change moves the bytes."""
+    payload = bytes((number + i // 7) % 251 if i % 2 == 0 else number for i in range(size))
+    parent = BlockHash(bytes([number - 1]) * 32) if number > 1 else NO_PARENT
+    namespace = NamespaceId(bytes(range(32)))
+    record = BlockRecord(BlockHash(bytes([number]) * 32), parent, namespace, size, checksum)
+    return Block(record, payload)
+
+
+BLOCKS = [
+    _block(1, 100, 0x7E4488BBF6CE1144),
+    _block(2, 4096, 0x416EB0F69E1D9B94),
+    _block(3, 4101, 0x58B140CF73A80DFC),
+    _block(4, 9000, 0xD44E84A499CFBA87),
+]
+CODECS = ["none", "none", "planes_lz4", "zstd"]
+
+
+def _opened(directory: Path, codec: str = "none") -> SsdTier:
+    # Buffered, because pre-writing is a matter of timing; the seeds are what makes bytes repeat.
+    env = FaultyEnv(refuse_direct=True, seeds=[0x0123456789ABCDEF, 0xFEDCBA9876543210])
+    return SsdTier.open(
+        directory,
+        capacity_bytes=CAPACITY_BYTES,
+        segment_bytes=SEGMENT_BYTES,
+        codec=codec,
+        env=env,
+    )
+
+
+async def _write(directory: Path, codecs: list[str]) -> None:
+    for b, codec in zip(BLOCKS, codecs, strict=True):
+        tier = _opened(directory, codec)
+        await append(tier, [b])
+        await tier.close()
+
+
+def _dump(directory: Path) -> Golden:
+    index = rocksdict.Rdict(str(directory / "index"), rocksdict.Options(raw_mode=True))
+    rows = {bytes(k).hex(): bytes(v).hex() for k, v in index.items()}  # type: ignore[arg-type]
+    index.close()
+    pages: dict[str, str] = {}
+    for file in sorted((directory / "segments").iterdir()):
+        raw = file.read_bytes()
+        for start in range(0, len(raw), PAGE_BYTES):
+            page = raw[start : start + PAGE_BYTES]
+            if any(page):
+                pages[f"{file.name} {start}"] = _short(page)
+    marker = (directory / "KVTIER-SSD").read_text()
+    return {"marker": {"KVTIER-SSD": marker}, "index": rows, "pages": pages}
+
+
+def _restore(golden: Golden, directory: Path) -> None:
+    (directory / "segments").mkdir(parents=True)
+    (directory / "KVTIER-SSD").write_text(golden["marker"]["KVTIER-SSD"])
+    for number in range(CAPACITY_BYTES // SEGMENT_BYTES):
+        (directory / "segments" / f"{number:06d}.seg").write_bytes(bytes(SEGMENT_BYTES))
+    for place, page in golden["pages"].items():
+        name, start = place.split()
+        with (directory / "segments" / name).open("r+b") as file:
+            file.seek(int(start))
+            file.write(_long(page))
+    index = rocksdict.Rdict(str(directory / "index"), rocksdict.Options(raw_mode=True))
+    for key, value in golden["index"].items():
+        index[bytes.fromhex(key)] = bytes.fromhex(value)
+    index.close()
+
+
+def _short(page: bytes) -> str:
+    """Hex, with long runs of zeros as their count."""
+    return re.sub("(?:00){16,}", lambda m: f" {len(m[0]) // 2}*0 ", page.hex())
+
+
+def _long(page: str) -> bytes:
+    return bytes.fromhex(re.sub(r" (\d+)\*0 ", lambda m: "00" * int(m[1]), page))
+
+
+def _load(path: Path) -> Golden:
+    golden: Golden = json.loads(path.read_text())
+    return golden
+
+
+async def test_blocks_are_written_as_the_same_bytes_for_ever(tmp_path) -> None:
+    await _write(tmp_path, ["none"] * len(BLOCKS))
+    assert _dump(tmp_path) == _load(PLAIN)
+
+
+async def test_a_directory_of_every_codec_is_read_for_ever(tmp_path) -> None:
+    """What compressors write may change with their versions; what was written must be read."""
+    for lost in ("nothing", "index"):
+        directory = tmp_path / lost
+        _restore(_load(MIXED), directory)
+        if lost == "index":
+            shutil.rmtree(directory / "index")
+        tier = _opened(directory)
+        found = list(tier.recovered())
+        assert [record for record, _ in found] == [b.record for b in BLOCKS]
+        stored = [location.stored_bytes for _, location in found]
+        assert stored[:2] == [100, 4096]
+        assert max(stored[2:]) < PAGE_BYTES
+        for b, (record, location) in zip(BLOCKS, found, strict=True):
+            assert await read(tier, record, location) == b.payload
+        assert tier.report.problems == () or lost == "index"
+        await tier.close()
+
+
+if __name__ == "__main__":
+    assert sys.argv[1:] == ["--rewrite"], __doc__
+    for path, codecs in ((PLAIN, ["none"] * len(BLOCKS)), (MIXED, CODECS)):
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(_write(Path(folder), codecs))
+            path.write_text(json.dumps(_dump(Path(folder)), indent=1, sort_keys=True) + "\n")
