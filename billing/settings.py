@@ -1,18 +1,15 @@
 """The billing service's settings, described for people in `docs/settings.md`. Built at start."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from kvtier.settings import SettingsModel
+from kvtier.settings import ListenAddress, OptionalListenAddress, SettingsModel
 
 __all__ = ["ENV_PREFIX", "BillingSettings", "LogSettings"]
 
 ENV_PREFIX = "KVTIER_BILLING_"
-
-Address = Annotated[str, Field(pattern=r"^\S+:\S+$")]
-OptionalAddress = Annotated[str, Field(pattern=r"^(\S+:\S+)?$")]
 
 
 class LogSettings(SettingsModel):
@@ -23,10 +20,10 @@ class LogSettings(SettingsModel):
 class BillingSettings(SettingsModel):
     """Everything a billing process is told."""
 
-    listen: Address = "127.0.0.1:7431"
+    listen: ListenAddress = "127.0.0.1:7431"
     data_directory: Path = Path(".kvtier/billing")
     price_book: Path | None = None
     """None: the example that ships with kvtier."""
-    metrics_listen: OptionalAddress = ""
+    metrics_listen: OptionalListenAddress = ""
     drain_seconds: float = Field(default=5.0, ge=0, le=600)
     log: LogSettings = LogSettings()

@@ -8,18 +8,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    ByteSize,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ByteSize, Field, PositiveInt, model_validator
 
 from cache_service.views import CacheLimits
-from kvtier.settings import SettingsModel
+from kvtier.settings import ListenAddress, OptionalListenAddress, Seconds, SettingsModel
 
 __all__ = ["ENV_PREFIX", "CacheSettings", "HostSettings", "LimitSettings", "SsdSettings"]
 
@@ -49,6 +41,7 @@ class SsdSettings(SettingsModel):
     enabled: bool = True
     capacity_bytes: Size = _size(2048)
     segment_bytes: Size = _size(256)
+    codec: Literal["none", "planes_lz4", "zstd", "auto"] = "none"
 
     @model_validator(mode="after")
     def _enough_segments(self) -> "SsdSettings":
@@ -64,11 +57,11 @@ class SsdSettings(SettingsModel):
 class LimitSettings(SettingsModel):
     """Deadlines and bounds that an operator may want to move; the rest are constants."""
 
-    session_ttl_seconds: PositiveFloat = 60.0
-    lease_ttl_seconds: PositiveFloat = 30.0
-    reservation_ttl_seconds: PositiveFloat = 30.0
-    reservation_grace_seconds: PositiveFloat = 30.0
-    load_timeout_seconds: PositiveFloat = 10.0
+    session_ttl_seconds: Seconds = 60.0
+    lease_ttl_seconds: Seconds = 30.0
+    reservation_ttl_seconds: Seconds = 30.0
+    reservation_grace_seconds: Seconds = 30.0
+    load_timeout_seconds: Seconds = 10.0
     sessions_max: PositiveInt = 256
     blocks_per_call_max: Annotated[PositiveInt, Field(le=131_072)] = 32_768
     """A 2 million token context in 64-token blocks; 131,072 hashes are still a 4 MiB message."""
@@ -98,29 +91,19 @@ class LogSettings(SettingsModel):
 class CacheSettings(SettingsModel):
     """The whole. `arena_socket_path` and `addresses` are what the composition root uses."""
 
-    listen: str = "127.0.0.1:7411"
+    listen: ListenAddress = "127.0.0.1:7411"
     unix_socket: Path | None = None
     """A second listener for clients on this machine."""
     data_directory: Path = Path(".kvtier/cache")
     socket_path: Path | None = None
     """The arena hand-over's socket; by default `arena.sock` in the data directory."""
-    metrics_listen: str = ""
+    metrics_listen: OptionalListenAddress = ""
     """"HOST:PORT" of the Prometheus page; empty for none."""
-    drain_seconds: PositiveFloat = 10.0
+    drain_seconds: Seconds = 10.0
     host: HostSettings = HostSettings()
     ssd: SsdSettings = SsdSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
-
-    @field_validator("listen", "metrics_listen")
-    @classmethod
-    def _host_and_port(cls, address: str, field: ValidationInfo) -> str:
-        if not address and field.field_name == "metrics_listen":
-            return address
-        host, _, port = address.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"write it as HOST:PORT, not {address!r}")
-        return address
 
     @model_validator(mode="after")
     def _socket_paths_fit(self) -> "CacheSettings":

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS
-from kvtier.settings import SettingsModel
+from kvtier.settings import ListenAddress, OptionalListenAddress, Seconds, SettingsModel
 
 __all__ = [
     "ENV_PREFIX",
@@ -30,10 +30,8 @@ def _split(value: Any) -> Any:
     return value
 
 
-Address = Annotated[str, Field(pattern=r"^\S+:\S+$")]
 OptionalAddress = Annotated[str, Field(pattern=r"^(\S+:\S+)?$")]
 TenantName = Annotated[str, Field(pattern=r"^[^\s*,]{1,128}$")]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class PoolSettings(SettingsModel):
@@ -81,7 +79,7 @@ class WorkerSettings(SettingsModel):
 
     model: Path
     """A Hugging Face checkpoint's directory."""
-    listen: Address = "127.0.0.1:7421"
+    listen: ListenAddress = "127.0.0.1:7421"
     node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
     tenants: Annotated[tuple[TenantName, ...], BeforeValidator(_split)] = ("default",)
     data_directory: Path = Path(".kvtier/worker")
@@ -95,7 +93,7 @@ class WorkerSettings(SettingsModel):
     default_completion_tokens: int = Field(default=256, ge=1)
     request_deadline_seconds: Seconds = 600.0
     drain_seconds: Seconds = 10.0
-    metrics_listen: OptionalAddress = ""
+    metrics_listen: OptionalListenAddress = ""
     pool: PoolSettings = PoolSettings()
     queue: QueueSettings = QueueSettings()
     cache: CacheSettings = CacheSettings()

@@ -18,14 +18,11 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kvtier.errors import KvtierError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 __all__ = [
     "ListenAddress",
@@ -203,13 +200,8 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        where = f" ({sources[key]})" if key in sources else ""
-        said = _WORDS.get(problem["type"], problem["msg"])
+        source = next((sources[k] for k in sources if k == key or k.startswith(f"{key}.")), "")
+        where = f" ({source})" if source else ""
+        said = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         lines.append(f"  {key or 'settings'}{where}: {said}")
     return "the settings are not usable:\n" + "\n".join(lines)
-
-
-def _say(problem: "ErrorDetails") -> str:
-    if problem["type"] == "extra_forbidden":
-        return "there is no such setting; --print-config shows them all"
-    return problem["msg"].removeprefix("Value error, ")

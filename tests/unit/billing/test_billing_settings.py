@@ -33,7 +33,14 @@ def test_each_layer_wins_over_the_one_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["listen=7431", "drain_seconds=-1", "prices=x", "log.level=LOUD", "metrics_listen=x"],
+    [
+        "listen=7431",
+        "listen=127.0.0.1:99999",
+        "drain_seconds=-1",
+        "prices=x",
+        "log.level=LOUD",
+        "metrics_listen=x",
+    ],
 )
 def test_a_setting_that_is_not_usable_stops_the_start(override: str) -> None:
     with pytest.raises(SettingsError, match=override.partition("=")[0]):

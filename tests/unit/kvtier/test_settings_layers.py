@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 from pydantic import ByteSize
 
-from kvtier.settings import SettingsError, SettingsModel, load, parse_command_line
+from kvtier.settings import (
+    ListenAddress,
+    OptionalListenAddress,
+    Seconds,
+    SettingsError,
+    SettingsModel,
+    load,
+    parse_command_line,
+)
 
 
 class Disk(SettingsModel):
@@ -56,12 +64,27 @@ def test_misspelt_override_is_refused(override: str) -> None:
         read(overrides=["listen=a:1", override])
 
 
-def test_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"none\.toml"):
         read(config_file=tmp_path / "none.toml")
+    with pytest.raises(SettingsError, match="Is a directory"):
+        read(config_file=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"= 1", "is not TOML"),
+        (b"\xff\xfe\x00", "is not TOML"),
+        (b"x = " + b"[" * 100_000, "nested too deeply"),
+        (b"[nope]\nx = 1\n", r"nope \(.*broken.toml\): there is no such setting"),
+        (b"disk = 3\n", r"disk \(.*broken.toml\)"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, raw: bytes, words: str) -> None:
     broken = tmp_path / "broken.toml"
-    broken.write_text("= 1")
-    with pytest.raises(SettingsError, match="is not TOML"):
+    broken.write_bytes(raw)
+    with pytest.raises(SettingsError, match=words):
         read(config_file=broken)
 
 
@@ -96,4 +119,39 @@ def test_bad_settings_end_the_program_with_status_2(capsys: pytest.CaptureFixtur
             argv=["--set", "disk.enabled=perhaps"],
         )
     assert ended.value.code == 2
-    assert "disk.enabled" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("t: INVALID_SETTINGS: ")
+    assert "disk.enabled" in said
+
+
+class Server(SettingsModel):
+    listen: ListenAddress = "127.0.0.1:1"
+    metrics_listen: OptionalListenAddress = ""
+    wait_seconds: Seconds = 1.0
+
+
+@pytest.mark.parametrize("good", ["listen=0.0.0.0:0", "listen=[::1]:65535", "metrics_listen="])
+def test_a_server_listens_at_a_host_and_port(good: str) -> None:
+    load(Server, env_prefix="T_", overrides=[good], environment={})
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("listen=7411", "HOST:PORT"),
+        ("listen=:7411", "HOST:PORT"),
+        ("listen=", "HOST:PORT"),
+        ("listen=host:port", "HOST:PORT"),
+        ("listen=127.0.0.1:65536", "HOST:PORT"),
+        ("listen=127.0.0.1:99999", "HOST:PORT"),
+        ("listen=a b:1", "HOST:PORT"),
+        ("listen=unix:/run/kvtier.sock", "HOST:PORT"),
+        ("metrics_listen=9100", "HOST:PORT"),
+        ("wait_seconds=0", "greater than 0"),
+        ("wait_seconds=inf", "less than or equal"),
+        ("wait_seconds=nan", "wait_seconds"),
+    ],
+)
+def test_an_address_or_duration_that_cannot_be_is_refused(override: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        load(Server, env_prefix="T_", overrides=[override], environment={})
