@@ -105,6 +105,7 @@ class CacheServer:
             self._settings.data_directory / "ssd",
             capacity_bytes=self._settings.ssd.capacity_bytes,
             segment_bytes=self._settings.ssd.segment_bytes,
+            codec=self._settings.ssd.codec,
         )
         report = ssd.report
         log.info(

@@ -6,6 +6,7 @@ import pytest
 
 from cache_service.settings import ENV_PREFIX, CacheSettings
 from kvtier.settings import SettingsError, load
+from storage.ssd.codec_selector import CODEC_SETTINGS
 
 
 def loaded(*overrides: str, **environment: str) -> CacheSettings:
@@ -73,7 +74,13 @@ def test_an_empty_metrics_address_means_none() -> None:
         "drain_seconds=inf",
         "log.level=LOUD",
         "ssd.typo=1",
+        "ssd.codec=gzip",
     ],
 )
 def test_values_that_make_no_sense_name_their_key(override: str) -> None:
     assert override.partition("=")[0] in refusal(override)
+
+
+@pytest.mark.parametrize("codec", CODEC_SETTINGS)
+def test_every_codec_of_the_storage_room_can_be_set(codec: str) -> None:
+    assert loaded(f"ssd.codec={codec}").ssd.codec == codec
