@@ -18,6 +18,7 @@
     ├── UsageJournalFailedError      the usage event could not be made durable
     ├── JournalLockedError           another worker has the journal open
     └── JournalDirectoryError        the journal's directory cannot be used
+        └── JournalTooNewError       written by a newer kvtier
 
 Codes: `worker/status.py`. Reasons are frozen once released.
 """
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidSamplingError",
     "JournalDirectoryError",
     "JournalLockedError",
+    "JournalTooNewError",
     "ModelUnknownError",
     "PromptEmptyError",
     "PromptTooLongError",
@@ -116,3 +118,7 @@ class JournalLockedError(WorkerError):
 
 class JournalDirectoryError(WorkerError):
     reason = "JOURNAL_DIRECTORY"
+
+
+class JournalTooNewError(JournalDirectoryError):
+    reason = "FORMAT_TOO_NEW"

@@ -28,4 +28,5 @@ STATUS_TABLE: StatusTable = {
     errors.UsageJournalFailedError: _Code.INTERNAL,
     errors.JournalLockedError: _Code.FAILED_PRECONDITION,
     errors.JournalDirectoryError: _Code.FAILED_PRECONDITION,
+    errors.JournalTooNewError: _Code.FAILED_PRECONDITION,
 }

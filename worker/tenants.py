@@ -67,7 +67,7 @@ def make_scope_secret(path: Path) -> bytes:
             temporary.rename(path)
     except OSError as error:
         raise SettingsError(
-            f"the scope secret cannot be kept in {path}: {error.strerror}; choose a writable"
-            " data_directory"
+            f"the scope secret cannot be kept in {path}: {error.strerror}; make that possible, or"
+            " choose another data_directory"
         ) from None
     return load_scope_secret(path)

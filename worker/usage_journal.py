@@ -102,7 +102,8 @@ class UsageJournal:
         except OSError as error:
             os.close(self._lock_descriptor)
             raise JournalDirectoryError(
-                f"the usage journal in {directory} cannot be used: {error.strerror or error}"
+                f"the usage journal in {directory} cannot be used: {error.strerror or error}; make"
+                " that possible, or choose another data_directory"
             ) from None
         except JournalDirectoryError:
             os.close(self._lock_descriptor)
@@ -265,13 +266,17 @@ class UsageJournal:
     def _give_up(self, batch: list[_Waiting], error: Exception) -> None:
         """Abandons the segment and tells everyone who waited."""
         self._abandon()
+        problem = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
         for waiting in batch:
             if isinstance(waiting.record, End):
                 request = waiting.record.event.request
                 self._open[request.request_id] = request
                 self._failed.add(request.request_id)
             waiting.done.set_exception(
-                UsageJournalFailedError(f"the usage event could not be made durable: {error}")
+                UsageJournalFailedError(
+                    f"the usage journal cannot be written ({problem}); send again when the worker's"
+                    " data_directory takes writes"
+                )
             )
 
     def _abandon(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worker.errors import JournalDirectoryError
+from worker.errors import JournalTooNewError
 from worker.usage_event import AdmittedRequest
 from worker.usage_journal_format import (
     FORMAT_VERSION,
@@ -78,7 +78,7 @@ def read_lines(raw: bytes, start: int = 0) -> Iterator[Line]:
 def recover(directory: Path) -> JournalContents:
     """Reads all segments, cuts torn tails.
 
-    Raises JournalDirectoryError for a newer format, OSError when the directory cannot be used.
+    Raises JournalTooNewError, OSError when the directory cannot be used.
     """
     acknowledged = read_acknowledged(directory)
     contents = JournalContents(last_sequence=acknowledged, acknowledged=acknowledged)
@@ -129,7 +129,7 @@ def _take(path: Path, line: Line, contents: JournalContents) -> None:
     record = line.record
     if isinstance(record, SegmentHead):
         if record.format > FORMAT_VERSION:
-            raise JournalDirectoryError(
+            raise JournalTooNewError(
                 f"{path} has format {record.format}, this worker knows {FORMAT_VERSION}; it was"
                 " written by a newer kvtier: use that one, or another data_directory"
             )

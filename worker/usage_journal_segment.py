@@ -47,9 +47,9 @@ class SegmentWriter:
     def open_next(self) -> None:
         """Makes the segment that the next record begins. Raises OSError."""
         assert self._descriptor is None
-        path = segment_path(self.directory, self.sequence + 1)
+        self._path = segment_path(self.directory, self.sequence + 1)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-        self._descriptor = os.open(path, flags, 0o600)
+        self._descriptor = os.open(self._path, flags, 0o600)
         self.length = 0
 
     def append(self, records: Sequence[Record], *, synced: bool) -> None:
@@ -78,11 +78,17 @@ class SegmentWriter:
             self._close()
 
     def abandon(self) -> None:
-        """Cuts off what `append` did not complete and closes. Raises OSError if the cut fails."""
+        """Cuts off what `append` did not complete and closes. Raises OSError if the cut fails.
+
+        A segment without one good record goes, or a full disk would collect one for each request
+        that it fails. Its numbers are in no file then and may be given again after a restart.
+        """
         if self._descriptor is None:
             return
         try:
             self._file.truncate(self._descriptor, self.length)
+            if self.length == 0:
+                self._path.unlink()
         finally:
             self._close()
 
@@ -114,8 +120,8 @@ def lock_directory(directory: Path) -> int:
         descriptor = os.open(lock_path(directory), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise JournalDirectoryError(
-            f"the usage journal cannot be kept in {directory}: {error.strerror}; choose a writable"
-            " data_directory"
+            f"the usage journal cannot be kept in {directory}: {error.strerror}; make that"
+            " possible, or choose another data_directory"
         ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

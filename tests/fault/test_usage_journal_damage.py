@@ -148,6 +148,38 @@ async def test_a_disk_that_refuses_fails_the_request_and_the_next_one_works(tmp_
     reopened.close()
 
 
+async def test_a_full_disk_collects_no_files_for_the_requests_that_it_fails(tmp_path):
+    failing = False
+
+    def write_call(descriptor: int, raw: bytes) -> int:
+        if failing:
+            os.write(descriptor, raw[:7])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.write(descriptor, raw)
+
+    journal = UsageJournal(tmp_path, file=JournalFile(write=write_call))
+    await write(journal, "before")
+    await journal.begin(request("victim"))
+    failing = True
+    with pytest.raises(UsageJournalFailedError, match=r"\(No space left on device\)"):
+        await journal.end(event("victim"))
+    for number in range(30):
+        with pytest.raises(UsageJournalFailedError):
+            await journal.begin(request(f"refused {number}"))
+    assert len(segment_paths(tmp_path)) == 1
+    failing = False
+    await write(journal, "after")
+    expected = {"before": UsageEnd.STOP, "victim": UsageEnd.ERROR, "after": UsageEnd.STOP}
+    assert ends_of(journal) == expected
+    journal.close()
+    reopened = UsageJournal(tmp_path)
+    assert reopened.opening.lost_count == 0
+    assert ends_of(reopened) == expected
+    await write(reopened, "later")
+    assert ends_of(reopened) == {**expected, "later": UsageEnd.STOP}
+    reopened.close()
+
+
 async def test_a_full_journal_whose_directory_cannot_be_listed_refuses_and_answers_everyone(
     tmp_path,
 ):

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from worker.errors import JournalDirectoryError, JournalLockedError, UsageJournalFailedError
+from worker.errors import (
+    JournalDirectoryError,
+    JournalLockedError,
+    JournalTooNewError,
+    UsageJournalFailedError,
+)
 from worker.usage_event import UsageEnd
 from worker.usage_journal import JournalLimits, UsageJournal
 from worker.usage_journal_format import (
@@ -97,15 +102,16 @@ async def test_only_one_worker_at_a_time_has_a_journal(tmp_path):
 
 def test_a_path_that_is_no_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(JournalDirectoryError, match="writable"):
+    with pytest.raises(JournalDirectoryError, match="choose another data_directory"):
         UsageJournal(tmp_path / "file" / "journal")
 
 
 def test_a_newer_format_is_refused_and_left_alone(tmp_path):
     path = segment_path(tmp_path, 1)
     path.write_bytes(encode(1, SegmentHead(format=2)))
-    with pytest.raises(JournalDirectoryError, match="newer kvtier"):
+    with pytest.raises(JournalTooNewError, match="newer kvtier") as caught:
         UsageJournal(tmp_path)
+    assert caught.value.reason == "FORMAT_TOO_NEW"
     assert path.read_bytes() == encode(1, SegmentHead(format=2))
     path.unlink()
     UsageJournal(tmp_path).close()
