@@ -102,12 +102,16 @@ class ReservationTable:
     def claimant(self, block_hash: BlockHash) -> Reservation | None:
         return self._claims.get(block_hash)
 
-    def of_request(self, session_id: str, request_id: str) -> Reservation | None:
-        """The session's live reservation for a request; an empty request id names none."""
+    def of_request(
+        self, session_id: str, request_id: str, chain: list[BlockHash]
+    ) -> Reservation | None:
+        """The session's live reservation for a request and chain; an empty id names none."""
         if not request_id:
             return None
-        held = self._by_session.get(session_id, {})
-        return next((r for r in held.values() if r.request_id == request_id), None)
+        for held in self._by_session.get(session_id, {}).values():
+            if held.request_id == request_id and held.chain == chain:
+                return held
+        return None
 
     def enter(self, reservation: Reservation, deadline: float) -> None:
         """Makes a forming reservation live, with its claims and pins.

@@ -104,6 +104,32 @@ async def test_a_repeated_request_gets_the_same_reservation(client: Any, chain: 
     assert fresh.reservation_id not in ("", first.reservation_id)
 
 
+async def test_a_request_id_used_for_another_chain_gets_no_slabs_of_the_first(
+    client: Any, chain: Any
+) -> None:
+    """Else one chain's payload would be written where another's hash is committed."""
+    first = await client.reserve(chain(1, 2), request_id="q1")
+    other = await client.reserve(chain("x", "y", "z"), request_id="q1")
+    assert other.reservation_id not in ("", first.reservation_id)
+    assert other.missing == (0, 1, 2)
+    assert set(other.slabs).isdisjoint(first.slabs)
+    assert await client.reserve(chain(1, 2), request_id="q1") == first
+
+
+async def test_a_repeat_during_the_commit_gets_no_slab_that_is_being_committed(
+    client: Any, chain: Any
+) -> None:
+    blocks = chain(1, 2)
+    view = await client.reserve(blocks, request_id="q1")
+    commit = asyncio.ensure_future(client.commit(view, client.write(blocks, view), verify=True))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not commit.done()
+    again = await client.reserve(blocks, request_id="q1")
+    assert (again.reservation_id, again.slabs, again.refused_count) == ("", (), 0)
+    assert await commit == 2
+
+
 async def test_the_number_of_checksums_must_fit_and_the_reservation_survives_it(
     client: Any, chain: Any
 ) -> None:
