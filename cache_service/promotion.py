@@ -85,7 +85,9 @@ class Promoter:
 
     async def _load(self, block: Block) -> MissReason:
         try:
-            slab = await self._room.take_waiting(block.payload_bytes, self._writer.busy)
+            slab = await self._room.take_waiting(
+                block.payload_bytes, self._writer.busy, self._room.patience()
+            )
             if slab is None:
                 return MissReason.ARENA_FULL
             reason = await self._read(block, slab)

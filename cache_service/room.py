@@ -46,15 +46,19 @@ class HostRoom:
             self._listener.blocks_evicted(Tier.HOST, evicted)
         return slab
 
+    def patience(self) -> float:
+        """Until when a call that begins now may wait for room, on the event loop's clock."""
+        return asyncio.get_running_loop().time() + self._wait_seconds
+
     async def take_waiting(
-        self, block_bytes: int, worth_waiting: Callable[[], bool]
+        self, block_bytes: int, worth_waiting: Callable[[], bool], patience: float
     ) -> Slab | None:
-        """As `take`, but waits (at most `wait_seconds`) while `worth_waiting()` says so."""
+        """As `take`, but waits, until `patience` ends, while `worth_waiting()` says so."""
         slab = self.take(block_bytes)
         if slab is not None or not worth_waiting():
             return slab
         try:
-            async with asyncio.timeout(self._wait_seconds):
+            async with asyncio.timeout_at(patience):
                 while slab is None and worth_waiting():
                     await self._change.wait()
                     slab = self.take(block_bytes)

@@ -71,11 +71,13 @@ class Storing:
         self, session: Session, request_id: str, chain: list[BlockHash]
     ) -> ReservationView:
         """Raises TooManyReservationsError, SessionUnknownError when the session ends meanwhile."""
-        repeat = self._reservations.of_request(session.session_id, request_id)
+        repeat = self._reservations.of_request(session.session_id, request_id, chain)
         if repeat is not None:
             await repeat.formed.wait()
-            if repeat.state is not ReservationState.ENDED:
+            if repeat.state is ReservationState.OPEN:
                 return self._view(repeat)
+            # Being committed: nobody may write into its slabs now; what it stores is here soon.
+            await repeat.ended.wait()
         reservation = Reservation(session.session_id, request_id, chain)
         self._plan(session, reservation)
         if not reservation.missing:
@@ -102,17 +104,17 @@ class Storing:
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
-            elif block is None or (block.slab is None and not ssd_available):
-                reservation.missing.append(position)
-                if previous is not None:
-                    reservation.parents.append(previous)
-            elif (
+            elif block is not None and (
                 block.namespace_id != session.namespace_id
                 or block.payload_bytes != session.block_bytes
             ):
                 reservation.refused_count = len(reservation.chain) - position
                 reservation.refused_reason = MissReason.OTHER_NAMESPACE
                 break
+            elif block is None or (block.slab is None and not ssd_available):
+                reservation.missing.append(position)
+                if previous is not None:
+                    reservation.parents.append(previous)
             else:
                 present.append(block)
             previous = block
@@ -120,8 +122,9 @@ class Storing:
 
     async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
         busy = self._writer.busy if self._writer is not None else _never
+        patience = self._room.patience()
         for done in range(len(reservation.missing)):
-            slab = await self._room.take_waiting(session.block_bytes, busy)
+            slab = await self._room.take_waiting(session.block_bytes, busy, patience)
             if reservation.state is ReservationState.ENDED:
                 if slab is not None:
                     self._room.give_back(slab)

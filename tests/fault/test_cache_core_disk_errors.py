@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,61 @@ async def test_while_the_disk_is_absent_its_blocks_can_be_stored_and_read_again(
     bench.now += 10
     found = bench.cache.lookup(bench.session_id, chain)
     assert found.tiers == bytes([Tier.HOST] * 3)
+
+
+async def test_while_the_disk_is_absent_another_namespace_cannot_take_a_block_over(
+    bench: Bench,
+) -> None:
+    chain = chain_of("a", 1, 2)
+    await bench.store(chain)
+    await bench.restart()
+    bench.env.writes_fail = True
+    for i in range(3):
+        await bench.store(chain_of("other", i))
+        await bench.settle()
+    stranger = bench.cache.open_session(
+        NamespaceId(bytes([1] * 32)), 2 * BLOCK_BYTES, 64, "stranger", Transport.SHARED_MEMORY
+    ).session_id
+    view = await bench.cache.reserve(stranger, "", chain)
+    assert (view.missing, view.refused_count) == ((), 3)
+    assert view.refused_reason is MissReason.OTHER_NAMESPACE
+    assert await bench.store(chain) == 3
+    assert (await bench.read(chain)).ready_count == 3
+
+
+class SlowEnv(FailingEnv):
+    """Every sync takes a while."""
+
+    def fdatasync(self, fd: int) -> None:
+        time.sleep(0.02)
+        super().fdatasync(fd)
+
+
+async def test_a_reserve_waits_once_for_a_slow_disk_not_for_every_slab(tmp_path: Path) -> None:
+    arena = HostArena(16 * PAGE_BYTES, extent_bytes=4 * PAGE_BYTES)
+    ssd = SsdTier.open(
+        tmp_path / "ssd",
+        capacity_bytes=6 * SEGMENT_BYTES,
+        segment_bytes=SEGMENT_BYTES,
+        env=SlowEnv(),
+    )
+    limits = CacheLimits(room_wait_seconds=0.1, write_batch_blocks=1, pending_write_share_max=2)
+    cache = Cache(arena, ssd, limits, time.monotonic, QuietListener())
+    session_id = cache.open_session(
+        NamespaceId(bytes(32)), BLOCK_BYTES, 64, "bench", Transport.SHARED_MEMORY
+    ).session_id
+    first = await cache.reserve(session_id, "", chain_of(*range(16)))
+    for slab, block_hash in zip(first.slabs, chain_of(*range(16)), strict=True):
+        arena.view(slab)[:] = payload_of(block_hash)
+    sums = [xxhash.xxh3_64_intdigest(payload_of(h)) for h in chain_of(*range(16))]
+    assert await cache.commit(session_id, first.reservation_id, sums, False) == 16
+    # Sixteen slabs, each made free by a write of its own: all of them would take three waits.
+    second = await cache.reserve(session_id, "", chain_of("b", *range(15)))
+    assert second.refused_count > 0
+    assert second.refused_reason is MissReason.ARENA_FULL
+    cache.check_integrity()
+    await cache.drain()
+    arena.close()
 
 
 async def test_a_flipped_bit_on_the_disk_is_a_miss_called_corrupt(bench: Bench) -> None:
