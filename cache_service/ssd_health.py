@@ -29,7 +29,8 @@ class SsdHealth:
     def failed(self) -> None:
         self._failures += 1
         if self._failures >= FAILURES_MAX:
-            self._absent_until = self._clock() + self._retry_seconds
+            retry_at = self._clock() + self._retry_seconds
+            self._absent_until = max(self._absent_until, retry_at)
 
     def retire(self) -> None:
         """The tier is being closed: absent for good."""

@@ -13,7 +13,7 @@ Event loop only; the bytes move on the tier's writer thread.
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -80,8 +80,8 @@ class SsdWriter:
         self._free_segments_min = 1 if small else limits.free_segments_min
         self._pending_bytes_max = int(limits.pending_write_share_max * arena.capacity_bytes)
         self._waiting: deque[Block] = deque()
-        self._deferred: deque[Block] = deque()
-        """Not pinned: blocks that may be evicted before their turn comes."""
+        self._deferred: OrderedDict[Block, None] = OrderedDict()
+        """In order, each once. Not pinned: they may be evicted before their turn comes."""
         self._queued: set[Block] = set()
         self._pending_bytes = 0
         self._forgotten = forgotten
@@ -103,9 +103,11 @@ class SsdWriter:
         declined = 0
         for block in blocks:
             answer = self._enqueue(block)
+            if answer is Admission.WRITE or block in self._deferred:
+                continue
             if answer is Admission.DEFER and len(self._deferred) < DEFERRED_MAX:
-                self._deferred.append(block)
-            elif answer is not Admission.WRITE:
+                self._deferred[block] = None
+            else:
                 declined += 1
         if declined:
             self._listener.writes_declined(declined)
@@ -179,9 +181,10 @@ class SsdWriter:
     def _take_deferred(self) -> None:
         """Asks again about blocks that had to come later."""
         while self._deferred:
-            if self._enqueue(self._deferred[0]) is Admission.DEFER:
+            block = next(iter(self._deferred))
+            if self._enqueue(block) is Admission.DEFER:
                 return
-            self._deferred.popleft()
+            del self._deferred[block]
 
     def _queue(self, block: Block) -> None:
         self._index.pin(block)

@@ -248,6 +248,21 @@ async def test_a_burst_larger_than_the_share_of_waiting_writes_is_written_all_th
     assert cold.stats().tiers[1].block_count == 16
 
 
+async def test_a_block_that_is_written_later_is_remembered_once_however_often_it_is_hit(
+    cold: Any, connect: Any, chain: Any
+) -> None:
+    client = connect(cold)
+    blocks = chain(*range(8))
+    await client.store(blocks)
+    waiting = cold.stats().pending_write_count
+    assert waiting > 4, "more than the share that may wait held in memory"
+    for _ in range(4):
+        client.release(await client.acquire(blocks))
+    assert cold.stats().pending_write_count == waiting
+    await settle(cold)
+    assert cold.stats().tiers[1].block_count == 8
+
+
 async def test_unwritten_blocks_are_not_evicted_while_the_ssd_takes_them(
     cold: Any, connect: Any, chain: Any
 ) -> None:

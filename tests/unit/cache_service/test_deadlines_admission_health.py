@@ -81,6 +81,16 @@ def test_the_ssd_counts_as_absent_after_three_failures_in_a_row_until_the_retry(
     assert health.available
 
 
+def test_an_ssd_that_is_being_closed_stays_absent_whatever_fails_then() -> None:
+    now = [0.0]
+    health = SsdHealth(lambda: now[0], 10)
+    health.retire()
+    for _ in range(5):
+        health.failed()
+    now[0] = 1e9
+    assert not health.available
+
+
 def test_a_block_is_given_up_only_when_it_fails_again_on_a_working_disk() -> None:
     health = SsdHealth(lambda: 0.0, retry_seconds=10)
     suspects = Suspects(health)
