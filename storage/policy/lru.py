@@ -1,0 +1,21 @@
+"""LRU-leaf: of the offered blocks the one longest unused goes first.
+
+    worth(block) = turn of its last use
+    clock        = latest turn that left to make room
+
+11 bytes a slot, and 48 for each offered one.
+"""
+
+from storage.policy.slot_order import SlotOrder
+
+__all__ = ["Lru"]
+
+
+class Lru(SlotOrder):
+    """See `EvictionOrder`."""
+
+    def worth(self, slot: int) -> int:
+        return self._turns[slot]
+
+    def standing(self, slot: int) -> int:
+        return self._turns[slot]
