@@ -4,7 +4,8 @@
                   \\_______________________________^
 
 Invariant: every request that comes in ends with exactly one `RequestEnded`, and then holds neither
-pages nor a reservation. Everything here runs on one thread; nothing here blocks.
+pages nor a reservation; a page is sealed only when the logits behind it are numbers. Everything
+here runs on one thread; nothing here blocks.
 """
 
 import logging
@@ -123,11 +124,8 @@ class StepLoop:
             for work in works:
                 self._end(work.live, EndReason.ERROR, f"the model failed: {type(error).__name__}")
             return True
-        row = 0
-        for work in works:
-            wanted = work.span.wanted_logits
-            self._advance(work, logits[row : row + wanted])
-            row += wanted
+        for work, row in zip(works, logits, strict=True):
+            self._advance(work, row)
         return True
 
     def stats(self) -> EngineStats:
@@ -272,12 +270,17 @@ class StepLoop:
     def _work(self, live: LiveRequest, sample: Sample, end: int) -> _Work:
         self._residency.grow(sample, end)
         tokens = live.tokens_of(sample, sample.computed, end)
-        wanted = 1 if end >= live.prompt_tokens else 0
-        return _Work(live, sample, Span(tokens, sample.computed, sample.table.pages, wanted))
+        # Also in the middle of a prompt: `_advance` judges the span's KV by them.
+        return _Work(live, sample, Span(tokens, sample.computed, sample.table.pages, 1))
 
     def _advance(self, work: _Work, logits: torch.Tensor) -> None:
         live, sample = work.live, work.sample
         if live.phase is Phase.ENDED:
+            return
+        # The last token saw all of the span's KV: what is no number there is none here. The largest
+        # logit is NaN when one is; infinite, it leaves no chances to draw by.
+        if not math.isfinite(float(logits.max())):
+            self._end(live, EndReason.ERROR, "the model's logits are not numbers")
             return
         sample.computed = work.span.end
         if live.phase is Phase.DECODE:
@@ -288,9 +291,9 @@ class StepLoop:
         if live.keeps:
             self._residency.seal(sample)
         if live.phase is Phase.DECODE:
-            self._draw(live, sample, logits[0])
+            self._draw(live, sample, logits)
         elif sample.computed == live.prompt_tokens:
-            self._prompt_done(live, logits[0])
+            self._prompt_done(live, logits)
 
     def _prompt_done(self, live: LiveRequest, logits: torch.Tensor) -> None:
         live.phase = Phase.DECODE
@@ -301,10 +304,6 @@ class StepLoop:
                 self._draw(live, sample, logits)
 
     def _draw(self, live: LiveRequest, sample: Sample, logits: torch.Tensor) -> None:
-        # The largest is NaN when one is; infinite, it leaves no chances to draw by.
-        if not math.isfinite(float(logits.max())):
-            self._end(live, EndReason.ERROR, "the model's logits are not numbers")
-            return
         request = live.request
         token = draw_token(logits, request.sampling, sample.generator)
         if token in request.stop_token_ids:
