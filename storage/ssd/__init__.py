@@ -11,8 +11,12 @@ Durability of what was not acknowledged: a lost tail is a miss.
     recovery.py   directory -> blocks that can be read, and a report
     lineage.py    parents before children, and who is stranded    (pure)
     segments.py   each segment's state; owned by the writer
+    planning.py   which part of a batch goes into which segment   (pure)
+    encoding.py   a block as it will lie on the disk              (pure)
     writer.py     append, forget, relog, recycle, pre-write; one thread
     reader.py     read and verify
+    scrub.py      verify what lives, within a budget, behind readers
+    codec_selector.py  which codec new blocks get
     files.py      aligned buffers, whole reads and writes
     index.py      RocksDB rows
     format.py     bytes on disk, paths

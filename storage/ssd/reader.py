@@ -62,6 +62,11 @@ class BlockReader:
             raise _corrupt("its payload does not match its checksum", location)
         return header.codec
 
+    def verify(self, record: BlockRecord, location: SsdLocation) -> None:
+        """As `read`, into memory of this thread's own."""
+        size = rounded(_stored_bytes(record, location))
+        self.read_stored(record, location, self._memory.stored.take(size))
+
     def _header_and(
         self, stored: memoryview, record: BlockRecord, location: SsdLocation
     ) -> RecordHeader:

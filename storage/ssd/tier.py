@@ -2,6 +2,7 @@
 
     event loop --> writer lane (1 thread): append, forget, relog, recycle, pre-writing between them
                --> reader lane (N threads): read, measuring codecs
+               --> scrub lane (1 thread): verify
                --> codec lane (2 threads): encode, before the writer; decoding is part of a read
 
 Mechanism only: which block is written, forgotten or re-logged, and which segment is recycled, is
@@ -53,6 +54,7 @@ _WRITER_QUEUE_MAX = 64
 _READER_QUEUE_MAX = 1024
 _CODEC_THREADS = 2
 _CODEC_QUEUE_MAX = 64
+_SCRUB_QUEUE_MAX = 4
 _SAMPLE_SECONDS = 1.0
 
 
@@ -135,6 +137,9 @@ class SsdTier:
         self._codec_lane = Lane("ssd-codec", _CODEC_THREADS, _CODEC_QUEUE_MAX)
         self._write_lane = Lane("ssd-writer", 1, _WRITER_QUEUE_MAX)
         self._read_lane = Lane("ssd-reader", reader_threads, _READER_QUEUE_MAX)
+        self._scrub_lane = Lane("ssd-scrub", 1, _SCRUB_QUEUE_MAX)
+        self.reads_under_way = 0
+        """Calls of `read` that have not returned yet."""
         self._prewriting: asyncio.Task[None] | None = None
         self._read_bytes = 0
         self._index_bytes = self._measure_index()
@@ -187,7 +192,21 @@ class SsdTier:
         after an error is not to be used.
         """
         self._check_open()
-        await self._read_lane.run(self._reader.read, record, location, into)
+        self.reads_under_way += 1
+        try:
+            await self._read_lane.run(self._reader.read, record, location, into)
+        finally:
+            self.reads_under_way -= 1
+        self._read_bytes += record_bytes(location.stored_bytes)
+
+    async def verify(self, record: BlockRecord, location: SsdLocation) -> None:
+        """Reads the block and checks everything, as `read` does, and gives nothing back.
+
+        On a thread of its own, so that reads never queue behind it. Raises CorruptBlockError,
+        TierIOError.
+        """
+        self._check_open()
+        await self._scrub_lane.run(self._reader.verify, record, location)
         self._read_bytes += record_bytes(location.stored_bytes)
 
     async def relog(
@@ -248,6 +267,7 @@ class SsdTier:
         if self._measuring is not None:
             await self._measuring
         await self._codec_lane.close()
+        await self._scrub_lane.close()
         await self._read_lane.close()
         await self._write_lane.run(self._writer.close)
         await self._write_lane.close()
