@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from cache_service.block import Block
+from cache_service.block_tree import ABSENT, BlockTree
 from cache_service.index import BlockIndex
 from cache_service.lease import Lease, LeaseTable
 from cache_service.listener import CacheListener
@@ -29,7 +29,6 @@ from cache_service.views import (
 )
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
-from storage.tier import Slab
 
 __all__ = ["Acquiring", "Match"]
 
@@ -38,12 +37,10 @@ __all__ = ["Acquiring", "Match"]
 class Match:
     """The longest present prefix of a chain and why it ends."""
 
-    blocks: tuple[Block, ...]
+    rows: tuple[int, ...]
+    tiers: bytes
+    """The tier each is served from."""
     reason: MissReason
-
-    @property
-    def tiers(self) -> bytes:
-        return bytes(Tier.SSD if block.slab is None else Tier.HOST for block in self.blocks)
 
 
 class Acquiring:
@@ -74,25 +71,29 @@ class Acquiring:
     def lookup(self, session: Session, chain: Sequence[BlockHash]) -> PrefixView:
         """Changes nothing, not even recency."""
         match = self.match(session, chain)
-        return PrefixView(len(match.blocks), match.tiers, match.reason)
+        return PrefixView(len(match.rows), match.tiers, match.reason)
 
     def match(self, session: Session, chain: Sequence[BlockHash]) -> Match:
         """The present prefix as this session may see it."""
-        found: list[Block] = []
-        ssd_available = self._health.available
-        for block_hash in chain:
-            block = self._index.get(block_hash)
-            if block is None:
-                return Match(tuple(found), self._index.absence(block_hash))
-            if (
-                block.namespace_id != session.namespace_id
-                or block.payload_bytes != session.block_bytes
-            ):
-                return Match(tuple(found), MissReason.OTHER_NAMESPACE)
-            if block.slab is None and not ssd_available:
-                return Match(tuple(found), MissReason.UNAVAILABLE)
-            found.append(block)
-        return Match(tuple(found), MissReason.NONE)
+        tree, ssd_available = self._index.tree, self._health.available
+        kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
+        rows = tree.find_many(chain)
+        tiers = bytearray()
+        reason = MissReason.NONE
+        for position, row in enumerate(rows):
+            if row == ABSENT:
+                reason = self._index.absences.reason(chain[position])
+            elif tree.kind(row) != kind:
+                reason = MissReason.OTHER_NAMESPACE
+            elif tree.in_host(row):
+                tiers.append(Tier.HOST)
+            elif ssd_available:
+                tiers.append(Tier.SSD)
+            else:
+                reason = MissReason.UNAVAILABLE
+            if reason is not MissReason.NONE:
+                break
+        return Match(tuple(rows[: len(tiers)]), bytes(tiers), reason)
 
     async def acquire(
         self, session: Session, chain: Sequence[BlockHash], load_timeout_seconds: float | None
@@ -101,7 +102,7 @@ class Acquiring:
         match = self.match(session, chain)
         tiers = match.tiers
         host_count = tiers.count(Tier.HOST)
-        if not match.blocks:
+        if not match.rows:
             self._listener.prefix_matched(len(chain), 0, 0, match.reason)
             self._listener.prefix_ready(0, match.reason, 0.0)
             yield MatchView("", 0.0, 0, b"", match.reason)
@@ -109,19 +110,19 @@ class Acquiring:
             return
         began = self._clock()
         ttl = self._limits.lease_ttl_seconds
-        lease = self._leases.open(session.session_id, match.blocks, began + ttl)
+        lease = self._leases.open(session.session_id, match.rows, began + ttl)
         self._listener.prefix_matched(len(chain), host_count, len(tiers) - host_count, match.reason)
         finished = False
         try:
-            self._note_use(match.blocks)
-            yield MatchView(lease.lease_id, ttl, len(match.blocks), tiers, match.reason)
+            self._note_use(match.rows)
+            yield MatchView(lease.lease_id, ttl, len(match.rows), tiers, match.reason)
             deadline = asyncio.get_running_loop().time() + self._timeout(load_timeout_seconds)
             reason = match.reason
-            while (first := lease.ready_count) < len(lease.blocks):
-                end = _resident_until(lease.blocks, first)
+            while (first := lease.ready_count) < len(lease.rows):
+                end = _resident_until(self._index.tree, lease.rows, first)
                 if end > first:
                     self._make_ready(lease, end)
-                    yield _ready(lease.blocks, first, end)
+                    yield _ready(self._index.tree, lease.rows, first, end)
                     continue
                 problem = await self._load(lease, first, deadline)
                 if problem is not MissReason.NONE:
@@ -135,48 +136,44 @@ class Acquiring:
             if not finished:
                 self._leases.release(session.session_id, lease.lease_id)
 
-    def _note_use(self, blocks: tuple[Block, ...]) -> None:
+    def _note_use(self, rows: tuple[int, ...]) -> None:
         """Counts a use of a prefix, and of what lies before it.
 
         An acquire may begin in the middle of a chain, when the client still has the beginning; that
         was used as well, and must not age faster than what continues it.
         """
-        before = []
-        ancestor = blocks[0].parent
-        while ancestor is not None:
-            before.append(ancestor)
-            ancestor = ancestor.parent
+        before = list(self._index.tree.ancestors(rows[0]))
         # Last to first: among equals the deeper block is then the older one, and leaves first.
-        self._index.use(reversed(blocks))
+        self._index.use(reversed(rows))
         self._index.use(before)
         if self._writer is not None:
-            self._writer.offer(block for block in blocks[-1:] if block.location is None)
+            self._writer.offer(row for row in rows[-1:] if not self._index.tree.on_ssd(row))
 
     def _timeout(self, asked_seconds: float | None) -> float:
         limit = self._limits.load_timeout_seconds
         return limit if asked_seconds is None else min(limit, asked_seconds)
 
     def _make_ready(self, lease: Lease, ready_count: int) -> None:
-        for block in lease.blocks[lease.ready_count : ready_count]:
-            self.ready_bytes += block.payload_bytes
+        for row in lease.rows[lease.ready_count : ready_count]:
+            self.ready_bytes += self._index.tree.payload_bytes(row)
         self._leases.make_ready(lease, ready_count)
 
     async def _load(self, lease: Lease, first: int, deadline: float) -> MissReason:
         """Brings block `first` into memory and starts on those behind it. NONE: it is there."""
-        block = lease.blocks[first]
-        if not block.cached:
-            return self._index.absence(block.block_hash)
-        if self._promoter is None or block.location is None:
+        tree, row = self._index.tree, lease.rows[first]
+        if not tree.cached(row):
+            return self._index.absences.reason(tree.block_hash(row))
+        if self._promoter is None or not tree.on_ssd(row):
             return MissReason.EVICTED
         seconds_left = deadline - asyncio.get_running_loop().time()
         if seconds_left <= 0:
             return MissReason.DEADLINE
-        load = self._promoter.load(block)
+        load = self._promoter.load(row)
         started = 1
-        for behind in lease.blocks[first + 1 :]:
-            if started >= self._limits.read_ahead_blocks or not behind.cached:
+        for behind in lease.rows[first + 1 :]:
+            if started >= self._limits.read_ahead_blocks or not tree.cached(behind):
                 break
-            if behind.slab is None:
+            if not tree.in_host(behind):
                 self._promoter.load(behind)
                 started += 1
         # Waiting does not cancel: others may want the block, and a reader writes into its slab.
@@ -196,17 +193,14 @@ class Acquiring:
         return EndView(lease.ready_count, reason)
 
 
-def _resident_until(blocks: list[Block], first: int) -> int:
+def _resident_until(tree: BlockTree, rows: list[int], first: int) -> int:
     """End of the run of blocks from `first` that are in host memory."""
     end = first
-    while end < len(blocks) and blocks[end].slab is not None and blocks[end].cached:
+    while end < len(rows) and tree.in_host(rows[end]) and tree.cached(rows[end]):
         end += 1
     return end
 
 
-def _ready(blocks: list[Block], first: int, end: int) -> ReadyView:
-    slabs: list[Slab] = []
-    for block in blocks[first:end]:
-        assert block.slab is not None
-        slabs.append(block.slab)
-    return ReadyView(first, tuple(slabs), tuple(block.checksum for block in blocks[first:end]))
+def _ready(tree: BlockTree, rows: list[int], first: int, end: int) -> ReadyView:
+    run = rows[first:end]
+    return ReadyView(first, tuple(map(tree.slab, run)), tuple(map(tree.checksum, run)))

@@ -36,7 +36,6 @@ _DTYPES: dict[str, str] = {
     "previous_in_segment": "<i4",
     "host_checksum": "<u8",
     "ssd_checksum": "<u8",
-    "codec": "<u1",
     "cached": "<u1",
 }
 
@@ -69,7 +68,6 @@ class BlockColumns:
     host_checksum: memoryview
     """xxh3-64 of the copy in host memory; the SSD's copy may have been computed elsewhere."""
     ssd_checksum: memoryview
-    codec: memoryview
     cached: memoryview
     """0 from the moment the block left the index, or for a row that was never used."""
 

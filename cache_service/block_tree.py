@@ -46,7 +46,10 @@ class BlockTree:
         return (row for row in range(self.directory.row_high) if cached[row])
 
     def reserve(self, row_count: int) -> None:
-        """Makes room for that many blocks ahead, so that adding them costs no pause."""
+        """Makes room for that many blocks ahead, so that adding them costs no pause.
+
+        Memory is taken when a row is first used, not here.
+        """
         self.directory.reserve(row_count)
         self.columns.reserve(self.directory.row_capacity)
 
@@ -79,6 +82,11 @@ class BlockTree:
 
     def namespace_id(self, row: int) -> NamespaceId:
         return self.namespaces.kind(self.columns.kind[row])[0]
+
+    def kind(self, row: int) -> int:
+        """Number of the block's namespace and size in `namespaces`."""
+        kind: int = self.columns.kind[row]
+        return kind
 
     def payload_bytes(self, row: int) -> int:
         return self.namespaces.kind(self.columns.kind[row])[1]
@@ -115,6 +123,7 @@ class BlockTree:
             columns.record_page[row] * PAGE_BYTES,
             self.payload_bytes(row),
             columns.ssd_checksum[row],
+            columns.stored_bytes[row],
         )
 
     def host_record(self, row: int) -> BlockRecord:
@@ -225,7 +234,9 @@ class BlockTree:
         """
         count = len(found)
         self.reserve(count)
-        self.directory.insert_many(np.ascontiguousarray(found.hashes).view(np.uint8).reshape(-1, 32))
+        self.directory.insert_many(
+            np.ascontiguousarray(found.hashes).view(np.uint8).reshape(-1, 32)
+        )
         columns = self.columns
         columns.array("kind")[:count] = self._kinds_of(found)
         columns.array("cached")[:count] = 1
@@ -244,7 +255,9 @@ class BlockTree:
 
     def _kinds_of(self, found: "RecoveredColumns") -> "NDArray[np.int64]":
         """The kind of each recovered block, counted in."""
-        pairs = np.stack([found.namespace_row.astype(np.int64), found.payload_bytes.astype(np.int64)])
+        pairs = np.stack(
+            [found.namespace_row.astype(np.int64), found.payload_bytes.astype(np.int64)]
+        )
         kinds, kind_of, counts = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
         numbers = [
             self.namespaces.enter(found.namespace_ids[namespace], size, count)

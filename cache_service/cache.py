@@ -47,12 +47,17 @@ from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import BlockTooLargeError
 from storage.host.arena import HostArena
+from storage.policy.greedy_dual import GreedyDual
 from storage.tier import Slab
 
 if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
 
 __all__ = ["Cache"]
+
+
+ROWS_AHEAD_MAX = 8_000_000
+"""Blocks for which the index takes address space when a session opens; more cost a pause later."""
 
 
 class Cache:
@@ -75,7 +80,7 @@ class Cache:
         self._clock = clock
         self._started = clock()
         self._tally = Tally(listener)
-        self._index = BlockIndex(arena, limits.evicted_memory_count)
+        self._index = BlockIndex(arena, GreedyDual(), GreedyDual(), limits.evicted_memory_count)
         self._sessions = SessionTable(limits.max_sessions, limits.session_ttl_seconds)
         self._leases = LeaseTable(
             self._index, limits.max_leases_per_session, limits.answer_memory_count
@@ -127,6 +132,7 @@ class Cache:
         now = self._expire()
         if block_bytes > 0:
             self._check_block_size(namespace_id, block_bytes)
+        self._expect(block_bytes)
         session = self._sessions.open(
             namespace_id, block_bytes, block_tokens, client_name, transport, now
         )
@@ -195,9 +201,8 @@ class Cache:
             except (LeaseUnknownError, LeaseExpiredError):
                 return
             reported = set(corrupt)
-            self._reports.take(
-                block for block in lease.blocks[: lease.ready_count] if block.block_hash in reported
-            )
+            readable = lease.rows[: lease.ready_count]
+            self._reports.take(r for r in readable if self._index.tree.block_hash(r) in reported)
         self._leases.release(session_id, lease_id)
         self._room.changed()
 
@@ -226,9 +231,8 @@ class Cache:
         Raises SessionUnknownError, LeaseUnknownError, LeaseExpiredError, InvalidRangeError.
         """
         self._session(session_id)
-        block = self._leases.block(session_id, lease_id, index)
-        assert block.slab is not None
-        return block.slab, block.payload_bytes
+        row = self._leases.row(session_id, lease_id, index)
+        return self._index.tree.slab(row), self._index.tree.payload_bytes(row)
 
     # -- storing -----------------------------------------------------------------------------------
 
@@ -322,11 +326,12 @@ class Cache:
         if self._cold is not None:
             self._cold.writer.check_integrity()
             holders += [self._cold.writer.pins(), self._cold.promoter.pins()]
-        held = set(self._index).union(*holders)
-        for block in held:
-            pins = sum(holder.get(block, 0) for holder in holders)
-            assert block.pins == pins, (block.block_hash.hex(), block.pins, pins)
-        slabs = [block.slab for block in held if block.slab is not None]
+        tree = self._index.tree
+        held = set(tree).union(*holders)
+        for row in held:
+            pins = sum(holder.get(row, 0) for holder in holders)
+            assert tree.pins(row) == pins, (tree.block_hash(row).hex(), tree.pins(row), pins)
+        slabs = [tree.slab(row) for row in held if tree.in_host(row)]
         slabs += self._reservations.slabs()
         assert len({slab.offset for slab in slabs}) == len(slabs), "a slab has two owners"
         loading = self._cold.promoter.loading_count if self._cold is not None else 0
@@ -345,6 +350,14 @@ class Cache:
             self.arena.slab_bytes(block_bytes)
         except BlockTooLargeError as error:
             raise BlockTooLargeForArenaError(str(error), **error.metadata) from error
+
+    def _expect(self, block_bytes: int) -> None:
+        """Makes room in the index for as many blocks of this size as the tiers hold."""
+        if block_bytes > 0:
+            capacity = self.arena.capacity_bytes
+            if self._cold is not None:
+                capacity += self._cold.ssd.stats().capacity_bytes
+            self._index.tree.reserve(min(capacity // block_bytes, ROWS_AHEAD_MAX))
 
     def _expire(self) -> float:
         """Ends everything whose deadline passed; returns the time it went by."""

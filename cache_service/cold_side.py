@@ -58,14 +58,7 @@ class ColdSide:
 
     def recover(self) -> None:
         """Enters every block that opening the tier found."""
-        for record, location in self.ssd.recovered():
-            block = self._index.add(
-                record.block_hash,
-                self._index.get(record.parent_hash),
-                record.namespace_id,
-                record.payload_bytes,
-            )
-            self._index.put_ssd(block, location)
+        self._index.recover(self.ssd.recovered())
 
     async def drain(self) -> None:
         """Writes what waits, lets reads finish, closes the tier."""

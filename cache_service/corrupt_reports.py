@@ -12,7 +12,6 @@ Invariant: a block is pinned while it is checked. Event loop; checksums on the v
 import asyncio
 from collections.abc import Iterable
 
-from cache_service.block import Block
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from cache_service.ssd_writer import SsdWriter
@@ -36,15 +35,16 @@ class CorruptReports:
         self._verifier = verifier
         self._writer = writer
         self._listener = listener
-        self._checks: dict[asyncio.Task[None], list[Block]] = {}
+        self._checks: dict[asyncio.Task[None], list[int]] = {}
 
-    def take(self, blocks: Iterable[Block]) -> None:
+    def take(self, rows: Iterable[int]) -> None:
         """Checks the blocks in the background. REQUIRES: each is pinned by the caller now."""
-        held = [block for block in blocks if block.cached and block.slab is not None]
+        tree = self._index.tree
+        held = [row for row in rows if tree.cached(row) and tree.in_host(row)]
         if not held or self._verifier.crowded:
             return
-        for block in held:
-            self._index.pin(block)
+        for row in held:
+            self._index.pin(row)
         task = asyncio.get_running_loop().create_task(self._check(held))
         self._checks[task] = held
         task.add_done_callback(self._checks.pop)
@@ -53,29 +53,31 @@ class CorruptReports:
         while self._checks:
             await asyncio.wait(set(self._checks))
 
-    def pins(self) -> dict[Block, int]:
-        counts: dict[Block, int] = {}
+    def pins(self) -> dict[int, int]:
+        counts: dict[int, int] = {}
         for held in self._checks.values():
-            for block in held:
-                counts[block] = counts.get(block, 0) + 1
+            for row in held:
+                counts[row] = counts.get(row, 0) + 1
         return counts
 
-    async def _check(self, held: list[Block]) -> None:
+    async def _check(self, held: list[int]) -> None:
         while held:
-            block = held[-1]
+            row, tree = held[-1], self._index.tree
             try:
-                if block.cached and not await self._intact(block) and block.cached:
-                    self._drop(block)
+                if tree.cached(row) and not await self._intact(row) and tree.cached(row):
+                    self._drop(row)
             finally:
                 held.pop()
-                self._index.unpin(block)
+                self._index.unpin(row)
 
-    async def _intact(self, block: Block) -> bool:
-        assert block.slab is not None
-        return await self._verifier.matches([block.slab], [block.checksum], block.payload_bytes)
+    async def _intact(self, row: int) -> bool:
+        tree = self._index.tree
+        return await self._verifier.matches(
+            [tree.slab(row)], [tree.checksum(row)], tree.payload_bytes(row)
+        )
 
-    def _drop(self, block: Block) -> None:
+    def _drop(self, row: int) -> None:
         self._listener.block_corrupt(Tier.HOST)
-        forgotten = self._index.drop(block, MissReason.CORRUPT)
+        forgotten = self._index.drop(row, MissReason.CORRUPT)
         if self._writer is not None:
             self._writer.forget(forgotten)

@@ -27,7 +27,7 @@ from cache_service.segment_loads import SegmentLoads
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.host.arena import HostArena
-from storage.policy import EvictionOrder
+from storage.policy.order import EvictionOrder
 from storage.tier import PAGE_BYTES, SegmentId, Slab, SsdLocation
 
 if TYPE_CHECKING:

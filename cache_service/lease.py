@@ -10,7 +10,6 @@ event loop; lost in a crash on purpose.
 import secrets
 from collections.abc import Sequence
 
-from cache_service.block import Block
 from cache_service.deadlines import Deadlines
 from cache_service.errors import (
     InvalidRangeError,
@@ -27,12 +26,13 @@ __all__ = ["Lease", "LeaseTable"]
 class Lease:
     """A live lease. Changed by the table only."""
 
-    __slots__ = ("blocks", "lease_id", "ready_count", "session_id")
+    __slots__ = ("lease_id", "ready_count", "rows", "session_id")
 
-    def __init__(self, lease_id: str, session_id: str, blocks: Sequence[Block]) -> None:
+    def __init__(self, lease_id: str, session_id: str, rows: Sequence[int]) -> None:
         self.lease_id = lease_id
         self.session_id = session_id
-        self.blocks = list(blocks)
+        self.rows = list(rows)
+        """Of the leased blocks, in chain order; pinned."""
         self.ready_count = 0
 
 
@@ -51,16 +51,16 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self._leases)
 
-    def open(self, session_id: str, blocks: Sequence[Block], deadline: float) -> Lease:
-        """Pins `blocks` and leases them. Raises TooManyLeasesError."""
+    def open(self, session_id: str, rows: Sequence[int], deadline: float) -> Lease:
+        """Pins blocks and leases them. Raises TooManyLeasesError."""
         held = self._by_session.setdefault(session_id, set())
         if len(held) >= self._per_session_max:
             raise TooManyLeasesError(
                 f"this session holds {len(held)} leases; release some first", lease_count=len(held)
             )
-        lease = Lease(secrets.token_hex(16), session_id, blocks)
-        for block in blocks:
-            self._index.pin(block)
+        lease = Lease(secrets.token_hex(16), session_id, rows)
+        for row in rows:
+            self._index.pin(row)
         self._leases[lease.lease_id] = lease
         held.add(lease.lease_id)
         self._deadlines.set(lease.lease_id, deadline)
@@ -78,23 +78,23 @@ class LeaseTable:
             raise LeaseExpiredError("the lease ended; acquire the prefix again", lease_id=lease_id)
         raise LeaseUnknownError("this session has no such lease", lease_id=lease_id)
 
-    def block(self, session_id: str, lease_id: str, index: int) -> Block:
-        """A readable block of a lease. Raises as `find`, and InvalidRangeError."""
+    def row(self, session_id: str, lease_id: str, index: int) -> int:
+        """The row of a readable block of a lease. Raises as `find`, and InvalidRangeError."""
         lease = self.find(session_id, lease_id)
         if not 0 <= index < lease.ready_count:
             raise InvalidRangeError(
                 f"block {index} is not among the {lease.ready_count} readable ones", index=index
             )
-        return lease.blocks[index]
+        return lease.rows[index]
 
     def make_ready(self, lease: Lease, ready_count: int) -> None:
         lease.ready_count = ready_count
 
     def trim(self, lease: Lease) -> None:
         """Lets go of the blocks that did not become readable."""
-        for block in lease.blocks[lease.ready_count :]:
-            self._index.unpin(block)
-        del lease.blocks[lease.ready_count :]
+        for row in lease.rows[lease.ready_count :]:
+            self._index.unpin(row)
+        del lease.rows[lease.ready_count :]
 
     def renew(self, session_id: str, lease_id: str, deadline: float) -> bool:
         """False when there is no such live lease in the session."""
@@ -130,15 +130,15 @@ class LeaseTable:
         held.discard(lease.lease_id)
         if not held:
             del self._by_session[lease.session_id]
-        for block in lease.blocks:
-            self._index.unpin(block)
+        for row in lease.rows:
+            self._index.unpin(row)
 
-    def pins(self) -> dict[Block, int]:
+    def pins(self) -> dict[int, int]:
         """How often each block is leased, for integrity checks."""
-        counts: dict[Block, int] = {}
+        counts: dict[int, int] = {}
         for lease in self._leases.values():
-            for block in lease.blocks:
-                counts[block] = counts.get(block, 0) + 1
+            for row in lease.rows:
+                counts[row] = counts.get(row, 0) + 1
         return counts
 
     def check_integrity(self) -> None:
@@ -149,6 +149,6 @@ class LeaseTable:
             assert len(ids) <= self._per_session_max
             assert all(self._leases[i].session_id == session_id for i in ids)
         for lease in self._leases.values():
-            assert lease.ready_count <= len(lease.blocks)
-            assert all(block.pins > 0 for block in lease.blocks)
-            assert all(block.slab is not None for block in lease.blocks[: lease.ready_count])
+            assert lease.ready_count <= len(lease.rows)
+            assert all(self._index.tree.pins(row) > 0 for row in lease.rows)
+            assert all(self._index.tree.in_host(row) for row in lease.rows[: lease.ready_count])

@@ -1,7 +1,7 @@
 """NamespaceTable: the kinds of block that have rows, by number: namespace, payload size, how many.
 
-A namespace has one payload size, which its blocks share. Only what an SSD recovered may hold another
-(a client that lied about its layout, years ago), so a size is part of the kind and not assumed.
+The blocks of a namespace share one payload size. Only what an SSD recovered may hold another (left
+by a client that lied about its layout), so the size is part of the kind and not assumed.
 
 Invariant: a number means one kind as long as a row names it; then it is used again. Written by the
 block tree, on the event loop.

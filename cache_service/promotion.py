@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cache_service.block import Block
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from cache_service.room import HostRoom
@@ -56,18 +55,18 @@ class Promoter:
         self._suspects = suspects
         self._listener = listener
         self._clock = clock
-        self._loads: dict[Block, asyncio.Task[MissReason]] = {}
+        self._loads: dict[int, asyncio.Task[MissReason]] = {}
 
-    def load(self, block: Block) -> "asyncio.Task[MissReason]":
+    def load(self, row: int) -> "asyncio.Task[MissReason]":
         """The load of a block, started unless it is under way. NONE: the block is in memory now.
 
         REQUIRES: the block is cached and not in host memory.
         """
-        task = self._loads.get(block)
+        task = self._loads.get(row)
         if task is None:
-            self._index.pin(block)
-            task = asyncio.get_running_loop().create_task(self._load(block))
-            self._loads[block] = task
+            self._index.pin(row)
+            task = asyncio.get_running_loop().create_task(self._load(row))
+            self._loads[row] = task
         return task
 
     @property
@@ -80,55 +79,57 @@ class Promoter:
         while self._loads:
             await asyncio.wait(set(self._loads.values()))
 
-    def pins(self) -> dict[Block, int]:
+    def pins(self) -> dict[int, int]:
         return dict.fromkeys(self._loads, 1)
 
-    async def _load(self, block: Block) -> MissReason:
+    async def _load(self, row: int) -> MissReason:
+        tree = self._index.tree
         try:
             slab = await self._room.take_waiting(
-                block.payload_bytes, self._writer.busy, self._room.patience()
+                tree.payload_bytes(row), self._writer.busy, self._room.patience()
             )
             if slab is None:
                 return MissReason.ARENA_FULL
-            reason = await self._read(block, slab)
-            if reason is MissReason.NONE and block.cached and block.slab is None:
-                assert block.location is not None
-                self._index.put_host(block, slab, block.location.checksum)
+            reason = await self._read(row, slab)
+            if reason is MissReason.NONE and tree.cached(row) and not tree.in_host(row):
+                self._index.put_host(row, slab, tree.location(row).checksum)
             else:
                 self._arena.free(slab)
-            return reason if block.slab is None else MissReason.NONE
+            return MissReason.NONE if tree.in_host(row) else reason
         finally:
-            del self._loads[block]
-            self._index.unpin(block)
+            del self._loads[row]
+            self._index.unpin(row)
             self._room.changed()
 
-    async def _read(self, block: Block, slab: Slab) -> MissReason:
-        location = block.location
-        if location is None:
-            return self._index.absence(block.block_hash)
+    async def _read(self, row: int, slab: Slab) -> MissReason:
+        tree = self._index.tree
+        block_hash = tree.block_hash(row)
+        if not tree.on_ssd(row):
+            return self._index.absences.reason(block_hash)
+        record, location = tree.ssd_record(row), tree.location(row)
         began = self._clock()
         try:
             with self._reads.reading(location.segment_id):
-                await self._ssd.read(block.ssd_record(), location, self._arena.view(slab))
+                await self._ssd.read(record, location, self._arena.view(slab))
         except CorruptBlockError:
             self._listener.block_corrupt(Tier.SSD)
-            self._drop(block, MissReason.CORRUPT)
+            self._drop(row, MissReason.CORRUPT)
             return MissReason.CORRUPT
         except TierIOError as error:
             self._health.failed()
             self._listener.ssd_failed("read", str(error))
-            if self._suspects.failed(block.block_hash):
-                self._drop(block, MissReason.UNAVAILABLE)
+            if self._suspects.failed(block_hash):
+                self._drop(row, MissReason.UNAVAILABLE)
             return MissReason.UNAVAILABLE
         self._health.succeeded()
-        self._suspects.cleared(block.block_hash)
-        if block.location is None or block.location.checksum != location.checksum:
+        self._suspects.cleared(block_hash)
+        if not tree.on_ssd(row) or tree.location(row).checksum != location.checksum:
             # It left the SSD meanwhile, as the descendant of a corrupt block.
-            return self._index.absence(block.block_hash)
-        self._listener.blocks_promoted(1, block.payload_bytes, self._clock() - began)
+            return self._index.absences.reason(block_hash)
+        self._listener.blocks_promoted(1, record.payload_bytes, self._clock() - began)
         return MissReason.NONE
 
-    def _drop(self, block: Block, reason: MissReason) -> None:
+    def _drop(self, row: int, reason: MissReason) -> None:
         """What cannot be read is no longer cached: else nobody could store it again."""
-        if block.cached and block.location is not None:
-            self._writer.forget(self._index.drop_ssd(block, reason))
+        if self._index.tree.on_ssd(row):
+            self._writer.forget(self._index.drop_ssd(row, reason))

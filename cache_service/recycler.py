@@ -7,9 +7,9 @@ record forgotten and its segment written over; a crash at any point leaves every
 index on disk still names in place. Called by the writer, one at a time; event loop only.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cache_service.block import Block
 from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -19,7 +19,7 @@ from cache_service.ssd_health import SsdHealth
 from cache_service.suspects import Suspects
 from kvtier.blocks import MissReason, Tier
 from storage.errors import SegmentsFullError, TierIOError
-from storage.tier import SsdLocation
+from storage.tier import SegmentId
 
 if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
@@ -62,8 +62,8 @@ class Recycler:
         if plan is None:
             return False
         evicted_before = self.evicted_count
-        for block in plan.drop:
-            self._drop(block, MissReason.EVICTED)
+        for row in plan.drop:
+            self._drop(row, plan.segment_id, MissReason.EVICTED)
         self._index.age_ssd(plan.age_to)
         relogged = await self._relog(plan)
         dropped = self.evicted_count - evicted_before
@@ -81,65 +81,68 @@ class Recycler:
         """Writes again what stays. None when there is no room for what must stay."""
         count = 0
         for start in range(0, len(plan.keep), RELOG_BLOCKS):
-            batch = [b for b in plan.keep[start : start + RELOG_BLOCKS] if b.location is not None]
             try:
-                count += await self._relog_batch(batch)
+                count += await self._relog_batch(plan, start)
             except SegmentsFullError:
-                return count if self._drop_rest(plan.keep[start:]) else None
+                return count if self._drop_rest(plan, start) else None
         return count
 
-    async def _relog_batch(self, batch: list[Block]) -> int:
+    async def _relog_batch(self, plan: RecyclePlan, start: int) -> int:
+        batch = plan.keep[start : start + RELOG_BLOCKS]
         try:
-            return await self._move(batch)
+            return await self._move(batch, plan.segment_id)
         except TierIOError:
             pass
         # One of them cannot be read, or the disk takes nothing: find out which.
         count = 0
-        for block in batch:
+        for row in batch:
+            block_hash = self._index.tree.block_hash(row)
             try:
-                count += await self._move([block])
+                count += await self._move([row], plan.segment_id)
             except TierIOError:
-                if not self._suspects.failed(block.block_hash):
+                if not self._suspects.failed(block_hash):
                     raise
-                self._drop(block, MissReason.UNAVAILABLE)
+                self._drop(row, plan.segment_id, MissReason.UNAVAILABLE)
             else:
                 self._health.succeeded()
         return count
 
-    async def _move(self, batch: list[Block]) -> int:
-        """Relogs blocks that are still on the SSD; returns how many have a new place."""
-        items = [(b.ssd_record(), b.location) for b in batch if b.location is not None]
-        blocks = [b for b in batch if b.location is not None]
-        if not items:
+    async def _move(self, batch: Sequence[int], segment_id: SegmentId) -> int:
+        """Relogs blocks that are still in the segment; returns how many have a new place."""
+        tree = self._index.tree
+        rows = [row for row in batch if tree.segment(row) == segment_id]
+        if not rows:
             return 0
+        items = [(tree.ssd_record(row), tree.location(row)) for row in rows]
         found = await self._ssd.relog(items)
         moved = 0
-        for block, (_, before), after in zip(blocks, items, found, strict=True):
-            moved += self._settle(block, before, after)
+        for row, (record, _), after in zip(rows, items, found, strict=True):
+            if tree.segment(row) != segment_id:
+                # It left the SSD while it was written again: the new record is an orphan.
+                self._forgotten.add([record.block_hash])
+            elif after is None:
+                self._listener.block_corrupt(Tier.SSD)
+                self._drop(row, segment_id, MissReason.CORRUPT)
+            else:
+                self._index.move_ssd(row, after)
+                moved += 1
         return moved
 
-    def _settle(self, block: Block, before: SsdLocation, after: SsdLocation | None) -> bool:
-        if block.location != before:
-            # It left the SSD while it was written again: the new record is an orphan.
-            self._forgotten.add([block.block_hash])
-            return False
-        if after is None:
-            self._listener.block_corrupt(Tier.SSD)
-            self._drop(block, MissReason.CORRUPT)
-            return False
-        self._index.move_ssd(block, after)
-        return True
-
-    def _drop_rest(self, blocks: tuple[Block, ...]) -> bool:
+    def _drop_rest(self, plan: RecyclePlan, start: int) -> bool:
         """No room to write more again: what may leave leaves. False when something must stay."""
-        protected = self._index.protected()
-        for block in blocks:
-            if block not in protected:
-                self._drop(block, MissReason.EVICTED)
-        return all(block.location is None for block in blocks)
+        protected, rest = self._index.protected(), plan.keep[start:]
+        for row in rest:
+            if row not in protected:
+                self._drop(row, plan.segment_id, MissReason.EVICTED)
+        return all(self._index.tree.segment(row) != plan.segment_id for row in rest)
 
-    def _drop(self, block: Block, reason: MissReason) -> None:
-        if block.location is not None:
-            dropped = self._index.drop_ssd(block, reason)
+    def _drop(self, row: int, segment_id: SegmentId, reason: MissReason) -> None:
+        """Drops the block that was planned for.
+
+        A row whose block left meanwhile may be another block's by now, but never one in this
+        segment: nothing is written into a sealed segment.
+        """
+        if self._index.tree.segment(row) == segment_id:
+            dropped = self._index.drop_ssd(row, reason)
             self._forgotten.add(dropped)
             self.evicted_count += len(dropped)

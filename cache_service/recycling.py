@@ -14,9 +14,8 @@ taken only if no other is left and it still gives room, so recycling always make
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cache_service.block import Block
 from cache_service.index import BlockIndex
-from storage.eviction import USES_MAX
+from storage.policy.order import USES_MAX
 from storage.tier import SegmentId, SegmentState
 
 __all__ = ["RecyclePlan", "plan_recycling"]
@@ -27,11 +26,11 @@ RecordBytes = Callable[[int], int]
 
 @dataclass(frozen=True, slots=True)
 class RecyclePlan:
-    """`keep` and `drop` are the segment's live blocks, parents before children."""
+    """`keep` and `drop` are rows of the segment's live blocks, parents before children."""
 
     segment_id: SegmentId
-    keep: tuple[Block, ...]
-    drop: tuple[Block, ...]
+    keep: tuple[int, ...]
+    drop: tuple[int, ...]
     age_to: int
     """Where the clock of the SSD moves: the worth of what leaves for being worth least."""
 
@@ -43,24 +42,24 @@ def plan_recycling(
     relog_share_max: float,
 ) -> RecyclePlan | None:
     """A plan, or None when no sealed segment can give room."""
-    protected = index.protected()
+    tree, protected = index.tree, index.protected()
     must_bytes: dict[SegmentId, int] = {}
-    for block in protected:
-        if block.location is not None:
-            segment_id = block.location.segment_id
-            size = record_bytes(block.payload_bytes)
+    for row in protected:
+        if tree.on_ssd(row):
+            segment_id = SegmentId(tree.segment(row))
+            size = record_bytes(tree.payload_bytes(row))
             must_bytes[segment_id] = must_bytes.get(segment_id, 0) + size
     victim = _choose(index, segments, must_bytes, relog_share_max)
     if victim is None:
         return None
-    blocks = index.segment_blocks(victim.segment_id)
+    rows = index.segment_rows(victim.segment_id)
     room = int(relog_share_max * victim.capacity_bytes) - must_bytes.get(victim.segment_id, 0)
-    must = {block for block in blocks if block in protected}
-    keep = must | _worth_keeping(index, blocks, must, record_bytes, room)
-    drop = tuple(block for block in blocks if block not in keep)
+    must = {row for row in rows if row in protected}
+    keep = must | _worth_keeping(index, rows, must, record_bytes, room)
+    drop = tuple(row for row in rows if row not in keep)
     return RecyclePlan(
         victim.segment_id,
-        tuple(block for block in blocks if block in keep),
+        tuple(row for row in rows if row in keep),
         drop,
         _age_to(index, drop),
     )
@@ -90,31 +89,31 @@ def _choose(
 
 def _worth_keeping(
     index: BlockIndex,
-    blocks: Sequence[Block],
-    must: set[Block],
+    rows: Sequence[int],
+    must: set[int],
     record_bytes: RecordBytes,
     room: int,
-) -> set[Block]:
+) -> set[int]:
     """Blocks above the eviction line that fit into `room` bytes, with what goes before them."""
-    here = set(blocks)
-    kept: set[Block] = set()
-    hit = [block for block in blocks if block not in must and index.above_line(block)]
-    for block in sorted(hit, key=index.ssd_standing, reverse=True):
+    tree, here = index.tree, set(rows)
+    kept: set[int] = set()
+    hit = [row for row in rows if row not in must and index.above_line(row)]
+    for row in sorted(hit, key=index.ssd_standing, reverse=True):
         needed = []
-        each: Block | None = block
-        while each is not None and each in here and each not in must and each not in kept:
+        each = row
+        while each in here and each not in must and each not in kept:
             needed.append(each)
-            each = each.parent
-        size = sum(record_bytes(block.payload_bytes) for block in needed)
+            each = tree.parent(each)
+        size = sum(record_bytes(tree.payload_bytes(row)) for row in needed)
         if size <= room:
             room -= size
             kept.update(needed)
     return kept
 
 
-def _age_to(index: BlockIndex, drop: Sequence[Block]) -> int:
+def _age_to(index: BlockIndex, drop: Sequence[int]) -> int:
     """The worth of blocks used once that leave: dearer ones left for want of room in the share."""
-    worths = [index.ssd_standing(block)[0] for block in drop if not index.above_line(block)]
+    worths = [index.ssd_worth(row) for row in drop if not index.above_line(row)]
     if not worths and drop:
-        worths = [min(index.ssd_standing(block)[0] for block in drop) - USES_MAX + 1]
+        worths = [min(index.ssd_worth(row) for row in drop) - USES_MAX + 1]
     return max(worths, default=0)

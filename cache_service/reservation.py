@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Iterator
 from enum import Enum
 
-from cache_service.block import Block
 from cache_service.deadlines import Deadlines
 from cache_service.errors import (
     CacheError,
@@ -61,8 +60,8 @@ class Reservation:
         self.state = ReservationState.FORMING
         self.missing: list[int] = []
         self.slabs: list[Slab] = []
-        self.parents: list[Block] = []
-        """Cached parents of missing blocks, pinned."""
+        self.parents: list[int] = []
+        """Rows of cached parents of missing blocks, pinned."""
         self.waits_for: list[Reservation] = []
         """Reservations of others that are storing parents of our blocks."""
         self.refused_count = 0
@@ -226,9 +225,9 @@ class ReservationTable:
             count += 1
         return count
 
-    def pins(self) -> dict[Block, int]:
+    def pins(self) -> dict[int, int]:
         """How often each block is held as a parent, for integrity checks."""
-        counts: dict[Block, int] = {}
+        counts: dict[int, int] = {}
         for reservation in self._live.values():
             for parent in reservation.parents:
                 counts[parent] = counts.get(parent, 0) + 1

@@ -45,6 +45,7 @@ class SegmentLoads:
         assert known == location.generation, "live records of an older generation"
         columns.record_page[row] = location.offset // PAGE_BYTES
         columns.ssd_checksum[row] = location.checksum
+        columns.stored_bytes[row] = location.stored_bytes
         self._link(row, location.segment_id)
 
     def recover(self, found: "RecoveredColumns") -> None:
@@ -55,6 +56,7 @@ class SegmentLoads:
         columns.array("segment")[:count] = found.segment_id
         columns.array("record_page")[:count] = found.offset // PAGE_BYTES
         columns.array("ssd_checksum")[:count] = found.checksum
+        columns.array("stored_bytes")[:count] = found.stored_bytes
         segments = found.segment_id.astype(np.int64)
         first = columns.chain(
             "next_in_segment",

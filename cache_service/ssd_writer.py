@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cache_service.admission import Admission, WriteOffer, admit
-from cache_service.block import Block
+from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -79,10 +79,10 @@ class SsdWriter:
         small = len(segments) < SMALL_RING_SEGMENTS
         self._free_segments_min = 1 if small else limits.free_segments_min
         self._pending_bytes_max = int(limits.pending_write_share_max * arena.capacity_bytes)
-        self._waiting: deque[Block] = deque()
-        self._deferred: OrderedDict[Block, None] = OrderedDict()
+        self._waiting: deque[int] = deque()
+        self._deferred: OrderedDict[BlockHash, None] = OrderedDict()
         """In order, each once. Not pinned: they may be evicted before their turn comes."""
-        self._queued: set[Block] = set()
+        self._queued: set[int] = set()
         self._pending_bytes = 0
         self._forgotten = forgotten
         self._full_count = 0
@@ -98,15 +98,16 @@ class SsdWriter:
         """True while blocks are on their way to the SSD, and will become free to evict."""
         return bool(self._queued)
 
-    def offer(self, blocks: Iterable[Block]) -> None:
+    def offer(self, rows: Iterable[int]) -> None:
         """Queues what admission lets in, with everything before it that is not on the SSD yet."""
         declined = 0
-        for block in blocks:
-            answer = self._enqueue(block)
-            if answer is Admission.WRITE or block in self._deferred:
+        for row in rows:
+            answer = self._enqueue(row)
+            block_hash = self._index.tree.block_hash(row)
+            if answer is Admission.WRITE or block_hash in self._deferred:
                 continue
             if answer is Admission.DEFER and len(self._deferred) < DEFERRED_MAX:
-                self._deferred[block] = None
+                self._deferred[block_hash] = None
             else:
                 declined += 1
         if declined:
@@ -134,7 +135,7 @@ class SsdWriter:
             if self._forgotten or self._waiting or self._deferred:
                 self.wake()
 
-    def pins(self) -> dict[Block, int]:
+    def pins(self) -> dict[int, int]:
         return dict.fromkeys(self._queued, 1)
 
     def check_integrity(self) -> None:
@@ -142,22 +143,21 @@ class SsdWriter:
         assert self._pending_bytes <= self._pending_bytes_max or len(self._queued) == 1
         assert self._queued >= set(self._waiting)
         assert len(self._waiting) == len(set(self._waiting))
-        for block in self._queued:
-            assert block.pins > 0
-            assert block.slab is not None
+        for row in self._queued:
+            assert self._index.tree.pins(row) > 0
+            assert self._index.tree.in_host(row)
 
     # -- the queue ---------------------------------------------------------------------------------
 
-    def _record_bytes(self, block: Block) -> int:
-        return self._ssd.record_bytes(block.payload_bytes)
+    def _record_bytes(self, row: int) -> int:
+        return self._ssd.record_bytes(self._index.tree.payload_bytes(row))
 
-    def _enqueue(self, block: Block) -> Admission:
+    def _enqueue(self, row: int) -> Admission:
         """Queues a block behind what lies before it; stops at the first that may not go now."""
-        way = []
-        each: Block | None = block
-        while each is not None and each.location is None and each not in self._queued:
-            way.append(each)
-            each = each.parent
+        tree, way = self._index.tree, []
+        while row != NOWHERE and not tree.on_ssd(row) and row not in self._queued:
+            way.append(row)
+            row = tree.parent(row)
         for step in reversed(way):
             answer = self._ask(step)
             if answer is not Admission.WRITE:
@@ -165,12 +165,12 @@ class SsdWriter:
             self._queue(step)
         return Admission.WRITE
 
-    def _ask(self, block: Block) -> Admission:
-        if block.slab is None or not block.cached:
+    def _ask(self, row: int) -> Admission:
+        if not self._index.tree.in_host(row) or not self._index.tree.cached(row):
             return Admission.DECLINE
         return admit(
             WriteOffer(
-                record_bytes=self._record_bytes(block),
+                record_bytes=self._record_bytes(row),
                 segment_bytes=self._segment_bytes,
                 pending_bytes=self._pending_bytes,
                 pending_bytes_max=self._pending_bytes_max,
@@ -181,28 +181,29 @@ class SsdWriter:
     def _take_deferred(self) -> None:
         """Asks again about blocks that had to come later."""
         while self._deferred:
-            block = next(iter(self._deferred))
-            if self._enqueue(block) is Admission.DEFER:
+            block_hash = next(iter(self._deferred))
+            row = self._index.tree.find(block_hash)
+            if row != ABSENT and self._enqueue(row) is Admission.DEFER:
                 return
-            del self._deferred[block]
+            del self._deferred[block_hash]
 
-    def _queue(self, block: Block) -> None:
-        self._index.pin(block)
-        self._queued.add(block)
-        self._waiting.append(block)
-        self._pending_bytes += self._record_bytes(block)
+    def _queue(self, row: int) -> None:
+        self._index.pin(row)
+        self._queued.add(row)
+        self._waiting.append(row)
+        self._pending_bytes += self._record_bytes(row)
 
-    def _unqueue(self, block: Block) -> None:
-        self._queued.discard(block)
-        self._pending_bytes -= self._record_bytes(block)
-        self._index.unpin(block)
+    def _unqueue(self, row: int) -> None:
+        self._queued.discard(row)
+        self._pending_bytes -= self._record_bytes(row)
+        self._index.unpin(row)
 
-    def _decline(self, blocks: Sequence[Block]) -> None:
+    def _decline(self, rows: Sequence[int]) -> None:
         """Lets blocks go unwritten; they stay in host memory like any other."""
-        for block in blocks:
-            self._unqueue(block)
-        if blocks:
-            self._listener.writes_declined(len(blocks))
+        for row in rows:
+            self._unqueue(row)
+        if rows:
+            self._listener.writes_declined(len(rows))
         self._room.changed()
 
     def _decline_all(self) -> None:
@@ -211,24 +212,24 @@ class SsdWriter:
         self._deferred.clear()
         self._decline(waiting)
 
-    def _next_batch(self) -> list[Block]:
+    def _next_batch(self) -> list[int]:
         """Waiting blocks that still can be written, up to the limits of a batch.
 
         A batch fits into one segment, so the open one's rest and one free segment hold it.
         """
-        batch: list[Block] = []
-        size = 0
+        batch: list[int] = []
+        tree, size = self._index.tree, 0
         bytes_max = min(self._limits.write_batch_bytes, self._segment_bytes)
         while self._waiting and len(batch) < self._limits.write_batch_blocks:
-            block = self._waiting[0]
-            record = self._record_bytes(block)
+            row = self._waiting[0]
+            record = self._record_bytes(row)
             if batch and size + record > bytes_max:
                 break
             self._waiting.popleft()
-            if not block.cached or block.location is not None:
-                self._unqueue(block)
+            if not tree.cached(row) or tree.on_ssd(row):
+                self._unqueue(row)
                 continue
-            batch.append(block)
+            batch.append(row)
             size += record
         return batch
 
@@ -275,12 +276,9 @@ class SsdWriter:
                 return False
         return True
 
-    async def _append(self, batch: list[Block], room_made: bool) -> None:
-        began = self._clock()
-        items = []
-        for block in batch:
-            assert block.slab is not None
-            items.append((block.host_record(), self._arena.view(block.slab)))
+    async def _append(self, batch: list[int], room_made: bool) -> None:
+        tree, began = self._index.tree, self._clock()
+        items = [(tree.host_record(row), self._arena.view(tree.slab(row))) for row in batch]
         try:
             locations = await self._ssd.append(items)
         except SegmentsFullError:
@@ -301,21 +299,21 @@ class SsdWriter:
         self._health.succeeded()
         self._written(batch, locations, self._clock() - began)
 
-    def _written(self, batch: list[Block], locations: list[SsdLocation], seconds: float) -> None:
-        kept_bytes = 0
-        for block, location in zip(batch, locations, strict=True):
-            parent = block.parent
-            if block.cached and (parent is None or parent.location is not None):
-                self._index.put_ssd(block, location)
-                kept_bytes += block.payload_bytes
+    def _written(self, batch: list[int], locations: list[SsdLocation], seconds: float) -> None:
+        tree, kept_bytes = self._index.tree, 0
+        for row, location in zip(batch, locations, strict=True):
+            parent = tree.parent(row)
+            if tree.cached(row) and (parent == NOWHERE or tree.on_ssd(parent)):
+                self._index.put_ssd(row, location)
+                kept_bytes += location.payload_bytes
             else:
                 # It, or its parent on the SSD, left while it was written.
-                self._forgotten.add([block.block_hash])
-            self._unqueue(block)
+                self._forgotten.add([tree.block_hash(row)])
+            self._unqueue(row)
         self._listener.blocks_written(len(batch), kept_bytes, seconds)
         self._room.changed()
 
-    def _drop_corrupt(self, batch: list[Block], error: CorruptBlockError) -> None:
+    def _drop_corrupt(self, batch: list[int], error: CorruptBlockError) -> None:
         """A slab does not hold what its checksum says: that block leaves, the others try again."""
         self._listener.block_corrupt(Tier.HOST)
         position = error.metadata.get("index", "")
@@ -323,6 +321,6 @@ class SsdWriter:
             self._decline(batch)
             return
         corrupt = batch[int(position)]
-        if corrupt.cached:
+        if self._index.tree.cached(corrupt):
             self._forgotten.add(self._index.drop(corrupt, MissReason.CORRUPT))
         self._waiting.extendleft(reversed(batch))

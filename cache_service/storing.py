@@ -11,6 +11,7 @@ its own.
 import asyncio
 from collections.abc import Callable, Sequence
 
+from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.errors import (
     ChecksumCountMismatchError,
     ChecksumMismatchError,
@@ -95,29 +96,30 @@ class Storing:
 
     def _plan(self, session: Session, reservation: Reservation) -> None:
         """Decides which blocks are missing, and what holds their parents."""
-        previous = None
+        tree = self._index.tree
+        previous = NOWHERE
         present = []
+        rows = tree.find_many(reservation.chain)
         ssd_available = self._health.available
-        for position, block_hash in enumerate(reservation.chain):
+        for position, (block_hash, row) in enumerate(zip(reservation.chain, rows, strict=True)):
             claimant = self._reservations.claimant(block_hash)
-            block = self._index.get(block_hash)
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
-            elif block is not None and (
-                block.namespace_id != session.namespace_id
-                or block.payload_bytes != session.block_bytes
+            elif row != ABSENT and (
+                tree.namespace_id(row) != session.namespace_id
+                or tree.payload_bytes(row) != session.block_bytes
             ):
                 reservation.refused_count = len(reservation.chain) - position
                 reservation.refused_reason = MissReason.OTHER_NAMESPACE
                 break
-            elif block is None or (block.slab is None and not ssd_available):
+            elif row == ABSENT or not (ssd_available or tree.in_host(row)):
                 reservation.missing.append(position)
-                if previous is not None:
+                if previous != NOWHERE:
                     reservation.parents.append(previous)
             else:
-                present.append(block)
-            previous = block
+                present.append(row)
+            previous = row
         self._index.refresh(reversed(present))
 
     async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
@@ -243,28 +245,31 @@ class Storing:
         ours = set(reservation.hashes)
         for position in reservation.missing:
             parent = reservation.chain[position - 1] if position else None
-            if parent is not None and parent not in ours and self._index.get(parent) is None:
+            if (
+                parent is not None
+                and parent not in ours
+                and self._index.tree.find(parent) == ABSENT
+            ):
                 return False
         return True
 
     async def _enter(self, session: Session, reservation: Reservation, checksums: list[int]) -> int:
         """Makes the blocks visible, parents first. From here on nothing can fail."""
+        tree = self._index.tree
         entered = []
         slabs, reservation.slabs = reservation.slabs, []
         for position, slab, checksum in zip(reservation.missing, slabs, checksums, strict=True):
             block_hash = reservation.chain[position]
-            block = self._index.get(block_hash)
-            if block is None:
-                parent = self._index.get(reservation.chain[position - 1]) if position else None
-                block = self._index.add(
-                    block_hash, parent, session.namespace_id, session.block_bytes
-                )
-            if block.slab is not None:
+            row = tree.find(block_hash)
+            if row == ABSENT:
+                parent = tree.find(reservation.chain[position - 1]) if position else NOWHERE
+                row = self._index.add(block_hash, parent, session.namespace_id, session.block_bytes)
+            if tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
                 self._room.give_back(slab)
                 continue
-            self._index.put_host(block, slab, checksum)
-            entered.append(block)
+            self._index.put_host(row, slab, checksum)
+            entered.append(row)
         if self._writer is not None:
             self._writer.offer(entered)
         self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)

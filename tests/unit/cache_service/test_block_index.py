@@ -2,14 +2,15 @@
 
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
+from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.index import BlockIndex
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.host.arena import HostArena
+from storage.policy.greedy_dual import GreedyDual
 from storage.tier import PAGE_BYTES, SegmentId, SsdLocation
 
 NAMESPACE = NamespaceId(bytes(32))
@@ -21,39 +22,46 @@ class Shelf:
 
     def __init__(self, arena: HostArena) -> None:
         self.arena = arena
-        self.index = BlockIndex(arena, evicted_memory_count=4)
+        self.index = BlockIndex(arena, GreedyDual(), GreedyDual(), evicted_memory_count=4)
+        self.tree = self.index.tree
         self.offset = 0
 
     def hash_of(self, number: int) -> BlockHash:
         return BlockHash(number.to_bytes(32, "big"))
 
-    def __getitem__(self, number: int) -> Any:
-        return self.index.get(self.hash_of(number))
+    def __getitem__(self, number: int) -> int:
+        """The row of a block, or ABSENT."""
+        return self.tree.find(self.hash_of(number))
 
-    def host(self, number: int, parent: int | None = None) -> Any:
-        block = self[number] or self.index.add(
-            self.hash_of(number), None if parent is None else self[parent], NAMESPACE, SIZE
-        )
+    def number(self, row: int) -> int:
+        return int.from_bytes(self.tree.block_hash(row), "big")
+
+    def entered(self, number: int, parent: int | None) -> int:
+        if self[number] != ABSENT:
+            return self[number]
+        above = NOWHERE if parent is None else self[parent]
+        return self.index.add(self.hash_of(number), above, NAMESPACE, SIZE)
+
+    def host(self, number: int, parent: int | None = None) -> int:
+        row = self.entered(number, parent)
         slab = self.arena.allocate(SIZE)
         assert slab is not None
-        self.index.put_host(block, slab, number)
+        self.index.put_host(row, slab, number)
         self.index.check_integrity()
-        return block
+        return row
 
-    def ssd(self, number: int, parent: int | None = None, segment: int = 0) -> Any:
-        block = self[number] or self.index.add(
-            self.hash_of(number), None if parent is None else self[parent], NAMESPACE, SIZE
-        )
+    def ssd(self, number: int, parent: int | None = None, segment: int = 0) -> int:
+        row = self.entered(number, parent)
         self.offset += PAGE_BYTES
         place = SsdLocation(SegmentId(segment), 1, self.offset, SIZE, number, SIZE)
-        self.index.put_ssd(block, place)
+        self.index.put_ssd(row, place)
         self.index.check_integrity()
-        return block
+        return row
 
     def evict(self) -> int | None:
-        block = self.index.evict_host()
+        block_hash = self.index.evict_host()
         self.index.check_integrity()
-        return None if block is None else int.from_bytes(block.block_hash, "big")
+        return None if block_hash is None else int.from_bytes(block_hash, "big")
 
 
 @pytest.fixture
@@ -76,18 +84,18 @@ def test_a_block_with_a_copy_on_the_ssd_stays_cached_when_it_leaves_memory(shelf
     shelf.host(1)
     shelf.ssd(1)
     assert shelf.evict() == 1
-    assert shelf[1].slab is None
-    assert shelf[1].location is not None
+    assert not shelf.tree.in_host(shelf[1])
+    assert shelf.tree.on_ssd(shelf[1])
 
 
 def test_a_pinned_block_is_no_victim_until_its_last_pin_goes(shelf: Shelf) -> None:
-    block = shelf.host(1)
-    shelf.index.pin(block)
-    shelf.index.pin(block)
+    row = shelf.host(1)
+    shelf.index.pin(row)
+    shelf.index.pin(row)
     assert shelf.evict() is None
-    shelf.index.unpin(block)
+    shelf.index.unpin(row)
     assert shelf.evict() is None
-    shelf.index.unpin(block)
+    shelf.index.unpin(row)
     assert shelf.evict() == 1
 
 
@@ -111,8 +119,8 @@ def test_dropping_from_the_ssd_takes_descendants_off_it_and_leaves_memory_copies
     forgotten = shelf.index.drop_ssd(shelf[2], MissReason.EVICTED)
     shelf.index.check_integrity()
     assert set(forgotten) == {shelf.hash_of(2), shelf.hash_of(3)}
-    assert [shelf[n].slab is not None for n in (1, 2, 3)] == [True] * 3
-    assert shelf[1].location is not None
+    assert [shelf.tree.in_host(shelf[n]) for n in (1, 2, 3)] == [True] * 3
+    assert shelf.tree.on_ssd(shelf[1])
     assert [shelf.evict() for _ in range(3)] == [3, 2, 1]
 
 
@@ -121,23 +129,24 @@ def test_a_dropped_block_is_gone_with_all_that_follows_and_says_why(shelf: Shelf
         shelf.host(number, parent)
     shelf.index.drop(shelf[2], MissReason.CORRUPT)
     shelf.index.check_integrity()
-    assert {n for n in (1, 2, 3, 4) if shelf[n]} == {1, 4}
-    assert shelf.index.absence(shelf.hash_of(2)) is MissReason.CORRUPT
-    assert shelf.index.absence(shelf.hash_of(3)) is MissReason.EVICTED
-    assert shelf.index.absence(shelf.hash_of(9)) is MissReason.NEVER_STORED
+    assert {n for n in (1, 2, 3, 4) if shelf[n] != ABSENT} == {1, 4}
+    assert shelf.index.absences.reason(shelf.hash_of(2)) is MissReason.CORRUPT
+    assert shelf.index.absences.reason(shelf.hash_of(3)) is MissReason.EVICTED
+    assert shelf.index.absences.reason(shelf.hash_of(9)) is MissReason.NEVER_STORED
 
 
 def test_a_pinned_block_that_is_dropped_is_invisible_and_keeps_its_slab(shelf: Shelf) -> None:
-    block = shelf.host(1)
-    shelf.index.pin(block)
-    shelf.index.drop(block, MissReason.CORRUPT)
-    assert shelf[1] is None
+    row = shelf.host(1)
+    shelf.index.pin(row)
+    shelf.index.drop(row, MissReason.CORRUPT)
+    assert shelf[1] == ABSENT
     assert shelf.arena.slab_count == 1
     again = shelf.host(1)
-    assert again is not block
-    shelf.index.unpin(block)
+    assert again != row
+    shelf.index.unpin(row)
     assert shelf.arena.slab_count == 1
-    assert again.slab is not None
+    assert shelf.tree.in_host(again)
+    assert shelf.host(2) == row, "a row is used again once nobody holds it"
 
 
 def test_what_was_used_again_leaves_after_what_was_not(shelf: Shelf) -> None:
@@ -166,35 +175,36 @@ def test_protection_reaches_from_a_pinned_block_to_its_root(shelf: Shelf) -> Non
 @pytest.mark.parametrize("seed", range(6))
 def test_random_trees_stay_whole_while_copies_come_and_go(shelf: Shelf, seed: int) -> None:
     rng = random.Random(seed)
-    pinned: list[Any] = []
+    tree = shelf.tree
+    pinned: list[int] = []
     for step in range(1, 400):
-        blocks = list(shelf.index)
-        block = rng.choice(blocks) if blocks else None
+        rows = list(tree)
+        row = rng.choice(rows) if rows else NOWHERE
         action = rng.randrange(8)
         room = shelf.arena.slab_count < 60
-        if block is None or (action == 0 and room):
-            shelf.host(step, int.from_bytes(block.block_hash, "big") if block else None)
-        elif action == 1 and (block.parent is None or block.parent.location):
-            if block.location is None:
-                shelf.ssd(int.from_bytes(block.block_hash, "big"), segment=rng.randrange(3))
+        if row == NOWHERE or (action == 0 and room):
+            shelf.host(step, shelf.number(row) if row != NOWHERE else None)
+        elif action == 1 and (tree.parent(row) == NOWHERE or tree.on_ssd(tree.parent(row))):
+            if not tree.on_ssd(row):
+                shelf.ssd(shelf.number(row), segment=rng.randrange(3))
         elif action == 2:
             shelf.evict()
-        elif action == 3 and block.location is not None:
-            shelf.index.drop_ssd(block, MissReason.EVICTED)
+        elif action == 3 and tree.on_ssd(row):
+            shelf.index.drop_ssd(row, MissReason.EVICTED)
         elif action == 4 and rng.random() < 0.3:
-            shelf.index.drop(block, MissReason.CORRUPT)
+            shelf.index.drop(row, MissReason.CORRUPT)
         elif action == 5:
-            shelf.index.pin(block)
-            pinned.append(block)
+            shelf.index.pin(row)
+            pinned.append(row)
         elif action == 6 and pinned:
             shelf.index.unpin(pinned.pop(rng.randrange(len(pinned))))
         elif action == 7:
-            shelf.index.use([block])
+            shelf.index.use([row])
         shelf.index.check_integrity()
-    for block in pinned:
-        shelf.index.unpin(block)
-    for block in list(shelf.index):
-        if block.cached:
-            shelf.index.drop(block, MissReason.EVICTED)
+    for row in pinned:
+        shelf.index.unpin(row)
+    for row in list(tree):
+        if tree.cached(row):
+            shelf.index.drop(row, MissReason.EVICTED)
     shelf.index.check_integrity()
     assert shelf.arena.slab_count == 0

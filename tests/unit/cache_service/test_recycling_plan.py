@@ -1,19 +1,20 @@
 """Which segment is recycled, and what of it stays."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import pytest
 
+from cache_service.block_tree import NOWHERE
 from cache_service.index import BlockIndex
 from cache_service.recycling import RecyclePlan, plan_recycling
 from kvtier.keys import BlockHash, NamespaceId
 from storage.host.arena import HostArena
+from storage.policy.greedy_dual import GreedyDual
 from storage.tier import PAGE_BYTES, SegmentId, SegmentState, SsdLocation
 
 SIZE = 100
-RECORD = 10
-CAPACITY = 100
+RECORD = 10 * PAGE_BYTES
+CAPACITY = 100 * PAGE_BYTES
 
 
 class Ring:
@@ -23,20 +24,23 @@ class Ring:
         self.index = index
         self.segments: dict[int, int] = {}
 
-    def put(self, number: int, segment: int, parent: int | None = None) -> Any:
-        block = self.index.add(
+    def put(self, number: int, segment: int, parent: int | None = None) -> int:
+        row = self.index.add(
             BlockHash(number.to_bytes(32, "big")),
-            None if parent is None else self[parent],
+            NOWHERE if parent is None else self[parent],
             NamespaceId(bytes(32)),
             SIZE,
         )
         used = self.segments.setdefault(segment, 0)
-        self.index.put_ssd(block, SsdLocation(SegmentId(segment), 1, used, SIZE, 0, SIZE))
+        self.index.put_ssd(row, SsdLocation(SegmentId(segment), 1, used, SIZE, 0, SIZE))
         self.segments[segment] = used + RECORD
-        return block
+        return row
 
-    def __getitem__(self, number: int) -> Any:
-        return self.index.get(BlockHash(number.to_bytes(32, "big")))
+    def __getitem__(self, number: int) -> int:
+        return self.index.tree.find(BlockHash(number.to_bytes(32, "big")))
+
+    def numbers(self, rows: Iterable[int]) -> list[int]:
+        return [int.from_bytes(self.index.tree.block_hash(row), "big") for row in rows]
 
     def plan(self, share: float = 0.5) -> RecyclePlan | None:
         states = [
@@ -47,14 +51,10 @@ class Ring:
         return plan_recycling(self.index, states, lambda payload_bytes: RECORD, share)
 
 
-def numbers(blocks: Any) -> list[int]:
-    return [int.from_bytes(block.block_hash, "big") for block in blocks]
-
-
 @pytest.fixture
 def ring() -> Iterator[Ring]:
     arena = HostArena(4 * PAGE_BYTES, extent_bytes=PAGE_BYTES)
-    yield Ring(BlockIndex(arena, 8))
+    yield Ring(BlockIndex(arena, GreedyDual(), GreedyDual(), 8))
     arena.close()
 
 
@@ -70,7 +70,7 @@ def test_the_segment_worth_least_is_the_victim(ring: Ring) -> None:
     assert plan is not None
     assert plan.segment_id == 1
     assert plan.keep == ()
-    assert numbers(plan.drop) == [5, 6, 7, 8, 9]
+    assert ring.numbers(plan.drop) == [5, 6, 7, 8, 9]
 
 
 def test_a_segment_whose_blocks_have_left_goes_first(ring: Ring) -> None:
@@ -91,8 +91,8 @@ def test_pinned_blocks_and_all_before_them_stay(ring: Ring) -> None:
     ring.index.pin(ring[3])
     plan = ring.plan()
     assert plan is not None
-    assert numbers(plan.keep) == [1, 2]
-    assert numbers(plan.drop) == [4]
+    assert ring.numbers(plan.keep) == [1, 2]
+    assert ring.numbers(plan.drop) == [4]
 
 
 def test_blocks_used_again_stay_within_the_share_dearest_first(ring: Ring) -> None:
@@ -101,7 +101,7 @@ def test_blocks_used_again_stay_within_the_share_dearest_first(ring: Ring) -> No
     ring.index.use([ring[number] for number in range(8)])
     plan = ring.plan(share=0.3)
     assert plan is not None
-    assert numbers(plan.keep) == [5, 6, 7]
+    assert ring.numbers(plan.keep) == [5, 6, 7]
     assert len(plan.drop) == 7
 
 
@@ -112,7 +112,7 @@ def test_a_kept_block_keeps_what_it_needs_before_it(ring: Ring) -> None:
     ring.index.use([ring[2]])
     plan = ring.plan()
     assert plan is not None
-    assert numbers(plan.keep) == [1, 2]
+    assert ring.numbers(plan.keep) == [1, 2]
 
 
 def test_a_block_used_again_ages_out_once_the_clock_passed_it(ring: Ring) -> None:
@@ -120,11 +120,11 @@ def test_a_block_used_again_ages_out_once_the_clock_passed_it(ring: Ring) -> Non
     ring.index.use([ring[1]])
     plan = ring.plan()
     assert plan is not None
-    assert numbers(plan.keep) == [1]
+    assert ring.numbers(plan.keep) == [1]
     ring.index.age_ssd(2)
     plan = ring.plan()
     assert plan is not None
-    assert numbers(plan.drop) == [1]
+    assert ring.numbers(plan.drop) == [1]
 
 
 def test_a_segment_full_of_pinned_blocks_is_avoided_and_then_refused(ring: Ring) -> None:
@@ -148,5 +148,5 @@ def test_a_segment_with_more_pinned_than_the_share_is_taken_when_none_is_better(
         ring.index.pin(ring[number])
     plan = ring.plan()
     assert plan is not None
-    assert numbers(plan.keep) == list(range(8))
-    assert numbers(plan.drop) == [8, 9]
+    assert ring.numbers(plan.keep) == list(range(8))
+    assert ring.numbers(plan.drop) == [8, 9]
