@@ -255,15 +255,15 @@ class BlockTree:
 
     def _kinds_of(self, found: "RecoveredColumns") -> "NDArray[np.int64]":
         """The kind of each recovered block, counted in."""
-        pairs = np.stack(
-            [found.namespace_row.astype(np.int64), found.payload_bytes.astype(np.int64)]
-        )
-        kinds, kind_of, counts = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
-        numbers = [
-            self.namespaces.enter(found.namespace_ids[namespace], size, count)
-            for (namespace, size), count in zip(kinds.T.tolist(), counts.tolist(), strict=True)
-        ]
-        return np.array(numbers, np.int64)[kind_of.reshape(-1)]
+        sizes, size_of = np.unique(found.payload_bytes, return_inverse=True)
+        pairs = found.namespace_row.astype(np.int64) * len(sizes) + size_of
+        kinds, kind_of, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+        numbers = []
+        for pair, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            namespace, size = divmod(pair, len(sizes))
+            namespace_id = found.namespace_ids[namespace]
+            numbers.append(self.namespaces.enter(namespace_id, int(sizes[size]), count))
+        return np.array(numbers, np.int64)[kind_of]
 
     # -- for tests and measurements ----------------------------------------------------------------
 
