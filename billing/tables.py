@@ -161,7 +161,13 @@ def _table(
     rows: Sequence[Mapping[str, Any]],
     totals: Sequence[Mapping[str, Any]],
 ) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
     for key in keys:
         justify: JustifyMethod = "left" if key in _WORDS else "right"
         table.add_column(_HEADINGS.get(key, key), justify=justify, no_wrap=True)

@@ -83,13 +83,18 @@ def test_no_digit_of_an_invoice_is_cut_at_any_width(width: int) -> None:
 
 
 def test_an_ordinary_invoice_is_a_table_on_eighty_columns() -> None:
-    line = INVOICE["lines"][0] | {"quantity_tokens": 960, "amount": "0.000096"}  # type: ignore[index]
+    line = {
+        **INVOICE["lines"][0],  # type: ignore[index]
+        "token_class": "output",
+        "quantity_tokens": 1_234_567,
+        "amount": "0.000096",
+    }
     text = printed(show_invoice, 80, INVOICE | {"lines": [line], "total": "0.000096"})
     (row,) = [row for row in text.splitlines() if "demo-model" in row]
     assert row.split() == [
         "demo-model",
-        "hit",
-        "960",
+        "output",
+        "1,234,567",
         "0.1",
         "1,000,000",
         "0.000096",
