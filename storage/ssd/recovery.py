@@ -72,7 +72,7 @@ def recover(
         recovery.match_files()
         recovery.settle_segments()
         blocks, dropped = recovery.collect_blocks()
-        first_sequence = recovery.write_back(blocks, dropped)
+        first_sequence = recovery.write_back(dropped)
     except BaseException:
         recovery.abandon()
         raise
@@ -109,6 +109,7 @@ class _Recovery:
         self.segments: list[Segment] = []
         self._walked: list[tuple[bytes, bytes]] = []
         self.repaired_count = 0
+        self._highest_sequence = 0
 
     @property
     def index(self) -> SsdIndex:
@@ -238,6 +239,9 @@ class _Recovery:
         known = indexed.chosen(self._where_segments_say(indexed))
         found = self._walk_all() if self._rebuild else self._walk_open(known)
         merged = _merged(known, found)
+        # Of what is dropped below as well: a later record may come to lie behind it, and must not
+        # have a lower number.
+        self._highest_sequence = int(merged.rows["sequence"].max(initial=0))
         parent = parent_positions(merged.hashes, merged.rows["parent"])
         depth = depths(parent)
         kept = merged.chosen(depth != STRANDED)
@@ -311,10 +315,9 @@ class _Recovery:
 
     # --- write back -------------------------------------------------------------------------
 
-    def write_back(self, kept: RecoveredColumns, dropped: list[bytes]) -> int:
+    def write_back(self, dropped: list[bytes]) -> int:
         """Makes the outcome durable, meta row last. Returns the first sequence number to use."""
-        highest = int(kept.sequence.max(initial=0))
-        open_count = max(self._content.meta.open_count, highest >> 32) + 1
+        open_count = max(self._content.meta.open_count, self._highest_sequence >> 32) + 1
         surplus = [i for i in self._content.segments if i >= self._segment_count]
         meta = MetaRow(FORMAT_VERSION, self._directory.segment_bytes, open_count)
         self.index.apply(

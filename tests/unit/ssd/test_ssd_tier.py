@@ -368,3 +368,24 @@ async def test_free_segments_are_prewritten_once_in_their_life(open_tier) -> Non
     await append(again, chain("d", 1))
     await again.close()
     assert again.stats().prewritten_bytes == SEGMENT_BYTES - PAGE_BYTES
+
+
+async def test_blocks_behind_stranded_ones_survive_a_second_loss_of_the_index(
+    open_tier, tmp_path
+) -> None:
+    """A number that was given to a dropped record is not given again."""
+    tier = open_tier()
+    parents = chain("parents", BLOCKS_PER_SEGMENT)
+    await append(tier, parents)  # fills segment 0
+    await tier.close()
+    again = open_tier()  # the next life numbers its records higher
+    await append(again, [block("child", parent=parents[-1].hash)])
+    await again.recycle(SegmentId(0))
+    for _ in range(2):
+        await again.close()
+        shutil.rmtree(tmp_path / "ssd" / "index")
+        again = open_tier()
+        if again.report.kept_count == 0:
+            later = block("later")
+            await append(again, [later])
+    assert [r.block_hash for r, _ in again.recovered()] == [later.hash]
