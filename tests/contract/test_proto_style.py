@@ -1,5 +1,6 @@
 """The contract's manners, read from its descriptors and its comments."""
 
+import re
 from typing import Any
 
 import pytest
@@ -104,3 +105,6 @@ def test_every_rpc_says_what_it_promises(method: Any) -> None:
     comment = getattr(servicer, method.name).__doc__ or ""
     assert len(comment.strip()) > 40
     assert "Missing associated documentation" not in comment
+    assert re.search(r"Preconditions?:", comment)
+    assert re.search(r"Idempoten|Changes nothing|Reads only|reads only", comment)
+    assert "Errors" in comment

@@ -30,7 +30,7 @@ class CacheServiceStub(object):
 
     Every block is named by its block hash: 32 bytes, see `kvtier/keys.py`. Lists of hashes travel
     packed in one `bytes` field, 32 bytes each, parents before children. At most
-    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call.
+    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call; a message holds 16 MiB.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier" and one of the reasons named below.
     Every RPC may also answer: MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE),
@@ -110,7 +110,7 @@ class CacheServiceServicer(object):
 
     Every block is named by its block hash: 32 bytes, see `kvtier/keys.py`. Lists of hashes travel
     packed in one `bytes` field, 32 bytes each, parents before children. At most
-    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call.
+    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call; a message holds 16 MiB.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier" and one of the reasons named below.
     Every RPC may also answer: MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE),
@@ -123,6 +123,7 @@ class CacheServiceServicer(object):
         Preconditions: none. Idempotency: every call opens a new session. A session ends by
         CloseSession, when the arena socket connection of a shared-memory session closes, or when no
         call named it for `session_ttl`; its leases and reservations end with it.
+        Limit: the service's setting `limits.sessions_max`.
         Errors: KEY_SCHEME_MISMATCH (FAILED_PRECONDITION) when the client hashes by another scheme;
         INVALID_NAMESPACE, INVALID_BLOCK_SIZE (INVALID_ARGUMENT); BLOCK_TOO_LARGE (INVALID_ARGUMENT)
         when a block does not fit the arena; TOO_MANY_SESSIONS (RESOURCE_EXHAUSTED).
@@ -132,7 +133,10 @@ class CacheServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Ends a session and everything it holds. Idempotent: an unknown session is already closed.
+        """Ends a session and everything it holds.
+
+        Preconditions: none. Idempotent: an unknown session is already closed. Errors: none of its
+        own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +145,7 @@ class CacheServiceServicer(object):
     def LookupPrefix(self, request, context):
         """Says how much of a chain is present, in which tiers, and why it ends. Changes nothing.
 
+        Precondition: an open session. The answer holds no block: it may be gone a moment later.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -155,7 +160,10 @@ class CacheServiceServicer(object):
         with LoadBlocks (stream). A block that cannot be made readable in time, or that fails its
         checksum, cuts the prefix there: a miss with its reason, not an error. With no block present
         no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease is
-        released. Each call makes its own lease.
+        released.
+        Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
+        service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
+        never longer than the service's own.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
         TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
         """
@@ -164,16 +172,22 @@ class CacheServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RenewLeases(self, request, context):
-        """Extends leases and reservations, and the session. Ids that are unknown or expired are
-        answered without an expire_time; that is not an error. Errors: SESSION_UNKNOWN (NOT_FOUND).
+        """Extends leases and reservations, and the session.
+
+        Precondition: an open session. Idempotent: a repeat extends from its own time. Ids that are
+        unknown or expired are answered without an expire_time; that is not an error.
+        Errors: SESSION_UNKNOWN (NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseLease(self, request, context):
-        """Gives a lease back. Idempotent: a lease that is gone is released. The client names blocks
-        whose payload failed its checksum after the copy; they are dropped from every tier.
+        """Gives a lease back.
+
+        Precondition: an open session, and no more reading under the lease. Idempotent: a lease that
+        is gone is released. The client names blocks whose payload failed its checksum after the
+        copy; they are dropped from every tier.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES (INVALID_ARGUMENT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -187,8 +201,11 @@ class CacheServiceServicer(object):
         its ancestors. Blocks that are present, or being stored by another reservation, are not
         reserved. When space runs out the tail is refused and `refused_reason` says why. Reserved
         blocks are invisible until CommitBlocks. With nothing missing, no reservation is made and
-        `reservation_id` is empty. A repeat with the same non-empty `request_id` while the first
-        reservation lives returns the first answer.
+        `reservation_id` is empty.
+        Precondition: an open session. Limit: the service's setting
+        `limits.reservations_per_session_max`. Idempotency: a repeat with the same non-empty
+        `request_id` and the same chain while the first reservation waits for its commit returns the
+        first answer.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
         TOO_MANY_RESERVATIONS (RESOURCE_EXHAUSTED).
         """
@@ -211,7 +228,10 @@ class CacheServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AbortReservation(self, request, context):
-        """Gives a reservation back unwritten. Idempotent. Errors: SESSION_UNKNOWN (NOT_FOUND).
+        """Gives a reservation back unwritten.
+
+        Precondition: an open session, and no more writing under the reservation. Idempotent.
+        Errors: SESSION_UNKNOWN (NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,6 +239,8 @@ class CacheServiceServicer(object):
 
     def LoadBlocks(self, request, context):
         """Stream transport: sends the payloads of leased, ready blocks in frames of at most 1 MiB.
+
+        Preconditions: a live lease, and the range was told as `ready`. Idempotency: reads only.
         Errors: SESSION_UNKNOWN, LEASE_UNKNOWN (NOT_FOUND), LEASE_EXPIRED (FAILED_PRECONDITION),
         INVALID_RANGE (OUT_OF_RANGE).
         """
@@ -227,8 +249,10 @@ class CacheServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StoreBlocks(self, request_iterator, context):
-        """Stream transport: receives the payloads of reserved blocks in frames of at most 1 MiB. The
-        first message names session and reservation. Frames of a block come in order.
+        """Stream transport: receives the payloads of reserved blocks in frames of at most 1 MiB.
+
+        Precondition: a live reservation. The first message names session and reservation. Frames of
+        a block come in order. Idempotency: a frame at offset 0 starts its block again.
         Errors: SESSION_UNKNOWN, RESERVATION_UNKNOWN (NOT_FOUND), RESERVATION_EXPIRED
         (FAILED_PRECONDITION), INVALID_RANGE (OUT_OF_RANGE).
         """
@@ -238,6 +262,8 @@ class CacheServiceServicer(object):
 
     def GetStats(self, request, context):
         """Counts and sizes, the last recovery, and what lives now. Changes nothing.
+
+        Preconditions: none. Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -319,7 +345,7 @@ class CacheService(object):
 
     Every block is named by its block hash: 32 bytes, see `kvtier/keys.py`. Lists of hashes travel
     packed in one `bytes` field, 32 bytes each, parents before children. At most
-    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call.
+    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call; a message holds 16 MiB.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier" and one of the reasons named below.
     Every RPC may also answer: MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE),

@@ -31,7 +31,7 @@ class CacheServiceStub:
 
     Every block is named by its block hash: 32 bytes, see `kvtier/keys.py`. Lists of hashes travel
     packed in one `bytes` field, 32 bytes each, parents before children. At most
-    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call.
+    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call; a message holds 16 MiB.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier" and one of the reasons named below.
     Every RPC may also answer: MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE),
@@ -48,15 +48,21 @@ class CacheServiceStub:
     Preconditions: none. Idempotency: every call opens a new session. A session ends by
     CloseSession, when the arena socket connection of a shared-memory session closes, or when no
     call named it for `session_ttl`; its leases and reservations end with it.
+    Limit: the service's setting `limits.sessions_max`.
     Errors: KEY_SCHEME_MISMATCH (FAILED_PRECONDITION) when the client hashes by another scheme;
     INVALID_NAMESPACE, INVALID_BLOCK_SIZE (INVALID_ARGUMENT); BLOCK_TOO_LARGE (INVALID_ARGUMENT)
     when a block does not fit the arena; TOO_MANY_SESSIONS (RESOURCE_EXHAUSTED).
     """
     CloseSession: _grpc.UnaryUnaryMultiCallable[_cache_pb2.CloseSessionRequest, _cache_pb2.CloseSessionResponse]
-    """Ends a session and everything it holds. Idempotent: an unknown session is already closed."""
+    """Ends a session and everything it holds.
+
+    Preconditions: none. Idempotent: an unknown session is already closed. Errors: none of its
+    own.
+    """
     LookupPrefix: _grpc.UnaryUnaryMultiCallable[_cache_pb2.LookupPrefixRequest, _cache_pb2.LookupPrefixResponse]
     """Says how much of a chain is present, in which tiers, and why it ends. Changes nothing.
 
+    Precondition: an open session. The answer holds no block: it may be gone a moment later.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT).
     """
     AcquirePrefix: _grpc.UnaryStreamMultiCallable[_cache_pb2.AcquirePrefixRequest, _cache_pb2.AcquirePrefixResponse]
@@ -67,17 +73,26 @@ class CacheServiceStub:
     with LoadBlocks (stream). A block that cannot be made readable in time, or that fails its
     checksum, cuts the prefix there: a miss with its reason, not an error. With no block present
     no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease is
-    released. Each call makes its own lease.
+    released.
+    Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
+    service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
+    never longer than the service's own.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
     TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
     """
     RenewLeases: _grpc.UnaryUnaryMultiCallable[_cache_pb2.RenewLeasesRequest, _cache_pb2.RenewLeasesResponse]
-    """Extends leases and reservations, and the session. Ids that are unknown or expired are
-    answered without an expire_time; that is not an error. Errors: SESSION_UNKNOWN (NOT_FOUND).
+    """Extends leases and reservations, and the session.
+
+    Precondition: an open session. Idempotent: a repeat extends from its own time. Ids that are
+    unknown or expired are answered without an expire_time; that is not an error.
+    Errors: SESSION_UNKNOWN (NOT_FOUND).
     """
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_cache_pb2.ReleaseLeaseRequest, _cache_pb2.ReleaseLeaseResponse]
-    """Gives a lease back. Idempotent: a lease that is gone is released. The client names blocks
-    whose payload failed its checksum after the copy; they are dropped from every tier.
+    """Gives a lease back.
+
+    Precondition: an open session, and no more reading under the lease. Idempotent: a lease that
+    is gone is released. The client names blocks whose payload failed its checksum after the
+    copy; they are dropped from every tier.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES (INVALID_ARGUMENT).
     """
     ReserveBlocks: _grpc.UnaryUnaryMultiCallable[_cache_pb2.ReserveBlocksRequest, _cache_pb2.ReserveBlocksResponse]
@@ -87,8 +102,11 @@ class CacheServiceStub:
     its ancestors. Blocks that are present, or being stored by another reservation, are not
     reserved. When space runs out the tail is refused and `refused_reason` says why. Reserved
     blocks are invisible until CommitBlocks. With nothing missing, no reservation is made and
-    `reservation_id` is empty. A repeat with the same non-empty `request_id` while the first
-    reservation lives returns the first answer.
+    `reservation_id` is empty.
+    Precondition: an open session. Limit: the service's setting
+    `limits.reservations_per_session_max`. Idempotency: a repeat with the same non-empty
+    `request_id` and the same chain while the first reservation waits for its commit returns the
+    first answer.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
     TOO_MANY_RESERVATIONS (RESOURCE_EXHAUSTED).
     """
@@ -103,20 +121,31 @@ class CacheServiceStub:
     CHECKSUM_MISMATCH (DATA_LOSS) when bytes that came over the wire do not match.
     """
     AbortReservation: _grpc.UnaryUnaryMultiCallable[_cache_pb2.AbortReservationRequest, _cache_pb2.AbortReservationResponse]
-    """Gives a reservation back unwritten. Idempotent. Errors: SESSION_UNKNOWN (NOT_FOUND)."""
+    """Gives a reservation back unwritten.
+
+    Precondition: an open session, and no more writing under the reservation. Idempotent.
+    Errors: SESSION_UNKNOWN (NOT_FOUND).
+    """
     LoadBlocks: _grpc.UnaryStreamMultiCallable[_cache_pb2.LoadBlocksRequest, _cache_pb2.LoadBlocksResponse]
     """Stream transport: sends the payloads of leased, ready blocks in frames of at most 1 MiB.
+
+    Preconditions: a live lease, and the range was told as `ready`. Idempotency: reads only.
     Errors: SESSION_UNKNOWN, LEASE_UNKNOWN (NOT_FOUND), LEASE_EXPIRED (FAILED_PRECONDITION),
     INVALID_RANGE (OUT_OF_RANGE).
     """
     StoreBlocks: _grpc.StreamUnaryMultiCallable[_cache_pb2.StoreBlocksRequest, _cache_pb2.StoreBlocksResponse]
-    """Stream transport: receives the payloads of reserved blocks in frames of at most 1 MiB. The
-    first message names session and reservation. Frames of a block come in order.
+    """Stream transport: receives the payloads of reserved blocks in frames of at most 1 MiB.
+
+    Precondition: a live reservation. The first message names session and reservation. Frames of
+    a block come in order. Idempotency: a frame at offset 0 starts its block again.
     Errors: SESSION_UNKNOWN, RESERVATION_UNKNOWN (NOT_FOUND), RESERVATION_EXPIRED
     (FAILED_PRECONDITION), INVALID_RANGE (OUT_OF_RANGE).
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_cache_pb2.GetStatsRequest, _cache_pb2.GetStatsResponse]
-    """Counts and sizes, the last recovery, and what lives now. Changes nothing."""
+    """Counts and sizes, the last recovery, and what lives now. Changes nothing.
+
+    Preconditions: none. Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class CacheServiceAsyncStub(CacheServiceStub):
@@ -124,7 +153,7 @@ class CacheServiceAsyncStub(CacheServiceStub):
 
     Every block is named by its block hash: 32 bytes, see `kvtier/keys.py`. Lists of hashes travel
     packed in one `bytes` field, 32 bytes each, parents before children. At most
-    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call.
+    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call; a message holds 16 MiB.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier" and one of the reasons named below.
     Every RPC may also answer: MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE),
@@ -138,15 +167,21 @@ class CacheServiceAsyncStub(CacheServiceStub):
     Preconditions: none. Idempotency: every call opens a new session. A session ends by
     CloseSession, when the arena socket connection of a shared-memory session closes, or when no
     call named it for `session_ttl`; its leases and reservations end with it.
+    Limit: the service's setting `limits.sessions_max`.
     Errors: KEY_SCHEME_MISMATCH (FAILED_PRECONDITION) when the client hashes by another scheme;
     INVALID_NAMESPACE, INVALID_BLOCK_SIZE (INVALID_ARGUMENT); BLOCK_TOO_LARGE (INVALID_ARGUMENT)
     when a block does not fit the arena; TOO_MANY_SESSIONS (RESOURCE_EXHAUSTED).
     """
     CloseSession: _aio.UnaryUnaryMultiCallable[_cache_pb2.CloseSessionRequest, _cache_pb2.CloseSessionResponse]  # type: ignore[assignment]
-    """Ends a session and everything it holds. Idempotent: an unknown session is already closed."""
+    """Ends a session and everything it holds.
+
+    Preconditions: none. Idempotent: an unknown session is already closed. Errors: none of its
+    own.
+    """
     LookupPrefix: _aio.UnaryUnaryMultiCallable[_cache_pb2.LookupPrefixRequest, _cache_pb2.LookupPrefixResponse]  # type: ignore[assignment]
     """Says how much of a chain is present, in which tiers, and why it ends. Changes nothing.
 
+    Precondition: an open session. The answer holds no block: it may be gone a moment later.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT).
     """
     AcquirePrefix: _aio.UnaryStreamMultiCallable[_cache_pb2.AcquirePrefixRequest, _cache_pb2.AcquirePrefixResponse]  # type: ignore[assignment]
@@ -157,17 +192,26 @@ class CacheServiceAsyncStub(CacheServiceStub):
     with LoadBlocks (stream). A block that cannot be made readable in time, or that fails its
     checksum, cuts the prefix there: a miss with its reason, not an error. With no block present
     no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease is
-    released. Each call makes its own lease.
+    released.
+    Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
+    service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
+    never longer than the service's own.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
     TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
     """
     RenewLeases: _aio.UnaryUnaryMultiCallable[_cache_pb2.RenewLeasesRequest, _cache_pb2.RenewLeasesResponse]  # type: ignore[assignment]
-    """Extends leases and reservations, and the session. Ids that are unknown or expired are
-    answered without an expire_time; that is not an error. Errors: SESSION_UNKNOWN (NOT_FOUND).
+    """Extends leases and reservations, and the session.
+
+    Precondition: an open session. Idempotent: a repeat extends from its own time. Ids that are
+    unknown or expired are answered without an expire_time; that is not an error.
+    Errors: SESSION_UNKNOWN (NOT_FOUND).
     """
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_cache_pb2.ReleaseLeaseRequest, _cache_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
-    """Gives a lease back. Idempotent: a lease that is gone is released. The client names blocks
-    whose payload failed its checksum after the copy; they are dropped from every tier.
+    """Gives a lease back.
+
+    Precondition: an open session, and no more reading under the lease. Idempotent: a lease that
+    is gone is released. The client names blocks whose payload failed its checksum after the
+    copy; they are dropped from every tier.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES (INVALID_ARGUMENT).
     """
     ReserveBlocks: _aio.UnaryUnaryMultiCallable[_cache_pb2.ReserveBlocksRequest, _cache_pb2.ReserveBlocksResponse]  # type: ignore[assignment]
@@ -177,8 +221,11 @@ class CacheServiceAsyncStub(CacheServiceStub):
     its ancestors. Blocks that are present, or being stored by another reservation, are not
     reserved. When space runs out the tail is refused and `refused_reason` says why. Reserved
     blocks are invisible until CommitBlocks. With nothing missing, no reservation is made and
-    `reservation_id` is empty. A repeat with the same non-empty `request_id` while the first
-    reservation lives returns the first answer.
+    `reservation_id` is empty.
+    Precondition: an open session. Limit: the service's setting
+    `limits.reservations_per_session_max`. Idempotency: a repeat with the same non-empty
+    `request_id` and the same chain while the first reservation waits for its commit returns the
+    first answer.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
     TOO_MANY_RESERVATIONS (RESOURCE_EXHAUSTED).
     """
@@ -193,27 +240,38 @@ class CacheServiceAsyncStub(CacheServiceStub):
     CHECKSUM_MISMATCH (DATA_LOSS) when bytes that came over the wire do not match.
     """
     AbortReservation: _aio.UnaryUnaryMultiCallable[_cache_pb2.AbortReservationRequest, _cache_pb2.AbortReservationResponse]  # type: ignore[assignment]
-    """Gives a reservation back unwritten. Idempotent. Errors: SESSION_UNKNOWN (NOT_FOUND)."""
+    """Gives a reservation back unwritten.
+
+    Precondition: an open session, and no more writing under the reservation. Idempotent.
+    Errors: SESSION_UNKNOWN (NOT_FOUND).
+    """
     LoadBlocks: _aio.UnaryStreamMultiCallable[_cache_pb2.LoadBlocksRequest, _cache_pb2.LoadBlocksResponse]  # type: ignore[assignment]
     """Stream transport: sends the payloads of leased, ready blocks in frames of at most 1 MiB.
+
+    Preconditions: a live lease, and the range was told as `ready`. Idempotency: reads only.
     Errors: SESSION_UNKNOWN, LEASE_UNKNOWN (NOT_FOUND), LEASE_EXPIRED (FAILED_PRECONDITION),
     INVALID_RANGE (OUT_OF_RANGE).
     """
     StoreBlocks: _aio.StreamUnaryMultiCallable[_cache_pb2.StoreBlocksRequest, _cache_pb2.StoreBlocksResponse]  # type: ignore[assignment]
-    """Stream transport: receives the payloads of reserved blocks in frames of at most 1 MiB. The
-    first message names session and reservation. Frames of a block come in order.
+    """Stream transport: receives the payloads of reserved blocks in frames of at most 1 MiB.
+
+    Precondition: a live reservation. The first message names session and reservation. Frames of
+    a block come in order. Idempotency: a frame at offset 0 starts its block again.
     Errors: SESSION_UNKNOWN, RESERVATION_UNKNOWN (NOT_FOUND), RESERVATION_EXPIRED
     (FAILED_PRECONDITION), INVALID_RANGE (OUT_OF_RANGE).
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_cache_pb2.GetStatsRequest, _cache_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Counts and sizes, the last recovery, and what lives now. Changes nothing."""
+    """Counts and sizes, the last recovery, and what lives now. Changes nothing.
+
+    Preconditions: none. Errors: none of its own.
+    """
 
 class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the KV blocks of prompt prefixes and gives them back.
 
     Every block is named by its block hash: 32 bytes, see `kvtier/keys.py`. Lists of hashes travel
     packed in one `bytes` field, 32 bytes each, parents before children. At most
-    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call.
+    `OpenSessionResponse.max_blocks_per_call` hashes fit into one call; a message holds 16 MiB.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier" and one of the reasons named below.
     Every RPC may also answer: MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE),
@@ -231,6 +289,7 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         Preconditions: none. Idempotency: every call opens a new session. A session ends by
         CloseSession, when the arena socket connection of a shared-memory session closes, or when no
         call named it for `session_ttl`; its leases and reservations end with it.
+        Limit: the service's setting `limits.sessions_max`.
         Errors: KEY_SCHEME_MISMATCH (FAILED_PRECONDITION) when the client hashes by another scheme;
         INVALID_NAMESPACE, INVALID_BLOCK_SIZE (INVALID_ARGUMENT); BLOCK_TOO_LARGE (INVALID_ARGUMENT)
         when a block does not fit the arena; TOO_MANY_SESSIONS (RESOURCE_EXHAUSTED).
@@ -242,7 +301,11 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.CloseSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.CloseSessionResponse, _abc.Awaitable[_cache_pb2.CloseSessionResponse]]:
-        """Ends a session and everything it holds. Idempotent: an unknown session is already closed."""
+        """Ends a session and everything it holds.
+
+        Preconditions: none. Idempotent: an unknown session is already closed. Errors: none of its
+        own.
+        """
 
     @_abc_1.abstractmethod
     def LookupPrefix(
@@ -252,6 +315,7 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cache_pb2.LookupPrefixResponse, _abc.Awaitable[_cache_pb2.LookupPrefixResponse]]:
         """Says how much of a chain is present, in which tiers, and why it ends. Changes nothing.
 
+        Precondition: an open session. The answer holds no block: it may be gone a moment later.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT).
         """
 
@@ -268,7 +332,10 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         with LoadBlocks (stream). A block that cannot be made readable in time, or that fails its
         checksum, cuts the prefix there: a miss with its reason, not an error. With no block present
         no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease is
-        released. Each call makes its own lease.
+        released.
+        Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
+        service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
+        never longer than the service's own.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
         TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
         """
@@ -279,8 +346,11 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.RenewLeasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.RenewLeasesResponse, _abc.Awaitable[_cache_pb2.RenewLeasesResponse]]:
-        """Extends leases and reservations, and the session. Ids that are unknown or expired are
-        answered without an expire_time; that is not an error. Errors: SESSION_UNKNOWN (NOT_FOUND).
+        """Extends leases and reservations, and the session.
+
+        Precondition: an open session. Idempotent: a repeat extends from its own time. Ids that are
+        unknown or expired are answered without an expire_time; that is not an error.
+        Errors: SESSION_UNKNOWN (NOT_FOUND).
         """
 
     @_abc_1.abstractmethod
@@ -289,8 +359,11 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.ReleaseLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.ReleaseLeaseResponse, _abc.Awaitable[_cache_pb2.ReleaseLeaseResponse]]:
-        """Gives a lease back. Idempotent: a lease that is gone is released. The client names blocks
-        whose payload failed its checksum after the copy; they are dropped from every tier.
+        """Gives a lease back.
+
+        Precondition: an open session, and no more reading under the lease. Idempotent: a lease that
+        is gone is released. The client names blocks whose payload failed its checksum after the
+        copy; they are dropped from every tier.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES (INVALID_ARGUMENT).
         """
 
@@ -306,8 +379,11 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         its ancestors. Blocks that are present, or being stored by another reservation, are not
         reserved. When space runs out the tail is refused and `refused_reason` says why. Reserved
         blocks are invisible until CommitBlocks. With nothing missing, no reservation is made and
-        `reservation_id` is empty. A repeat with the same non-empty `request_id` while the first
-        reservation lives returns the first answer.
+        `reservation_id` is empty.
+        Precondition: an open session. Limit: the service's setting
+        `limits.reservations_per_session_max`. Idempotency: a repeat with the same non-empty
+        `request_id` and the same chain while the first reservation waits for its commit returns the
+        first answer.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
         TOO_MANY_RESERVATIONS (RESOURCE_EXHAUSTED).
         """
@@ -334,7 +410,11 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.AbortReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.AbortReservationResponse, _abc.Awaitable[_cache_pb2.AbortReservationResponse]]:
-        """Gives a reservation back unwritten. Idempotent. Errors: SESSION_UNKNOWN (NOT_FOUND)."""
+        """Gives a reservation back unwritten.
+
+        Precondition: an open session, and no more writing under the reservation. Idempotent.
+        Errors: SESSION_UNKNOWN (NOT_FOUND).
+        """
 
     @_abc_1.abstractmethod
     def LoadBlocks(
@@ -343,6 +423,8 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cache_pb2.LoadBlocksResponse], _abc.AsyncIterator[_cache_pb2.LoadBlocksResponse]]:
         """Stream transport: sends the payloads of leased, ready blocks in frames of at most 1 MiB.
+
+        Preconditions: a live lease, and the range was told as `ready`. Idempotency: reads only.
         Errors: SESSION_UNKNOWN, LEASE_UNKNOWN (NOT_FOUND), LEASE_EXPIRED (FAILED_PRECONDITION),
         INVALID_RANGE (OUT_OF_RANGE).
         """
@@ -353,8 +435,10 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_cache_pb2.StoreBlocksRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.StoreBlocksResponse, _abc.Awaitable[_cache_pb2.StoreBlocksResponse]]:
-        """Stream transport: receives the payloads of reserved blocks in frames of at most 1 MiB. The
-        first message names session and reservation. Frames of a block come in order.
+        """Stream transport: receives the payloads of reserved blocks in frames of at most 1 MiB.
+
+        Precondition: a live reservation. The first message names session and reservation. Frames of
+        a block come in order. Idempotency: a frame at offset 0 starts its block again.
         Errors: SESSION_UNKNOWN, RESERVATION_UNKNOWN (NOT_FOUND), RESERVATION_EXPIRED
         (FAILED_PRECONDITION), INVALID_RANGE (OUT_OF_RANGE).
         """
@@ -365,6 +449,9 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.GetStatsResponse, _abc.Awaitable[_cache_pb2.GetStatsResponse]]:
-        """Counts and sizes, the last recovery, and what lives now. Changes nothing."""
+        """Counts and sizes, the last recovery, and what lives now. Changes nothing.
+
+        Preconditions: none. Errors: none of its own.
+        """
 
 def add_CacheServiceServicer_to_server(servicer: CacheServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

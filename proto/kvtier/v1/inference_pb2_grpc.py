@@ -65,7 +65,9 @@ class InferenceServiceServicer(object):
         The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
         event of the request is durable before `usage` is sent. Cancelling the call ends the request
         and frees what it holds; what was computed until then is metered.
-        Idempotency: none; every call is a request of its own and gets a `request_id` of its own.
+        Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
+        is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
+        the model's context, and the worker's deadline for a request, or the call's own when sooner.
         Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
         PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
@@ -78,6 +80,8 @@ class InferenceServiceServicer(object):
 
     def GetModel(self, request, context):
         """The model this worker serves and its limits. Changes nothing.
+
+        Preconditions: none. Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

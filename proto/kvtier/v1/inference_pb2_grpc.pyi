@@ -44,7 +44,9 @@ class InferenceServiceStub:
     The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
     event of the request is durable before `usage` is sent. Cancelling the call ends the request
     and frees what it holds; what was computed until then is metered.
-    Idempotency: none; every call is a request of its own and gets a `request_id` of its own.
+    Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
+    is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
+    the model's context, and the worker's deadline for a request, or the call's own when sooner.
     Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
     PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
@@ -52,7 +54,10 @@ class InferenceServiceStub:
     could not be made durable.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
-    """The model this worker serves and its limits. Changes nothing."""
+    """The model this worker serves and its limits. Changes nothing.
+
+    Preconditions: none. Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -70,7 +75,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
     event of the request is durable before `usage` is sent. Cancelling the call ends the request
     and frees what it holds; what was computed until then is metered.
-    Idempotency: none; every call is a request of its own and gets a `request_id` of its own.
+    Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
+    is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
+    the model's context, and the worker's deadline for a request, or the call's own when sooner.
     Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
     PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
@@ -78,7 +85,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     could not be made durable.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]  # type: ignore[assignment]
-    """The model this worker serves and its limits. Changes nothing."""
+    """The model this worker serves and its limits. Changes nothing.
+
+    Preconditions: none. Errors: none of its own.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs a language model. Every reply says what was reused and what was computed.
@@ -99,7 +109,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
         event of the request is durable before `usage` is sent. Cancelling the call ends the request
         and frees what it holds; what was computed until then is metered.
-        Idempotency: none; every call is a request of its own and gets a `request_id` of its own.
+        Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
+        is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
+        the model's context, and the worker's deadline for a request, or the call's own when sooner.
         Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
         PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
@@ -113,6 +125,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.GetModelResponse, _abc.Awaitable[_inference_pb2.GetModelResponse]]:
-        """The model this worker serves and its limits. Changes nothing."""
+        """The model this worker serves and its limits. Changes nothing.
+
+        Preconditions: none. Errors: none of its own.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
