@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         asyncio.run(serve(settings))
     except KvtierError as error:
-        print(f"{PROGRAM}: {error} [{error.reason}]", file=sys.stderr)
+        print(f"{PROGRAM}: {error.reason}: {error}", file=sys.stderr)
         return 2
     return 0
 

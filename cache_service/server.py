@@ -172,4 +172,8 @@ def _make_directory(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         kind = DirectoryFullError if error.errno == errno.ENOSPC else DirectoryReadOnlyError
-        raise kind(f"cannot make {path}: {error.strerror}", path=path) from error
+        raise kind(
+            f"cannot make {path}: {error.strerror}; make that possible, or choose another with"
+            " --set data_directory=DIR",
+            path=path,
+        ) from error
