@@ -31,6 +31,9 @@ from storage.policy.order import EvictionOrder
 from storage.tier import PAGE_BYTES, SegmentId, Slab, SsdLocation
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from storage.ssd.recovered import RecoveredColumns
 
 __all__ = ["BlockIndex"]
@@ -194,6 +197,28 @@ class BlockIndex:
             self._leave(row, MissReason.EVICTED)
         return block_hash
 
+    def host_victim(self) -> int | None:
+        """The leaf that leaves host memory next; None when every leaf is held."""
+        return self._host.victim()
+
+    def evict_host_rows(self, rows: Iterable[int]) -> int:
+        """Frees the slabs of blocks that were chosen together; returns how many.
+
+        The clock moves up to the leaf that is worth least, not to the dearest that leaves with it.
+        REQUIRES: in host memory, not pinned, and each after everything that continues it there.
+        """
+        first = self._host.victim()
+        line = self._host.worth(first) if first is not None else self._host.clock
+        count = 0
+        for row in rows:
+            self._host.remove(row)
+            self._leave_host(row)
+            if not self.tree.on_ssd(row):
+                self._leave(row, MissReason.EVICTED)
+            count += 1
+        self._host.advance(line)
+        return count
+
     def drop(self, row: int, reason: MissReason) -> list[BlockHash]:
         """Takes a block and everything after it out of every tier, pinned or not.
 
@@ -252,6 +277,14 @@ class BlockIndex:
 
     def ssd_worth(self, row: int) -> int:
         return self._ssd.worth(row)
+
+    def host_standing(self, row: int) -> int:
+        """Sort key of a block in host memory, worst first."""
+        return self._host.standing(row)
+
+    def host_worths(self, rows: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        """What keeping each in host memory is worth above the clock."""
+        return self._host.worths(rows) - self._host.clock
 
     def above_line(self, row: int) -> bool:
         """True when a block on the SSD was used again and has not aged out since."""

@@ -8,6 +8,7 @@ taker may wait for them, for a bounded time. Event loop only.
 import asyncio
 from collections.abc import Callable
 
+from cache_service.extent_reclaim import leaf_of_size, rows_of_extent
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from kvtier.blocks import Tier
@@ -31,20 +32,36 @@ class HostRoom:
         self.evicted_count = 0
 
     def take(self, block_bytes: int) -> Slab | None:
-        """A slab, evicting the leaves worth least until there is one; None when all are held.
+        """A slab, evicting what is worth least until there is one; None when all is held.
 
-        Leaves of another slab size are evicted too, in the one order of the tier: they give their
-        extent back when its last slab is free, so no size starves another.
+        There is one order of leaving for blocks of all sizes. Where the next to leave has slabs of
+        another size, a whole extent of such slabs is emptied, so no size starves another and none
+        loses more than one extent for it.
         """
         evicted = 0
         while (slab := self._arena.allocate(block_bytes)) is None:
-            if self._index.evict_host() is None:
+            left = self._make_room(self._arena.slab_bytes(block_bytes))
+            if not left:
                 break
-            evicted += 1
+            evicted += left
         if evicted:
             self.evicted_count += evicted
             self._listener.blocks_evicted(Tier.HOST, evicted)
         return slab
+
+    def _make_room(self, slab_bytes: int) -> int:
+        """Evicts for one slab; returns how many blocks left, 0 when none may."""
+        index = self._index
+        victim = index.host_victim()
+        if victim is None:
+            return 0
+        if index.tree.slab(victim).size_bytes == slab_bytes:
+            return 1 if index.evict_host() is not None else 0
+        rows = rows_of_extent(index, self._arena, slab_bytes)
+        if rows is None:
+            leaf = leaf_of_size(index, self._arena, slab_bytes)
+            rows = [] if leaf is None else [leaf]
+        return index.evict_host_rows(rows)
 
     def patience(self) -> float:
         """Until when a call that begins now may wait for room, on the event loop's clock."""

@@ -65,7 +65,7 @@ class SegmentLoads:
             found.segment_id,
         )
         counts = np.bincount(segments)
-        worths = np.bincount(segments, np.fromiter(map(self._order.worth, range(count)), np.int64))
+        worths = np.bincount(segments, self._order.worths(np.arange(count)))
         for row in first.tolist():
             segment_id = SegmentId(int(segments[row]))
             load = self._loads[segment_id] = _Load()

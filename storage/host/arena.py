@@ -15,7 +15,7 @@ import mmap
 import os
 
 from storage.errors import CapacityError
-from storage.host.slab import SlabAllocator
+from storage.host.slab import SlabAllocator, SlabClass
 from storage.tier import PAGE_BYTES, Slab
 
 __all__ = ["EXTENT_BYTES", "HostArena"]
@@ -71,6 +71,19 @@ class HostArena:
     @property
     def slab_count(self) -> int:
         return self._slabs.slab_count
+
+    @property
+    def free_extent_count(self) -> int:
+        """Extents that belong to no class: any block size may take one."""
+        return self._slabs.free_extent_count
+
+    def classes(self) -> list[SlabClass]:
+        """How the arena is shared out between slab sizes. With the free extents, its capacity."""
+        return self._slabs.classes()
+
+    def extents(self) -> dict[int, tuple[int, int]]:
+        """Extents that belong to a class: number -> (slab bytes, slabs in use)."""
+        return self._slabs.extents()
 
     def slab_bytes(self, block_bytes: int) -> int:
         """Size of the slab for a block. Raises BlockTooLargeError."""

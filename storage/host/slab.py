@@ -15,11 +15,12 @@ extent are exactly its slabs. Its owner is the arena; event loop only.
 """
 
 import heapq
+from dataclasses import dataclass
 
 from storage.errors import BlockTooLargeError, CapacityError
 from storage.tier import PAGE_BYTES, Slab, rounded
 
-__all__ = ["SlabAllocator"]
+__all__ = ["SlabAllocator", "SlabClass"]
 
 
 class _Extent:
@@ -32,6 +33,18 @@ class _Extent:
         self.slab_count = slab_count
         self.free = list(range(slab_count - 1, -1, -1))
         self.listed = False
+
+
+@dataclass(frozen=True, slots=True)
+class SlabClass:
+    """Slabs of one size."""
+
+    slab_bytes: int
+    extent_count: int
+    used_count: int
+    """Slabs in use."""
+    free_count: int
+    """Slabs of its extents that are not."""
 
 
 class SlabAllocator:
@@ -75,6 +88,23 @@ class SlabAllocator:
                 extent_bytes=self.extent_bytes,
             )
         return size
+
+    def extents(self) -> dict[int, tuple[int, int]]:
+        """Extents that belong to a class: number -> (slab bytes, slabs in use)."""
+        return {
+            number: (extent.slab_bytes, extent.slab_count - len(extent.free))
+            for number, extent in self._extents.items()
+        }
+
+    def classes(self) -> list[SlabClass]:
+        """Every class that has extents, smallest slabs first."""
+        counts: dict[int, list[int]] = {}
+        for extent in self._extents.values():
+            row = counts.setdefault(extent.slab_bytes, [0, 0, 0])
+            row[0] += 1
+            row[1] += extent.slab_count - len(extent.free)
+            row[2] += len(extent.free)
+        return [SlabClass(size, *counts[size]) for size in sorted(counts)]
 
     def allocate(self, block_bytes: int) -> Slab | None:
         """A free slab for a block, or None when the arena is full. Raises BlockTooLargeError."""
@@ -134,6 +164,9 @@ class SlabAllocator:
         assert self.used_bytes == sum(self._used.values())
         assert set(self._free_extents).isdisjoint(self._extents)
         assert len(self._free_extents) + len(self._extents) == self.extent_count
+        classes = self.classes()
+        assert sum(c.used_count * c.slab_bytes for c in classes) == self.used_bytes
+        assert sum(c.extent_count for c in classes) == len(self._extents)
         for number, extent in self._extents.items():
             slabs = sorted(taken.get(number, []) + extent.free)
             assert slabs == list(range(extent.slab_count)), number

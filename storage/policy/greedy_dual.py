@@ -16,6 +16,8 @@ keep. `docs/replay.md` has the numbers with and without it.
 
 from array import array
 
+import numpy as np
+
 from storage.policy.columns import Column, view
 from storage.policy.order import USES_MAX, Names, Slots
 from storage.policy.slot_order import TURN_BITS, SlotOrder
@@ -44,6 +46,10 @@ class GreedyDual(SlotOrder):
 
     def worth(self, slot: int) -> int:
         return self._worths[slot]
+
+    def worths(self, slots: Slots) -> Slots:
+        worths: Slots = view(self._worths)[slots].astype(np.int64)
+        return worths
 
     def standing(self, slot: int) -> int:
         return (

@@ -78,6 +78,9 @@ class EvictionOrder(Protocol):
     def worth(self, slot: int) -> int:
         """What keeping it is worth, on the clock's scale; changes only by `use` and `refresh`."""
 
+    def worths(self, slots: Slots) -> Slots:
+        """`worth` of many."""
+
     def uses(self, slot: int) -> int:
         """Uses counted so far, at most `USES_MAX`."""
 

@@ -121,6 +121,9 @@ class SlotOrder:
     def uses(self, slot: int) -> int:
         return min(self._uses[slot], USES_MAX)
 
+    def worths(self, slots: Slots) -> Slots:
+        return np.fromiter(map(self.worth, slots.tolist()), np.int64, len(slots))
+
     def above_line(self, slot: int) -> bool:
         return self._uses[slot] > 1 and self.worth(slot) > self._clock
 
