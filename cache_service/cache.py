@@ -37,6 +37,7 @@ from cache_service.verifier import Verifier
 from cache_service.views import (
     AcquireEvent,
     CacheLimits,
+    CachePolicies,
     CacheStats,
     PrefixView,
     ReservationView,
@@ -47,7 +48,7 @@ from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import BlockTooLargeError
 from storage.host.arena import HostArena
-from storage.policy.greedy_dual import GreedyDual
+from storage.policy.choice import eviction_order
 from storage.tier import Slab
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["Cache"]
 
 
+DEFAULT_POLICIES = CachePolicies()
 ROWS_AHEAD_MAX = 8_000_000
 """Blocks for which the index takes address space when a session opens; more cost a pause later."""
 
@@ -73,6 +75,7 @@ class Cache:
         limits: CacheLimits,
         clock: Callable[[], float],
         listener: CacheListener,
+        policies: CachePolicies = DEFAULT_POLICIES,
     ) -> None:
         self.instance_id = secrets.token_hex(16)
         self.arena = arena
@@ -80,7 +83,12 @@ class Cache:
         self._clock = clock
         self._started = clock()
         self._tally = Tally(listener)
-        self._index = BlockIndex(arena, GreedyDual(), GreedyDual(), limits.evicted_memory_count)
+        self._index = BlockIndex(
+            arena,
+            eviction_order(policies.host_eviction),
+            eviction_order(policies.ssd_eviction),
+            limits.evicted_memory_count,
+        )
         self._sessions = SessionTable(limits.max_sessions, limits.session_ttl_seconds)
         self._leases = LeaseTable(
             self._index, limits.max_leases_per_session, limits.answer_memory_count

@@ -10,6 +10,7 @@ step; a start that fails half way ends what it had started. One event loop, the 
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
@@ -94,7 +95,13 @@ class CacheServer:
         arena = HostArena(settings.host.capacity_bytes)
         stack.callback(arena.close)
         ssd = await self._open_ssd() if settings.ssd.enabled else None
-        cache = Cache(arena, ssd, settings.limits.core(), time.monotonic, listener)
+        cache = Cache(
+            arena, ssd, settings.limits.core(), time.monotonic, listener, settings.policies
+        )
+        # What was made until now stays: a full collection looks only at what came after.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         stack.push_async_callback(self._drain, cache)
         return cache
 

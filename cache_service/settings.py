@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, PositiveInt, model_validator
 
-from cache_service.views import CacheLimits
+from cache_service.views import CacheLimits, CachePolicies
 from kvtier.settings import ListenAddress, OptionalListenAddress, Seconds, SettingsModel
 
 __all__ = ["ENV_PREFIX", "CacheSettings", "HostSettings", "LimitSettings", "SsdSettings"]
@@ -21,6 +21,9 @@ SOCKET_PATH_BYTES_MAX = 107
 """The kernel's limit for a Unix socket's address, less its closing zero."""
 
 SEGMENTS_MIN = 4
+
+Eviction = Literal["greedy_dual", "lru", "arc", "s3_fifo"]
+"""Names of `storage.policy.choice.POLICIES`; a test holds them equal."""
 
 Size = Annotated[ByteSize, Field(gt=0)]
 
@@ -33,6 +36,7 @@ class HostSettings(SettingsModel):
     """The host arena."""
 
     capacity_bytes: Size = _size(512)
+    eviction: Eviction = "greedy_dual"
 
 
 class SsdSettings(SettingsModel):
@@ -41,6 +45,7 @@ class SsdSettings(SettingsModel):
     enabled: bool = True
     capacity_bytes: Size = _size(2048)
     segment_bytes: Size = _size(256)
+    eviction: Eviction = "greedy_dual"
     codec: Literal["none", "planes_lz4", "zstd", "auto"] = "none"
 
     @model_validator(mode="after")
@@ -104,6 +109,11 @@ class CacheSettings(SettingsModel):
     ssd: SsdSettings = SsdSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def policies(self) -> CachePolicies:
+        """As the core takes them."""
+        return CachePolicies(self.host.eviction, self.ssd.eviction)
 
     @model_validator(mode="after")
     def _socket_paths_fit(self) -> "CacheSettings":

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from kvtier.blocks import MissReason, Tier
+from storage.policy.choice import DEFAULT_POLICY
 from storage.tier import RecoveryReport, Slab
 
 __all__ = [
     "AcquireEvent",
     "CacheLimits",
+    "CachePolicies",
     "CacheStats",
     "EndView",
     "MatchView",
@@ -67,6 +69,14 @@ class CacheLimits:
     """Hashes remembered as evicted, to tell EVICTED from NEVER_STORED."""
     answer_memory_count: int = 65_536
     """Ended reservations remembered, so that a repeated commit gets its first answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicies:
+    """What leaves first in each tier: names of `storage.policy.choice.POLICIES`."""
+
+    host_eviction: str = DEFAULT_POLICY
+    ssd_eviction: str = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -31,9 +32,10 @@ from cache_service.errors import (
     ReservationUnknownError,
 )
 from cache_service.listener import QuietListener
-from cache_service.views import CacheLimits, EndView, MatchView, ReadyView, Transport
+from cache_service.views import CacheLimits, CachePolicies, EndView, MatchView, ReadyView, Transport
 from kvtier.keys import BlockHash, NamespaceId
 from storage.host.arena import HostArena
+from storage.policy.choice import POLICIES
 from storage.ssd.tier import SsdTier
 from storage.tier import PAGE_BYTES, Slab
 
@@ -83,6 +85,11 @@ class CacheLife(RuleBasedStateMachine):
         self.flipped = False
         self.committed: set[BlockHash] = set()
         """Every hash that was ever committed: nothing else may be found."""
+        self.policies = CachePolicies()
+
+    @initialize(host=st.sampled_from(sorted(POLICIES)), ssd=st.sampled_from(sorted(POLICIES)))
+    def begin(self, host: str, ssd: str) -> None:
+        self.policies = CachePolicies(host, ssd)
         self.start()
 
     def start(self) -> None:
@@ -92,7 +99,9 @@ class CacheLife(RuleBasedStateMachine):
             capacity_bytes=SEGMENTS * SEGMENT_BYTES,
             segment_bytes=SEGMENT_BYTES,
         )
-        self.cache = Cache(self.arena, self.ssd, LIMITS, lambda: self.now, QuietListener())
+        self.cache = Cache(
+            self.arena, self.ssd, LIMITS, lambda: self.now, QuietListener(), self.policies
+        )
         self.sessions: list[str] = []
         self.leases: list[tuple[str, str, list[BlockHash], list[tuple[int, int]], float]] = []
         self.reservations: list[tuple[str, list[BlockHash], Any]] = []

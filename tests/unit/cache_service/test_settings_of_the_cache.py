@@ -6,6 +6,7 @@ import pytest
 
 from cache_service.settings import ENV_PREFIX, CacheSettings
 from kvtier.settings import SettingsError, load
+from storage.policy.choice import POLICIES
 from storage.ssd.codec_selector import CODEC_SETTINGS
 
 
@@ -84,3 +85,10 @@ def test_values_that_make_no_sense_name_their_key(override: str) -> None:
 @pytest.mark.parametrize("codec", CODEC_SETTINGS)
 def test_every_codec_of_the_storage_room_can_be_set(codec: str) -> None:
     assert loaded(f"ssd.codec={codec}").ssd.codec == codec
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_eviction_policy_can_be_set_for_either_tier(policy: str) -> None:
+    policies = loaded(f"host.eviction={policy}", f"ssd.eviction={policy}").policies
+    assert (policies.host_eviction, policies.ssd_eviction) == (policy, policy)
+    assert "host.eviction" in refusal("host.eviction=random")
