@@ -26,6 +26,12 @@ __all__ = ["DeliveryListener", "DeliverySettings", "UsageDelivery"]
 
 log = logging.getLogger(__name__)
 
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    # A new channel gets a connection of its own, whatever the last one knew.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
 Result = TypeVar("Result")
 
 
@@ -60,10 +66,7 @@ class UsageDelivery:
         self._settings = settings
         self._listener = listener
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="usage-delivery")
-        self._channel = grpc.aio.insecure_channel(
-            settings.address, options=(("grpc.enable_http_proxy", 0),)
-        )
-        self._stub = usage_pb2_grpc.UsageServiceStub(self._channel)
+        self._channel = grpc.aio.insecure_channel(settings.address, options=CHANNEL_OPTIONS)
         self._new = asyncio.Event()
         self._idle = asyncio.Event()
         self._batch_max = settings.batch_events_max
@@ -111,6 +114,7 @@ class UsageDelivery:
                 self._listener.delivery_failed()
                 _log_failure(error, failures)
                 await asyncio.sleep(self._backoff_seconds(failures))
+                await self._reconnect()
 
     async def _deliver_batch(self) -> bool:
         """True when there may be more to deliver."""
@@ -119,7 +123,7 @@ class UsageDelivery:
         if not pending:
             return self._new.is_set()
         try:
-            response = await self._stub.RecordUsage(
+            response = await usage_pb2_grpc.UsageServiceStub(self._channel).RecordUsage(
                 usage_pb2.RecordUsageRequest(events=[event_message(p.event) for p in pending]),
                 timeout=self._settings.call_timeout_seconds,
             )
@@ -131,6 +135,13 @@ class UsageDelivery:
         await self._take_outcomes(pending, response.outcomes)
         self._batch_max = self._settings.batch_events_max
         return True
+
+    async def _reconnect(self) -> None:
+        """The old connection may be dead without a word, or its transport wait for minutes before
+        it tries again; how long to wait is decided here only.
+        """
+        await self._channel.close()
+        self._channel = grpc.aio.insecure_channel(self._settings.address, options=CHANNEL_OPTIONS)
 
     async def _narrow_down(
         self, pending: Sequence[PendingEvent], error: grpc.aio.AioRpcError

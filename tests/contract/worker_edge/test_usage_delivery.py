@@ -225,6 +225,80 @@ async def test_billing_that_is_down_slows_no_request_and_gets_all_later(tmp_path
     assert counts.outcomes == {"accepted": 20}
 
 
+async def test_after_an_outage_events_wait_for_our_backoff_and_for_no_other(tmp_path):
+    """The transport backs off by itself, up to minutes."""
+    async with billing(Ledger()) as address:
+        pass
+    journal = UsageJournal(tmp_path)
+    await journal.end(event("a"))
+    ledger = Ledger()
+    async with delivering(journal, address, Counts()) as delivery:
+        await asyncio.sleep(3)
+        async with billing(ledger, address):
+            assert await delivery.flush(1)
+    journal.close()
+    assert set(ledger.events) == {"a"}
+
+
+class Cable:
+    """A TCP connection's way through a network that can be cut without a word to either end."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, self._port = address.rpartition(":")
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._host, int(self._port))
+        whole = self._whole
+        self._tasks += [
+            asyncio.create_task(self._pump(reader, back, whole)),
+            asyncio.create_task(self._pump(there, writer, whole)),
+        ]
+
+    def cut(self) -> None:
+        """Connections there are carry nothing any more; new ones do."""
+        self._whole.clear()
+        self._whole = asyncio.Event()
+        self._whole.set()
+
+    async def _pump(self, reader, writer, whole: asyncio.Event) -> None:
+        try:
+            while raw := await reader.read(65_536):
+                if whole.is_set():
+                    writer.write(raw)
+                    await writer.drain()
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def test_a_connection_that_went_dead_without_a_word_is_replaced(tmp_path):
+    journal = UsageJournal(tmp_path)
+    ledger = Ledger()
+    async with billing(ledger) as address:
+        cable = Cable(address)
+        server = await asyncio.start_server(cable.carry, "127.0.0.1", 0)
+        through = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with delivering(journal, through, Counts(), call_timeout_seconds=0.3) as delivery:
+            await journal.end(event("before"))
+            delivery.wake()
+            assert await delivery.flush(5)
+            cable.cut()
+            await journal.end(event("after"))
+            delivery.wake()
+            assert await delivery.flush(5)
+        server.close()
+        await cable.close()
+    journal.close()
+    assert set(ledger.events) == {"before", "after"}
+
+
 async def test_stopping_in_an_outage_keeps_the_events_for_the_next_start(tmp_path):
     journal = UsageJournal(tmp_path)
     await journal.end(event("a"))
