@@ -19,7 +19,7 @@ from cache_service.ssd_health import SsdHealth
 from cache_service.ssd_writer import SsdWriter
 from cache_service.suspects import Suspects
 from kvtier.blocks import MissReason, Tier
-from storage.errors import CorruptBlockError, TierIOError
+from storage.errors import CorruptBlockError, TierBusyError, TierIOError
 from storage.host.arena import HostArena
 from storage.tier import Slab
 
@@ -115,6 +115,8 @@ class Promoter:
             self._listener.block_corrupt(Tier.SSD)
             self._drop(row, MissReason.CORRUPT)
             return MissReason.CORRUPT
+        except TierBusyError:
+            return MissReason.UNAVAILABLE  # the disk is well, there is only too much to do
         except TierIOError as error:
             self._health.failed()
             self._listener.ssd_failed("read", str(error))

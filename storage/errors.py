@@ -11,6 +11,7 @@ StorageError
 ├── BlockTooLargeError            a block does not fit an extent or a segment
 ├── CorruptBlockError             checksum, key or length do not match: the caller makes it a miss
 ├── SegmentsFullError             no free segment: recycle one first
+├── TierBusyError                too many calls wait for the tier: do without it this time
 └── TierIOError                   the disk refused; the tier is read as absent
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "FormatTooNewError",
     "SegmentsFullError",
     "StorageError",
+    "TierBusyError",
     "TierIOError",
 ]
 
@@ -74,6 +76,10 @@ class CorruptBlockError(StorageError):
 
 class SegmentsFullError(StorageError):
     reason = "SEGMENTS_FULL"
+
+
+class TierBusyError(StorageError):
+    reason = "TIER_BUSY"
 
 
 class TierIOError(StorageError):

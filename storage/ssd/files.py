@@ -51,7 +51,7 @@ def check_aligned(view: memoryview, payload_rounded_bytes: int) -> None:
     """Raises ValueError unless `view` is page-aligned memory of exactly that many bytes."""
     if view.nbytes != payload_rounded_bytes:
         raise ValueError(f"a view of {payload_rounded_bytes} bytes is needed, got {view.nbytes}")
-    if np.frombuffer(view, np.uint8).ctypes.data % PAGE_BYTES:
+    if np.frombuffer(view, np.uint8).__array_interface__["data"][0] % PAGE_BYTES:
         raise ValueError("the memory must be page-aligned for direct I/O")
 
 

@@ -7,8 +7,9 @@
 
 Mechanism only: which block is written, forgotten or re-logged, and which segment is recycled, is
 the owner's decision. Invariant: see `writer.py` and `reader.py`; additionally, no call touches
-memory or disk after it returned or raised. All methods belong to one event loop; `open` blocks and
-is called before, or in a thread.
+memory or disk after it returned or raised, no write ever stands before a read, and a call that
+finds its lane full raises TierBusyError at once. All methods belong to one event loop; `open`
+blocks and is called before, or in a thread.
 """
 
 import asyncio
@@ -23,14 +24,15 @@ from kvtier.keys import BlockHash
 from storage.codec import Codec
 from storage.codec_choice import CodecChoice
 from storage.env import Env, RealEnv
-from storage.errors import CapacityError, StorageError, TierIOError
+from storage.errors import CapacityError, StorageError, TierBusyError, TierIOError
 from storage.ssd.codec_selector import CodecMeasurer, CodecSelector, Measure, Placed
 from storage.ssd.directory import DataDirectory, explained
 from storage.ssd.encoding import StoredBlock, as_stored
 from storage.ssd.format import INDEX_DIRECTORY, SEGMENT_COUNT_MAX, record_bytes
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
-from storage.ssd.reader import BlockReader
+from storage.ssd.read_lane import ReadLane
+from storage.ssd.reader import BlockRead, BlockReader
 from storage.ssd.recovered import NO_BLOCKS, RecoveredColumns
 from storage.ssd.recovery import Progress, RecoveredTier, recover
 from storage.ssd.writer import SegmentWriter
@@ -50,10 +52,12 @@ log = logging.getLogger(__name__)
 SEGMENT_COUNT_MIN = 4
 """One open, one free to re-log into, and two for the owner to choose between."""
 
-_WRITER_QUEUE_MAX = 64
-_READER_QUEUE_MAX = 1024
+_WRITER_QUEUE_MAX = 256
+_READER_QUEUE_MAX = 32_768
+"""As many as one call may name; what they may hold is bounded by the owner's memory for them."""
 _CODEC_THREADS = 2
-_CODEC_QUEUE_MAX = 64
+_CODEC_QUEUE_MAX = 4096
+"""Blocks of all appends under way."""
 _SCRUB_QUEUE_MAX = 4
 _SAMPLE_SECONDS = 1.0
 
@@ -86,7 +90,7 @@ class SsdTier:
         *,
         capacity_bytes: int,
         segment_bytes: int,
-        reader_threads: int = 2,
+        reader_threads: int = 4,
         codec: str = "none",
         env: Env | None = None,
         progress: Progress | None = None,
@@ -136,7 +140,7 @@ class SsdTier:
         self._measuring: asyncio.Task[None] | None = None
         self._codec_lane = Lane("ssd-codec", _CODEC_THREADS, _CODEC_QUEUE_MAX)
         self._write_lane = Lane("ssd-writer", 1, _WRITER_QUEUE_MAX)
-        self._read_lane = Lane("ssd-reader", reader_threads, _READER_QUEUE_MAX)
+        self._read_lane = ReadLane(self._reader.read_run, reader_threads, _READER_QUEUE_MAX)
         self._scrub_lane = Lane("ssd-scrub", 1, _SCRUB_QUEUE_MAX)
         self.reads_under_way = 0
         """Calls of `read` that have not returned yet."""
@@ -188,13 +192,13 @@ class SsdTier:
     async def read(self, record: BlockRecord, location: SsdLocation, into: memoryview) -> None:
         """Fills `into` (page-aligned, `rounded(payload_bytes)` bytes) and verifies everything.
 
-        Raises CorruptBlockError (the block is a miss; forget it), TierIOError. What `into` holds
-        after an error is not to be used.
+        Raises CorruptBlockError (the block is a miss; forget it), TierIOError, TierBusyError (too
+        many reads wait: a miss, this time). What `into` holds after an error is not to be used.
         """
         self._check_open()
         self.reads_under_way += 1
         try:
-            await self._read_lane.run(self._reader.read, record, location, into)
+            await self._read_lane.run(BlockRead(record, location, into))
         finally:
             self.reads_under_way -= 1
         self._read_bytes += record_bytes(location.stored_bytes)
@@ -269,8 +273,7 @@ class SsdTier:
         await self._codec_lane.close()
         await self._scrub_lane.close()
         await self._read_lane.close()
-        await self._write_lane.run(self._writer.close)
-        await self._write_lane.close()
+        await self._write_lane.close(self._writer.close)
         self._data.unlock()
 
     # --- codecs ---------------------------------------------------------------------------------
@@ -290,7 +293,7 @@ class SsdTier:
 
     async def _remeasure(self, placed: list[Placed]) -> None:
         try:
-            speeds = await self._read_lane.run(self._measure, placed)
+            speeds = await self._codec_lane.run(self._measure, placed)
         except StorageError as error:
             self._selector.give_up()
             log.warning("measuring codecs failed", extra={"error": str(error)})
@@ -313,6 +316,8 @@ class SsdTier:
         try:
             while not self._closed and self._prewriter.wanted():
                 await self._write_lane.run(self._prewriter.step)
+        except TierBusyError:
+            return  # the next append starts it again
         except (OSError, TierIOError) as error:
             log.warning("pre-writing a segment failed", extra={"error": str(error)})
 

@@ -40,7 +40,9 @@ class FailingEnv(RealEnv):
     def preadv(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
         self._fail(self.reads_fail)
         count = super().preadv(fd, buffers, offset)
-        self._fail(bool(self.bad_place) and self.bad_place in bytes(buffers[0][:PAGE_BYTES]))
+        # Records that lie behind each other may be read at one go.
+        pages = [bytes(buffer[:PAGE_BYTES]) for buffer in buffers]
+        self._fail(bool(self.bad_place) and any(self.bad_place in page for page in pages))
         return count
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
