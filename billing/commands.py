@@ -72,8 +72,8 @@ def report(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """What was used, what it costs, and what cache hits saved."""
-    group_by = [name.strip() for name in by.split(",") if name.strip()]
-    request = usage_pb2.GetUsageRequest(tenant_id=tenant, group_by=group_by)
+    group_by = [name.strip() for name in _text("--by", by).split(",") if name.strip()]
+    request = usage_pb2.GetUsageRequest(tenant_id=_text("--tenant", tenant), group_by=group_by)
     _set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetUsage(request, timeout=wait))
     data = report_data(response, group_by)
@@ -97,7 +97,7 @@ def invoice(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """One tenant's statement: lines by model, token class and price, and their exact sum."""
-    request = usage_pb2.GetInvoiceRequest(tenant_id=tenant)
+    request = usage_pb2.GetInvoiceRequest(tenant_id=_text("--tenant", tenant))
     _set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetInvoice(request, timeout=wait))
     data = invoice_data(response.invoice)
@@ -163,15 +163,25 @@ def _set_period(
 
 
 def _timestamp(option: str, text: str) -> Timestamp:
+    timestamp = Timestamp()
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        # In another zone, the first and the last hours of the calendar lie outside of it.
+        timestamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
         raise typer.BadParameter(
             f"{text} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z", param_hint=option
         ) from None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=UTC))
     return timestamp
+
+
+def _text(option: str, text: str) -> str:
+    """`text`, unless the shell gave bytes that are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("not UTF-8 text", param_hint=option) from None
+    return text
 
 
 def _format(chosen: Format, json_: bool) -> Format:

@@ -36,6 +36,7 @@ LEDGER_FILE = "ledger.sqlite"
 _LOCK_FILE = "ledger.lock"
 _BUSY_SECONDS = 10
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Result = TypeVar("Result")
 
@@ -89,9 +90,15 @@ def ledger_error(error: DBAPIError, path: Path) -> BillingError:
     """What a refusal of the database means."""
     text = str(error.orig)
     if "readonly" in text or "unable to open" in text:
-        return LedgerReadOnlyError(f"the ledger {path} cannot be written: {text}", path=path)
+        return LedgerReadOnlyError(
+            f"the ledger {path} cannot be written: {text}; give billing's user write access to it,"
+            " or choose another with --set data_directory=DIR",
+            path=path,
+        )
     if "not a database" in text:
         return LedgerForeignError(f"{path} is not a ledger of kvtier: {text}", path=path)
+    if "is full" in text:
+        return _no_room(path)
     return LedgerUnavailableError(f"the ledger {path} does not take it now: {text}", path=path)
 
 
@@ -100,28 +107,48 @@ def _locked(directory: Path) -> int:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         lock = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        if error.errno in _READ_ONLY:
-            raise LedgerReadOnlyError(
-                f"cannot write in {directory}: {error.strerror}; choose another with"
-                " --set data_directory=DIR",
-                path=directory,
-            ) from None
-        raise LedgerUnavailableError(
-            f"cannot use {directory} for the ledger: {error.strerror}", path=directory
-        ) from None
+        raise _unusable(error, directory) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
         raise LedgerLockedError(
-            f"another billing service (process {holder}) has the ledger in {directory} open",
+            f"another billing service (process {holder}) has the ledger in {directory} open; stop"
+            " it, or choose another with --set data_directory=DIR",
             path=directory,
             process=holder,
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        os.close(lock)
+        raise _unusable(error, directory) from None
     return lock
+
+
+def _unusable(error: OSError, directory: Path) -> BillingError:
+    """What it means that the directory refuses."""
+    if error.errno in _READ_ONLY:
+        return LedgerReadOnlyError(
+            f"cannot write in {directory}: {error.strerror}; choose another with"
+            " --set data_directory=DIR",
+            path=directory,
+        )
+    if error.errno in _NO_ROOM:
+        return _no_room(directory)
+    return LedgerUnavailableError(
+        f"cannot use {directory} for the ledger: {error.strerror}; choose another with"
+        " --set data_directory=DIR",
+        path=directory,
+    )
+
+
+def _no_room(path: Path) -> LedgerUnavailableError:
+    return LedgerUnavailableError(
+        f"no room for the ledger on the disk of {path}; free some space", path=path
+    )
 
 
 def _engine(path: Path, begin: str, *, query_only: bool) -> Engine:

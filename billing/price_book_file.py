@@ -64,6 +64,8 @@ def parse_price_book(text: str, source: str) -> PriceBook:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PriceBookError(f"price book {source} is not TOML: {error}") from None
+    except RecursionError:
+        raise PriceBookError(f"price book {source} is nested too deeply") from None
     reader = _Reader(_line_numbers(text))
     book = reader.book(tree)
     if reader.problems or book is None:

@@ -1,7 +1,6 @@
 """kill -9 in the middle of streams of events, a full disk, and a start that cannot be."""
 
 import json
-import os
 import random
 import resource
 import signal
@@ -61,10 +60,13 @@ def _command(directory: Path, *settings: str) -> list[str]:
 def start(tmp_path: Path) -> Iterator[Start]:
     running: list[Process] = []
 
-    def start_() -> tuple[Process, str]:
+    def start_(where: Path | None = None) -> tuple[Process, str]:
         with (tmp_path / "log").open("a") as log:
             process = subprocess.Popen(
-                _command(tmp_path / "billing"), stdout=subprocess.PIPE, stderr=log, text=True
+                _command(where or tmp_path / "billing"),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         running.append(process)
         assert process.stdout is not None
@@ -261,11 +263,62 @@ def test_a_port_in_use_stops_the_start(refused: Callable[..., str]) -> None:
         assert "ADDRESS_IN_USE" in refused(f"metrics_listen=127.0.0.1:{port}")
 
 
-def test_a_read_only_directory_stops_the_start(tmp_path: Path, refused: Callable[..., str]) -> None:
-    if os.geteuid() == 0:  # root may write anywhere, but not where the kernel makes the files
-        said = refused("data_directory=/sys/kvtier")
-    else:
-        (tmp_path / "billing").mkdir(mode=0o555)
-        said = refused()
+def test_a_read_only_disk_stops_the_start_and_loses_nothing(
+    tmp_path: Path, start: Start, refused: Callable[..., str], small_disk: Any
+) -> None:
+    where = f"data_directory={small_disk.path / 'billing'}"
+    small_disk.remount("ro")
+    said = refused(where)
     assert "LEDGER_READ_ONLY" in said
-    assert "data_directory" in said
+    assert "--set data_directory=DIR" in said
+    small_disk.remount("rw")
+    process, address = start(small_disk.path / "billing")
+    _record(address, [_event(1)])
+    process.terminate()
+    process.wait(60)
+    small_disk.remount("ro")
+    assert "LEDGER_READ_ONLY" in refused(where)
+    small_disk.remount("rw")
+    _, address = start(small_disk.path / "billing")
+    (outcome,) = _record(address, [_event(1)])
+    assert outcome.status == pb.RECORD_STATUS_DUPLICATE
+
+
+def test_a_full_disk_stops_the_start_and_keeps_what_was_recorded(
+    start: Start, refused: Callable[..., str], small_disk: Any
+) -> None:
+    where = small_disk.path / "billing"
+    small_disk.fill()
+    for _ in range(2):  # the second finds what the first left
+        said = refused(f"data_directory={where}")
+        assert "LEDGER_UNAVAILABLE" in said
+        assert "free some space" in said
+    small_disk.empty()
+    process, address = start(where)
+    _record(address, [_event(1)])
+    small_disk.fill()
+    events = [_event(number) for number in range(2, 1_000)]
+    with pytest.raises(grpc.RpcError) as failed:
+        _record(address, events)
+    error = read_error(failed.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_UNAVAILABLE")
+    assert "free some space" in error.message
+    process.terminate()
+    assert process.wait(60) == 0
+    small_disk.empty()
+    _, address = start(where)
+    outcomes = _record(address, [_event(1), *events])
+    assert outcomes[0].status == pb.RECORD_STATUS_DUPLICATE
+    assert {outcome.status for outcome in outcomes[1:]} == {pb.RECORD_STATUS_ACCEPTED}
+    assert _verify(address).entry_count == 999
+
+
+@pytest.mark.parametrize("raw", [b"format = 1\n[", b"\xff\x00", b"x = " + b"[" * 100_000])
+def test_a_price_book_that_is_none_stops_the_start(
+    tmp_path: Path, refused: Callable[..., str], raw: bytes
+) -> None:
+    book = tmp_path / "prices.toml"
+    book.write_bytes(raw)
+    said = refused(f"price_book={book}")
+    assert "PRICE_BOOK_INVALID" in said
+    assert str(book) in said

@@ -109,7 +109,15 @@ def test_all_problems_are_told_at_once() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "format = 1", "format = 2\nversions = []", "format = 1\nversions = 3", "format = 1\n[a"],
+    [
+        "",
+        "format = 1",
+        "format = 2\nversions = []",
+        "format = 1\nversions = 3",
+        "format = 1\n[a",
+        "versions = " + "[" * 100_000,
+    ],
+    ids=range(6),
 )
 def test_a_file_that_is_no_book_is_refused(text: str) -> None:
     with pytest.raises(PriceBookError, match=r"prices\.toml"):

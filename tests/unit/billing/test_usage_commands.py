@@ -178,6 +178,10 @@ def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
         (["report", "--from", "2026-01-02", "--to", "2026-01-01"], 1, "INVALID_PERIOD"),
         (["report", "--from", "yesterday"], 2, "yesterday is not a time"),
         (["report", "--from", "0001-01-01"], 1, "INVALID_PERIOD"),
+        (["report", "--to", "9999-12-31T23:59:59-12:00"], 2, "is not a time"),
+        (["report", "--by", "\udcff"], 2, "UTF-8"),
+        (["report", "--tenant", "\udcff"], 2, "UTF-8"),
+        (["invoice", "--tenant", "\udcff"], 2, "UTF-8"),
         (["invoice"], 2, "--tenant"),
     ],
 )
