@@ -18,7 +18,6 @@ from kvtier.blocks import Tier
 from kvtier.v1 import cache_pb2, cache_pb2_grpc
 from storage.ssd.format import FORMAT_VERSION, MARKER_FILE, Marker, pack_marker
 
-
 SMALL = ("ssd.capacity_bytes=32MiB", "ssd.segment_bytes=8MiB")
 """Fits `small_disk`."""
 
