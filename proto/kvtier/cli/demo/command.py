@@ -49,7 +49,7 @@ def demo(
         Path, typer.Option("--model-cache", help="Where the demo checkpoint is kept.")
     ] = Path(".kvtier/demo-model"),
 ) -> None:
-    """The whole way: prompts, tiers, a crash, equal answers, and the bill. Under three minutes."""
+    """The whole way: prompts, tiers, a crash, equal answers, and the bill. A minute or two."""
     console = _console()
     result = DemoResult()
     started = time.monotonic()
