@@ -128,7 +128,7 @@ def encode(prompt: Prompt, encoder: PromptEncoder, limits: ModelLimits) -> tuple
 def completion_limit(ask: Ask, prompt_tokens: int, limits: ModelLimits) -> int:
     """Tokens to generate per sample. Raises PromptEmptyError, PromptTooLongError."""
     if prompt_tokens == 0:
-        raise PromptEmptyError("the prompt has no token to compute")
+        raise PromptEmptyError("the prompt has no token to compute; send at least one")
     room = limits.context_tokens - prompt_tokens
     wanted = ask.max_completion_tokens or max(1, min(limits.default_completion_tokens, room))
     if wanted > room:
@@ -144,7 +144,7 @@ def completion_limit(ask: Ask, prompt_tokens: int, limits: ModelLimits) -> int:
 
 def _check_limits(ask: Ask) -> None:
     if ask.max_completion_tokens < 0:
-        raise InvalidLimitError("max_completion_tokens is negative")
+        raise InvalidLimitError("max_completion_tokens must be 1 or more, or 0 for the default")
     if not 0 <= ask.sample_count <= SAMPLES_MAX:
         raise InvalidLimitError(f"sample_count must be 1 to {SAMPLES_MAX}")
     if len(ask.stop) > STOPS_MAX:
@@ -153,7 +153,8 @@ def _check_limits(ask: Ask) -> None:
         raise InvalidLimitError(f"a stop string must have 1 to {STOP_CHARACTERS_MAX} characters")
     if len(ask.client_request_id) > CLIENT_REQUEST_ID_CHARACTERS_MAX:
         raise InvalidLimitError(
-            f"client_request_id has over {CLIENT_REQUEST_ID_CHARACTERS_MAX} characters"
+            f"client_request_id may have {CLIENT_REQUEST_ID_CHARACTERS_MAX} characters,"
+            f" not {len(ask.client_request_id)}"
         )
 
 
@@ -163,7 +164,7 @@ def _check_sampling(sampling: Sampling) -> None:
     if not 0.0 < sampling.top_p <= 1.0:
         raise InvalidSamplingError("top_p must be above 0 and at most 1")
     if sampling.top_k < 0:
-        raise InvalidSamplingError("top_k is negative")
+        raise InvalidSamplingError("top_k must be 1 or more, or 0 for all tokens")
 
 
 def _check_length(text: str, limits: ModelLimits, encoder: PromptEncoder) -> None:
@@ -178,11 +179,12 @@ def _check_length(text: str, limits: ModelLimits, encoder: PromptEncoder) -> Non
 
 def _check_token_ids(token_ids: Sequence[int], vocabulary_size: int) -> None:
     if not token_ids:
-        raise PromptEmptyError("the prompt has no token to compute")
+        raise PromptEmptyError("the prompt has no token to compute; send at least one")
     if min(token_ids) < 0 or max(token_ids) >= vocabulary_size:
         index = next(i for i, t in enumerate(token_ids) if not 0 <= t < vocabulary_size)
         raise TokenIdOutOfRangeError(
-            f"token {index} is not in the model's vocabulary of {vocabulary_size}",
+            f"token {index} is not in the model's vocabulary; send ids from 0 to"
+            f" {vocabulary_size - 1}",
             token_index=index,
             vocabulary_size=vocabulary_size,
         )

@@ -254,9 +254,11 @@ def _serve_metrics(address: str, metrics: WorkerMetrics) -> Callable[[], None]:
     host, _, port = address.rpartition(":")
     try:
         server, thread = start_http_server(int(port), host, metrics.registry)
-    except (OSError, ValueError, OverflowError) as error:
+    except OSError as error:
         raise AddressInUseError(
-            f"cannot serve metrics on {address}: {error}", address=address
+            f"cannot serve metrics on {address}: {error.strerror}; choose another with"
+            " --set metrics_listen=HOST:PORT",
+            address=address,
         ) from None
 
     def stop() -> None:

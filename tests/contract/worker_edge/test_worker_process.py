@@ -19,6 +19,7 @@ from worker.__main__ import main, serve
 from worker.settings import WorkerSettings
 from worker.usage_event import UsageEnd
 from worker.usage_journal import UsageJournal
+from worker.usage_journal_format import SegmentHead, encode, segment_path
 from worker.usage_outbox import UsageOutbox
 
 
@@ -55,16 +56,58 @@ def test_a_directory_that_is_no_checkpoint_is_refused(capsys, tmp_path):
     assert "CHECKPOINT_INVALID" in line
 
 
-def test_an_architecture_that_cannot_be_cached_is_refused(capsys, tmp_path, checkpoint):
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "llama4_text", "attention_chunk_size": 64}, "chunked attention"),
+        ({"model_type": "qwen3_next"}, "recurrent"),
+        ({"model_type": "t5"}, "encoder-decoder"),
+    ],
+    ids=["llama4_text", "qwen3_next", "t5"],
+)
+def test_an_architecture_that_cannot_be_cached_is_refused(
+    capsys, tmp_path, checkpoint, config, reason
+):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     for path in checkpoint.iterdir():
         (foreign / path.name).write_bytes(path.read_bytes())
-    config = json.loads((foreign / "config.json").read_text())
-    config["layer_types"] = ["linear_attention", "full_attention"]
     (foreign / "config.json").write_text(json.dumps(config))
     line = refuses(capsys, arguments(foreign, tmp_path / "data"))
-    assert "ARCHITECTURE_REFUSED" in line or "CHECKPOINT_INVALID" in line
+    assert line.startswith("kvtier-worker: ARCHITECTURE_REFUSED: ")
+    assert reason in line
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"\xff\x00", b'{"model_type": "nope"}'])
+def test_a_checkpoint_whose_configuration_is_none_is_refused(capsys, tmp_path, checkpoint, raw):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in checkpoint.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "config.json").write_bytes(raw)
+    line = refuses(capsys, arguments(broken, tmp_path / "data"))
+    assert line.startswith("kvtier-worker: CHECKPOINT_INVALID: ")
+
+
+@pytest.mark.parametrize("raw", [b"", b"not tensors", b"\xff" * 64], ids=range(3))
+def test_a_checkpoint_whose_weights_are_none_is_refused(capsys, tmp_path, checkpoint, raw):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in checkpoint.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "model.safetensors").write_bytes(raw)
+    line = refuses(capsys, arguments(broken, tmp_path / "data"))
+    assert line.startswith("kvtier-worker: CHECKPOINT_INVALID: ")
+
+
+def test_a_journal_of_a_newer_format_is_refused_and_left_alone(capsys, tmp_path, checkpoint):
+    (tmp_path / "journal").mkdir()
+    newer = segment_path(tmp_path / "journal", 1)
+    newer.write_bytes(encode(1, SegmentHead(format=99)))
+    before = newer.read_bytes()
+    line = refuses(capsys, arguments(checkpoint, tmp_path))
+    assert line.startswith("kvtier-worker: FORMAT_TOO_NEW: ")
+    assert newer.read_bytes() == before
 
 
 def test_a_checkpoint_without_a_tokenizer_is_refused(capsys, tmp_path, checkpoint):
@@ -118,6 +161,8 @@ def test_a_data_directory_that_cannot_be_written_is_refused(capsys, tmp_path, ch
         ("request_deadline_seconds=-1", "request_deadline_seconds"),
         ("pool.page_bytes=many", "pool.page_bytes"),
         ("listen=nowhere", "listen"),
+        ("listen=127.0.0.1:99999", "listen"),
+        ("drain_seconds=inf", "drain_seconds"),
         ("typo=1", "typo"),
         ("public_prefix_directory=/nonexistent", "public_prefix_directory"),
         ("pool.page_bytes=1", "pool.page_bytes"),
