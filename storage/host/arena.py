@@ -39,6 +39,14 @@ class HostArena:
         if extent_bytes is None:
             quarter = capacity_bytes // EXTENTS_MIN // PAGE_BYTES * PAGE_BYTES
             extent_bytes = max(PAGE_BYTES, min(EXTENT_BYTES, quarter))
+        machine_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if capacity_bytes > machine_bytes:
+            # Told before it is taken: the kernel would end other processes to make room.
+            raise CapacityError(
+                f"cannot take {capacity_bytes} bytes of memory: this machine has {machine_bytes};"
+                " lower host capacity_bytes",
+                capacity_bytes=capacity_bytes,
+            )
         self._slabs = SlabAllocator(capacity_bytes, extent_bytes)
         self.capacity_bytes = self._slabs.extent_count * extent_bytes
         self.fd = os.memfd_create("kvtier-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -53,7 +61,8 @@ class HostArena:
         except OSError as error:
             os.close(self.fd)
             raise CapacityError(
-                f"cannot take {self.capacity_bytes} bytes of memory: {error.strerror}",
+                f"cannot take {self.capacity_bytes} bytes of memory: {error.strerror}; lower host"
+                " capacity_bytes",
                 capacity_bytes=self.capacity_bytes,
             ) from error
         self._view = memoryview(self._map)

@@ -79,6 +79,12 @@ def test_a_capacity_without_a_whole_extent_is_refused(capacity: int, extent: int
         HostArena(capacity, extent_bytes=extent)
 
 
+@pytest.mark.parametrize("capacity", [1 << 50, 1 << 70])
+def test_more_memory_than_the_machine_has_is_refused_before_it_is_taken(capacity: int) -> None:
+    with pytest.raises(CapacityError, match="this machine has"):
+        HostArena(capacity)
+
+
 def test_capacity_is_rounded_down_to_whole_extents() -> None:
     arena = HostArena(35 * PAGE, extent_bytes=16 * PAGE)
     assert arena.capacity_bytes == 32 * PAGE
