@@ -21,6 +21,11 @@ __all__ = ["DOMAIN", "KvtierError", "WireError", "read_error", "status_of"]
 
 DOMAIN = "kvtier"
 
+MESSAGE_BYTES_MAX = 1024
+METADATA_BYTES_MAX = 256
+"""A status travels as headers, of which gRPC drops more than 8 KiB, reason and all; a message may
+take three times its size there, and travels twice."""
+
 
 class KvtierError(Exception):
     """Something a caller did, or a state of this machine, that has a name.
@@ -52,10 +57,13 @@ def status_of(error: KvtierError, code: grpc.StatusCode) -> status_pb2.Status:
     detail = any_pb2.Any()
     detail.Pack(
         error_details_pb2.ErrorInfo(
-            reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata)
+            reason=error.reason,
+            domain=DOMAIN,
+            metadata={k: _cut(v, METADATA_BYTES_MAX) for k, v in error.metadata.items()},
         )
     )
-    return status_pb2.Status(code=code.value[0], message=str(error), details=[detail])
+    message = _cut(str(error), MESSAGE_BYTES_MAX)
+    return status_pb2.Status(code=code.value[0], message=message, details=[detail])
 
 
 def read_error(error: grpc.RpcError) -> WireError:
@@ -74,3 +82,11 @@ def read_error(error: grpc.RpcError) -> WireError:
                 if info.domain == DOMAIN:
                     return WireError(code, info.reason, message, dict(info.metadata))
     return WireError(code, "", message, {})
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    """`text` as UTF-8 can say it, and no longer than may travel."""
+    raw = text.encode(errors="replace")
+    if len(raw) <= bytes_max:
+        return raw.decode()
+    return raw[: bytes_max - 3].decode(errors="ignore") + "..."

@@ -64,6 +64,22 @@ async def test_listed_error_has_its_code_reason_and_metadata(failing: Any) -> No
     )
 
 
+@pytest.mark.parametrize("character", ["x", "\u00e9", "\U0001f600", "\n", "\udcff"])
+async def test_an_error_that_quotes_a_huge_request_arrives_whole_enough(
+    failing: Any, character: str
+) -> None:
+    """Statuses travel as headers, which gRPC bounds: a longer one would arrive without a reason."""
+    servicer, address = failing
+    quoted = character * 1_000_000
+    servicer.error = TeapotError(f"no such tenant: {quoted}", **{f"m{i}": quoted for i in range(3)})
+    wire = await fail(address)
+    assert wire.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert wire.reason == "TEAPOT"
+    assert wire.message.startswith("no such tenant: ")
+    assert wire.message.endswith("...")
+    assert set(wire.metadata) == {"m0", "m1", "m2"}
+
+
 async def test_subclass_inherits_the_code_and_keeps_its_reason(failing: Any) -> None:
     servicer, address = failing
     servicer.error = SmallTeapotError("x")
