@@ -87,7 +87,7 @@ def report(
             show_report(_console(), data, keys)
 
 
-@app.command()
+@app.command(short_help="One tenant's statement of a period.")
 def invoice(
     tenant: Annotated[str, typer.Option(help="Whose invoice.")],
     from_: From = "",
@@ -112,7 +112,7 @@ def invoice(
             show_invoice(_console(), data)
 
 
-@app.command()
+@app.command(short_help="Prove that the ledger holds.")
 def verify(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> None:
     """Walks the ledger's hash chain and recomputes every amount; exit status 1 when it breaks."""
     data = verification_data(

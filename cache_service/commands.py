@@ -32,7 +32,7 @@ def cache() -> None:
     """Look into the cache."""
 
 
-@app.command()
+@app.command(short_help="What the cache holds and did.")
 def stats(
     address: Annotated[
         str, typer.Option(help="Of the cache service: HOST:PORT or unix:PATH.")

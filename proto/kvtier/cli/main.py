@@ -41,10 +41,10 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(kvtier)
-    app.command()(up)
-    app.command()(demo)
-    app.command()(generate)
-    app.command()(chat)
+    app.command(short_help="Start everything on this machine.")(up)
+    app.command(short_help="The whole way, with a crash and the bill.")(demo)
+    app.command(short_help="Complete one prompt; show usage and cost.")(generate)
+    app.command(short_help="Talk to the model.")(chat)
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: e.name):
         room = entry.load() if entry.name in sys.argv[1:2] else typer.Typer()
         app.add_typer(room, name=entry.name, help=_HELP.get(entry.name))

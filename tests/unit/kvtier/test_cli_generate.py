@@ -139,6 +139,12 @@ def test_what_a_model_writes_cannot_steer_a_terminal():
     assert visible("a\x1b[2Jb\r\n\tc\x9b") == "a\ufffd[2Jb\ufffd\n\tc\ufffd"
 
 
+def test_the_list_of_commands_cuts_no_sentence():
+    printed = run("--help")
+    assert printed.exit_code == 0
+    assert "..." not in printed.stdout.partition("Commands:")[2]
+
+
 def test_the_version_is_told():
     printed = run("--version")
     assert printed.exit_code == 0
