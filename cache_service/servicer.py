@@ -1,6 +1,7 @@
 """The gRPC edge of the cache: check, call, convert. No decisions, no state but the stream intake.
 
-Invariant: nothing of `kvtier.v1` goes further in than this file, nothing of the core's further out.
+Invariant: nothing of `kvtier.v1` goes further in than this file and `wire.py`, nothing of the
+core's further out.
 Errors are raised as they are; `cache_service/status.py` gives them their codes. Every handler runs
 on the event loop, and none holds it for longer than copying one frame.
 """
@@ -10,27 +11,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cache_service import wire
 from cache_service.errors import (
     InvalidRangeError,
-    InvalidTransportError,
     KeySchemeMismatchError,
-    MalformedChainError,
     ReservationIncompleteError,
 )
 from cache_service.intake import StreamIntake
-from cache_service.views import AcquireEvent, CacheStats, EndView, MatchView, ReadyView, Transport
-from kvtier.blocks import MissReason, Tier
-from kvtier.keys import (
-    KEY_SCHEME_VERSION,
-    BlockHash,
-    MalformedHashesError,
-    NamespaceId,
-    unpack_hashes,
-)
-from kvtier.serving import MalformedRequestError
+from cache_service.views import AcquireEvent, EndView, MatchView, ReadyView, Transport
+from kvtier.keys import KEY_SCHEME_VERSION, NamespaceId
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 
@@ -42,8 +33,6 @@ __all__ = ["SERVICE_NAME", "CacheServicer"]
 SERVICE_NAME = "kvtier.v1.CacheService"
 
 FRAME_BYTES = 1024 * 1024
-TEXT_CHARS_MAX = 256
-LOAD_TIMEOUT_SECONDS_MAX = 3600.0
 
 Context = Any  # grpc.aio.ServicerContext; its type parameters say nothing that is used here
 
@@ -73,20 +62,20 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
                 " on both ends",
                 key_scheme_version=KEY_SCHEME_VERSION,
             )
-        transport = _transport(request.transport)
+        transport = wire.transport(request.transport)
         view = self._cache.open_session(
             NamespaceId(request.namespace_id),
             request.block_bytes,
             request.block_tokens,
-            _text("client_name", request.client_name),
+            wire.text("client_name", request.client_name),
             transport,
         )
         response = pb.OpenSessionResponse(
             session_id=view.session_id,
             service_instance_id=self._cache.instance_id,
-            session_ttl=_duration(view.session_ttl_seconds),
-            lease_ttl=_duration(view.lease_ttl_seconds),
-            reservation_ttl=_duration(view.reservation_ttl_seconds),
+            session_ttl=wire.duration(view.session_ttl_seconds),
+            lease_ttl=wire.duration(view.lease_ttl_seconds),
+            reservation_ttl=wire.duration(view.reservation_ttl_seconds),
             max_blocks_per_call=view.max_blocks_per_call,
         )
         if transport is Transport.SHARED_MEMORY:
@@ -106,21 +95,23 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     async def LookupPrefix(
         self, request: pb.LookupPrefixRequest, context: Context
     ) -> pb.LookupPrefixResponse:
-        view = self._cache.lookup(request.session_id, _chain(request.block_hashes))
+        view = self._cache.lookup(request.session_id, wire.chain(request.block_hashes))
         return pb.LookupPrefixResponse(
             present_count=view.present_count,
             tiers=view.tiers,
-            miss_reason=_reason(view.miss_reason),
+            miss_reason=wire.reason(view.miss_reason),
         )
 
     async def AcquirePrefix(
         self, request: pb.AcquirePrefixRequest, context: Context
     ) -> AsyncIterator[pb.AcquirePrefixResponse]:
-        timeout = _timeout(request.load_timeout) if request.HasField("load_timeout") else None
+        timeout = (
+            wire.load_timeout(request.load_timeout) if request.HasField("load_timeout") else None
+        )
         events = self._cache.acquire(
             request.session_id,
-            _text("request_id", request.request_id),
-            _chain(request.block_hashes),
+            wire.text("request_id", request.request_id),
+            wire.chain(request.block_hashes),
             timeout,
         )
         # A client that vanishes cancels this handler: closing the core's iterator is what gives
@@ -143,7 +134,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     async def ReleaseLease(
         self, request: pb.ReleaseLeaseRequest, context: Context
     ) -> pb.ReleaseLeaseResponse:
-        corrupt = _chain(request.corrupt_block_hashes)
+        corrupt = wire.chain(request.corrupt_block_hashes)
         self._cache.release(request.session_id, request.lease_id, corrupt)
         return pb.ReleaseLeaseResponse()
 
@@ -152,14 +143,14 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
     ) -> pb.ReserveBlocksResponse:
         view = await self._cache.reserve(
             request.session_id,
-            _text("request_id", request.request_id),
-            _chain(request.block_hashes),
+            wire.text("request_id", request.request_id),
+            wire.chain(request.block_hashes),
         )
         response = pb.ReserveBlocksResponse(
             reservation_id=view.reservation_id,
             missing_indexes=view.missing,
             refused_count=view.refused_count,
-            refused_reason=_reason(view.refused_reason),
+            refused_reason=wire.reason(view.refused_reason),
         )
         if view.reservation_id:
             response.expire_time.CopyFrom(self._time_in(view.expire_seconds))
@@ -232,7 +223,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         return pb.StoreBlocksResponse(stored_count=len(whole))
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
-        return stats_response(self._cache.stats(), self._start_seconds)
+        return wire.stats_response(self._cache.stats(), self._start_seconds)
 
     def _acquire_event(self, session_id: str, event: AcquireEvent) -> pb.AcquirePrefixResponse:
         response = pb.AcquirePrefixResponse()
@@ -240,7 +231,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             response.match.lease_id = event.lease_id
             response.match.matched_count = event.matched_count
             response.match.tiers = event.tiers
-            response.match.miss_reason = _reason(event.miss_reason)
+            response.match.miss_reason = wire.reason(event.miss_reason)
             if event.lease_id:
                 response.match.expire_time.CopyFrom(self._time_in(event.expire_seconds))
         elif isinstance(event, ReadyView):
@@ -251,7 +242,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         else:
             assert isinstance(event, EndView)
             response.end.ready_count = event.ready_count
-            response.end.miss_reason = _reason(event.miss_reason)
+            response.end.miss_reason = wire.reason(event.miss_reason)
         return response
 
     def _store_frame(
@@ -269,89 +260,4 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         return whole
 
     def _time_in(self, seconds: float) -> Timestamp:
-        return _timestamp(self._wall_clock() + seconds)
-
-
-def stats_response(stats: CacheStats, start_seconds: float) -> pb.GetStatsResponse:
-    """The wire form of the core's stats."""
-    response = pb.GetStatsResponse(
-        service_instance_id=stats.instance_id,
-        start_time=_timestamp(start_seconds),
-        session_count=stats.session_count,
-        lease_count=stats.lease_count,
-        reservation_count=stats.reservation_count,
-        pending_write_count=stats.pending_write_count,
-        counters=stats.counters,
-    )
-    for tier in stats.tiers:
-        response.tiers.add(
-            tier=_tier(tier.tier),
-            capacity_bytes=tier.capacity_bytes,
-            used_bytes=tier.used_bytes,
-            block_count=tier.block_count,
-            payload_bytes=tier.payload_bytes,
-            evicted_count=tier.evicted_count,
-            written_bytes=tier.written_bytes,
-            read_bytes=tier.read_bytes,
-        )
-    if stats.recovery is not None:
-        response.recovery.kept_count = stats.recovery.kept_count
-        response.recovery.dropped_count = stats.recovery.dropped_count
-        response.recovery.repaired_count = stats.recovery.repaired_count
-        response.recovery.kept_bytes = stats.recovery.kept_bytes
-        response.recovery.duration_seconds = stats.recovery.duration_seconds
-    return response
-
-
-def _chain(packed: bytes) -> list[BlockHash]:
-    try:
-        return unpack_hashes(packed)
-    except MalformedHashesError as error:
-        raise MalformedChainError(str(error)) from None
-
-
-def _text(name: str, value: str) -> str:
-    if len(value) > TEXT_CHARS_MAX:
-        raise MalformedRequestError(
-            f"{name} may have {TEXT_CHARS_MAX} characters, not {len(value)}", field=name
-        )
-    return value
-
-
-def _transport(number: int) -> Transport:
-    try:
-        return Transport(number)
-    except ValueError:
-        raise InvalidTransportError(
-            "name a transport: shared memory on the same host, or stream", transport=number
-        ) from None
-
-
-def _timeout(duration: Duration) -> float:
-    seconds = duration.seconds + duration.nanos / 1e9
-    if not 0 <= seconds <= LOAD_TIMEOUT_SECONDS_MAX:
-        raise MalformedRequestError(
-            f"load_timeout must be from 0 to {LOAD_TIMEOUT_SECONDS_MAX:.0f} seconds",
-            field="load_timeout",
-        )
-    return seconds
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromNanoseconds(int(seconds * 1e9))
-    return timestamp
-
-
-def _reason(reason: MissReason) -> Any:
-    return int(reason)
-
-
-def _tier(tier: Tier) -> Any:
-    return int(tier)
+        return wire.timestamp(self._wall_clock() + seconds)

@@ -1,0 +1,122 @@
+"""The core's values on the wire and back: one small pure function each, with its check.
+
+Invariant: what comes in is refused here when it cannot mean anything; what goes out is whole.
+Stateless, any thread.
+"""
+
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cache_service.errors import InvalidTransportError, MalformedChainError
+from cache_service.views import CacheStats, Transport
+from kvtier.blocks import MissReason, Tier
+from kvtier.keys import BlockHash, MalformedHashesError, unpack_hashes
+from kvtier.serving import MalformedRequestError
+from kvtier.v1 import cache_pb2 as pb
+
+__all__ = [
+    "chain",
+    "duration",
+    "load_timeout",
+    "reason",
+    "stats_response",
+    "text",
+    "tier",
+    "timestamp",
+    "transport",
+]
+
+TEXT_CHARS_MAX = 256
+LOAD_TIMEOUT_SECONDS_MAX = 3600.0
+
+
+def stats_response(stats: CacheStats, start_seconds: float) -> pb.GetStatsResponse:
+    """The wire form of the core's stats."""
+    response = pb.GetStatsResponse(
+        service_instance_id=stats.instance_id,
+        start_time=timestamp(start_seconds),
+        session_count=stats.session_count,
+        lease_count=stats.lease_count,
+        reservation_count=stats.reservation_count,
+        pending_write_count=stats.pending_write_count,
+        counters=stats.counters,
+    )
+    for each in stats.tiers:
+        response.tiers.add(
+            tier=tier(each.tier),
+            capacity_bytes=each.capacity_bytes,
+            used_bytes=each.used_bytes,
+            block_count=each.block_count,
+            payload_bytes=each.payload_bytes,
+            evicted_count=each.evicted_count,
+            written_bytes=each.written_bytes,
+            read_bytes=each.read_bytes,
+        )
+    if stats.recovery is not None:
+        response.recovery.kept_count = stats.recovery.kept_count
+        response.recovery.dropped_count = stats.recovery.dropped_count
+        response.recovery.repaired_count = stats.recovery.repaired_count
+        response.recovery.kept_bytes = stats.recovery.kept_bytes
+        response.recovery.duration_seconds = stats.recovery.duration_seconds
+    return response
+
+
+def chain(packed: bytes) -> list[BlockHash]:
+    """Raises MalformedChainError."""
+    try:
+        return unpack_hashes(packed)
+    except MalformedHashesError as error:
+        raise MalformedChainError(str(error)) from None
+
+
+def text(name: str, value: str) -> str:
+    """A text of bounded length. Raises MalformedRequestError."""
+    if len(value) > TEXT_CHARS_MAX:
+        raise MalformedRequestError(
+            f"{name} may have {TEXT_CHARS_MAX} characters, not {len(value)}", field=name
+        )
+    return value
+
+
+def transport(number: int) -> Transport:
+    """Raises InvalidTransportError."""
+    try:
+        return Transport(number)
+    except ValueError:
+        raise InvalidTransportError(
+            "name a transport: shared memory on the same host, or stream", transport=number
+        ) from None
+
+
+def load_timeout(asked: Duration) -> float:
+    """Seconds. Raises MalformedRequestError."""
+    seconds = asked.seconds + asked.nanos / 1e9
+    if not 0 <= seconds <= LOAD_TIMEOUT_SECONDS_MAX:
+        raise MalformedRequestError(
+            f"load_timeout must be from 0 to {LOAD_TIMEOUT_SECONDS_MAX:.0f} seconds",
+            field="load_timeout",
+        )
+    return seconds
+
+
+def duration(seconds: float) -> Duration:
+    made = Duration()
+    made.FromNanoseconds(int(seconds * 1e9))
+    return made
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Of Unix seconds."""
+    made = Timestamp()
+    made.FromNanoseconds(int(seconds * 1e9))
+    return made
+
+
+def reason(of: MissReason) -> Any:
+    return int(of)
+
+
+def tier(of: Tier) -> Any:
+    return int(of)
