@@ -2,23 +2,20 @@
 
     forget what left  ->  free a segment ahead  ->  append a batch of waiting blocks  ->  again
 
-Blocks are written behind: a commit is answered from host memory, its blocks wait here, parents
-before children, pinned so that they are not lost before they are written. A disk that fails is an
-absent tier: waiting blocks are let go into plain host memory and nobody gets an error.
+Blocks are written behind: a commit is answered from host memory, its blocks wait in the queue,
+pinned so that they are not lost before they are written. A disk that fails is an absent tier:
+waiting blocks are let go into plain host memory and nobody gets an error.
 
-Invariants: a waiting block is pinned exactly once by the queue; its parent is on the SSD or waits
-before it; a hash is forgotten before it can be written again, because both happen in this task.
+Invariant: a hash is forgotten before it can be written again, because both happen in this task.
 Event loop only; the bytes move on the tier's writer thread.
 """
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from cache_service.admission import Admission, WriteOffer, admit
-from cache_service.block_tree import ABSENT, NOWHERE
+from cache_service.block_tree import NOWHERE
 from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -26,11 +23,12 @@ from cache_service.recycler import Recycler
 from cache_service.room import HostRoom
 from cache_service.ssd_health import SsdHealth
 from cache_service.views import CacheLimits
+from cache_service.write_queue import WriteQueue
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
 from storage.errors import CorruptBlockError, SegmentsFullError, StorageError
 from storage.host.arena import HostArena
-from storage.tier import PAGE_BYTES, SsdLocation
+from storage.tier import SsdLocation
 
 if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
@@ -42,14 +40,12 @@ log = logging.getLogger(__name__)
 RECYCLES_PER_BATCH = 4
 """Segments freed at most before the next batch is tried; each frees less than it holds."""
 
-DEFERRED_MAX = 65_536
-
 SMALL_RING_SEGMENTS = 8
 """An SSD of fewer segments keeps one free, not `free_segments_min`."""
 
 
 class SsdWriter:
-    """The queue of waiting blocks, the hashes to forget, and the task that works on both."""
+    """The task that works on the queue of waiting blocks and on the hashes to forget."""
 
     def __init__(
         self,
@@ -73,17 +69,10 @@ class SsdWriter:
         self._limits = limits
         self._listener = listener
         self._clock = clock
-        segments = ssd.segments()
-        # The first page of a segment is its header.
-        self._segment_bytes = min(segment.capacity_bytes for segment in segments) - PAGE_BYTES
-        small = len(segments) < SMALL_RING_SEGMENTS
+        small = len(ssd.segments()) < SMALL_RING_SEGMENTS
         self._free_segments_min = 1 if small else limits.free_segments_min
-        self._pending_bytes_max = int(limits.pending_write_share_max * arena.capacity_bytes)
-        self._waiting: deque[int] = deque()
-        self._deferred: OrderedDict[BlockHash, None] = OrderedDict()
-        """In order, each once. Not pinned: they may be evicted before their turn comes."""
-        self._queued: set[int] = set()
-        self._pending_bytes = 0
+        pending_bytes_max = int(limits.pending_write_share_max * arena.capacity_bytes)
+        self._queue = WriteQueue(ssd, index, health, pending_bytes_max)
         self._forgotten = forgotten
         self._full_count = 0
         """Batches in a row for which there was no segment."""
@@ -92,24 +81,15 @@ class SsdWriter:
     @property
     def pending_count(self) -> int:
         """Blocks that wait, are being written, or come later if they are still here then."""
-        return len(self._queued) + len(self._deferred)
+        return len(self._queue)
 
     def busy(self) -> bool:
         """True while blocks are on their way to the SSD, and will become free to evict."""
-        return bool(self._queued)
+        return self._queue.busy
 
     def offer(self, rows: Iterable[int]) -> None:
-        """Queues what admission lets in, with everything before it that is not on the SSD yet."""
-        declined = 0
-        for row in rows:
-            answer = self._enqueue(row)
-            block_hash = self._index.tree.block_hash(row)
-            if answer is Admission.WRITE or block_hash in self._deferred:
-                continue
-            if answer is Admission.DEFER and len(self._deferred) < DEFERRED_MAX:
-                self._deferred[block_hash] = None
-            else:
-                declined += 1
+        """Queues blocks to be written, with what lies before them, as far as admission lets in."""
+        declined = self._queue.offer(rows)
         if declined:
             self._listener.writes_declined(declined)
         self.wake()
@@ -124,7 +104,7 @@ class SsdWriter:
         if self._task is not None:
             return
         wanted = self._forgotten or self._segment_due() if self._health.available else False
-        if wanted or self._waiting or self._deferred:
+        if wanted or self._queue.due:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def drain(self) -> None:
@@ -132,106 +112,14 @@ class SsdWriter:
         self.wake()
         while self._task is not None:
             await asyncio.wait({self._task})
-            if self._forgotten or self._waiting or self._deferred:
+            if self._forgotten or self._queue.due:
                 self.wake()
 
     def pins(self) -> dict[int, int]:
-        return dict.fromkeys(self._queued, 1)
+        return self._queue.pins()
 
     def check_integrity(self) -> None:
-        assert self._pending_bytes == sum(self._record_bytes(b) for b in self._queued)
-        assert self._pending_bytes <= self._pending_bytes_max or len(self._queued) == 1
-        assert self._queued >= set(self._waiting)
-        assert len(self._waiting) == len(set(self._waiting))
-        for row in self._queued:
-            assert self._index.tree.pins(row) > 0
-            assert self._index.tree.in_host(row)
-
-    # -- the queue ---------------------------------------------------------------------------------
-
-    def _record_bytes(self, row: int) -> int:
-        return self._ssd.record_bytes(self._index.tree.payload_bytes(row))
-
-    def _enqueue(self, row: int) -> Admission:
-        """Queues a block behind what lies before it; stops at the first that may not go now."""
-        tree, way = self._index.tree, []
-        while row != NOWHERE and not tree.on_ssd(row) and row not in self._queued:
-            way.append(row)
-            row = tree.parent(row)
-        for step in reversed(way):
-            answer = self._ask(step)
-            if answer is not Admission.WRITE:
-                return answer
-            self._queue(step)
-        return Admission.WRITE
-
-    def _ask(self, row: int) -> Admission:
-        if not self._index.tree.in_host(row) or not self._index.tree.cached(row):
-            return Admission.DECLINE
-        return admit(
-            WriteOffer(
-                record_bytes=self._record_bytes(row),
-                segment_bytes=self._segment_bytes,
-                pending_bytes=self._pending_bytes,
-                pending_bytes_max=self._pending_bytes_max,
-                ssd_available=self._health.available,
-            )
-        )
-
-    def _take_deferred(self) -> None:
-        """Asks again about blocks that had to come later."""
-        while self._deferred:
-            block_hash = next(iter(self._deferred))
-            row = self._index.tree.find(block_hash)
-            if row != ABSENT and self._enqueue(row) is Admission.DEFER:
-                return
-            del self._deferred[block_hash]
-
-    def _queue(self, row: int) -> None:
-        self._index.pin(row)
-        self._queued.add(row)
-        self._waiting.append(row)
-        self._pending_bytes += self._record_bytes(row)
-
-    def _unqueue(self, row: int) -> None:
-        self._queued.discard(row)
-        self._pending_bytes -= self._record_bytes(row)
-        self._index.unpin(row)
-
-    def _decline(self, rows: Sequence[int]) -> None:
-        """Lets blocks go unwritten; they stay in host memory like any other."""
-        for row in rows:
-            self._unqueue(row)
-        if rows:
-            self._listener.writes_declined(len(rows))
-        self._room.changed()
-
-    def _decline_all(self) -> None:
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        self._deferred.clear()
-        self._decline(waiting)
-
-    def _next_batch(self) -> list[int]:
-        """Waiting blocks that still can be written, up to the limits of a batch.
-
-        A batch fits into one segment, so the open one's rest and one free segment hold it.
-        """
-        batch: list[int] = []
-        tree, size = self._index.tree, 0
-        bytes_max = min(self._limits.write_batch_bytes, self._segment_bytes)
-        while self._waiting and len(batch) < self._limits.write_batch_blocks:
-            row = self._waiting[0]
-            record = self._record_bytes(row)
-            if batch and size + record > bytes_max:
-                break
-            self._waiting.popleft()
-            if not tree.cached(row) or tree.on_ssd(row):
-                self._unqueue(row)
-                continue
-            batch.append(row)
-            size += record
-        return batch
+        self._queue.check_integrity()
 
     # -- the task ----------------------------------------------------------------------------------
 
@@ -259,10 +147,12 @@ class SsdWriter:
                 return
             await self._forgotten.flush()
             room_made = await self._free_segments()
-            self._take_deferred()
-            batch = self._next_batch()
+            self._queue.offer_deferred()
+            batch = self._queue.next_batch(
+                self._limits.write_batch_blocks, self._limits.write_batch_bytes
+            )
             if not batch:
-                if self._forgotten or self._waiting or self._deferred:
+                if self._forgotten or self._queue.due:
                     continue
                 return
             await self._append(batch, room_made)
@@ -282,7 +172,7 @@ class SsdWriter:
         try:
             locations = await self._ssd.append(items)
         except SegmentsFullError:
-            self._waiting.extendleft(reversed(batch))
+            self._queue.put_back(batch)
             self._full_count += 1
             hopeless = not room_made or self._full_count > RECYCLES_PER_BATCH
             if hopeless or not await self._recycler.run():
@@ -309,7 +199,7 @@ class SsdWriter:
             else:
                 # It, or its parent on the SSD, left while it was written.
                 self._forgotten.add([tree.block_hash(row)])
-            self._unqueue(row)
+            self._queue.done(row)
         self._listener.blocks_written(len(batch), kept_bytes, seconds)
         self._room.changed()
 
@@ -323,4 +213,18 @@ class SsdWriter:
         corrupt = batch[int(position)]
         if self._index.tree.cached(corrupt):
             self._forgotten.add(self._index.drop(corrupt, MissReason.CORRUPT))
-        self._waiting.extendleft(reversed(batch))
+        self._queue.put_back(batch)
+
+    def _decline(self, batch: Sequence[int]) -> None:
+        """Lets a batch go unwritten; its blocks stay in host memory like any other."""
+        for row in batch:
+            self._queue.done(row)
+        self._listener.writes_declined(len(batch))
+        self._room.changed()
+
+    def _decline_all(self) -> None:
+        """The same for everything that waits."""
+        declined = self._queue.clear()
+        if declined:
+            self._listener.writes_declined(declined)
+        self._room.changed()
