@@ -11,6 +11,7 @@ long something expired lingers while nobody calls.
 
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from cache_service.acquiring import Acquiring
@@ -21,6 +22,7 @@ from cache_service.errors import (
     BlockTooLargeForArenaError,
     LeaseExpiredError,
     LeaseUnknownError,
+    NoSsdTierError,
     ReservationUnknownError,
 )
 from cache_service.index import BlockIndex
@@ -39,6 +41,7 @@ from cache_service.views import (
     CacheLimits,
     CachePolicies,
     CacheStats,
+    PassView,
     PrefixView,
     ReservationView,
     SessionView,
@@ -300,6 +303,7 @@ class Cache:
         self._expire()
         if self._cold is not None:
             self._cold.writer.wake()
+            self._cold.scrubbing.start()
 
     def stats(self) -> CacheStats:
         """Counts and sizes. Changes nothing."""
@@ -316,6 +320,17 @@ class Cache:
             ready_bytes=self._acquiring.ready_bytes,
             counters=self._tally.counters,
         )
+
+    async def verify(self, bytes_per_second: int) -> AsyncGenerator[PassView, None]:
+        """Reads and checks every block on the SSD, drops what is bad; see `scrubbing.py`.
+
+        Raises before the first view: NoSsdTierError, VerifyRunningError.
+        """
+        if self._cold is None:
+            raise NoSsdTierError("this cache keeps nothing on an SSD: there is nothing to verify")
+        async with aclosing(self._cold.scrubbing.verify(bytes_per_second)) as views:
+            async for view in views:
+                yield view
 
     async def drain(self) -> None:
         """Takes no more blocks, finishes commits, writes what waits, closes the SSD tier."""

@@ -3,6 +3,7 @@
 Invariant: they share one health, one count of reads and one index. Built once by the cache.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,15 @@ from cache_service.listener import CacheListener
 from cache_service.promotion import Promoter
 from cache_service.recycler import Recycler
 from cache_service.room import HostRoom
+from cache_service.scrubbing import Scrubbing
 from cache_service.segment_reads import SegmentReads
+from cache_service.ssd_blocks import LiveSsdBlocks
 from cache_service.ssd_health import SsdHealth
 from cache_service.ssd_writer import SsdWriter
 from cache_service.suspects import Suspects
 from cache_service.views import CacheLimits
 from storage.host.arena import HostArena
+from storage.ssd.scrub import Scrubber
 
 if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
@@ -26,7 +30,7 @@ __all__ = ["ColdSide"]
 
 
 class ColdSide:
-    """The SSD tier and its writer, recycler and promoter."""
+    """The SSD tier and its writer, recycler, promoter and scrubbing."""
 
     def __init__(
         self,
@@ -53,6 +57,16 @@ class ColdSide:
         self.promoter = Promoter(
             ssd, arena, index, room, self.writer, self.reads, health, suspects, listener, clock
         )
+        blocks = LiveSsdBlocks(ssd, index, self.writer.forget)
+        self.scrubbing = Scrubbing(
+            Scrubber(ssd, blocks, clock, asyncio.sleep),
+            blocks,
+            health,
+            suspects,
+            listener,
+            clock,
+            limits.scrub_bytes_per_second,
+        )
         self._health = health
         self._index = index
 
@@ -62,6 +76,7 @@ class ColdSide:
 
     async def drain(self) -> None:
         """Writes what waits, lets reads finish, closes the tier."""
+        await self.scrubbing.stop()
         await self.writer.drain()
         self._health.retire()
         await self.promoter.drain()

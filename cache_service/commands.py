@@ -13,9 +13,9 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
 
+from cache_service.stats_tables import ssd_table, tiers_table, totals_table
+from cache_service.verify_command import outcome_data, outcome_text, verified
 from kvtier.errors import WireError, read_error
 from kvtier.v1 import block_pb2, cache_pb2, cache_pb2_grpc
 
@@ -45,8 +45,34 @@ def stats(
         print(json.dumps(stats_data(response), indent=2))
         return
     console = Console()
-    console.print(_tiers_table(response))
-    console.print(_totals_table(response))
+    console.print(tiers_table(response))
+    console.print(totals_table(response))
+    if response.HasField("ssd_codec"):
+        console.print(ssd_table(response))
+
+
+@app.command()
+def verify(
+    address: Annotated[
+        str, typer.Option(help="Of the cache service: HOST:PORT or unix:PATH.")
+    ] = DEFAULT_ADDRESS,
+    bytes_per_second: Annotated[
+        int, typer.Option(min=0, help="What it may read; 0 for as fast as the disk gives.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+) -> None:
+    """Check every block on the SSD now; drop what is bad. Ctrl-C stops it."""
+    try:
+        last = verified(address, bytes_per_second, Console(stderr=True, quiet=as_json))
+    except grpc.RpcError as error:
+        print(f"kvtier cache: {_explain(read_error(error), address)}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("kvtier cache: stopped; what was dropped stays dropped", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(json.dumps(outcome_data(last), indent=2) if as_json else outcome_text(last))
+    if last.progress.corrupt_count or last.progress.unreadable_count or not last.done:
+        raise typer.Exit(1)
 
 
 def stats_data(response: cache_pb2.GetStatsResponse) -> dict[str, Any]:
@@ -58,8 +84,19 @@ def stats_data(response: cache_pb2.GetStatsResponse) -> dict[str, Any]:
     data["counters"] = {name: response.counters[name] for name in sorted(response.counters)}
     data["tiers"] = [_tier_data(tier) for tier in response.tiers]
     data["pending_write_count"] = response.pending_write_count
-    data["recovery"] = _plain(response.recovery)
+    data["recovery"] = _plain(response.recovery) | {"problems": list(response.recovery.problems)}
+    data["scrub"] = _scrub_data(response.scrub)
+    data["ssd_codec"] = _plain(response.ssd_codec)
     return data
+
+
+def _scrub_data(scrub: cache_pb2.ScrubStats) -> dict[str, Any]:
+    return {
+        "budget_bytes_per_second": scrub.budget_bytes_per_second,
+        "pass_count": scrub.pass_count,
+        "running": _plain(scrub.running) if scrub.HasField("running") else None,
+        "last": _plain(scrub.last) if scrub.HasField("last") else None,
+    }
 
 
 def _tier_data(tier: cache_pb2.TierStats) -> dict[str, Any]:
@@ -95,48 +132,3 @@ def _explain(wire: WireError, address: str) -> str:
     if wire.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"DEADLINE: the cache service at {address} did not answer in time"
     return f"{wire.code.name}: {wire.message}"
-
-
-def _tiers_table(response: cache_pb2.GetStatsResponse) -> Table:
-    table = Table(title="Tiers", title_justify="left")
-    table.add_column("tier")
-    for name in ("blocks", "used", "capacity", "full", "written", "read", "evicted"):
-        table.add_column(name, justify="right")
-    for tier in response.tiers:
-        share = tier.used_bytes / tier.capacity_bytes if tier.capacity_bytes else 0.0
-        table.add_row(
-            block_pb2.Tier.Name(tier.tier).removeprefix("TIER_").lower(),
-            f"{tier.block_count:,}",
-            decimal(tier.used_bytes),
-            decimal(tier.capacity_bytes),
-            f"{share:.0%}",
-            decimal(tier.written_bytes),
-            decimal(tier.read_bytes),
-            f"{tier.evicted_count:,}",
-        )
-    return table
-
-
-def _totals_table(response: cache_pb2.GetStatsResponse) -> Table:
-    started = response.start_time.ToDatetime().isoformat(sep=" ", timespec="seconds")
-    table = Table(title=f"Since {started} UTC", title_justify="left", show_header=False)
-    table.add_column("what")
-    table.add_column("how many", justify="right")
-    live = {
-        "sessions open": response.session_count,
-        "leases live": response.lease_count,
-        "reservations live": response.reservation_count,
-        "blocks waiting for the SSD": response.pending_write_count,
-    }
-    recovery = {
-        "recovered blocks kept": response.recovery.kept_count,
-        "recovered blocks dropped": response.recovery.dropped_count,
-        "recovered blocks repaired": response.recovery.repaired_count,
-    }
-    totals = {name.replace("_", " "): n for name, n in sorted(response.counters.items())}
-    for section in (live, totals, recovery):
-        for name, count in section.items():
-            table.add_row(name, f"{count:,}")
-        table.add_section()
-    table.add_row("recovery took", f"{response.recovery.duration_seconds:,.3f} s")
-    return table

@@ -19,7 +19,9 @@
     ├── ReservationIncompleteError   a block was not received whole
     ├── ChecksumCountMismatchError   not one checksum a missing block
     ├── ChecksumMismatchError        bytes from the wire do not match
-    └── InvalidRangeError            outside the lease, reservation or block
+    ├── InvalidRangeError            outside the lease, reservation or block
+    ├── NoSsdTierError               asked for what only an SSD tier can do
+    └── VerifyRunningError           one verify at a time
 
 Codes: `cache_service/status.py`. Reasons are frozen once released.
 """
@@ -39,6 +41,7 @@ __all__ = [
     "LeaseExpiredError",
     "LeaseUnknownError",
     "MalformedChainError",
+    "NoSsdTierError",
     "ReservationExpiredError",
     "ReservationIncompleteError",
     "ReservationUnknownError",
@@ -47,6 +50,7 @@ __all__ = [
     "TooManyLeasesError",
     "TooManyReservationsError",
     "TooManySessionsError",
+    "VerifyRunningError",
 ]
 
 
@@ -128,3 +132,11 @@ class ChecksumMismatchError(CacheError):
 
 class InvalidRangeError(CacheError):
     reason = "INVALID_RANGE"
+
+
+class NoSsdTierError(CacheError):
+    reason = "NO_SSD_TIER"
+
+
+class VerifyRunningError(CacheError):
+    reason = "VERIFY_RUNNING"

@@ -6,6 +6,7 @@ nothing of the core's and never raises. Called on the event loop, so it returns 
 
 from typing import Protocol
 
+from cache_service.views import PassView
 from kvtier.blocks import MissReason, Tier
 
 __all__ = ["CacheListener", "QuietListener"]
@@ -53,6 +54,16 @@ class CacheListener(Protocol):
     def segment_recycled(self, relogged_count: int, dropped_count: int) -> None: ...
 
     def ssd_failed(self, operation: str, problem: str) -> None: ...
+
+    def block_scrubbed(self, size_bytes: int) -> None: ...
+
+    def scrub_found(self, kind: str, dropped_count: int) -> None:
+        """`kind` is "corrupt" or "unreadable"."""
+        ...
+
+    def scrub_passed(self, found: PassView) -> None:
+        """A whole background pass ended."""
+        ...
 
 
 class QuietListener:
@@ -103,4 +114,13 @@ class QuietListener:
         return
 
     def ssd_failed(self, operation: str, problem: str) -> None:
+        return
+
+    def block_scrubbed(self, size_bytes: int) -> None:
+        return
+
+    def scrub_found(self, kind: str, dropped_count: int) -> None:
+        return
+
+    def scrub_passed(self, found: PassView) -> None:
         return

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from cache_service.intake import StreamIntake
 from cache_service.listener import QuietListener
-from cache_service.views import CacheStats
+from cache_service.views import CacheStats, PassView
 from kvtier.blocks import MissReason, Tier
 from kvtier.serving import AddressInUseError
 
@@ -56,6 +56,11 @@ class MetricsListener(QuietListener):
         self._ssd_failures = _counter(
             registry, "ssd_failures", "I/O errors of the SSD", "operation"
         )
+        self._scrubbed = _counter(registry, "scrubbed_bytes", "Bytes of the SSD that were verified")
+        self._scrub_findings = _counter(
+            registry, "scrub_findings", "Blocks that a scrub found bad", "kind"
+        )
+        self._scrub_dropped = _counter(registry, "scrub_dropped_blocks", "Blocks dropped for it")
         self._load_seconds = Histogram(
             "kvtier_cache_load_seconds",
             "From an acquire's match to its end",
@@ -122,6 +127,26 @@ class MetricsListener(QuietListener):
     def ssd_failed(self, operation: str, problem: str) -> None:
         self._ssd_failures.labels(operation).inc()
         log.error("the SSD failed", extra={"operation": operation, "problem": problem})
+
+    def block_scrubbed(self, size_bytes: int) -> None:
+        self._scrubbed.inc(size_bytes)
+
+    def scrub_found(self, kind: str, dropped_count: int) -> None:
+        self._scrub_findings.labels(kind).inc()
+        self._scrub_dropped.inc(dropped_count)
+
+    def scrub_passed(self, found: PassView) -> None:
+        log.info(
+            "the SSD was scrubbed",
+            extra={
+                "checked_count": found.checked_count,
+                "checked_bytes": found.checked_bytes,
+                "corrupt_count": found.corrupt_count,
+                "unreadable_count": found.unreadable_count,
+                "dropped_count": found.dropped_count,
+                "duration_seconds": round(found.seconds, 3),
+            },
+        )
 
 
 class MetricsPage(Collector):
@@ -204,6 +229,27 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
         for tier in stats.tiers:
             family.add_metric([tier.tier.name.lower()], getattr(tier, field))
         yield family
+    yield from _recovery_gauges(stats)
+
+
+def _recovery_gauges(stats: CacheStats) -> Iterator[Metric]:
+    """What the last start found on the SSD; absent without an SSD tier."""
+    report = stats.recovery
+    if report is None:
+        return
+    blocks = GaugeMetricFamily(
+        "kvtier_cache_recovery_blocks", "Blocks at the last start, by outcome", labels=["outcome"]
+    )
+    blocks.add_metric(["kept"], report.kept_count)
+    blocks.add_metric(["dropped"], report.dropped_count)
+    blocks.add_metric(["repaired"], report.repaired_count)
+    yield blocks
+    for name, text, value in (
+        ("kept_bytes", "Payload kept at the last start", report.kept_bytes),
+        ("problems", "Kinds of damage found at the last start", len(report.problems)),
+        ("seconds", "How long the last start's recovery took", report.duration_seconds),
+    ):
+        yield GaugeMetricFamily(f"kvtier_cache_recovery_{name}", text, value=value)
 
 
 def _counter(registry: CollectorRegistry, name: str, text: str, *labels: str) -> Counter:

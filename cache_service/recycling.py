@@ -21,7 +21,7 @@ from storage.tier import SegmentId, SegmentState
 __all__ = ["RecyclePlan", "plan_recycling"]
 
 RecordBytes = Callable[[int], int]
-"""Payload bytes -> bytes of its record in a segment."""
+"""Stored bytes -> bytes of its record in a segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def plan_recycling(
     for row in protected:
         if tree.on_ssd(row):
             segment_id = SegmentId(tree.segment(row))
-            size = record_bytes(tree.payload_bytes(row))
+            size = record_bytes(tree.columns.stored_bytes[row])
             must_bytes[segment_id] = must_bytes.get(segment_id, 0) + size
     victim = _choose(index, segments, must_bytes, relog_share_max)
     if victim is None:
@@ -104,7 +104,7 @@ def _worth_keeping(
         while each in here and each not in must and each not in kept:
             needed.append(each)
             each = tree.parent(each)
-        size = sum(record_bytes(tree.payload_bytes(row)) for row in needed)
+        size = sum(record_bytes(tree.columns.stored_bytes[row]) for row in needed)
         if size <= room:
             room -= size
             kept.update(needed)

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -95,9 +96,9 @@ class CacheServer:
         arena = HostArena(settings.host.capacity_bytes)
         stack.callback(arena.close)
         ssd = await self._open_ssd() if settings.ssd.enabled else None
-        cache = Cache(
-            arena, ssd, settings.limits.core(), time.monotonic, listener, settings.policies
-        )
+        budget = int(settings.ssd.scrub_bytes_per_second)
+        limits = replace(settings.limits.core(), scrub_bytes_per_second=budget)
+        cache = Cache(arena, ssd, limits, time.monotonic, listener, settings.policies)
         # What was made until now stays: a full collection looks only at what came after.
         gc.collect()
         gc.freeze()
@@ -122,6 +123,7 @@ class CacheServer:
                 "kept_count": report.kept_count,
                 "dropped_count": report.dropped_count,
                 "repaired_count": report.repaired_count,
+                "kept_bytes": report.kept_bytes,
                 "duration_seconds": round(report.duration_seconds, 3),
             },
         )

@@ -20,6 +20,7 @@ from cache_service.errors import (
     ReservationIncompleteError,
 )
 from cache_service.intake import StreamIntake
+from cache_service.stats_message import pass_message, stats_message
 from cache_service.views import AcquireEvent, EndView, MatchView, ReadyView, Transport
 from kvtier.keys import KEY_SCHEME_VERSION, NamespaceId
 from kvtier.v1 import cache_pb2 as pb
@@ -223,7 +224,15 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
         return pb.StoreBlocksResponse(stored_count=len(whole))
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
-        return wire.stats_response(self._cache.stats(), self._start_seconds)
+        return stats_message(self._cache.stats(), self._start_seconds)
+
+    async def VerifyBlocks(
+        self, request: pb.VerifyBlocksRequest, context: Context
+    ) -> AsyncIterator[pb.VerifyBlocksResponse]:
+        budget = wire.bytes_per_second(request.bytes_per_second)
+        async with aclosing(self._cache.verify(budget)) as views:
+            async for view in views:
+                yield pb.VerifyBlocksResponse(progress=pass_message(view), done=view.done)
 
     def _acquire_event(self, session_id: str, event: AcquireEvent) -> pb.AcquirePrefixResponse:
         response = pb.AcquirePrefixResponse()

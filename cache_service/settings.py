@@ -47,6 +47,7 @@ class SsdSettings(SettingsModel):
     segment_bytes: Size = _size(256)
     eviction: Eviction = "greedy_dual"
     codec: Literal["none", "planes_lz4", "zstd", "auto"] = "none"
+    scrub_bytes_per_second: Annotated[ByteSize, Field(ge=0)] = _size(8)
 
     @model_validator(mode="after")
     def _enough_segments(self) -> "SsdSettings":

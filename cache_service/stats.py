@@ -50,6 +50,8 @@ def collect_stats(
         pending_write_count=0 if cold is None else cold.writer.pending_count,
         quarantined_slab_count=reservations.quarantined_count,
         recovery=None if cold is None else cold.ssd.report,
+        scrub=None if cold is None else cold.scrubbing.view(),
+        codec=None if cold is None else cold.ssd.codec_choice,
         counters=dict(counters),
     )
 

@@ -33,6 +33,8 @@ STATUS_TABLE: StatusTable = {
     errors.ChecksumCountMismatchError: StatusCode.INVALID_ARGUMENT,
     errors.ChecksumMismatchError: StatusCode.DATA_LOSS,
     errors.InvalidRangeError: StatusCode.OUT_OF_RANGE,
+    errors.NoSsdTierError: StatusCode.FAILED_PRECONDITION,
+    errors.VerifyRunningError: StatusCode.FAILED_PRECONDITION,
     # The core turns a failing disk into misses; a storage error that gets here is our fault.
     StorageError: StatusCode.INTERNAL,
 }

@@ -6,6 +6,7 @@ Invariant: a counter only grows. One writer, the core, on the event loop.
 from collections import Counter
 
 from cache_service.listener import CacheListener
+from cache_service.views import PassView
 from kvtier.blocks import MissReason, Tier
 
 __all__ = ["Tally"]
@@ -88,3 +89,17 @@ class Tally:
     def ssd_failed(self, operation: str, problem: str) -> None:
         self.counters["ssd_failures"] += 1
         self._listener.ssd_failed(operation, problem)
+
+    def block_scrubbed(self, size_bytes: int) -> None:
+        self.counters["blocks_scrubbed"] += 1
+        self.counters["bytes_scrubbed"] += size_bytes
+        self._listener.block_scrubbed(size_bytes)
+
+    def scrub_found(self, kind: str, dropped_count: int) -> None:
+        self.counters[f"scrub_found_{kind}"] += 1
+        self.counters["scrub_dropped"] += dropped_count
+        self._listener.scrub_found(kind, dropped_count)
+
+    def scrub_passed(self, found: PassView) -> None:
+        self.counters["scrub_passes"] += 1
+        self._listener.scrub_passed(found)

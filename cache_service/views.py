@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from kvtier.blocks import MissReason, Tier
+from storage.codec_choice import CodecChoice
 from storage.policy.choice import DEFAULT_POLICY
 from storage.tier import RecoveryReport, Slab
 
@@ -19,9 +20,11 @@ __all__ = [
     "CacheStats",
     "EndView",
     "MatchView",
+    "PassView",
     "PrefixView",
     "ReadyView",
     "ReservationView",
+    "ScrubView",
     "SessionView",
     "TierView",
     "Transport",
@@ -65,6 +68,8 @@ class CacheLimits:
     """Share of a recycled segment that may be written again because it is still worth keeping."""
     ssd_retry_seconds: float = 10.0
     """How long the SSD counts as absent after repeated I/O errors."""
+    scrub_bytes_per_second: int = 0
+    """What background passes over the SSD may read; 0 for none."""
     evicted_memory_count: int = 65_536
     """Hashes remembered as evicted, to tell EVICTED from NEVER_STORED."""
     answer_memory_count: int = 65_536
@@ -165,6 +170,36 @@ class TierView:
 
 
 @dataclass(frozen=True, slots=True)
+class PassView:
+    """A pass so far. `bytes` are those read from the disk, headers and rounding included."""
+
+    checked_count: int = 0
+    checked_bytes: int = 0
+    corrupt_count: int = 0
+    unreadable_count: int = 0
+    dropped_count: int = 0
+    """Corrupt blocks, those given up as unreadable, and all that continued them."""
+    total_count: int = 0
+    total_bytes: int = 0
+    """What lived when the pass began; an estimate of where it ends."""
+    seconds: float = 0.0
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubView:
+    """For the stats."""
+
+    budget_bytes_per_second: int
+    """0: no background passes."""
+    pass_count: int
+    """Whole background passes since the start."""
+    running: PassView | None
+    last: PassView | None
+    """The last whole background pass."""
+
+
+@dataclass(frozen=True, slots=True)
 class CacheStats:
     """Everything `GetStats` says. `counters` are totals since the start, by name."""
 
@@ -178,5 +213,8 @@ class CacheStats:
     """Blocks committed in host memory that are still to be written to the SSD."""
     quarantined_slab_count: int
     recovery: RecoveryReport | None
-    """None without an SSD tier."""
+    """None without an SSD tier, like the next two."""
+    scrub: ScrubView | None = None
+    codec: CodecChoice | None = None
+    """What new blocks on the SSD are stored with."""
     counters: Mapping[str, int] = field(default_factory=dict)

@@ -10,18 +10,17 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_service.errors import InvalidTransportError, MalformedChainError
-from cache_service.views import CacheStats, Transport
+from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, MalformedHashesError, unpack_hashes
 from kvtier.serving import MalformedRequestError
-from kvtier.v1 import cache_pb2 as pb
 
 __all__ = [
+    "bytes_per_second",
     "chain",
     "duration",
     "load_timeout",
     "reason",
-    "stats_response",
     "text",
     "tier",
     "timestamp",
@@ -32,35 +31,13 @@ TEXT_CHARS_MAX = 256
 LOAD_TIMEOUT_SECONDS_MAX = 3600.0
 
 
-def stats_response(stats: CacheStats, start_seconds: float) -> pb.GetStatsResponse:
-    """The wire form of the core's stats."""
-    response = pb.GetStatsResponse(
-        service_instance_id=stats.instance_id,
-        start_time=timestamp(start_seconds),
-        session_count=stats.session_count,
-        lease_count=stats.lease_count,
-        reservation_count=stats.reservation_count,
-        pending_write_count=stats.pending_write_count,
-        counters=stats.counters,
-    )
-    for each in stats.tiers:
-        response.tiers.add(
-            tier=tier(each.tier),
-            capacity_bytes=each.capacity_bytes,
-            used_bytes=each.used_bytes,
-            block_count=each.block_count,
-            payload_bytes=each.payload_bytes,
-            evicted_count=each.evicted_count,
-            written_bytes=each.written_bytes,
-            read_bytes=each.read_bytes,
+def bytes_per_second(value: int) -> int:
+    """0 for no limit."""
+    if value < 0:
+        raise MalformedRequestError(
+            "bytes_per_second must be 0 (no limit) or more", field="bytes_per_second"
         )
-    if stats.recovery is not None:
-        response.recovery.kept_count = stats.recovery.kept_count
-        response.recovery.dropped_count = stats.recovery.dropped_count
-        response.recovery.repaired_count = stats.recovery.repaired_count
-        response.recovery.kept_bytes = stats.recovery.kept_bytes
-        response.recovery.duration_seconds = stats.recovery.duration_seconds
-    return response
+    return value
 
 
 def chain(packed: bytes) -> list[BlockHash]:

@@ -8,7 +8,7 @@ at a time, on a thread of its own; readers go first, but not for ever; a record 
 while it was looked at is no finding. One event loop; clock and sleep are injected.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,7 +32,7 @@ class LiveBlocks(Protocol):
         """Segments that hold live blocks, in the order in which to walk them."""
         ...
 
-    def in_segment(self, segment_id: SegmentId) -> Sequence[Placed]:
+    def in_segment(self, segment_id: SegmentId) -> Iterable[Placed]:
         """Live blocks of a segment, in rising order of offset."""
         ...
 

@@ -286,7 +286,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters")
+    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -303,6 +303,8 @@ class GetStatsResponse(_message.Message):
     PENDING_WRITE_COUNT_FIELD_NUMBER: _ClassVar[int]
     RECOVERY_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    SCRUB_FIELD_NUMBER: _ClassVar[int]
+    SSD_CODEC_FIELD_NUMBER: _ClassVar[int]
     service_instance_id: str
     start_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -312,7 +314,63 @@ class GetStatsResponse(_message.Message):
     pending_write_count: int
     recovery: RecoveryStats
     counters: _containers.ScalarMap[str, int]
-    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    scrub: ScrubStats
+    ssd_codec: SsdCodec
+    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ...) -> None: ...
+
+class VerifyBlocksRequest(_message.Message):
+    __slots__ = ("bytes_per_second",)
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    bytes_per_second: int
+    def __init__(self, bytes_per_second: _Optional[int] = ...) -> None: ...
+
+class VerifyBlocksResponse(_message.Message):
+    __slots__ = ("progress", "done")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    progress: ScrubPass
+    done: bool
+    def __init__(self, progress: _Optional[_Union[ScrubPass, _Mapping]] = ..., done: bool = ...) -> None: ...
+
+class ScrubPass(_message.Message):
+    __slots__ = ("checked_count", "checked_bytes", "corrupt_count", "unreadable_count", "dropped_count", "total_count", "total_bytes", "duration_seconds")
+    CHECKED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CHECKED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CORRUPT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    checked_count: int
+    checked_bytes: int
+    corrupt_count: int
+    unreadable_count: int
+    dropped_count: int
+    total_count: int
+    total_bytes: int
+    duration_seconds: float
+    def __init__(self, checked_count: _Optional[int] = ..., checked_bytes: _Optional[int] = ..., corrupt_count: _Optional[int] = ..., unreadable_count: _Optional[int] = ..., dropped_count: _Optional[int] = ..., total_count: _Optional[int] = ..., total_bytes: _Optional[int] = ..., duration_seconds: _Optional[float] = ...) -> None: ...
+
+class ScrubStats(_message.Message):
+    __slots__ = ("budget_bytes_per_second", "pass_count", "running", "last")
+    BUDGET_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    PASS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    budget_bytes_per_second: int
+    pass_count: int
+    running: ScrubPass
+    last: ScrubPass
+    def __init__(self, budget_bytes_per_second: _Optional[int] = ..., pass_count: _Optional[int] = ..., running: _Optional[_Union[ScrubPass, _Mapping]] = ..., last: _Optional[_Union[ScrubPass, _Mapping]] = ...) -> None: ...
+
+class SsdCodec(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class TierStats(_message.Message):
     __slots__ = ("tier", "capacity_bytes", "used_bytes", "block_count", "payload_bytes", "evicted_count", "written_bytes", "read_bytes")
@@ -335,15 +393,17 @@ class TierStats(_message.Message):
     def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., evicted_count: _Optional[int] = ..., written_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ...) -> None: ...
 
 class RecoveryStats(_message.Message):
-    __slots__ = ("kept_count", "dropped_count", "repaired_count", "kept_bytes", "duration_seconds")
+    __slots__ = ("kept_count", "dropped_count", "repaired_count", "kept_bytes", "duration_seconds", "problems")
     KEPT_COUNT_FIELD_NUMBER: _ClassVar[int]
     DROPPED_COUNT_FIELD_NUMBER: _ClassVar[int]
     REPAIRED_COUNT_FIELD_NUMBER: _ClassVar[int]
     KEPT_BYTES_FIELD_NUMBER: _ClassVar[int]
     DURATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     kept_count: int
     dropped_count: int
     repaired_count: int
     kept_bytes: int
     duration_seconds: float
-    def __init__(self, kept_count: _Optional[int] = ..., dropped_count: _Optional[int] = ..., repaired_count: _Optional[int] = ..., kept_bytes: _Optional[int] = ..., duration_seconds: _Optional[float] = ...) -> None: ...
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kept_count: _Optional[int] = ..., dropped_count: _Optional[int] = ..., repaired_count: _Optional[int] = ..., kept_bytes: _Optional[int] = ..., duration_seconds: _Optional[float] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...

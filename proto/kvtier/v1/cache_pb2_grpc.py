@@ -103,6 +103,11 @@ class CacheServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_cache__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_cache__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.VerifyBlocks = channel.unary_stream(
+                '/kvtier.v1.CacheService/VerifyBlocks',
+                request_serializer=kvtier_dot_v1_dot_cache__pb2.VerifyBlocksRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_cache__pb2.VerifyBlocksResponse.FromString,
+                _registered_method=True)
 
 
 class CacheServiceServicer(object):
@@ -269,6 +274,22 @@ class CacheServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyBlocks(self, request, context):
+        """For administrators: reads every block on the SSD, checks it, and drops what is bad together
+        with the blocks that continue it.
+
+        The stream says how far it is, first at once and then up to ten times a second; the last
+        message has `done`. If the stream is cancelled the verify ends; what it dropped stays dropped.
+        Readers go first; blocks stored meanwhile may be left out. A block that cannot be read is
+        counted, and dropped only when it fails again while the disk works otherwise.
+        Preconditions: the service has an SSD tier. Idempotency: a repeat checks everything again.
+        Errors: NO_SSD_TIER, VERIFY_RUNNING (FAILED_PRECONDITION): one verify at a time.
+        MALFORMED_REQUEST (INVALID_ARGUMENT) for a negative `bytes_per_second`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CacheServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -331,6 +352,11 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=kvtier_dot_v1_dot_cache__pb2.GetStatsRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_cache__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'VerifyBlocks': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyBlocks,
+                    request_deserializer=kvtier_dot_v1_dot_cache__pb2.VerifyBlocksRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_cache__pb2.VerifyBlocksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -666,6 +692,33 @@ class CacheService(object):
             '/kvtier.v1.CacheService/GetStats',
             kvtier_dot_v1_dot_cache__pb2.GetStatsRequest.SerializeToString,
             kvtier_dot_v1_dot_cache__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kvtier.v1.CacheService/VerifyBlocks',
+            kvtier_dot_v1_dot_cache__pb2.VerifyBlocksRequest.SerializeToString,
+            kvtier_dot_v1_dot_cache__pb2.VerifyBlocksResponse.FromString,
             options,
             channel_credentials,
             insecure,

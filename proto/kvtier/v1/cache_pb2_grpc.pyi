@@ -146,6 +146,18 @@ class CacheServiceStub:
 
     Preconditions: none. Errors: none of its own.
     """
+    VerifyBlocks: _grpc.UnaryStreamMultiCallable[_cache_pb2.VerifyBlocksRequest, _cache_pb2.VerifyBlocksResponse]
+    """For administrators: reads every block on the SSD, checks it, and drops what is bad together
+    with the blocks that continue it.
+
+    The stream says how far it is, first at once and then up to ten times a second; the last
+    message has `done`. If the stream is cancelled the verify ends; what it dropped stays dropped.
+    Readers go first; blocks stored meanwhile may be left out. A block that cannot be read is
+    counted, and dropped only when it fails again while the disk works otherwise.
+    Preconditions: the service has an SSD tier. Idempotency: a repeat checks everything again.
+    Errors: NO_SSD_TIER, VERIFY_RUNNING (FAILED_PRECONDITION): one verify at a time.
+    MALFORMED_REQUEST (INVALID_ARGUMENT) for a negative `bytes_per_second`.
+    """
 
 @_typing.type_check_only
 class CacheServiceAsyncStub(CacheServiceStub):
@@ -264,6 +276,18 @@ class CacheServiceAsyncStub(CacheServiceStub):
     """Counts and sizes, the last recovery, and what lives now. Changes nothing.
 
     Preconditions: none. Errors: none of its own.
+    """
+    VerifyBlocks: _aio.UnaryStreamMultiCallable[_cache_pb2.VerifyBlocksRequest, _cache_pb2.VerifyBlocksResponse]  # type: ignore[assignment]
+    """For administrators: reads every block on the SSD, checks it, and drops what is bad together
+    with the blocks that continue it.
+
+    The stream says how far it is, first at once and then up to ten times a second; the last
+    message has `done`. If the stream is cancelled the verify ends; what it dropped stays dropped.
+    Readers go first; blocks stored meanwhile may be left out. A block that cannot be read is
+    counted, and dropped only when it fails again while the disk works otherwise.
+    Preconditions: the service has an SSD tier. Idempotency: a repeat checks everything again.
+    Errors: NO_SSD_TIER, VERIFY_RUNNING (FAILED_PRECONDITION): one verify at a time.
+    MALFORMED_REQUEST (INVALID_ARGUMENT) for a negative `bytes_per_second`.
     """
 
 class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -452,6 +476,24 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         """Counts and sizes, the last recovery, and what lives now. Changes nothing.
 
         Preconditions: none. Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyBlocks(
+        self,
+        request: _cache_pb2.VerifyBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cache_pb2.VerifyBlocksResponse], _abc.AsyncIterator[_cache_pb2.VerifyBlocksResponse]]:
+        """For administrators: reads every block on the SSD, checks it, and drops what is bad together
+        with the blocks that continue it.
+
+        The stream says how far it is, first at once and then up to ten times a second; the last
+        message has `done`. If the stream is cancelled the verify ends; what it dropped stays dropped.
+        Readers go first; blocks stored meanwhile may be left out. A block that cannot be read is
+        counted, and dropped only when it fails again while the disk works otherwise.
+        Preconditions: the service has an SSD tier. Idempotency: a repeat checks everything again.
+        Errors: NO_SSD_TIER, VERIFY_RUNNING (FAILED_PRECONDITION): one verify at a time.
+        MALFORMED_REQUEST (INVALID_ARGUMENT) for a negative `bytes_per_second`.
         """
 
 def add_CacheServiceServicer_to_server(servicer: CacheServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,8 +1,12 @@
 """`kvtier cache`: what programs get, and what a person gets when nothing answers."""
 
+from io import StringIO
+
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cache_service.commands import app, stats_data
+from cache_service.stats_tables import ssd_table
 from kvtier.v1 import block_pb2, cache_pb2
 
 
@@ -33,3 +37,26 @@ def test_a_service_that_is_not_there_is_one_clear_line() -> None:
         assert printed.stderr.count("\n") == 1
         assert "CACHE_UNREACHABLE" in printed.stderr
         assert "kvtier up" in printed.stderr
+
+
+def test_the_recovery_the_scrub_and_the_codec_are_told_to_programs_and_people() -> None:
+    done = cache_pb2.ScrubPass(checked_count=7, corrupt_count=1, total_count=7)
+    response = cache_pb2.GetStatsResponse(
+        recovery=cache_pb2.RecoveryStats(
+            kept_count=3, dropped_count=2, repaired_count=1, kept_bytes=4096, problems=["a", "b"]
+        ),
+        scrub=cache_pb2.ScrubStats(budget_bytes_per_second=10**6, pass_count=1, last=done),
+        ssd_codec=cache_pb2.SsdCodec(name="zstd", reason="disk 100 MB/s is below"),
+    )
+    data = stats_data(response)
+    assert data["recovery"]["problems"] == ["a", "b"]
+    assert data["scrub"]["running"] is None
+    assert data["scrub"]["last"]["corrupt_count"] == 1
+    assert data["ssd_codec"] == {"name": "zstd", "reason": "disk 100 MB/s is below"}
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(ssd_table(response))
+    text = console.export_text()
+    assert "3 blocks kept (4.1 kB), of them 1 repaired; 2 dropped" in text
+    assert "problem" in text
+    assert "1.0 MB/s, 1 passes; the last one found 1 corrupt and 0 unreadable of 7 blocks" in text
+    assert "zstd (disk 100 MB/s is below)" in text

@@ -1,0 +1,76 @@
+"""The wire form of what the cache says about itself. Pure; any thread."""
+
+from cache_service import wire
+from cache_service.views import CacheStats, PassView, ScrubView, TierView
+from kvtier.v1 import cache_pb2 as pb
+from storage.codec_choice import CodecChoice
+from storage.tier import RecoveryReport
+
+__all__ = ["pass_message", "stats_message"]
+
+
+def stats_message(stats: CacheStats, start_seconds: float) -> pb.GetStatsResponse:
+    """`start_seconds` is Unix time."""
+    return pb.GetStatsResponse(
+        service_instance_id=stats.instance_id,
+        start_time=wire.timestamp(start_seconds),
+        tiers=[_tier(tier) for tier in stats.tiers],
+        session_count=stats.session_count,
+        lease_count=stats.lease_count,
+        reservation_count=stats.reservation_count,
+        pending_write_count=stats.pending_write_count,
+        recovery=_recovery(stats.recovery) if stats.recovery is not None else None,
+        counters=stats.counters,
+        scrub=_scrub(stats.scrub) if stats.scrub is not None else None,
+        ssd_codec=_codec(stats.codec) if stats.codec is not None else None,
+    )
+
+
+def pass_message(view: PassView) -> pb.ScrubPass:
+    return pb.ScrubPass(
+        checked_count=view.checked_count,
+        checked_bytes=view.checked_bytes,
+        corrupt_count=view.corrupt_count,
+        unreadable_count=view.unreadable_count,
+        dropped_count=view.dropped_count,
+        total_count=view.total_count,
+        total_bytes=view.total_bytes,
+        duration_seconds=view.seconds,
+    )
+
+
+def _tier(view: TierView) -> pb.TierStats:
+    return pb.TierStats(
+        tier=wire.tier(view.tier),
+        capacity_bytes=view.capacity_bytes,
+        used_bytes=view.used_bytes,
+        block_count=view.block_count,
+        payload_bytes=view.payload_bytes,
+        evicted_count=view.evicted_count,
+        written_bytes=view.written_bytes,
+        read_bytes=view.read_bytes,
+    )
+
+
+def _recovery(report: RecoveryReport) -> pb.RecoveryStats:
+    return pb.RecoveryStats(
+        kept_count=report.kept_count,
+        dropped_count=report.dropped_count,
+        repaired_count=report.repaired_count,
+        kept_bytes=report.kept_bytes,
+        duration_seconds=report.duration_seconds,
+        problems=report.problems,
+    )
+
+
+def _scrub(view: ScrubView) -> pb.ScrubStats:
+    return pb.ScrubStats(
+        budget_bytes_per_second=view.budget_bytes_per_second,
+        pass_count=view.pass_count,
+        running=pass_message(view.running) if view.running is not None else None,
+        last=pass_message(view.last) if view.last is not None else None,
+    )
+
+
+def _codec(choice: CodecChoice) -> pb.SsdCodec:
+    return pb.SsdCodec(name=choice.codec.label, reason=choice.reason)

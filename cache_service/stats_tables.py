@@ -1,0 +1,81 @@
+"""`kvtier cache stats` for people: tables of what the service says. Pure."""
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from kvtier.v1 import block_pb2, cache_pb2
+
+__all__ = ["ssd_table", "tiers_table", "totals_table"]
+
+
+def tiers_table(response: cache_pb2.GetStatsResponse) -> Table:
+    table = Table(title="Tiers", title_justify="left")
+    table.add_column("tier")
+    for name in ("blocks", "used", "capacity", "full", "written", "read", "evicted"):
+        table.add_column(name, justify="right")
+    for tier in response.tiers:
+        share = tier.used_bytes / tier.capacity_bytes if tier.capacity_bytes else 0.0
+        table.add_row(
+            block_pb2.Tier.Name(tier.tier).removeprefix("TIER_").lower(),
+            f"{tier.block_count:,}",
+            decimal(tier.used_bytes),
+            decimal(tier.capacity_bytes),
+            f"{share:.0%}",
+            decimal(tier.written_bytes),
+            decimal(tier.read_bytes),
+            f"{tier.evicted_count:,}",
+        )
+    return table
+
+
+def totals_table(response: cache_pb2.GetStatsResponse) -> Table:
+    started = response.start_time.ToDatetime().isoformat(sep=" ", timespec="seconds")
+    table = Table(title=f"Since {started} UTC", title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("how many", justify="right")
+    live = {
+        "sessions open": response.session_count,
+        "leases live": response.lease_count,
+        "reservations live": response.reservation_count,
+        "blocks waiting for the SSD": response.pending_write_count,
+    }
+    totals = {name.replace("_", " "): n for name, n in sorted(response.counters.items())}
+    for section in (live, totals):
+        for name, count in section.items():
+            table.add_row(name, f"{count:,}")
+        table.add_section()
+    return table
+
+
+def ssd_table(response: cache_pb2.GetStatsResponse) -> Table:
+    """The last recovery, the scrub and the codec."""
+    table = Table(title="SSD", title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("how", overflow="fold")
+    found = response.recovery
+    table.add_row(
+        "last recovery",
+        f"{found.kept_count:,} blocks kept ({decimal(found.kept_bytes)}), of them"
+        f" {found.repaired_count:,} repaired; {found.dropped_count:,} dropped;"
+        f" {found.duration_seconds:,.3f} s",
+    )
+    for problem in found.problems:
+        table.add_row("  problem", problem)
+    table.add_row("scrub", _scrub_text(response.scrub))
+    table.add_row("codec of new blocks", f"{response.ssd_codec.name} ({response.ssd_codec.reason})")
+    return table
+
+
+def _scrub_text(scrub: cache_pb2.ScrubStats) -> str:
+    if not scrub.budget_bytes_per_second:
+        return "off (ssd.scrub_bytes_per_second)"
+    text = f"{decimal(scrub.budget_bytes_per_second)}/s, {scrub.pass_count:,} passes"
+    if scrub.HasField("running"):
+        done, whole = scrub.running.checked_count, scrub.running.total_count
+        text += f"; now at {done:,} of {whole:,} blocks"
+    if scrub.HasField("last"):
+        text += (
+            f"; the last one found {scrub.last.corrupt_count:,} corrupt and"
+            f" {scrub.last.unreadable_count:,} unreadable of {scrub.last.checked_count:,} blocks"
+        )
+    return text
