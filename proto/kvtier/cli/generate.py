@@ -35,7 +35,9 @@ Billing = Annotated[
     ),
 ]
 Tenant = Annotated[str, typer.Option("--tenant", help="Who asks, and pays.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens to generate at most.")]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", min=1, max=2**31 - 1, help="Tokens to generate at most.")
+]
 Temperature = Annotated[
     float, typer.Option("--temperature", min=0.0, max=10.0, help="0 is greedy.")
 ]
@@ -206,4 +208,7 @@ def _explain(error: grpc.RpcError, address: str) -> str:
             f"DEADLINE: no whole answer from {address} in {CALL_SECONDS_MAX:.0f} s; ask for fewer"
             " tokens, or look into the worker's log"
         )
+    if wire.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # Of gRPC itself: no service is told of a message that large, so no reason can come back.
+        return f"{wire.code.name}: {wire.message}; shorten the prompt"
     return f"{wire.code.name}: {wire.message}"

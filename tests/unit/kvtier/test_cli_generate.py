@@ -106,10 +106,26 @@ def test_what_the_worker_refuses_leaves_standard_output_empty(worker, till):
 
 
 @pytest.mark.parametrize(
-    "option", [("--max-tokens", "0"), ("--temperature", "11"), ("--temperature", "-1")]
+    "option",
+    [
+        ("--max-tokens", "0"),
+        ("--max-tokens", "99999999999"),
+        ("--temperature", "11"),
+        ("--temperature", "-1"),
+        ("--temperature", "nan"),
+        ("--tenant", "\udcff"),
+    ],
 )
 def test_a_number_out_of_range_is_a_usage_error(worker, till, option):
     assert generate(worker, till, "hi", *option).exit_code == 2
+    assert worker.requests == []
+
+
+def test_a_prompt_that_no_call_can_carry_says_what_to_do(worker, till):
+    printed = generate(worker, till, "x" * (5 << 20))
+    assert (printed.exit_code, printed.stdout) == (1, "")
+    assert "RESOURCE_EXHAUSTED" in printed.stderr
+    assert "shorten" in printed.stderr
     assert worker.requests == []
 
 
