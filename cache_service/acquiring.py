@@ -2,7 +2,8 @@
 
     match -> pin + lease -> [ ready ranges: host blocks at once, SSD blocks as they land ] -> end
 
-Invariant: a block that was said to be ready stays readable until the lease ends. Whatever goes
+Invariant: a block that was said to be ready stays readable until the lease ends, and none is named
+after that. Whatever goes
 wrong (corrupt, slow, no slab) ends the prefix there with its reason; nothing is an error. A stream
 that is given up before its end releases its lease. Event loop only.
 """
@@ -118,7 +119,9 @@ class Acquiring:
             yield MatchView(lease.lease_id, ttl, len(match.rows), tiers, match.reason)
             deadline = asyncio.get_running_loop().time() + self._timeout(load_timeout_seconds)
             reason = match.reason
-            while (first := lease.ready_count) < len(lease.rows):
+            # Whoever reads the events may take his time: the lease may have ended since the last,
+            # and then its rows may be other blocks' by now.
+            while self._leases.live(lease) and (first := lease.ready_count) < len(lease.rows):
                 end = _resident_until(self._index.tree, lease.rows, first)
                 if end > first:
                     self._make_ready(lease, end)

@@ -13,6 +13,7 @@ from cache_service.errors import (
     TooManyBlocksError,
     TooManyLeasesError,
 )
+from cache_service.views import EndView
 from kvtier.blocks import MissReason, Tier
 
 
@@ -144,6 +145,29 @@ async def test_a_stream_that_is_given_up_releases_its_lease(client: Any, chain: 
         await events.aclose()
         assert client.cache.stats().lease_count == 0
         client.cache.check_integrity()
+
+
+@pytest.mark.parametrize("end", ["released", "expired", "session closed"])
+async def test_a_stream_whose_lease_ended_names_no_block_that_took_the_place_of_one(
+    client: Any, connect: Any, chain: Any, clock: Any, end: str
+) -> None:
+    """A checksum would not help: it would be the other block's, too."""
+    await client.store(chain(1, 2, 3))
+    other = connect(client.cache)
+    stream = client.cache.acquire(client.session_id, "r", chain(1, 2, 3), None)
+    match = await anext(stream)
+    assert match.matched_count == 3
+    if end == "released":
+        client.cache.release(client.session_id, match.lease_id, [])
+    elif end == "expired":
+        clock.advance(10)
+        client.cache.tick()
+    else:
+        client.cache.close_session(client.session_id)
+    assert await other.store(chain("other", *range(15))) == 16
+    events = [event async for event in stream]
+    assert events == [EndView(0, MissReason.EXPIRED)]
+    client.cache.check_integrity()
 
 
 async def test_a_session_holds_a_bounded_number_of_leases(client: Any, chain: Any) -> None:
