@@ -9,66 +9,45 @@ RocksDB is kept small: 16 MiB memtables, a bounded WAL, few log files; a row cos
 """
 
 import contextlib
+import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import rocksdict
-import xxhash
 
-from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import (
     DataDirectoryError,
     DirectoryFullError,
     DirectoryLockedError,
     TierIOError,
 )
-from storage.ssd.format import FORMAT_VERSION, RecordHeader, refuse_newer
+from storage.ssd.block_rows import BLOCK_KEY, BlockRows, sealed_row
+from storage.ssd.format import FORMAT_VERSION, refuse_newer
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
-from storage.tier import BlockRecord, SegmentId, SsdLocation
+from storage.tier import SegmentId
 
 __all__ = [
-    "BLOCK_ROW",
-    "BlockRows",
     "IndexBatch",
     "IndexContent",
     "IndexUnusableError",
     "MetaRow",
     "SegmentRow",
     "SsdIndex",
-    "block_row",
     "count_blocks",
-    "row_location",
-    "row_record",
 ]
 
-BLOCK_ROW = np.dtype(
-    [
-        ("parent", "V32"),
-        ("namespace", "V32"),
-        ("segment_id", "<u4"),
-        ("codec", "<u4"),
-        ("generation", "<u8"),
-        ("offset", "<u8"),
-        ("payload_bytes", "<u8"),
-        ("stored_bytes", "<u8"),
-        ("checksum", "<u8"),
-        ("sequence", "<u8"),
-        ("row_checksum", "<u8"),
-    ]
-)
-"""Value of a block row. Frozen: it is on disk."""
+Entries = Iterator[tuple[bytes, bytes]]
 
-_BLOCK = struct.Struct("<32s32sIIQQQQQQ")
 _SEGMENT = struct.Struct("<QQQQQ")
 _META = struct.Struct("<QQQ")
-_SEAL = struct.Struct("<Q")
 _STATES = (FREE, OPEN, SEALED)
 _META_KEY = b"m"
 _ROWS_PER_BATCH_MAX = 50_000
+_ROWS_PER_CHUNK = 8192
+"""Read at one go: few enough to be hashed and joined while they are in the processor's cache."""
 
 
 class IndexUnusableError(Exception):
@@ -95,28 +74,6 @@ class SegmentRow:
     tail: int
     seed: int
     prewritten_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRows:
-    """Blocks as columns: `hashes[i]` belongs to `rows[i]` (dtype `BLOCK_ROW`)."""
-
-    hashes: list[bytes]
-    rows: "np.ndarray[tuple[int], np.dtype[np.void]]"
-
-    @classmethod
-    def of(cls, pairs: Sequence[tuple[bytes, bytes]]) -> "BlockRows":
-        """From (block hash, row value) pairs."""
-        joined = b"".join(value for _, value in pairs)
-        rows = np.frombuffer(joined, BLOCK_ROW) if joined else np.empty(0, BLOCK_ROW)
-        return cls([block_hash for block_hash, _ in pairs], rows)
-
-    def chosen(self, keep: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> "BlockRows":
-        """The rows where `keep` is true."""
-        if keep.all():
-            return self
-        hashes = [self.hashes[i] for i in np.flatnonzero(keep)]
-        return BlockRows(hashes, self.rows[keep])
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,36 +111,27 @@ class SsdIndex:
 
     def load(self) -> IndexContent:
         """Every row. Raises IndexUnusableError, FormatTooNewError."""
+        blocks: list[BlockRows] = []
+        damaged: list[bytes] = []
+        others: list[tuple[bytes, bytes]] = []
+        items: Entries = iter(())
         try:
             # Raw mode: keys and values are bytes, which the binding's types cannot say.
-            rows = cast("list[tuple[bytes, bytes]]", list(self._db.items()))
+            items = cast("Entries", iter(self._db.items(read_opt=_bulk())))
+            while chunk := list(itertools.islice(items, _ROWS_PER_CHUNK)):
+                if chunk[0][0][:1] != BLOCK_KEY or chunk[-1][0][:1] != BLOCK_KEY:
+                    others += [entry for entry in chunk if entry[0][:1] != BLOCK_KEY]
+                    chunk = [entry for entry in chunk if entry[0][:1] == BLOCK_KEY]
+                rows, bad = BlockRows.read(chunk)
+                blocks.append(rows)
+                damaged += bad
         except Exception as error:  # as above: a bad SST block ends the iteration with one
             raise _translated(error) from error
-        by_kind: dict[bytes, list[tuple[bytes, bytes]]] = {b"b": [], b"s": []}
-        meta: MetaRow | None = None
-        damaged: list[bytes] = []
-        seal = xxhash.xxh3_64_intdigest
-        from_bytes = int.from_bytes
-        for key, value in rows:
-            if seal(key + value[:-8]) != from_bytes(value[-8:], "little"):
-                if key[:1] != b"b":
-                    raise IndexUnusableError(f"the index row {key[:1]!r} is damaged")
-                damaged.append(key[1:])
-            elif key == _META_KEY:
-                meta = MetaRow(*_META.unpack_from(value))
-            elif key[:1] in by_kind:
-                by_kind[key[:1]].append((key[1:], value))
-            else:
-                raise IndexUnusableError(f"an index row of unknown kind {key[:1]!r}")
-        if meta is None:
-            raise IndexUnusableError("the index was never finished")
-        refuse_newer(meta.format_version)
-        if meta.format_version != FORMAT_VERSION:
-            raise IndexUnusableError(f"its rows are of format {meta.format_version}")
-        segments = (_segment_row(key, value) for key, value in by_kind[b"s"])
-        return IndexContent(
-            meta, {s.segment_id: s for s in segments}, BlockRows.of(by_kind[b"b"]), damaged
-        )
+        finally:
+            # While an iterator lives, also in a traceback, RocksDB does not let go of its files.
+            items = iter(())
+        meta, segments = _read_others(others)
+        return IndexContent(meta, segments, BlockRows.joined(blocks), damaged)
 
     def apply(self, batch: IndexBatch) -> None:
         """Durable on return. Raises TierIOError; what the index holds is unknown then."""
@@ -202,65 +150,26 @@ class SsdIndex:
             self._db.close()
 
 
-def block_row(header: RecordHeader) -> tuple[bytes, bytes]:
-    """(block hash, row value) for `IndexBatch.put_blocks`."""
-    record, location = header.record, header.location
-    fields = _BLOCK.pack(
-        record.parent_hash,
-        record.namespace_id,
-        location.segment_id,
-        header.codec,
-        location.generation,
-        location.offset,
-        location.payload_bytes,
-        location.stored_bytes,
-        location.checksum,
-        header.sequence,
-    )
-    return record.block_hash, _sealed(b"b" + record.block_hash, fields)
-
-
 def count_blocks(path: Path) -> int | None:
     """Block rows of an index of any format, by their keys alone; None when it cannot be read."""
     try:
         index = rocksdict.Rdict(str(path), _options())
         try:
             keys = cast("list[bytes]", list(index.keys()))
-            return sum(key[:1] == b"b" for key in keys)
+            return sum(key[:1] == BLOCK_KEY for key in keys)
         finally:
             index.close()
     except Exception:  # the binding raises plain Exception for every RocksDB status
         return None
 
 
-def row_record(block_hash: bytes, row: "np.void") -> BlockRecord:
-    return BlockRecord(
-        BlockHash(block_hash),
-        BlockHash(row["parent"].tobytes()),
-        NamespaceId(row["namespace"].tobytes()),
-        int(row["payload_bytes"]),
-        int(row["checksum"]),
-    )
-
-
-def row_location(row: "np.void") -> SsdLocation:
-    return SsdLocation(
-        SegmentId(int(row["segment_id"])),
-        int(row["generation"]),
-        int(row["offset"]),
-        int(row["payload_bytes"]),
-        int(row["checksum"]),
-        int(row["stored_bytes"]),
-    )
-
-
 def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
     """In order; all of an ordinary batch in one, so that it is atomic. Only recovery exceeds one
     batch, and there the meta row, in the last one, is what makes the index count."""
     puts: list[tuple[bytes, bytes | None]] = [
-        (b"b" + key, value) for key, value in batch.put_blocks
+        (BLOCK_KEY + key, value) for key, value in batch.put_blocks
     ]
-    puts += [(b"b" + key, None) for key in batch.delete_blocks]
+    puts += [(BLOCK_KEY + key, None) for key in batch.delete_blocks]
     puts += [(_segment_key(s.segment_id), _segment_value(s)) for s in batch.put_segments]
     puts += [(_segment_key(segment_id), None) for segment_id in batch.delete_segments]
     if batch.put_meta is not None:
@@ -277,13 +186,37 @@ def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
     return writes
 
 
+def _read_others(
+    entries: Sequence[tuple[bytes, bytes]],
+) -> tuple[MetaRow, dict[SegmentId, SegmentRow]]:
+    """The rows that are no block's."""
+    meta: MetaRow | None = None
+    segments: dict[SegmentId, SegmentRow] = {}
+    for key, value in entries:
+        if value != sealed_row(key, value[:-8]):
+            raise IndexUnusableError(f"the index row {key[:1]!r} is damaged")
+        if key == _META_KEY:
+            meta = MetaRow(*_META.unpack_from(value))
+        elif key[:1] == b"s":
+            segment = _segment_row(key[1:], value)
+            segments[segment.segment_id] = segment
+        else:
+            raise IndexUnusableError(f"an index row of unknown kind {key[:1]!r}")
+    if meta is None:
+        raise IndexUnusableError("the index was never finished")
+    refuse_newer(meta.format_version)
+    if meta.format_version != FORMAT_VERSION:
+        raise IndexUnusableError(f"its rows are of format {meta.format_version}")
+    return meta, segments
+
+
 def _segment_key(segment_id: SegmentId) -> bytes:
     return b"s" + segment_id.to_bytes(4, "big")
 
 
 def _segment_value(s: Segment) -> bytes:
     fields = _SEGMENT.pack(s.generation, _STATES.index(s.state), s.tail, s.seed, s.prewritten_bytes)
-    return _sealed(_segment_key(s.segment_id), fields)
+    return sealed_row(_segment_key(s.segment_id), fields)
 
 
 def _segment_row(key: bytes, value: bytes) -> SegmentRow:
@@ -294,11 +227,7 @@ def _segment_row(key: bytes, value: bytes) -> SegmentRow:
 
 def _meta_value(meta: MetaRow) -> bytes:
     fields = _META.pack(meta.format_version, meta.segment_bytes, meta.open_count)
-    return _sealed(_META_KEY, fields)
-
-
-def _sealed(key: bytes, fields: bytes) -> bytes:
-    return fields + _SEAL.pack(xxhash.xxh3_64_intdigest(key + fields))
+    return sealed_row(_META_KEY, fields)
 
 
 def _translated(error: Exception) -> Exception:
@@ -310,6 +239,14 @@ def _translated(error: Exception) -> Exception:
     if "lock" in text.lower() and "hold" in text.lower():
         return DirectoryLockedError(f"another process has the SSD index open: {text}")
     return IndexUnusableError(text)
+
+
+def _bulk() -> rocksdict.ReadOptions:
+    """For reading everything once, in order."""
+    options = rocksdict.ReadOptions()
+    options.fill_cache(False)  # type: ignore[call-arg]  # the stub forgets the argument
+    options.set_readahead_size(4 << 20)
+    return options
 
 
 def _options() -> rocksdict.Options:
@@ -336,6 +273,3 @@ def _options() -> rocksdict.Options:
     table.set_block_size(16 << 10)
     options.set_block_based_table_factory(table)
     return options
-
-
-assert BLOCK_ROW.itemsize == _BLOCK.size + _SEAL.size

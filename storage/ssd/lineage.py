@@ -16,16 +16,40 @@ _ROOT = -1
 _ABSENT = -2
 
 
-def parent_positions(
-    hashes: list[bytes], parents: "np.ndarray[tuple[int], np.dtype[np.void]]"
-) -> NDArray[np.int64]:
-    """For each block the position of its parent: -1 for a first block, -2 when it is not there."""
-    position = {block_hash: i for i, block_hash in enumerate(hashes)}
+def parent_positions(hashes: NDArray[np.void], parents: NDArray[np.void]) -> NDArray[np.int64]:
+    """For each block the position of its parent: -1 for a first block, -2 when it is not there.
+
+    Both columns are V32; `hashes` are distinct. Looks each parent up by its first eight bytes in
+    the sorted hashes, and compares the rest: a third of what a dict of a million `bytes` takes.
+    """
+    own, wanted = _words(hashes), _words(parents)
+    heads = own[:, 0].byteswap()  # big-endian: in the order of the bytes, as an index hands them
+    order = np.argsort(heads) if (heads[1:] < heads[:-1]).any() else None
+    if order is not None:
+        heads = heads[order]
+    if not len(own) or (heads[1:] == heads[:-1]).any():
+        return _looked_up(hashes, parents)
+    wanted_heads = wanted[:, 0].byteswap()
+    turn = np.argsort(wanted_heads)  # neighbours are looked for together, in a warm cache
+    at = np.empty(len(wanted), np.int64)
+    at[turn] = np.searchsorted(heads, wanted_heads[turn])
+    np.minimum(at, len(heads) - 1, out=at)
+    if order is not None:
+        at = order[at]
+    at[(own[at] != wanted).any(axis=1)] = _ABSENT
+    at[~wanted.any(axis=1)] = _ROOT
+    return at
+
+
+def _words(column: NDArray[np.void]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(column).view("<u8").reshape(-1, 4)
+
+
+def _looked_up(hashes: NDArray[np.void], parents: NDArray[np.void]) -> NDArray[np.int64]:
+    """The same by a dict, for hashes that do not differ in their first eight bytes."""
+    position = {block_hash: i for i, block_hash in enumerate(hashes.tolist())}
     position[NO_PARENT] = _ROOT
-    raw = np.ascontiguousarray(parents).tobytes()
-    at = position.get
-    found = [at(raw[i : i + 32], _ABSENT) for i in range(0, len(raw), 32)]
-    return np.array(found, np.int64)
+    return np.array([position.get(parent, _ABSENT) for parent in parents.tolist()], np.int64)
 
 
 def depths(parent: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -37,10 +61,10 @@ def depths(parent: NDArray[np.int64]) -> NDArray[np.int64]:
     count = len(parent)
     # Two extra positions stand for "above the root" and "above nothing", and point to themselves.
     root, absent = count, count + 1
-    ancestor: NDArray[np.int64] = np.append(parent, [root, absent])
+    ancestor = np.append(parent, [root, absent]).astype(np.int32)
     ancestor[ancestor == _ROOT] = root
     ancestor[ancestor == _ABSENT] = absent
-    steps = np.ones(count + 2, np.int64)
+    steps = np.ones(count + 2, np.int32)
     steps[root] = steps[absent] = 0
     for _ in range(max(count, 1).bit_length() + 1):
         if (ancestor >= count).all():
@@ -48,7 +72,7 @@ def depths(parent: NDArray[np.int64]) -> NDArray[np.int64]:
         steps += steps[ancestor]
         ancestor = ancestor[ancestor]
     arrived: NDArray[np.bool_] = ancestor[:count] == root
-    above: NDArray[np.int64] = steps[:count] - 1
+    above = steps[:count].astype(np.int64) - 1
     above[~arrived] = STRANDED
     return above
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtier.keys import BlockHash, NamespaceId
-from storage.ssd.index import BlockRows
+from storage.ssd.block_rows import BlockRows
 from storage.tier import NO_PARENT, BlockRecord, SegmentId, SsdLocation
 
 __all__ = ["NO_BLOCKS", "RecoveredColumns", "recovered_columns"]
@@ -106,7 +106,7 @@ def recovered_columns(
     new_row[order] = np.arange(len(order), dtype=np.int32)
     namespace_ids, namespace_row = _numbered(np.ascontiguousarray(rows["namespace"]))
     return RecoveredColumns(
-        hashes=np.frombuffer(b"".join(blocks.hashes), "V32")[order],
+        hashes=blocks.hashes[order],
         parent_row=new_row[np.maximum(parent[order], -1)],
         namespace_ids=namespace_ids,
         namespace_row=namespace_row,

@@ -7,6 +7,8 @@ append returned is kept, unless its own bytes, its segment's or an ancestor's we
 the opening thread, before there is a writer. Step by step: docs/formats/segment.md.
 """
 
+import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.env import Env
+from storage.ssd.block_rows import BlockRows, block_row
 from storage.ssd.directory import DataDirectory
 from storage.ssd.files import TruncatedFileError, aligned_buffer, read_all, write_all
 from storage.ssd.format import (
@@ -26,14 +29,12 @@ from storage.ssd.format import (
     record_bytes,
 )
 from storage.ssd.index import (
-    BlockRows,
     IndexBatch,
     IndexContent,
     IndexUnusableError,
     MetaRow,
     SegmentRow,
     SsdIndex,
-    block_row,
 )
 from storage.ssd.lineage import STRANDED, depths, parent_positions, parents_first
 from storage.ssd.recovered import RecoveredColumns, recovered_columns
@@ -68,11 +69,12 @@ def recover(
     started = env.monotonic_seconds()
     recovery = _Recovery(env, directory, segment_count, progress)
     try:
-        recovery.load_index()
-        recovery.match_files()
-        recovery.settle_segments()
-        blocks, dropped = recovery.collect_blocks()
-        first_sequence = recovery.write_back(dropped)
+        with _collector_paused():
+            recovery.load_index()
+            recovery.match_files()
+            recovery.settle_segments()
+            blocks, dropped = recovery.collect_blocks()
+            first_sequence = recovery.write_back(dropped)
     except BaseException:
         recovery.abandon()
         raise
@@ -86,6 +88,18 @@ def recover(
     )
     table = SegmentTable(recovery.segments, directory.segment_bytes)
     return RecoveredTier(table, recovery.index, blocks, first_sequence, report)
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Millions of short-lived pairs make no circles; looking for some took half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Recovery:
@@ -236,7 +250,8 @@ class _Recovery:
     def collect_blocks(self) -> tuple[RecoveredColumns, list[bytes]]:
         """Blocks to keep, in order, and the hashes of those that are dropped."""
         indexed = self._content.blocks
-        known = indexed.chosen(self._where_segments_say(indexed))
+        inside = self._where_segments_say(indexed)
+        known = indexed.chosen(inside)
         found = self._walk_all() if self._rebuild else self._walk_open(known)
         merged = _merged(known, found)
         # Of what is dropped below as well: a later record may come to lie behind it, and must not
@@ -244,16 +259,13 @@ class _Recovery:
         self._highest_sequence = int(merged.rows["sequence"].max(initial=0))
         parent = parent_positions(merged.hashes, merged.rows["parent"])
         depth = depths(parent)
-        kept = merged.chosen(depth != STRANDED)
-        stranded_count = len(merged.hashes) - len(kept.hashes)
-        if stranded_count:
-            self.problems.append(f"{stranded_count} blocks had lost an ancestor and are dropped")
-        if kept is indexed and not self._content.damaged_hashes:
-            dropped = set[bytes]()  # the ordinary start, without building a set of all hashes
-        else:
-            seen = {*indexed.hashes, *self._content.damaged_hashes, *(h for h, _ in found)}
-            dropped = seen.difference(kept.hashes)
-        self._walked = [pair for pair in found if pair[0] not in dropped]
+        stranded = merged.hashes[depth == STRANDED].tolist()
+        if stranded:
+            self.problems.append(f"{len(stranded)} blocks had lost an ancestor and are dropped")
+        found_kept = {block_hash for block_hash, _ in found}.difference(stranded)
+        gone = indexed.hashes[~inside].tolist() + self._content.damaged_hashes + stranded
+        dropped = set(gone).difference(found_kept)
+        self._walked = [pair for pair in found if pair[0] in found_kept]
         self.repaired_count = 0 if self._rebuild else len(self._walked)
         generations = np.array([s.generation for s in self.segments], np.uint64)
         columns = recovered_columns(merged, parent, parents_first(depth), generations)
@@ -337,10 +349,9 @@ def _merged(known: BlockRows, found: list[tuple[bytes, bytes]]) -> BlockRows:
     if not found:
         return known
     newer = BlockRows.of(found)
-    replaced = set(newer.hashes)
-    keep = np.fromiter((h not in replaced for h in known.hashes), np.bool_, len(known.hashes))
-    rest = known.chosen(keep)
-    return BlockRows(rest.hashes + newer.hashes, np.concatenate([rest.rows, newer.rows]))
+    replaced = set(newer.hashes.tolist())
+    keep = np.array([block_hash not in replaced for block_hash in known.hashes.tolist()], np.bool_)
+    return BlockRows.joined([known.chosen(keep), newer])
 
 
 def _segment(row: SegmentRow, fd: int, prewritten_bytes: int | None = None) -> Segment:

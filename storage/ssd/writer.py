@@ -17,6 +17,7 @@ from storage.errors import (
     StorageError,
     TierIOError,
 )
+from storage.ssd.block_rows import block_row
 from storage.ssd.encoding import StoredBlock
 from storage.ssd.files import aligned_buffer, check_aligned, write_all
 from storage.ssd.format import (
@@ -26,7 +27,7 @@ from storage.ssd.format import (
     pack_segment_header,
     record_bytes,
 )
-from storage.ssd.index import IndexBatch, SsdIndex, block_row
+from storage.ssd.index import IndexBatch, SsdIndex
 from storage.ssd.planning import Part, plan_append
 from storage.ssd.reader import BlockReader
 from storage.ssd.segments import SEALED, Segment, SegmentTable, freed

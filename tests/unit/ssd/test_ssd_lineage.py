@@ -1,10 +1,12 @@
 """Who is stranded, and which order puts parents before children."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from storage.ssd.lineage import STRANDED, depths, parent_positions, parents_first
 from storage.tier import NO_PARENT
@@ -16,10 +18,13 @@ def name(i: int) -> bytes:
 
 def depths_of(parents: dict[int, int | None]) -> dict[int, int]:
     """Parent None = first block; a parent that is no key is not there."""
-    hashes = [name(i) for i in parents]
-    raw = [NO_PARENT if p is None else name(p) for p in parents.values()]
-    column = np.frombuffer(b"".join(raw), "V32") if raw else np.empty(0, "V32")
-    return dict(zip(parents, depths(parent_positions(hashes, column)).tolist(), strict=True))
+    hashes = column(name(i) for i in parents)
+    above = column(NO_PARENT if p is None else name(p) for p in parents.values())
+    return dict(zip(parents, depths(parent_positions(hashes, above)).tolist(), strict=True))
+
+
+def column(values: Iterable[bytes]) -> NDArray[np.void]:
+    return np.frombuffer(b"".join(values), "V32")
 
 
 def test_depth_counts_the_blocks_above() -> None:
@@ -64,3 +69,17 @@ def test_depths_agree_with_walking_each_chain(picks: list[int], random) -> None:
     for b in order:
         assert parents[b] in seen
         seen.add(b)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), unique=True), st.booleans())
+def test_parents_are_found_however_alike_the_hashes_are(picks, alike: bool) -> None:
+    """Hashes may agree in the eight bytes by which they are looked up."""
+
+    def spelled(head: int, rest: int) -> bytes:
+        return bytes([0 if alike else head + 1]) + bytes(8) + bytes([head + 1, rest]) + bytes(21)
+
+    hashes = [spelled(*pick) for pick in picks]
+    wanted = [spelled(head, rest) for head in range(4) for rest in range(4)] + [NO_PARENT]
+    found = parent_positions(column(hashes), column(wanted))
+    position = {block_hash: i for i, block_hash in enumerate(hashes)}
+    assert found.tolist() == [*(position.get(w, -2) for w in wanted[:-1]), -1]
