@@ -3,9 +3,8 @@
     match -> pin + lease -> [ ready ranges: host blocks at once, SSD blocks as they land ] -> end
 
 Invariant: a block that was said to be ready stays readable until the lease ends, and none is named
-after that. Whatever goes
-wrong (corrupt, slow, no slab) ends the prefix there with its reason; nothing is an error. A stream
-that is given up before its end releases its lease. Event loop only.
+after that. Whatever goes wrong (corrupt, slow, no slab) ends the prefix there with its reason;
+nothing is an error. A stream that is given up before its end releases its lease. Event loop only.
 """
 
 import asyncio

@@ -30,7 +30,7 @@ CLIENTS = 6
 STEPS = 60
 LIMITS = CacheLimits(
     session_ttl_seconds=50,
-    lease_ttl_seconds=8,
+    lease_ttl_seconds=6,
     reservation_ttl_seconds=6,
     reservation_grace_seconds=5,
     room_wait_seconds=0.02,
@@ -49,6 +49,10 @@ def chain_of(numbers: list[int]) -> list[BlockHash]:
 
 def payload_of(block_hash: BlockHash) -> bytes:
     return hashlib.shake_128(block_hash).digest(BLOCK_BYTES)
+
+
+def checksum_of(block_hash: BlockHash) -> int:
+    return xxhash.xxh3_64_intdigest(payload_of(block_hash))
 
 
 class Crowd:
@@ -114,7 +118,7 @@ class Crowd:
                     return
                 payload = payload_of(chain[position])
                 self.arena.view(slab)[:BLOCK_BYTES] = payload
-                sums.append(xxhash.xxh3_64_intdigest(payload))
+                sums.append(checksum_of(chain[position]))
         finally:
             if len(sums) < len(view.slabs):
                 until = expire_at + LIMITS.reservation_grace_seconds
@@ -135,10 +139,13 @@ class Crowd:
                 if isinstance(event, MatchView):
                     lease_id, expire_at = event.lease_id, self.now + event.expire_seconds
                 elif isinstance(event, ReadyView):
+                    named = chain[len(ready) : len(ready) + len(event.slabs)]
+                    # Also when the lease has ended: a client would believe it.
+                    assert [checksum_of(block_hash) for block_hash in named] == [*event.checksums]
                     ready += event.slabs
                 if self.now < expire_at:
                     self.check(chain, ready)
-                await asyncio.sleep(0)
+                await asyncio.sleep(self.rng.choice([0, 0, 0.002]))
         await asyncio.sleep(self.rng.choice([0, 0, 0.001]))
         if self.now < expire_at:
             self.check(chain, ready)
