@@ -17,8 +17,13 @@ POLICIES: Mapping[str, Callable[[], EvictionOrder]] = MappingProxyType(
 DEFAULT_POLICY = "greedy_dual"
 
 
-def eviction_order(policy: str = DEFAULT_POLICY) -> EvictionOrder:
-    """An empty order of the policy. Raises ValueError when there is none of this name."""
+def eviction_order(policy: str = DEFAULT_POLICY, backed: bool = False) -> EvictionOrder:
+    """An empty order of the policy; `backed` when a lower tier keeps what leaves this one.
+
+    Raises ValueError when there is no policy of this name.
+    """
     if policy not in POLICIES:
         raise ValueError(f"no eviction policy {policy!r}; there are {', '.join(POLICIES)}")
+    if policy == "greedy_dual" and backed:
+        return GreedyDual(once=8, again=9)
     return POLICIES[policy]()

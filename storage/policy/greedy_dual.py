@@ -1,6 +1,6 @@
 """GreedyDual with a use count that stops at `USES_MAX`: the default.
 
-    worth(block) = clock at its last use + min(uses, USES_MAX)
+    worth(block) = clock at its last use + 1 if it was used once, + 2 if it was used again
     clock        = greatest worth that left to make room
 
 A block that was used once goes after one "generation", a block that was used again stays two, and
@@ -10,6 +10,10 @@ difference; uncapped counts (LFU) never forget.
 Among equals goes first what was used less, then what is longest unused. The first half matters: a
 block used twice a generation ago is worth as much as one used once since, and is the better one to
 keep. `docs/replay.md` has the numbers with and without it.
+
+In a tier whose blocks are *backed* (what leaves it is kept below) losing a block costs a read and
+not a computation. There a block used again stays an eighth of a generation longer, not a whole one:
+what is not below yet stays longer for it, and less is written.
 
 16 bytes a slot, and 48 for each offered one.
 """
@@ -31,18 +35,21 @@ _WORTH_SHIFT = TURN_BITS + _USES_BITS
 class GreedyDual(SlotOrder):
     """See `EvictionOrder`."""
 
-    def __init__(self) -> None:
+    def __init__(self, once: int = 1, again: int = 2) -> None:
+        """What a use adds to the clock: the first one, and every later one."""
+        assert 0 < once < again
         self._worths: Column = array("i")
         super().__init__(self._worths)
+        self._values = (0, once, again)
 
     def insert_many(self, slots: Slots, names: Names) -> None:
         super().insert_many(slots, names)
-        view(self._worths)[slots] = self._clock + 1
+        view(self._worths)[slots] = self._clock + self._values[1]
 
     def refresh(self, slot: int) -> None:
         self._turn += 1
         self._turns[slot] = self._turn
-        self._worths[slot] = self._clock + self._uses[slot]
+        self._worths[slot] = self._clock + self._values[self._uses[slot]]
 
     def worth(self, slot: int) -> int:
         return self._worths[slot]
@@ -60,4 +67,4 @@ class GreedyDual(SlotOrder):
         super().check_integrity()
         for slot, uses in enumerate(self._uses):
             assert uses <= USES_MAX
-            assert not uses or self._worths[slot] <= self._clock + USES_MAX
+            assert not uses or self._worths[slot] <= self._clock + self._values[uses]

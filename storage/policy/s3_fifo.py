@@ -1,9 +1,9 @@
 """S3-FIFO-leaf: three first-in-first-out queues over leaves (Yang and others, 2023).
 
 A new block enters the small queue, a tenth of the tier; one whose name is remembered enters the
-main queue. From the small queue a block used twice more moves on to the main one, another leaves and
-its name is remembered. From the main queue a block used since it came round goes round again, another
-leaves. Uses do not move a block within its queue.
+main queue. From the small queue a block used twice more moves on to the main one, another leaves
+and its name is remembered. From the main queue a block used since it came round goes round again,
+another leaves. Uses do not move a block within its queue.
 
     worth(block) = clock at its last use + min(uses, 2), as under GreedyDual
     clock        = greatest worth that left to make room

@@ -1,0 +1,66 @@
+"""WriteBudget: how many bytes may go to the SSD, spread over the day. Pure.
+
+A bucket that fills at the day's rate and holds at most an hour of it, so that a burst is written
+and a day's bytes are not gone by noon. The lower half is kept for blocks that were used again: when
+writes are short they go to what is known to be wanted.
+
+What the budget costs is counted: blocks and bytes turned away, and the hits lost, which are misses
+on a block that was turned away and is still remembered.
+"""
+
+from storage.policy.ghosts import Ghosts
+
+__all__ = ["WriteBudget"]
+
+DAY_SECONDS = 86_400
+BURST_SECONDS = 3_600
+KEPT_SHARE = 0.5
+
+
+class WriteBudget:
+    """`spend` and `missed` cost O(1). Not thread-safe."""
+
+    def __init__(self, bytes_per_day: int, names_max: int) -> None:
+        """`names_max` bounds how many blocks turned away are remembered."""
+        self._bytes_per_second = bytes_per_day / DAY_SECONDS
+        self._bytes_max = self._bytes_per_second * BURST_SECONDS
+        self._bytes = self._bytes_max
+        self._time: float | None = None
+        self._names_max = names_max
+        self._turned_away = Ghosts()
+        self.turned_away_blocks = 0
+        self.turned_away_bytes = 0
+        self.lost_hits = 0
+
+    def allowed_bytes(self, now_seconds: float) -> int:
+        """What may be written at once now."""
+        self._fill(now_seconds)
+        return max(0, int(self._bytes))
+
+    def spend(self, name: int, size: int, now_seconds: float, used_again: bool) -> bool:
+        """True when a block may be written: its bytes are spent. Else it counts as turned away."""
+        self._fill(now_seconds)
+        kept = 0.0 if used_again else KEPT_SHARE * self._bytes_max
+        if self._bytes - size >= kept:
+            self._bytes -= size
+            self._turned_away.discard(name)
+            return True
+        self.turned_away_blocks += 1
+        self.turned_away_bytes += size
+        self._turned_away.add(name)
+        self._turned_away.trim(self._names_max)
+        return False
+
+    def charge(self, size: int) -> None:
+        """Bytes that had to be written, budget or not: re-logged ones. Later writes wait for it."""
+        self._bytes -= size
+
+    def missed(self, name: int) -> None:
+        """A block was asked for and is nowhere."""
+        self.lost_hits += self._turned_away.discard(name)
+
+    def _fill(self, now_seconds: float) -> None:
+        """A clock that steps back fills nothing."""
+        elapsed = 0.0 if self._time is None else max(0.0, now_seconds - self._time)
+        self._time = now_seconds
+        self._bytes = min(self._bytes_max, self._bytes + elapsed * self._bytes_per_second)
