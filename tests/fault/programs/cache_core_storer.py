@@ -1,0 +1,75 @@
+"""Stores chain after chain into a cache on the directory given, until it is killed.
+
+Says on standard output, one line each: "written N" when chain N, and all before it that are still
+cached, are durable on the SSD.
+"""
+
+import asyncio
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+import xxhash
+
+from cache_service.cache import Cache
+from cache_service.listener import QuietListener
+from cache_service.views import CacheLimits, Transport
+from kvtier.keys import BlockHash, NamespaceId
+from storage.host.arena import HostArena
+from storage.ssd.tier import SsdTier
+
+BLOCK_BYTES = 4096
+SEGMENT_BYTES = 33 * 4096
+SEGMENTS = 8
+
+
+def chain_of(number: int) -> list[BlockHash]:
+    """Five blocks; the first is shared by a hundred chains, the second by ten."""
+    hashes, parent = [], b""
+    for name in (number // 100, number // 10, number, "x", "y"):
+        parent = hashlib.sha256(parent + str(name).encode()).digest()
+        hashes.append(BlockHash(parent))
+    return hashes
+
+
+def payload_of(block_hash: BlockHash) -> bytes:
+    return hashlib.shake_128(block_hash).digest(BLOCK_BYTES)
+
+
+def open_cache(folder: Path, arena: HostArena) -> Cache:
+    ssd = SsdTier.open(folder, capacity_bytes=SEGMENTS * SEGMENT_BYTES, segment_bytes=SEGMENT_BYTES)
+    return Cache(arena, ssd, CacheLimits(), time.monotonic, QuietListener())
+
+
+def open_session(cache: Cache) -> str:
+    namespace = NamespaceId(bytes(32))
+    return cache.open_session(
+        namespace, BLOCK_BYTES, 64, "storer", Transport.SHARED_MEMORY
+    ).session_id
+
+
+async def store(cache: Cache, session_id: str, chain: list[BlockHash]) -> None:
+    view = await cache.reserve(session_id, "", chain)
+    sums = []
+    for position, slab in zip(view.missing, view.slabs, strict=True):
+        payload = payload_of(chain[position])
+        cache.arena.view(slab)[:] = payload
+        sums.append(xxhash.xxh3_64_intdigest(payload))
+    if view.reservation_id:
+        await cache.commit(session_id, view.reservation_id, sums, False)
+
+
+async def main(folder: Path, first: int) -> None:
+    cache = open_cache(folder, HostArena(64 * 4096, extent_bytes=16 * 4096))
+    session_id = open_session(cache)
+    for number in range(first, first + 100_000):
+        await store(cache, session_id, chain_of(number))
+        if number % 3 == 0:
+            while cache.stats().pending_write_count:
+                await asyncio.sleep(0.0005)
+            print("written", number, flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

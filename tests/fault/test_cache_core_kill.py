@@ -1,0 +1,83 @@
+"""kill -9 while a cache stores, writes behind and recycles: what comes back is whole and right."""
+
+import importlib.util
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cache_service.views import EndView, MatchView, ReadyView
+from storage.host.arena import HostArena
+
+PROGRAM = Path(__file__).parent / "programs" / "cache_core_storer.py"
+ROUNDS = 5
+CHAINS_PER_ROUND = 2000
+
+
+def load_program() -> Any:
+    spec = importlib.util.spec_from_file_location("cache_core_storer", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_and_kill(folder: Path, first: int, lines_before: int) -> int:
+    """Kills a storer after so many lines; returns the last chain it said to be written."""
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(folder), str(first)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        lines = [process.stdout.readline() for _ in range(lines_before)]
+        assert all(lines), "the storer ended by itself"
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.readlines()
+    assert process.wait() == -signal.SIGKILL
+    whole = [line for line in lines if line.endswith("\n")]
+    return int(whole[-1].removeprefix("written "))
+
+
+async def test_what_a_killed_cache_had_written_is_whole_right_and_not_stranded(
+    tmp_path: Path,
+) -> None:
+    program = load_program()
+    rng = random.Random(3)
+    folder = tmp_path / "ssd"
+    for number in range(ROUNDS):
+        first = number * CHAINS_PER_ROUND
+        last = run_and_kill(folder, first, rng.randrange(1, 60))
+        arena = HostArena(256 * 4096, extent_bytes=64 * 4096)
+        cache = program.open_cache(folder, arena)
+        cache.check_integrity()
+        stats = cache.stats()
+        assert stats.recovery is not None
+        assert stats.tiers[1].used_bytes <= stats.tiers[1].capacity_bytes
+        session_id = program.open_session(cache)
+        found = cache.lookup(session_id, program.chain_of(last))
+        assert found.present_count == 5, (number, last)
+        for chain_number in range(max(first, last - 30), last + 4):
+            await check(program, cache, session_id, program.chain_of(chain_number))
+        await cache.drain()
+        cache.check_integrity()
+        arena.close()
+
+
+async def check(program: Any, cache: Any, session_id: str, chain: Any) -> None:
+    """Every block that is found is readable and holds the bytes that were stored."""
+    events = [event async for event in cache.acquire(session_id, "r", chain, None)]
+    match, end = events[0], events[-1]
+    assert isinstance(match, MatchView)
+    assert isinstance(end, EndView)
+    assert end.ready_count == match.matched_count
+    for view in events[1:-1]:
+        assert isinstance(view, ReadyView)
+        for position, slab in enumerate(view.slabs, view.first_index):
+            assert bytes(cache.arena.view(slab)) == program.payload_of(chain[position])
+    cache.release(session_id, match.lease_id, [])
+    cache.check_integrity()
