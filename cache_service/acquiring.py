@@ -100,6 +100,8 @@ class Acquiring:
     ) -> AsyncGenerator[AcquireEvent, None]:
         """The events of one acquire. Raises TooManyLeasesError before the first."""
         match = self.match(session, chain)
+        if self._writer is not None and len(match.rows) < len(chain):
+            self._writer.missed(chain[len(match.rows)])
         tiers = match.tiers
         host_count = tiers.count(Tier.HOST)
         if not match.rows:

@@ -37,6 +37,7 @@ _DTYPES: dict[str, str] = {
     "host_checksum": "<u8",
     "ssd_checksum": "<u8",
     "cached": "<u1",
+    "admitted": "<u1",
 }
 
 
@@ -70,6 +71,9 @@ class BlockColumns:
     ssd_checksum: memoryview
     cached: memoryview
     """0 from the moment the block left the index, or for a row that was never used."""
+
+    admitted: memoryview
+    """1 when the rule of admission let the block in when it was new."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -115,6 +119,7 @@ class BlockColumns:
         self.next_in_segment[row] = self.previous_in_segment[row] = NOWHERE
         self.pins[row] = self.host_children[row] = self.ssd_children[row] = 0
         self.cached[row] = 1
+        self.admitted[row] = 0
 
     @staticmethod
     def bytes_per_row() -> int:

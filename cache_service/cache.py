@@ -105,7 +105,7 @@ class Cache:
         self._cold: ColdSide | None = None
         if ssd is not None:
             self._cold = ColdSide(
-                ssd, arena, self._index, self._room, health, limits, self._tally, clock
+                ssd, arena, self._index, self._room, health, limits, policies, self._tally, clock
             )
             self._cold.recover()
         writer = self._cold.writer if self._cold is not None else None

@@ -15,11 +15,12 @@ from cache_service.recycler import Recycler
 from cache_service.room import HostRoom
 from cache_service.scrubbing import Scrubbing
 from cache_service.segment_reads import SegmentReads
+from cache_service.ssd_admission import SsdAdmission
 from cache_service.ssd_blocks import LiveSsdBlocks
 from cache_service.ssd_health import SsdHealth
 from cache_service.ssd_writer import SsdWriter
 from cache_service.suspects import Suspects
-from cache_service.views import CacheLimits
+from cache_service.views import CacheLimits, CachePolicies
 from storage.host.arena import HostArena
 from storage.ssd.scrub import Scrubber
 
@@ -40,6 +41,7 @@ class ColdSide:
         room: HostRoom,
         health: SsdHealth,
         limits: CacheLimits,
+        policies: CachePolicies,
         listener: CacheListener,
         clock: Callable[[], float],
     ) -> None:
@@ -51,8 +53,19 @@ class ColdSide:
         self.recycler = Recycler(
             ssd, index, self.reads, forgotten, suspects, health, share, listener
         )
+        self.admission = SsdAdmission(index, policies, clock)
         self.writer = SsdWriter(
-            ssd, arena, index, room, self.recycler, forgotten, health, limits, listener, clock
+            ssd,
+            arena,
+            index,
+            room,
+            self.recycler,
+            forgotten,
+            health,
+            self.admission,
+            limits,
+            listener,
+            clock,
         )
         self.promoter = Promoter(
             ssd, arena, index, room, self.writer, self.reads, health, suspects, listener, clock

@@ -14,7 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 
-from cache_service.stats_tables import ssd_table, tiers_table, totals_table
+from cache_service.stats_tables import host_table, ssd_table, tiers_table, totals_table
 from cache_service.verify_command import outcome_data, outcome_text, verified
 from kvtier.errors import WireError, read_error
 from kvtier.v1 import block_pb2, cache_pb2, cache_pb2_grpc
@@ -46,6 +46,7 @@ def stats(
         return
     console = Console()
     console.print(tiers_table(response))
+    console.print(host_table(response))
     console.print(totals_table(response))
     if response.HasField("ssd_codec"):
         console.print(ssd_table(response))
@@ -87,6 +88,10 @@ def stats_data(response: cache_pb2.GetStatsResponse) -> dict[str, Any]:
     data["recovery"] = _plain(response.recovery) | {"problems": list(response.recovery.problems)}
     data["scrub"] = _scrub_data(response.scrub)
     data["ssd_codec"] = _plain(response.ssd_codec)
+    data["admission"] = _plain(response.admission)
+    memory = response.host_memory
+    data["host_memory"] = _plain(memory) | {"classes": [_plain(each) for each in memory.classes]}
+    data["index_bytes"] = response.index_bytes
     return data
 
 

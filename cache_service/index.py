@@ -142,6 +142,17 @@ class BlockIndex:
         self._segments.take(row)
         self._segments.put(row, location)
 
+    def admit(self, row: int, admitted: bool) -> None:
+        """Notes what the rule of admission to the SSD said of a new block."""
+        self.tree.columns.admitted[row] = admitted
+
+    def admitted(self, row: int) -> bool:
+        return bool(self.tree.columns.admitted[row])
+
+    def used_again(self, row: int) -> bool:
+        """True for a block in host memory that was used since it came there."""
+        return self._host.uses(row) > 1
+
     # -- use ---------------------------------------------------------------------------------------
 
     def use(self, rows: Iterable[int]) -> None:

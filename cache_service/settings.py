@@ -46,6 +46,9 @@ class SsdSettings(SettingsModel):
     capacity_bytes: Size = _size(2048)
     segment_bytes: Size = _size(256)
     eviction: Eviction = "greedy_dual"
+    admission: Literal["all", "first_new"] = "all"
+    admission_new_blocks: PositiveInt = 248
+    write_bytes_per_day: ByteSize = ByteSize(0)
     codec: Literal["none", "planes_lz4", "zstd", "auto"] = "none"
     scrub_bytes_per_second: Annotated[ByteSize, Field(ge=0)] = _size(8)
 
@@ -114,7 +117,13 @@ class CacheSettings(SettingsModel):
     @property
     def policies(self) -> CachePolicies:
         """As the core takes them."""
-        return CachePolicies(self.host.eviction, self.ssd.eviction)
+        return CachePolicies(
+            host_eviction=self.host.eviction,
+            ssd_eviction=self.ssd.eviction,
+            ssd_admission=self.ssd.admission,
+            ssd_new_blocks_max=self.ssd.admission_new_blocks,
+            ssd_write_bytes_per_day=int(self.ssd.write_bytes_per_day),
+        )
 
     @model_validator(mode="after")
     def _socket_paths_fit(self) -> "CacheSettings":

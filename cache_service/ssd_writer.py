@@ -21,6 +21,7 @@ from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from cache_service.recycler import Recycler
 from cache_service.room import HostRoom
+from cache_service.ssd_admission import SsdAdmission
 from cache_service.ssd_health import SsdHealth
 from cache_service.views import CacheLimits
 from cache_service.write_queue import WriteQueue
@@ -56,6 +57,7 @@ class SsdWriter:
         recycler: Recycler,
         forgotten: ForgetQueue,
         health: SsdHealth,
+        admission: SsdAdmission,
         limits: CacheLimits,
         listener: CacheListener,
         clock: Callable[[], float],
@@ -72,7 +74,8 @@ class SsdWriter:
         small = len(ssd.segments()) < SMALL_RING_SEGMENTS
         self._free_segments_min = 1 if small else limits.free_segments_min
         pending_bytes_max = int(limits.pending_write_share_max * arena.capacity_bytes)
-        self._queue = WriteQueue(ssd, index, health, pending_bytes_max)
+        self._admission = admission
+        self._queue = WriteQueue(ssd, index, health, admission, pending_bytes_max)
         self._forgotten = forgotten
         self._full_count = 0
         """Batches in a row for which there was no segment."""
@@ -86,6 +89,15 @@ class SsdWriter:
     def busy(self) -> bool:
         """True while blocks are on their way to the SSD, and will become free to evict."""
         return self._queue.busy
+
+    def offer_new(self, rows: Sequence[int]) -> None:
+        """As `offer`, for blocks that came into the cache just now, in the order of their chain."""
+        self._admission.judge(rows)
+        self.offer(rows)
+
+    def missed(self, block_hash: BlockHash) -> None:
+        """A block was asked for that is nowhere."""
+        self._admission.missed(block_hash)
 
     def offer(self, rows: Iterable[int]) -> None:
         """Queues blocks to be written, with what lies before them, as far as admission lets in."""

@@ -52,6 +52,11 @@ def collect_stats(
         recovery=None if cold is None else cold.ssd.report,
         scrub=None if cold is None else cold.scrubbing.view(),
         codec=None if cold is None else cold.ssd.codec_choice,
+        admission=None if cold is None else cold.admission.view(),
+        slab_classes=tuple(arena.classes()),
+        free_extent_count=arena.free_extent_count,
+        extent_bytes=arena.extent_bytes,
+        index_bytes=index.memory_bytes(),
         counters=dict(counters),
     )
 

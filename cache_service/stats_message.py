@@ -1,7 +1,7 @@
 """The wire form of what the cache says about itself. Pure; any thread."""
 
 from cache_service import wire
-from cache_service.views import CacheStats, PassView, ScrubView, TierView
+from cache_service.views import AdmissionView, CacheStats, PassView, ScrubView, TierView
 from kvtier.v1 import cache_pb2 as pb
 from storage.codec_choice import CodecChoice
 from storage.tier import RecoveryReport
@@ -23,6 +23,9 @@ def stats_message(stats: CacheStats, start_seconds: float) -> pb.GetStatsRespons
         counters=stats.counters,
         scrub=_scrub(stats.scrub) if stats.scrub is not None else None,
         ssd_codec=_codec(stats.codec) if stats.codec is not None else None,
+        admission=_admission(stats.admission) if stats.admission is not None else None,
+        host_memory=_host_memory(stats),
+        index_bytes=stats.index_bytes,
     )
 
 
@@ -69,6 +72,34 @@ def _scrub(view: ScrubView) -> pb.ScrubStats:
         pass_count=view.pass_count,
         running=pass_message(view.running) if view.running is not None else None,
         last=pass_message(view.last) if view.last is not None else None,
+    )
+
+
+def _admission(view: AdmissionView) -> pb.AdmissionStats:
+    return pb.AdmissionStats(
+        rule=view.rule,
+        declined_count=view.declined_count,
+        write_bytes_per_day=view.write_bytes_per_day,
+        allowed_bytes=view.allowed_bytes,
+        over_budget_count=view.over_budget_count,
+        over_budget_bytes=view.over_budget_bytes,
+        lost_hit_count=view.lost_hit_count,
+    )
+
+
+def _host_memory(stats: CacheStats) -> pb.HostMemoryStats:
+    return pb.HostMemoryStats(
+        extent_bytes=stats.extent_bytes,
+        free_extent_count=stats.free_extent_count,
+        classes=[
+            pb.SlabClass(
+                slab_bytes=each.slab_bytes,
+                extent_count=each.extent_count,
+                used_count=each.used_count,
+                free_count=each.free_count,
+            )
+            for each in stats.slab_classes
+        ],
     )
 
 

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from kvtier.v1 import block_pb2, cache_pb2
 
-__all__ = ["ssd_table", "tiers_table", "totals_table"]
+__all__ = ["host_table", "ssd_table", "tiers_table", "totals_table"]
 
 
 def tiers_table(response: cache_pb2.GetStatsResponse) -> Table:
@@ -38,6 +38,7 @@ def totals_table(response: cache_pb2.GetStatsResponse) -> Table:
         "leases live": response.lease_count,
         "reservations live": response.reservation_count,
         "blocks waiting for the SSD": response.pending_write_count,
+        "bytes of the index": response.index_bytes,
     }
     totals = {name.replace("_", " "): n for name, n in sorted(response.counters.items())}
     for section in (live, totals):
@@ -62,8 +63,42 @@ def ssd_table(response: cache_pb2.GetStatsResponse) -> Table:
     for problem in found.problems:
         table.add_row("  problem", problem)
     table.add_row("scrub", _scrub_text(response.scrub))
+    table.add_row("admission", _admission_text(response.admission))
     table.add_row("codec of new blocks", f"{response.ssd_codec.name} ({response.ssd_codec.reason})")
     return table
+
+
+def host_table(response: cache_pb2.GetStatsResponse) -> Table:
+    """How the arena is shared out between block sizes."""
+    memory = response.host_memory
+    table = Table(title="Host memory by block size", title_justify="left")
+    table.add_column("slab")
+    for name in ("extents", "used", "free", "bytes used"):
+        table.add_column(name, justify="right")
+    for each in memory.classes:
+        table.add_row(
+            decimal(each.slab_bytes),
+            f"{each.extent_count:,}",
+            f"{each.used_count:,}",
+            f"{each.free_count:,}",
+            decimal(each.used_count * each.slab_bytes),
+        )
+    table.add_row("not cut yet", f"{memory.free_extent_count:,}", "", "", "")
+    return table
+
+
+def _admission_text(admission: cache_pb2.AdmissionStats) -> str:
+    text = f"rule {admission.rule}"
+    if admission.rule != "all":
+        text += f", {admission.declined_count:,} new blocks declined"
+    if not admission.write_bytes_per_day:
+        return text + "; no write budget"
+    return (
+        f"{text}; budget {decimal(admission.write_bytes_per_day)} a day,"
+        f" {decimal(admission.allowed_bytes)} may be written now; over it"
+        f" {admission.over_budget_count:,} blocks ({decimal(admission.over_budget_bytes)}), which"
+        f" cost {admission.lost_hit_count:,} hits so far"
+    )
 
 
 def _scrub_text(scrub: cache_pb2.ScrubStats) -> str:

@@ -271,7 +271,7 @@ class Storing:
             self._index.put_host(row, slab, checksum)
             entered.append(row)
         if self._writer is not None:
-            self._writer.offer(entered)
+            self._writer.offer_new(entered)
         self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
         return len(entered)
 

@@ -10,11 +10,13 @@ from enum import IntEnum
 
 from kvtier.blocks import MissReason, Tier
 from storage.codec_choice import CodecChoice
+from storage.host.slab import SlabClass
 from storage.policy.choice import DEFAULT_POLICY
 from storage.tier import RecoveryReport, Slab
 
 __all__ = [
     "AcquireEvent",
+    "AdmissionView",
     "CacheLimits",
     "CachePolicies",
     "CacheStats",
@@ -78,10 +80,17 @@ class CacheLimits:
 
 @dataclass(frozen=True, slots=True)
 class CachePolicies:
-    """What leaves first in each tier: names of `storage.policy.choice.POLICIES`."""
+    """What leaves first in each tier, and what is written to the SSD."""
 
     host_eviction: str = DEFAULT_POLICY
+    """A name of `storage.policy.choice.POLICIES`, like the next one."""
     ssd_eviction: str = DEFAULT_POLICY
+    ssd_admission: str = "all"
+    """"all", or "first_new": a request's first new blocks, and those that were refused before."""
+    ssd_new_blocks_max: int = 248
+    """How many are the first ones."""
+    ssd_write_bytes_per_day: int = 0
+    """0 for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +209,23 @@ class ScrubView:
 
 
 @dataclass(frozen=True, slots=True)
+class AdmissionView:
+    """What the SSD's admission turned away since the start, and what that cost."""
+
+    rule: str
+    declined_count: int
+    """Blocks the rule refused when they were new; used again they are wanted all the same."""
+    write_bytes_per_day: int
+    """0 for no limit; then the rest is 0 too."""
+    allowed_bytes: int
+    """What may be written at once now."""
+    over_budget_count: int
+    over_budget_bytes: int
+    lost_hit_count: int
+    """Misses on blocks that the budget had turned away."""
+
+
+@dataclass(frozen=True, slots=True)
 class CacheStats:
     """Everything `GetStats` says. `counters` are totals since the start, by name."""
 
@@ -212,8 +238,15 @@ class CacheStats:
     pending_write_count: int
     """Blocks committed in host memory that are still to be written to the SSD."""
     quarantined_slab_count: int
+    admission: AdmissionView | None
+    """None without an SSD tier, like `recovery`, `scrub` and `codec`."""
+    slab_classes: tuple[SlabClass, ...]
+    """How the arena is shared out; with the free extents its capacity."""
+    free_extent_count: int
+    extent_bytes: int
+    index_bytes: int
+    """Memory of the index of all blocks."""
     recovery: RecoveryReport | None
-    """None without an SSD tier, like the next two."""
     scrub: ScrubView | None = None
     codec: CodecChoice | None = None
     """What new blocks on the SSD are stored with."""

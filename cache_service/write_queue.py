@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cache_service.admission import Admission, WriteOffer, admit
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.index import BlockIndex
+from cache_service.ssd_admission import SsdAdmission
 from cache_service.ssd_health import SsdHealth
 from kvtier.keys import BlockHash
 from storage.tier import PAGE_BYTES
@@ -31,11 +32,17 @@ class WriteQueue:
     """What waits, what is being written, what comes later. Blocks are rows of the index."""
 
     def __init__(
-        self, ssd: "SsdTier", index: BlockIndex, health: SsdHealth, pending_bytes_max: int
+        self,
+        ssd: "SsdTier",
+        index: BlockIndex,
+        health: SsdHealth,
+        admission: SsdAdmission,
+        pending_bytes_max: int,
     ) -> None:
         self._ssd = ssd
         self._index = index
         self._health = health
+        self._admission = admission
         # The first page of a segment is its header.
         self._segment_bytes = min(s.capacity_bytes for s in ssd.segments()) - PAGE_BYTES
         self._pending_bytes_max = pending_bytes_max
@@ -157,15 +164,21 @@ class WriteQueue:
     def _ask(self, row: int) -> Admission:
         if not self._index.tree.in_host(row) or not self._index.tree.cached(row):
             return Admission.DECLINE
-        return admit(
+        if not self._admission.wanted(row):
+            return Admission.DECLINE
+        record_bytes = self._record_bytes(row)
+        answer = admit(
             WriteOffer(
-                record_bytes=self._record_bytes(row),
+                record_bytes=record_bytes,
                 segment_bytes=self._segment_bytes,
                 pending_bytes=self._pending_bytes,
                 pending_bytes_max=self._pending_bytes_max,
                 ssd_available=self._health.available,
             )
         )
+        if answer is Admission.WRITE and not self._admission.afforded(row, record_bytes):
+            return Admission.DECLINE
+        return answer
 
     def _queue(self, row: int) -> None:
         self._index.pin(row)

@@ -286,7 +286,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec")
+    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +305,9 @@ class GetStatsResponse(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     SCRUB_FIELD_NUMBER: _ClassVar[int]
     SSD_CODEC_FIELD_NUMBER: _ClassVar[int]
+    ADMISSION_FIELD_NUMBER: _ClassVar[int]
+    HOST_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     service_instance_id: str
     start_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -316,7 +319,10 @@ class GetStatsResponse(_message.Message):
     counters: _containers.ScalarMap[str, int]
     scrub: ScrubStats
     ssd_codec: SsdCodec
-    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ...) -> None: ...
+    admission: AdmissionStats
+    host_memory: HostMemoryStats
+    index_bytes: int
+    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ...) -> None: ...
 
 class VerifyBlocksRequest(_message.Message):
     __slots__ = ("bytes_per_second",)
@@ -391,6 +397,46 @@ class TierStats(_message.Message):
     written_bytes: int
     read_bytes: int
     def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., evicted_count: _Optional[int] = ..., written_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ...) -> None: ...
+
+class AdmissionStats(_message.Message):
+    __slots__ = ("rule", "declined_count", "write_bytes_per_day", "allowed_bytes", "over_budget_count", "over_budget_bytes", "lost_hit_count")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    DECLINED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WRITE_BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OVER_BUDGET_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OVER_BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOST_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    rule: str
+    declined_count: int
+    write_bytes_per_day: int
+    allowed_bytes: int
+    over_budget_count: int
+    over_budget_bytes: int
+    lost_hit_count: int
+    def __init__(self, rule: _Optional[str] = ..., declined_count: _Optional[int] = ..., write_bytes_per_day: _Optional[int] = ..., allowed_bytes: _Optional[int] = ..., over_budget_count: _Optional[int] = ..., over_budget_bytes: _Optional[int] = ..., lost_hit_count: _Optional[int] = ...) -> None: ...
+
+class HostMemoryStats(_message.Message):
+    __slots__ = ("extent_bytes", "free_extent_count", "classes")
+    EXTENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_EXTENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    extent_bytes: int
+    free_extent_count: int
+    classes: _containers.RepeatedCompositeFieldContainer[SlabClass]
+    def __init__(self, extent_bytes: _Optional[int] = ..., free_extent_count: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[SlabClass, _Mapping]]] = ...) -> None: ...
+
+class SlabClass(_message.Message):
+    __slots__ = ("slab_bytes", "extent_count", "used_count", "free_count")
+    SLAB_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXTENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    USED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FREE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    slab_bytes: int
+    extent_count: int
+    used_count: int
+    free_count: int
+    def __init__(self, slab_bytes: _Optional[int] = ..., extent_count: _Optional[int] = ..., used_count: _Optional[int] = ..., free_count: _Optional[int] = ...) -> None: ...
 
 class RecoveryStats(_message.Message):
     __slots__ = ("kept_count", "dropped_count", "repaired_count", "kept_bytes", "duration_seconds", "problems")

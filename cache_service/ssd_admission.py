@@ -1,0 +1,79 @@
+"""SsdAdmission: which blocks are worth a write to the SSD, and what the answer costs.
+
+    commit -> judge: the rule looks at each new block of the request once
+    later  -> wanted: the rule let it in, or it was used again in memory since
+           -> afforded: the day's write budget still has the bytes
+
+Invariant: a block is judged once for each time it enters the cache, in the order of its chain. What
+is turned away is remembered, bounded, so that a later miss on it can be counted as its price.
+Owned by the write queue; event loop only.
+"""
+
+from collections.abc import Callable, Sequence
+
+from cache_service.index import BlockIndex
+from cache_service.views import AdmissionView, CachePolicies
+from kvtier.keys import BlockHash
+from storage.policy.admission import AdmissionRule, AdmitAll, AdmitFirstNew
+from storage.policy.write_budget import WriteBudget
+
+__all__ = ["SsdAdmission"]
+
+NAMES_MAX = 1_000_000
+"""Names of refused blocks that are remembered: 24 to 48 bytes each, made as they come."""
+
+
+class SsdAdmission:
+    """The rule and the budget of one SSD tier."""
+
+    def __init__(
+        self, index: BlockIndex, policies: CachePolicies, clock: Callable[[], float]
+    ) -> None:
+        self._index = index
+        self._policies = policies
+        self._clock = clock
+        self._rule: AdmissionRule = AdmitAll()
+        if policies.ssd_admission == "first_new":
+            self._rule = AdmitFirstNew(policies.ssd_new_blocks_max, NAMES_MAX)
+        self._budget: WriteBudget | None = None
+        if policies.ssd_write_bytes_per_day:
+            self._budget = WriteBudget(policies.ssd_write_bytes_per_day, NAMES_MAX)
+        self._declined_count = 0
+
+    def judge(self, rows: Sequence[int]) -> None:
+        """Asks the rule about the new blocks of one request, in the order of their chain."""
+        name_of = self._index.tree.directory.name_of
+        for new_before, row in enumerate(rows):
+            admitted = self._rule.admits(name_of(row), new_before)
+            self._declined_count += not admitted
+            self._index.admit(row, admitted)
+
+    def wanted(self, row: int) -> bool:
+        """True when a block in host memory should be on the SSD, if it can be afforded."""
+        return self._index.admitted(row) or self._index.used_again(row)
+
+    def afforded(self, row: int, record_bytes: int) -> bool:
+        """True when the budget has the bytes: they are spent then."""
+        return self._budget is None or self._budget.spend(
+            self._index.tree.directory.name_of(row),
+            record_bytes,
+            self._clock(),
+            used_again=self._index.used_again(row),
+        )
+
+    def missed(self, block_hash: BlockHash) -> None:
+        """A block was asked for and is nowhere: was it turned away?"""
+        if self._budget is not None:
+            self._budget.missed(int.from_bytes(block_hash[:8], "little"))
+
+    def view(self) -> AdmissionView:
+        budget, policies = self._budget, self._policies
+        return AdmissionView(
+            rule=policies.ssd_admission,
+            declined_count=self._declined_count,
+            write_bytes_per_day=policies.ssd_write_bytes_per_day,
+            allowed_bytes=budget.allowed_bytes(self._clock()) if budget is not None else 0,
+            over_budget_count=budget.turned_away_blocks if budget is not None else 0,
+            over_budget_bytes=budget.turned_away_bytes if budget is not None else 0,
+            lost_hit_count=budget.lost_hits if budget is not None else 0,
+        )

@@ -1,0 +1,151 @@
+"""What is written to the SSD, and what the core says of what is not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from cache_service.cache import Cache
+from cache_service.listener import QuietListener
+from cache_service.views import CacheLimits, CachePolicies
+from kvtier.blocks import Tier
+from storage.host.arena import HostArena
+from storage.ssd.tier import SsdTier
+from storage.tier import PAGE_BYTES
+
+RECORD_BYTES = 2 * PAGE_BYTES
+DAY = 86_400
+
+
+@pytest.fixture
+async def with_policies(
+    arena: HostArena, limits: CacheLimits, clock: Any, tmp_path: Any
+) -> AsyncIterator[Callable[..., Cache]]:
+    caches: list[Cache] = []
+
+    def made(**policies: Any) -> Cache:
+        ssd = SsdTier.open(
+            tmp_path / "ssd", capacity_bytes=6 * 17 * PAGE_BYTES, segment_bytes=17 * PAGE_BYTES
+        )
+        chosen = CachePolicies(**policies)
+        caches.append(Cache(arena, ssd, limits, clock, QuietListener(), chosen))
+        return caches[0]
+
+    yield made
+    for cache in caches:
+        await cache.drain()
+        cache.check_integrity()
+
+
+async def settle(cache: Cache) -> int:
+    """Returns, when nothing waits for the SSD, how many blocks are there."""
+    while cache.stats().pending_write_count:
+        await asyncio.sleep(0.001)
+    cache.check_integrity()
+    return cache.stats().tiers[1].block_count
+
+
+async def test_of_a_long_request_only_the_first_new_blocks_are_written(
+    with_policies: Any, connect: Any, chain: Any
+) -> None:
+    cache = with_policies(ssd_admission="first_new", ssd_new_blocks_max=3)
+    client = connect(cache)
+    await client.store(chain(*range(8)))
+    assert await settle(cache) == 3
+    admission = cache.stats().admission
+    assert admission is not None
+    assert (admission.rule, admission.declined_count) == ("first_new", 5)
+
+
+async def test_what_was_declined_is_written_once_it_is_used(
+    with_policies: Any, connect: Any, chain: Any
+) -> None:
+    cache = with_policies(ssd_admission="first_new", ssd_new_blocks_max=3)
+    client = connect(cache)
+    blocks = chain(*range(8))
+    await client.store(blocks)
+    await settle(cache)
+    client.release(await client.acquire(blocks[:6]))
+    assert await settle(cache) == 6
+
+
+async def test_what_was_declined_and_left_is_written_when_it_comes_again(
+    with_policies: Any, connect: Any, chain: Any
+) -> None:
+    cache = with_policies(ssd_admission="first_new", ssd_new_blocks_max=3)
+    client = connect(cache)
+    blocks = chain(*range(5))
+    await client.store(blocks)
+    for i in range(16):
+        await client.store(chain("other", i))
+        await settle(cache)
+    assert client.present(blocks) == 3
+    before = await settle(cache)
+    await client.store(blocks)
+    assert await settle(cache) == before + 2
+
+
+async def test_a_new_turn_of_a_conversation_has_its_own_first_blocks(
+    with_policies: Any, connect: Any, chain: Any
+) -> None:
+    cache = with_policies(ssd_admission="first_new", ssd_new_blocks_max=3)
+    client = connect(cache)
+    await client.store(chain(*range(3)))
+    await client.store(chain(*range(6)))
+    assert await settle(cache) == 6
+
+
+async def test_the_write_budget_is_kept_and_its_price_is_told(
+    with_policies: Any, connect: Any, chain: Any, clock: Any
+) -> None:
+    """An hour's share holds four records; half of it is for blocks that were used again."""
+    cache = with_policies(ssd_write_bytes_per_day=24 * 4 * RECORD_BYTES)
+    client = connect(cache)
+    for i in range(6):
+        await client.store(chain("a", i))
+        await settle(cache)
+    assert cache.stats().tiers[1].block_count == 2
+    admission = cache.stats().admission
+    assert admission is not None
+    assert admission.over_budget_count == 5
+    assert admission.over_budget_bytes == 5 * RECORD_BYTES
+    assert admission.lost_hit_count == 0
+    for i in range(16):
+        await client.store(chain("b", i))
+        await settle(cache)
+    client.release(await client.acquire(chain("a", 5)))
+    admission = cache.stats().admission
+    assert admission is not None
+    assert admission.lost_hit_count == 1
+    clock.now += DAY / 24
+    assert cache.stats().admission.allowed_bytes == 4 * RECORD_BYTES  # type: ignore[union-attr]
+
+
+async def test_half_of_the_budget_is_kept_for_what_was_used_again(
+    with_policies: Any, connect: Any, chain: Any
+) -> None:
+    cache = with_policies(ssd_write_bytes_per_day=24 * 4 * RECORD_BYTES)
+    client = connect(cache)
+    for i in range(4):
+        await client.store(chain(i))
+        await settle(cache)
+    assert cache.stats().tiers[1].block_count == 2
+    client.release(await client.acquire(chain(3)))
+    assert await settle(cache) == 3
+    assert cache.lookup(client.session_id, chain(3)).tiers == bytes([Tier.HOST])
+
+
+async def test_how_memory_is_shared_out_adds_up(
+    with_policies: Any, connect: Any, chain: Any
+) -> None:
+    cache = with_policies()
+    client = connect(cache)
+    await client.store(chain(*range(5)))
+    stats = cache.stats()
+    (slabs,) = stats.slab_classes
+    assert (slabs.slab_bytes, slabs.extent_count) == (PAGE_BYTES, 2)
+    assert (slabs.used_count, slabs.free_count) == (5, 3)
+    whole = (slabs.extent_count + stats.free_extent_count) * stats.extent_bytes
+    assert whole == stats.tiers[0].capacity_bytes
+    assert stats.index_bytes > 0
