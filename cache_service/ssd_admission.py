@@ -32,21 +32,19 @@ class SsdAdmission:
         self._index = index
         self._policies = policies
         self._clock = clock
-        self._rule: AdmissionRule = AdmitAll()
+        self._first_new: AdmitFirstNew | None = None
         if policies.ssd_admission == "first_new":
-            self._rule = AdmitFirstNew(policies.ssd_new_blocks_max, NAMES_MAX)
+            self._first_new = AdmitFirstNew(policies.ssd_new_blocks_max, NAMES_MAX)
+        self._rule: AdmissionRule = self._first_new or AdmitAll()
         self._budget: WriteBudget | None = None
         if policies.ssd_write_bytes_per_day:
             self._budget = WriteBudget(policies.ssd_write_bytes_per_day, NAMES_MAX)
-        self._declined_count = 0
 
     def judge(self, rows: Sequence[int]) -> None:
         """Asks the rule about the new blocks of one request, in the order of their chain."""
         name_of = self._index.tree.directory.name_of
         for new_before, row in enumerate(rows):
-            admitted = self._rule.admits(name_of(row), new_before)
-            self._declined_count += not admitted
-            self._index.admit(row, admitted)
+            self._index.admit(row, self._rule.admits(name_of(row), new_before))
 
     def wanted(self, row: int) -> bool:
         """True when a block in host memory should be on the SSD, if it can be afforded."""
@@ -67,13 +65,14 @@ class SsdAdmission:
             self._budget.missed(int.from_bytes(block_hash[:8], "little"))
 
     def view(self) -> AdmissionView:
-        budget, policies = self._budget, self._policies
+        budget, rule, policies = self._budget, self._first_new, self._policies
         return AdmissionView(
             rule=policies.ssd_admission,
-            declined_count=self._declined_count,
+            declined_count=rule.refused_blocks if rule is not None else 0,
             write_bytes_per_day=policies.ssd_write_bytes_per_day,
             allowed_bytes=budget.allowed_bytes(self._clock()) if budget is not None else 0,
             over_budget_count=budget.turned_away_blocks if budget is not None else 0,
             over_budget_bytes=budget.turned_away_bytes if budget is not None else 0,
-            lost_hit_count=budget.lost_hits if budget is not None else 0,
+            lost_hit_count=(rule.lost_hits if rule is not None else 0)
+            + (budget.lost_hits if budget is not None else 0),
         )

@@ -91,14 +91,15 @@ def _admission_text(admission: cache_pb2.AdmissionStats) -> str:
     text = f"rule {admission.rule}"
     if admission.rule != "all":
         text += f", {admission.declined_count:,} new blocks declined"
-    if not admission.write_bytes_per_day:
-        return text + "; no write budget"
-    return (
-        f"{text}; budget {decimal(admission.write_bytes_per_day)} a day,"
-        f" {decimal(admission.allowed_bytes)} may be written now; over it"
-        f" {admission.over_budget_count:,} blocks ({decimal(admission.over_budget_bytes)}), which"
-        f" cost {admission.lost_hit_count:,} hits so far"
-    )
+    if admission.write_bytes_per_day:
+        text += (
+            f"; budget {decimal(admission.write_bytes_per_day)} a day,"
+            f" {decimal(admission.allowed_bytes)} may be written now; over it"
+            f" {admission.over_budget_count:,} blocks ({decimal(admission.over_budget_bytes)})"
+        )
+    else:
+        text += "; no write budget"
+    return f"{text}; hits lost by it: {admission.lost_hit_count:,}"
 
 
 def _scrub_text(scrub: cache_pb2.ScrubStats) -> str:

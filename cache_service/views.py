@@ -216,13 +216,13 @@ class AdmissionView:
     declined_count: int
     """Blocks the rule refused when they were new; used again they are wanted all the same."""
     write_bytes_per_day: int
-    """0 for no limit; then the rest is 0 too."""
+    """0 for no limit; then the next three are 0 too."""
     allowed_bytes: int
     """What may be written at once now."""
     over_budget_count: int
     over_budget_bytes: int
     lost_hit_count: int
-    """Misses on blocks that the budget had turned away."""
+    """Misses on blocks that the rule or the budget had turned away."""
 
 
 @dataclass(frozen=True, slots=True)
