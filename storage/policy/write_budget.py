@@ -18,7 +18,7 @@ KEPT_SHARE = 0.5
 
 
 class WriteBudget:
-    """`spend` and `missed` cost O(1). Not thread-safe."""
+    """Every call costs O(1). Not thread-safe."""
 
     def __init__(self, bytes_per_day: int, names_max: int) -> None:
         """`names_max` bounds how many blocks turned away are remembered."""
@@ -38,25 +38,29 @@ class WriteBudget:
         return max(0, int(self._bytes))
 
     def spend(self, name: int, size: int, now_seconds: float, used_again: bool) -> bool:
-        """True when a block may be written: its bytes are spent. Else it counts as turned away."""
+        """True when a block may be written: its bytes are spent."""
         self._fill(now_seconds)
         kept = 0.0 if used_again else KEPT_SHARE * self._bytes_max
-        if self._bytes - size >= kept:
-            self._bytes -= size
-            self._turned_away.discard(name)
-            return True
-        self.turned_away_blocks += 1
-        self.turned_away_bytes += size
-        self._turned_away.add(name)
-        self._turned_away.trim(self._names_max)
-        return False
+        if self._bytes - size < kept:
+            return False
+        self._bytes -= size
+        self._turned_away.discard(name)
+        return True
+
+    def turn_away(self, name: int, size: int) -> None:
+        """Counts a block that is not written because bytes could not be spent."""
+        if name not in self._turned_away:
+            self.turned_away_blocks += 1
+            self.turned_away_bytes += size
+            self._turned_away.add(name)
+            self._turned_away.trim(self._names_max)
 
     def charge(self, size: int) -> None:
         """Bytes that had to be written, budget or not: re-logged ones. Later writes wait for it."""
         self._bytes -= size
 
     def missed(self, name: int) -> None:
-        """A block was asked for and is nowhere."""
+        """A block was asked for and is nowhere: a hit lost, if it was turned away."""
         self.lost_hits += self._turned_away.discard(name)
 
     def _fill(self, now_seconds: float) -> None:

@@ -1,0 +1,64 @@
+"""What hits save under a price book: the file that billing rates with (docs/billing.md).
+
+A trace has no date and no tenant, so the newest version counts, and one model's prices. Only what
+is needed here is looked at: billing is who refuses a book that is not in order.
+"""
+
+import tomllib
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from cache_service.replay.result import Savings
+
+__all__ = ["InputPrices", "PriceBookUnusableError", "read_prices"]
+
+FORMAT = 1
+ANY_MODEL = "*"
+PRICE_TOKENS = 1_000_000
+"""Prices are per so many tokens."""
+
+
+class PriceBookUnusableError(ValueError):
+    """The file is no price book with these prices; the message names file and problem."""
+
+
+class InputPrices:
+    """Hit and miss price of a million tokens."""
+
+    def __init__(self, currency: str, version: str, hit: Decimal, miss: Decimal) -> None:
+        self.currency = currency
+        self.version = version
+        self.hit = hit
+        self.miss = miss
+
+    def savings(self, input_tokens: int, hit_tokens: int) -> Savings:
+        """What the input costs with and without a cache."""
+        without = input_tokens * self.miss / PRICE_TOKENS
+        paid = (hit_tokens * self.hit + (input_tokens - hit_tokens) * self.miss) / PRICE_TOKENS
+        return Savings(self.currency, self.version, without, paid)
+
+
+def read_prices(path: Path, model: str = ANY_MODEL) -> InputPrices:
+    """The newest version's prices for `model`. Raises PriceBookUnusableError."""
+    try:
+        book = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PriceBookUnusableError(f"{path}: {error}") from None
+    try:
+        return _newest(book, model)
+    except (KeyError, TypeError, ValueError, InvalidOperation) as error:
+        raise PriceBookUnusableError(f"{path} is not a usable price book: {error!r}") from None
+
+
+def _newest(book: dict[str, Any], model: str) -> InputPrices:
+    if book["format"] != FORMAT:
+        raise ValueError(f"format {book['format']} is not {FORMAT}")
+    version = max(book["versions"], key=lambda each: each["effective_time"])
+    prices = {each["model"]: each for each in version["prices"]}
+    price = prices.get(model) or prices.get(ANY_MODEL)
+    if price is None:
+        raise ValueError(f"no price for model {model}")
+    return InputPrices(
+        version["currency"], version["name"], Decimal(price["hit"]), Decimal(price["miss"])
+    )
