@@ -103,6 +103,7 @@ def check_ask(ask: Ask, limits: ModelLimits, encoder: PromptEncoder) -> None:
             _check_length(text, limits, encoder)
         case ChatPrompt(messages):
             check_roles(messages)
+            _check_message_count(len(messages), limits)
             _check_length("".join(m.content for m in messages), limits, encoder)
         case TokenPrompt(token_ids):
             _check_token_ids(token_ids, limits.vocabulary_size)
@@ -165,6 +166,16 @@ def _check_sampling(sampling: Sampling) -> None:
         raise InvalidSamplingError("top_p must be above 0 and at most 1")
     if sampling.top_k < 0:
         raise InvalidSamplingError("top_k must be 1 or more, or 0 for all tokens")
+
+
+def _check_message_count(count: int, limits: ModelLimits) -> None:
+    """Each message is a token at least: more cannot fit, whatever a template makes of them."""
+    if count > limits.context_tokens:
+        raise PromptTooLongError(
+            f"{count} messages cannot fit the model's context of {limits.context_tokens} tokens;"
+            " shorten the chat",
+            context_tokens=limits.context_tokens,
+        )
 
 
 def _check_length(text: str, limits: ModelLimits, encoder: PromptEncoder) -> None:

@@ -221,8 +221,7 @@ class GrpcServer:
                 port = self.server.add_insecure_port(address)
             except RuntimeError as error:
                 raise AddressInUseError(
-                    f"cannot listen on {address}: another process does, or the address is not"
-                    " this machine's; choose another with --set listen=HOST:PORT",
+                    f"cannot listen on {address}: another process does, {_else_wrong(address)}",
                     address=address,
                 ) from error
             host = address.rpartition(":")[0]
@@ -259,3 +258,9 @@ async def until_signalled() -> str:
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, note, sig.name)
     return await arrived
+
+
+def _else_wrong(address: str) -> str:
+    if address.startswith("unix:"):
+        return "or its directory does not exist; choose another with --set unix_socket=PATH"
+    return "or the address is not this machine's; choose another with --set listen=HOST:PORT"

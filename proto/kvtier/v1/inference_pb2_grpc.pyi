@@ -46,7 +46,8 @@ class InferenceServiceStub:
     and frees what it holds; what was computed until then is metered.
     Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
     is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
-    the model's context, and the worker's deadline for a request, or the call's own when sooner.
+    16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
+    model's context, and the worker's deadline for a request, or the call's own when sooner.
     Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
     PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
@@ -77,7 +78,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     and frees what it holds; what was computed until then is metered.
     Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
     is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
-    the model's context, and the worker's deadline for a request, or the call's own when sooner.
+    16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
+    model's context, and the worker's deadline for a request, or the call's own when sooner.
     Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
     PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
@@ -111,7 +113,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         and frees what it holds; what was computed until then is metered.
         Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
         is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
-        the model's context, and the worker's deadline for a request, or the call's own when sooner.
+        16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
+        model's context, and the worker's deadline for a request, or the call's own when sooner.
         Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
         PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED

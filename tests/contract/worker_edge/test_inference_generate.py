@@ -192,6 +192,10 @@ BAD = {
         grpc.StatusCode.OUT_OF_RANGE,
     ),
     "PROMPT_TOO_LONG by far": (ask(text="x" * 5_000_000), grpc.StatusCode.OUT_OF_RANGE),
+    "PROMPT_TOO_LONG messages": (
+        ask(chat=pb.ChatPrompt(messages=[pb.ChatMessage(role="user")] * 100_000)),
+        grpc.StatusCode.OUT_OF_RANGE,
+    ),
     "PROMPT_TOO_LONG tokens": (
         ask(tokens=pb.TokenPrompt(token_ids=[1] * 1024)),
         grpc.StatusCode.OUT_OF_RANGE,

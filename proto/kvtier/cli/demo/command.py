@@ -11,7 +11,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from kvtier.cli.demo.document import DocumentError, load_document
+from kvtier.cli.demo.document import DocumentError, cut_document, read_document
 from kvtier.cli.demo.result import DemoResult
 from kvtier.cli.demo.scenario import (
     AUDITOR,
@@ -51,6 +51,9 @@ def demo(
 ) -> None:
     """The whole way: prompts, tiers, a crash, equal answers, and the bill. A minute or two."""
     console = _console()
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        console.print(f"kvtier demo: {json_file.parent} is no directory", style="red", markup=False)
+        raise typer.Exit(2)
     result = DemoResult()
     started = time.monotonic()
     with ExitStack() as stack:
@@ -82,11 +85,12 @@ def _tell(
     model: Path,
     document: Path | None,
 ) -> None:
+    raw, source = read_document(document)
     with step(
         console, "preparing the demo checkpoint (made here, once; its answers mean nothing)"
     ) as say:
         run_room_tool("worker.demo_checkpoint", str(model), say=say)
-    text = load_document(document, model / "tokenizer.json")
+    text = cut_document(raw, source, model / "tokenizer.json")
     result.document, result.document_tokens, result.model = (
         text.source,
         text.token_count,

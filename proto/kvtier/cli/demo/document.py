@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kvtier.errors import KvtierError
 
-__all__ = ["Document", "DocumentError", "load_document"]
+__all__ = ["Document", "DocumentError", "cut_document", "read_document"]
 
 TOKENS_MIN = 4100
 """With less, the questions' context would not reach 4,000 tokens."""
@@ -28,9 +28,13 @@ class Document:
         self.whole = whole
 
 
-def load_document(path: Path | None, tokenizer_file: Path) -> Document:
-    """Reads `path`, or this project's own documentation. Raises DocumentError."""
-    text, source = _read(path) if path is not None else _own_documentation()
+def read_document(path: Path | None) -> tuple[str, str]:
+    """(text, what it is) of `path`, or of this project's own documentation. Raises DocumentError."""
+    return _read(path) if path is not None else _own_documentation()
+
+
+def cut_document(text: str, source: str, tokenizer_file: Path) -> Document:
+    """The text's beginning, as long as the demo asks about. Raises DocumentError when it is short."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
