@@ -29,12 +29,12 @@ class Document:
 
 
 def read_document(path: Path | None) -> tuple[str, str]:
-    """(text, what it is) of `path`, or of this project's own documentation. Raises DocumentError."""
+    """(text, what it is) of `path`, or of this project's own docs. Raises DocumentError."""
     return _read(path) if path is not None else _own_documentation()
 
 
 def cut_document(text: str, source: str, tokenizer_file: Path) -> Document:
-    """The text's beginning, as long as the demo asks about. Raises DocumentError when it is short."""
+    """The text's beginning, as long as the demo wants it. Raises DocumentError when short."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
