@@ -195,9 +195,15 @@ class ReplayCache:
         self.ssd.release(tip)
 
     def _spend(self, block: int) -> bool:
-        budget, name = self._writing.budget, self._tree.names[block]
+        budget, name, size = (
+            self._writing.budget,
+            self._tree.names[block],
+            self._writing.block_bytes,
+        )
         again = self.host.order.uses(block) > 1
-        return budget is None or budget.spend(name, self._writing.block_bytes, self._now, again)
+        if budget is None:
+            return True
+        return budget.allows(size, self._now, again) and budget.spend(name, size, self._now, again)
 
     def _turn_away(self, blocks: Sequence[int]) -> None:
         """For want of budget. Of a chain that is written for its last block only that one is lost:

@@ -37,18 +37,22 @@ class WriteBudget:
         self._fill(now_seconds)
         return max(0, int(self._bytes))
 
-    def spend(self, name: int, size: int, now_seconds: float, used_again: bool) -> bool:
-        """True when a block may be written: its bytes are spent."""
+    def allows(self, size: int, now_seconds: float, used_again: bool) -> bool:
+        """May so many bytes be written now, of a block that was or was not used again?"""
         self._fill(now_seconds)
-        kept = 0.0 if used_again else KEPT_SHARE * self._bytes_max
-        if self._bytes - size < kept:
+        return self._bytes - size >= (0.0 if used_again else KEPT_SHARE * self._bytes_max)
+
+    def spend(self, name: int, size: int, now_seconds: float, used_again: bool) -> bool:
+        """True when the block may be written: its bytes are spent. Else it is turned away."""
+        if not self.allows(size, now_seconds, used_again):
+            self.turn_away(name, size)
             return False
         self._bytes -= size
         self._turned_away.discard(name)
         return True
 
     def turn_away(self, name: int, size: int) -> None:
-        """Counts a block that is not written because bytes could not be spent."""
+        """Counts a block, once while it is remembered, as kept from the SSD by the budget."""
         if name not in self._turned_away:
             self.turned_away_blocks += 1
             self.turned_away_bytes += size
