@@ -19,6 +19,7 @@ __all__ = ["main"]
 ENTRY_POINTS = "kvtier.commands"
 
 _HELP = {
+    "bench": "Measure this machine, limits beside the figures.",
     "cache": "Look into the cache.",
     "usage": "Reports, invoices and the ledger's proof.",
 }

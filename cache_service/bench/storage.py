@@ -1,0 +1,149 @@
+"""`kvtier bench storage`: the SSD tier beside fio and RocksDB, and restarts with many blocks.
+
+Standard output has the answer alone, tables or with --json one object; progress goes to standard
+error. Exit status 1 when something could not be measured at all.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from cache_service.bench.tables import show
+from storage.bench.blocks import measure_blocks
+from storage.bench.fio import INSTALL_HINT, Fio
+from storage.bench.restart_data import make_directory
+from storage.bench.rocks import drop_page_cache
+from storage.bench.settings import BenchSettings
+from storage.errors import StorageError
+
+__all__ = ["storage"]
+
+_MIB = 1 << 20
+_WIDTH = 100
+"""Of the tables, where no terminal says."""
+_QUICK: dict[str, Any] = {
+    "rounds": 3,
+    "round_bytes": 128 * _MIB,
+    "segment_bytes": 64 * _MIB,
+    "capacity_bytes": 512 * _MIB,
+    "single_blocks": 30,
+    "rocksdb_bytes": 64 * _MIB,
+    "recovery_blocks": (100_000,),
+}
+
+
+def storage(
+    directory: Annotated[
+        Path, typer.Option(help="On the file system to measure; must exist.", exists=True)
+    ] = Path(),
+    blocks: Annotated[str, typer.Option(help="Block sizes, by comma.")] = "256KiB,1MiB,2MiB,8MiB",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that ours and fio take.")] = 5,
+    size: Annotated[str, typer.Option(help="Payload moved in one turn, each way.")] = "512MiB",
+    threads: Annotated[int, typer.Option(min=1, max=16, help="Threads, ours and fio's.")] = 4,
+    recovery: Annotated[
+        str, typer.Option(help="Restarts with so many blocks, by comma; empty for none.")
+    ] = "100000,1000000",
+    quick: Annotated[bool, typer.Option(help="Small sizes: a look, not a measurement.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+) -> None:
+    """The SSD tier beside fio and RocksDB on this disk, and restarts with many blocks.
+
+    Takes a few minutes and at most 4 GiB of disk, given back at the end. What counts are the
+    ratios: ours and fio take turns, so that both meet the same disk.
+    """
+    try:
+        options: dict[str, Any] = {
+            "directory": directory.absolute(),
+            "block_bytes": tuple(_bytes(text) for text in blocks.split(",")),
+            "rounds": rounds,
+            "round_bytes": _bytes(size),
+            "threads": threads,
+            "recovery_blocks": tuple(int(text) for text in recovery.split(",") if text.strip()),
+        }
+        settings = BenchSettings(**(options | _QUICK if quick else options))
+        _check_room(settings)
+        result = run(settings)
+    except (StorageError, ValidationError, ValueError) as error:
+        print(f"kvtier: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        terminal = Console()
+        show(terminal if terminal.is_terminal else Console(width=_WIDTH), result)
+
+
+def run(settings: BenchSettings) -> dict[str, Any]:
+    """Everything, as plain data."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting")
+        results = []
+        for block_bytes in settings.block_bytes:
+            size = f"{block_bytes // 1024} KiB blocks"
+
+            def told(step: str, size: str = size) -> None:
+                progress.update(task, description=f"{size}: {step}")
+
+            results.append(asdict(measure_blocks(settings, block_bytes, told)))
+        restarts = []
+        for count in settings.recovery_blocks:
+
+            def built(done: int, total: int) -> None:
+                text = f"{total:,} blocks indexed: making the index {done / total:.0%}"
+                progress.update(task, description=text)
+
+            with tempfile.TemporaryDirectory(prefix="kvtier-", dir=settings.directory) as name:
+                path = Path(name) / "ssd"
+                make_directory(path, count, built)
+                progress.update(task, description=f"{count:,} blocks indexed: restarting")
+                restarts.append(_restart(path, count))
+    return {**_machine(settings), "results": results, "recovery": restarts}
+
+
+def _restart(path: Path, block_count: int) -> dict[str, Any]:
+    drop_page_cache(path / "index")
+    command = [sys.executable, "-m", "cache_service.bench.restart", str(path), str(block_count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"the restart failed: {done.stderr.strip().splitlines()[-1:]}")
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def _machine(settings: BenchSettings) -> dict[str, Any]:
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
+    installed = Fio(settings.directory, 4096, 4096, 1, direct=True).installed
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "fio": "installed" if installed else INSTALL_HINT,
+        "settings": plain,
+    }
+
+
+def _check_room(settings: BenchSettings) -> None:
+    room = os.statvfs(settings.directory)
+    free = room.f_bavail * room.f_frsize
+    if free < settings.disk_bytes:
+        raise ValueError(
+            f"{settings.directory} has {free} bytes free and {settings.disk_bytes} are needed:"
+            " choose another --directory, or a smaller --size or --quick"
+        )
+
+
+def _bytes(text: str) -> int:
+    return int(TypeAdapter(ByteSize).validate_python(text.strip()))

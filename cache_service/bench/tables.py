@@ -1,0 +1,136 @@
+"""The storage benchmark's tables for people: 100 columns, limits beside the figures."""
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["show"]
+
+RATIO_MIN = 0.9
+CPU_SECONDS_PER_GB_MAX = 0.15
+AMPLIFICATION_MAX = 1.05
+RECOVERY_SECONDS_MAX = 3.0
+INDEX_BYTES_MAX = 200.0
+FULL_COLLECTION_SECONDS_MAX = 0.020
+
+
+def show(console: Console, result: dict[str, Any]) -> None:
+    """Prints machine, settings, tables."""
+    settings = result["settings"]
+    console.print(
+        f"{result['system']}, {result['cpu_count']} CPUs, load {result['load_average']:.1f}\n"
+        f"{settings['directory']}: {settings['rounds']} turns of {_mib(settings['round_bytes'])},"
+        f" {settings['threads']} threads, ring of {_mib(settings['capacity_bytes'])},"
+        f" {settings['relog_share']:.0%} re-logged",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if result["fio"] != "installed":
+        console.print(result["fio"], style="yellow", highlight=False)
+    if result["results"]:
+        console.print(_speeds(result["results"]))
+        console.print(_costs(result["results"]))
+    if result["recovery"]:
+        console.print(_restarts(result["recovery"]))
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.show_edge = False
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _speeds(rows: list[dict[str, Any]]) -> Table:
+    table = _table(
+        f"\nGB/s (store and cold restore: at least {RATIO_MIN} of fio)",
+        *("block", "first fill", "store", "fio", "ratio", "cold", "fio", "ratio", "warm"),
+        *("rocksdict w", "r"),
+    )
+    for row in rows:
+        table.add_row(
+            _mib(row["block_bytes"]),
+            f"{row['first_fill_GBps']:.2f}",
+            f"{row['store_GBps']:.2f}",
+            _number(row["fio_write_GBps"]),
+            _at_least(row["store_ratio_to_fio"], RATIO_MIN),
+            f"{row['cold_restore_GBps']:.2f}",
+            _number(row["fio_read_GBps"]),
+            _at_least(row["cold_restore_ratio_to_fio"], RATIO_MIN),
+            f"{row['warm_restore_GBps']:.2f}",
+            f"{row['rocksdict_store_GBps']:.2f}",
+            f"{row['rocksdict_restore_GBps']:.2f}",
+        )
+    return table
+
+
+def _costs(rows: list[dict[str, Any]]) -> Table:
+    table = _table(
+        f"\nCPU s/GB (limit {CPU_SECONDS_PER_GB_MAX}), write amplification"
+        f" (limit {AMPLIFICATION_MAX}), one block p50/p99 in ms",
+        *("block", "store", "fio", "cold", "fio", "rocks w", "ampl.", "rocks"),
+        *("store ms", "cold ms", "io"),
+    )
+    for row in rows:
+        store, cold = (
+            f"{row[f'{kind}_block_seconds_p50'] * 1e3:.1f}"
+            f"/{row[f'{kind}_block_seconds_p99'] * 1e3:.1f}"
+            for kind in ("store", "cold_restore")
+        )
+        table.add_row(
+            _mib(row["block_bytes"]),
+            _at_most(row["store_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
+            _number(row["fio_write_cpu_seconds_per_GB"], 3),
+            _at_most(row["cold_restore_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
+            _number(row["fio_read_cpu_seconds_per_GB"], 3),
+            f"{row['rocksdict_store_cpu_seconds_per_GB']:.2f}",
+            _at_most(row["write_amplification"], AMPLIFICATION_MAX, 3),
+            _number(row["rocksdict_write_amplification"]),
+            store,
+            cold,
+            row["io_mode"],
+        )
+    return table
+
+
+def _restarts(rows: list[dict[str, Any]]) -> Table:
+    table = _table(
+        f"\nReady after a restart (limits: {RECOVERY_SECONDS_MAX:.0f} s,"
+        f" {INDEX_BYTES_MAX:.0f} bytes of memory a block,"
+        f" {FULL_COLLECTION_SECONDS_MAX * 1e3:.0f} ms full collection)",
+        *("blocks", "seconds", "of it tier", "bytes/block", "on disk", "full collection ms"),
+    )
+    for row in rows:
+        table.add_row(
+            f"{row['blocks']:,}",
+            _at_most(row["seconds"], RECOVERY_SECONDS_MAX),
+            f"{row['tier_seconds']:.2f}",
+            _at_most(row["index_bytes_per_block"], INDEX_BYTES_MAX, 0),
+            f"{row['index_file_bytes_per_block']:.0f}",
+            _at_most(row["full_collection_seconds"] * 1e3, FULL_COLLECTION_SECONDS_MAX * 1e3, 1),
+        )
+    return table
+
+
+def _mib(size_bytes: int) -> str:
+    mib = 1 << 20
+    return f"{size_bytes // mib} MiB" if size_bytes >= mib else f"{size_bytes // 1024} KiB"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _at_least(value: float | None, limit: float) -> str:
+    return _number(value) if value is None else _marked(f"{value:.2f}", value >= limit)
+
+
+def _at_most(value: float, limit: float, digits: int = 2) -> str:
+    return _marked(f"{value:.{digits}f}", value <= limit)
+
+
+def _marked(text: str, held: bool) -> str:
+    return f"[{'green' if held else 'red'}]{text}{'' if held else '!'}[/]"

@@ -1,0 +1,63 @@
+"""Measures one block size: fills a ring, then ours and fio take turns on the same file system."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.bench.figures import BlockFigures, Turn, block_figures
+from storage.bench.fio import Fio
+from storage.bench.ring import Ring
+from storage.bench.rocks import measure_rocksdb
+from storage.bench.settings import BenchSettings
+
+__all__ = ["STEPS", "measure_blocks"]
+
+STEPS = 4
+"""Told to `progress` besides one for each turn."""
+
+
+def measure_blocks(
+    settings: BenchSettings, block_bytes: int, progress: Callable[[str], None]
+) -> BlockFigures:
+    """Blocks for some tens of seconds. `progress` is told what comes next."""
+    with tempfile.TemporaryDirectory(prefix="kvtier-bench-", dir=settings.directory) as name:
+        return asyncio.run(_measured(Path(name), settings, block_bytes, progress))
+
+
+async def _measured(
+    directory: Path, settings: BenchSettings, block_bytes: int, progress: Callable[[str], None]
+) -> BlockFigures:
+    ring_directory = directory / "ring"
+    async with Ring(ring_directory, block_bytes, settings) as ring:
+        direct = ring.tier.io_mode == "direct"
+        fio = Fio(directory, block_bytes, settings.round_bytes, settings.threads, direct)
+        progress("first fill")
+        first_fill = await ring.first_fill()
+        await ring.settle()
+        progress("ring full, warming up")
+        await ring.steady_store()
+        written, payload = ring.tier.stats().written_bytes, 0
+        turns = []
+        for number in range(settings.rounds):
+            progress(f"turn {number + 1} of {settings.rounds}")
+            turns.append(await _turn(ring, fio))
+            payload += turns[-1].store.payload_bytes
+        amplification = (ring.tier.stats().written_bytes - written) / payload
+        progress("one block at a time")
+        singles = await ring.single_stores(), await ring.single_restores()
+        io_mode = ring.tier.io_mode
+    fio.remove()
+    shutil.rmtree(ring_directory)
+    progress("RocksDB holding the values")
+    rocks = measure_rocksdb(directory, block_bytes, settings.rocksdb_bytes)
+    return block_figures(block_bytes, io_mode, turns, first_fill, singles, rocks, amplification)
+
+
+async def _turn(ring: Ring, fio: Fio) -> Turn:
+    store = await ring.steady_store()
+    fio_write = await asyncio.to_thread(fio.write)
+    cold = await ring.cold_restore()
+    fio_read = await asyncio.to_thread(fio.read)
+    return Turn(store, fio_write, cold, fio_read, await ring.warm_restore())

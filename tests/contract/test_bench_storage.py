@@ -1,0 +1,76 @@
+"""`kvtier bench storage` says what it promises, under the names that it promises."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cache_service.bench import storage as command
+from storage.bench.figures import percentile
+from storage.bench.settings import BenchSettings
+from storage.errors import CapacityError
+
+RESULT_KEYS = {
+    "block_bytes",
+    "store_GBps",
+    "cold_restore_GBps",
+    "warm_restore_GBps",
+    "fio_write_GBps",
+    "fio_read_GBps",
+    "store_ratio_to_fio",
+    "cold_restore_ratio_to_fio",
+    "store_cpu_seconds_per_GB",
+    "cold_restore_cpu_seconds_per_GB",
+    "write_amplification",
+}
+SMALL = 1 << 20
+
+
+def settings(directory: Path, **other: object) -> BenchSettings:
+    sizes: dict[str, object] = {
+        "block_bytes": (64 << 10,),
+        "rounds": 2,
+        "round_bytes": 4 * SMALL,
+        "segment_bytes": SMALL,
+        "capacity_bytes": 8 * SMALL,
+        "threads": 2,
+        "single_blocks": 5,
+        "rocksdb_bytes": SMALL,
+        "recovery_blocks": (2_000,),
+    }
+    return BenchSettings(directory, **(sizes | other))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fio", [True, False])
+def test_a_small_run_has_every_key_and_leaves_nothing(tmp_path, monkeypatch, fio: bool) -> None:
+    if not fio:
+        monkeypatch.setattr("storage.bench.fio.shutil.which", lambda name: None)
+    result = json.loads(json.dumps(command.run(settings(tmp_path))))
+    (row,) = result["results"]
+    assert set(row) >= RESULT_KEYS
+    assert row["block_bytes"] == 64 << 10
+    assert 1.0 < row["write_amplification"] < 3.0
+    assert row["store_block_seconds_p50"] <= row["store_block_seconds_p99"]
+    (restart,) = result["recovery"]
+    assert restart["blocks"] == 2_000
+    assert restart["seconds"] > 0
+    assert "index_bytes_per_block" in restart
+    if not fio:
+        assert "apt-get install fio" in result["fio"]
+        assert row["store_ratio_to_fio"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_that_measure_nothing_are_refused(tmp_path) -> None:
+    with pytest.raises(CapacityError, match="at least 6 segments"):
+        settings(tmp_path, capacity_bytes=4 * SMALL)
+    with pytest.raises(CapacityError, match="half of the ring"):
+        settings(tmp_path, round_bytes=5 * SMALL)
+    with pytest.raises(CapacityError, match="at least 4 blocks"):
+        settings(tmp_path, block_bytes=(SMALL,))
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    assert percentile([3.0, 1.0, 2.0], 50) == 2.0
+    assert percentile([3.0, 1.0, 2.0], 99) == 3.0
+    assert percentile([5.0], 50) == 5.0
