@@ -9,6 +9,9 @@ __all__ = ["draw_token", "sample_generator"]
 TEMPERATURE_MIN = 1e-30
 """Single precision holds nothing much smaller; the likeliest token is drawn long before."""
 
+NOISE_MIN = 1e-38
+"""Never 0: a token without a chance stays at 0 and does not become 0 / 0."""
+
 
 def sample_generator(sampling: Sampling, sample_index: int) -> torch.Generator | None:
     """The generator of one sample; None when greedy."""
@@ -23,7 +26,8 @@ def sample_generator(sampling: Sampling, sample_index: int) -> torch.Generator |
 
 
 def draw_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
-    """Draws from `logits` `[vocabulary]`, float32.
+    """Draws from `logits` `[vocabulary]`, float32: one exponential number for each token, and the
+    token wins whose chance is largest beside its number.
 
     Requires a largest logit that is finite and, unless greedy, a generator.
     """
@@ -43,4 +47,7 @@ def draw_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Genera
         beyond = before >= sampling.top_p
         beyond[0] = False
         chances = chances.masked_fill(beyond, 0.0)
-    return int(tokens[torch.multinomial(chances, 1, generator=generator)])
+    # Each token has its own noise, by its id: were it by rank, a rounding difference that swaps two
+    # neighbours far down would change the draw, and a warm answer would part from the cold one.
+    noise = torch.empty_like(logits).exponential_(generator=generator).clamp_min_(NOISE_MIN)
+    return int(tokens[(chances / noise[tokens]).argmax()])

@@ -86,3 +86,24 @@ def test_seed_plus_index_decides_what_a_sample_draws() -> None:
     assert draws(3, 1) == draws(4, 0)
     assert draws(3, 0) != draws(3, 1)
     assert draws(2**63 - 1, 15) == draws(2**63 - 1, 15)
+
+
+def test_a_rounding_difference_that_swaps_neighbours_changes_no_draw() -> None:
+    """A warm prefix and a cold one may differ in the last bit; the samples must not."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(8_000, generator=generator)
+    noisy = logits + torch.randn(8_000, generator=generator) * 1e-6
+    assert (logits.argsort() != noisy.argsort()).any()
+    sampling = Sampling(temperature=1.0, seed=7)
+    one, other = sample_generator(sampling, 0), sample_generator(sampling, 0)
+    for _ in range(300):
+        assert draw_token(logits, sampling, one) == draw_token(noisy, sampling, other)
+
+
+def test_tokens_are_drawn_as_often_as_their_chances_say() -> None:
+    logits = torch.tensor([0.6, 0.3, 0.1]).log()
+    sampling = Sampling(temperature=1.0, seed=3)
+    generator = sample_generator(sampling, 0)
+    drawn = [draw_token(logits, sampling, generator) for _ in range(5_000)]
+    for token, chance in enumerate([0.6, 0.3, 0.1]):
+        assert drawn.count(token) / 5_000 == pytest.approx(chance, abs=0.03)
