@@ -83,7 +83,7 @@ def recover(
         dropped_count=len(dropped) + directory.dropped_count,
         repaired_count=recovery.repaired_count,
         kept_bytes=int(blocks.payload_bytes.sum()),
-        duration_seconds=env.monotonic_seconds() - started,
+        duration_seconds=max(0.0, env.monotonic_seconds() - started),
         problems=tuple(recovery.problems),
     )
     table = SegmentTable(recovery.segments, directory.segment_bytes)

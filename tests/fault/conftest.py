@@ -1,7 +1,12 @@
-"""A small file system of its own, to be filled or made read-only, which holds for root too."""
+"""Places to break things in.
+
+A small file system of its own, to be filled or made read-only, which holds for root too; and a
+folder in memory, for tests that do the same thing hundreds of times.
+"""
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,3 +53,15 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip("mounting is not permitted here")
     yield SmallDisk(path)
     subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: there a sync costs nothing, and neither a kill nor
+    damage can tell the difference."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="kvtier-", dir=memory) as folder:
+        yield Path(folder)

@@ -44,6 +44,11 @@ class FaultyEnv(RealEnv):
         """The nth `call` from now raises OSError(code); once."""
         self._plans[call] = (nth, code)
 
+    @property
+    def failure_ahead(self) -> bool:
+        """A failure was asked for and has not come up yet."""
+        return bool(self._plans)
+
     def cut_power_after(self, changes: int) -> None:
         """After that many more writes and syncs the disk takes nothing any more."""
         self._power_left = changes
