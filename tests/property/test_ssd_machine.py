@@ -1,8 +1,9 @@
 """Any order of append, read, forget, relog, recycle, reopen and power cut, against a plain dict.
 
-A power cut stops the disk after a number of writes and syncs, drops any part of what was not
-synced, and opens what is left. Held to after every step: what was acknowledged is there and reads
-back right, what was forgotten is not, and nothing else ever appears.
+Each opening stores under another codec. A power cut stops the disk after a number of writes and
+syncs, drops any part of what was not synced, and opens what is left. Held to after every step: what
+was acknowledged is there and reads back right, what was forgotten is not, and nothing else ever
+appears.
 """
 
 import asyncio
@@ -22,10 +23,20 @@ from kvtier.keys import BlockHash
 from storage.errors import SegmentsFullError, TierIOError
 from storage.ssd.tier import SsdTier
 from storage.tier import NO_PARENT, SsdLocation
-from tests.ssd.blocks import CAPACITY_BYTES, SEGMENT_BYTES, Block, append, block, read
+from tests.ssd.blocks import (
+    CAPACITY_BYTES,
+    SEGMENT_BYTES,
+    Block,
+    append,
+    block,
+    read,
+    soft_block,
+)
 from tests.ssd.faulty_env import FaultyEnv
 
 SIZES = [1, 4096, 5000, 12_288, 30_000]
+CODECS = ["none", "planes_lz4", "zstd"]
+"""Each opening has the next one, so that a store holds blocks under all of them."""
 
 
 class SsdMachine(RuleBasedStateMachine):
@@ -34,6 +45,7 @@ class SsdMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.root = Path(tempfile.mkdtemp(prefix="ssd-machine-"))
         self.lives = 0
+        self.openings = 0
         self.made = 0
         self.model: dict[BlockHash, tuple[Block, SsdLocation]] = {}
         self.known: dict[BlockHash, Block] = {}
@@ -55,8 +67,10 @@ class SsdMachine(RuleBasedStateMachine):
             self.directory,
             capacity_bytes=CAPACITY_BYTES,
             segment_bytes=SEGMENT_BYTES,
+            codec=CODECS[self.openings % len(CODECS)],
             env=self.env,
         )
+        self.openings += 1
 
     # --- ordinary life ------------------------------------------------------------------------
 
@@ -66,7 +80,8 @@ class SsdMachine(RuleBasedStateMachine):
         for _ in range(data.draw(st.integers(1, 4), "batch size")):
             parent = data.draw(st.sampled_from(parents), "parent")
             size = data.draw(st.sampled_from(SIZES), "payload bytes")
-            batch.append(block(self.made, parent, size))
+            make = data.draw(st.sampled_from([block, soft_block]), "kind")
+            batch.append(make(self.made, parent, size))
             self.made += 1
             self.known[batch[-1].hash] = batch[-1]
             parents.append(batch[-1].hash)
