@@ -4,14 +4,17 @@ The index is the one from before the append, as when the power went before its r
 A lost page holds what lay there before: zeros, or records of an older generation.
 """
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
+from storage.errors import TierIOError
 from storage.ssd.format import record_bytes, segment_path
 from storage.tier import PAGE_BYTES, SegmentId
 from tests.ssd.blocks import Block, append, block, read, soft_block
+from tests.ssd.faulty_env import FaultyEnv
 from tests.ssd.scenarios import opened
 
 BEFORE = [block("before")]
@@ -82,3 +85,24 @@ async def check(path: Path, batch: list[Block], whole: int, case: str) -> None:
     (at,) = await append(tier, [block("after")])
     assert await read(tier, block("after").record, at) == block("after").payload, case
     await tier.close()
+
+
+async def test_what_a_failed_append_left_in_an_open_segment_stays_out(memory_path) -> None:
+    """Whole records under the right generation and seed; only their numbers are too low."""
+    env = FaultyEnv(refuse_direct=True)
+    tier = opened(memory_path / "ssd", env)
+    await append(tier, BEFORE)
+    env.fail("fdatasync", errno.EIO)
+    lost = [block(f"lost {i}") for i in range(3)]
+    with pytest.raises(TierIOError):
+        await append(tier, lost)
+    await append(tier, [block("later")])
+    await tier.close()
+    for index in ("there", "lost"):
+        if index == "lost":
+            shutil.rmtree(memory_path / "ssd" / "index")
+        tier = opened(memory_path / "ssd")
+        found = {record.block_hash for record, _ in tier.recovered()}
+        assert found == {BEFORE[0].hash, block("later").hash}
+        assert tier.report.repaired_count == 0
+        await tier.close()

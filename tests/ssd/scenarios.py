@@ -62,6 +62,8 @@ class Scenario:
     added: tuple[Block, ...] = ()
     removed: tuple[Block, ...] = ()
     capacity_bytes: int = CAPACITY_BYTES
+    problems: bool = False
+    """The next start has damage to report: a kill alone is none."""
     direct: bool = False
     """Needs direct I/O; without it there is nothing to break."""
 
@@ -199,7 +201,7 @@ SCENARIOS = [
     ),
     Scenario("a start after a clean stop", _twelve_blocks, _opening(), _some(12)),
     Scenario("a start after a kill", _older_index, _opening(), _some(4)),
-    Scenario("a start without an index", _no_index, _opening(), _some(12)),
+    Scenario("a start without an index", _no_index, _opening(), _some(12), problems=True),
     Scenario(
         "a start with more capacity",
         _twelve_blocks,
@@ -213,6 +215,7 @@ SCENARIOS = [
         _opening(4 * SEGMENT_BYTES),
         _some(24),
         removed=_some(24, 20),
+        problems=True,
         capacity_bytes=4 * SEGMENT_BYTES,
     ),
     Scenario("a store into a fresh tier", _nothing, _storing(NEW), added=tuple(NEW)),

@@ -25,6 +25,7 @@ async def check_wreck(path: Path, scenario: Scenario, acknowledged: bool) -> Non
         assert record == may[block_hash].record
         assert await read(tier, record, at) == may[block_hash].payload
     assert tier.report.kept_count == len(places)
+    assert scenario.problems or tier.report.problems == ()
     tier.check_integrity()
     sizes = [f.stat().st_size for f in (path / "segments").iterdir()]
     assert sizes == [SEGMENT_BYTES] * (scenario.capacity_bytes // SEGMENT_BYTES)
