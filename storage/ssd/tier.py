@@ -206,12 +206,11 @@ class SsdTier:
     async def verify(self, record: BlockRecord, location: SsdLocation) -> None:
         """Reads the block and checks everything, as `read` does, and gives nothing back.
 
-        On a thread of its own, so that reads never queue behind it. Raises CorruptBlockError,
-        TierIOError.
+        On a thread of its own, so that reads never queue behind it; no part of the stats' reads.
+        Raises CorruptBlockError, TierIOError.
         """
         self._check_open()
         await self._scrub_lane.run(self._reader.verify, record, location)
-        self._read_bytes += record_bytes(location.stored_bytes)
 
     async def relog(
         self, items: Sequence[tuple[BlockRecord, SsdLocation]]
