@@ -7,9 +7,11 @@ error. Exit status 1 when something could not be measured at all.
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +35,7 @@ _MIB = 1 << 20
 _WIDTH = 100
 """Of the tables, where no terminal says."""
 _QUICK: dict[str, Any] = {
-    "rounds": 3,
+    "rounds": 4,
     "round_bytes": 128 * _MIB,
     "segment_bytes": 64 * _MIB,
     "capacity_bytes": 512 * _MIB,
@@ -48,7 +50,7 @@ def storage(
         Path, typer.Option(help="On the file system to measure; must exist.", exists=True)
     ] = Path(),
     blocks: Annotated[str, typer.Option(help="Block sizes, by comma.")] = "256KiB,1MiB,2MiB,8MiB",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that ours and fio take.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that ours and fio take.")] = 6,
     size: Annotated[str, typer.Option(help="Payload moved in one turn, each way.")] = "512MiB",
     threads: Annotated[int, typer.Option(min=1, max=16, help="Threads, ours and fio's.")] = 4,
     recovery: Annotated[
@@ -59,7 +61,7 @@ def storage(
 ) -> None:
     """The SSD tier beside fio and RocksDB on this disk, and restarts with many blocks.
 
-    Takes a few minutes and at most 4 GiB of disk, given back at the end. What counts are the
+    Takes a few minutes and at most 5 GiB of disk, given back at the end. What counts are the
     ratios: ours and fio take turns, so that both meet the same disk.
     """
     try:
@@ -87,50 +89,51 @@ def storage(
 def run(settings: BenchSettings) -> dict[str, Any]:
     """Everything, as plain data."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with (
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        tempfile.TemporaryDirectory(prefix="kvtier-bench-", dir=settings.directory) as name,
+    ):
         task = progress.add_task("starting")
-        results = []
-        for block_bytes in settings.block_bytes:
-            size = f"{block_bytes // 1024} KiB blocks"
 
-            def told(step: str, size: str = size) -> None:
-                progress.update(task, description=f"{size}: {step}")
+        def told(step: str) -> None:
+            progress.update(task, description=step)
 
-            results.append(asdict(measure_blocks(settings, block_bytes, told)))
-        restarts = []
-        for count in settings.recovery_blocks:
-
-            def built(done: int, total: int) -> None:
-                text = f"{total:,} blocks indexed: making the index {done / total:.0%}"
-                progress.update(task, description=text)
-
-            with tempfile.TemporaryDirectory(prefix="kvtier-", dir=settings.directory) as name:
-                path = Path(name) / "ssd"
-                make_directory(path, count, built)
-                progress.update(task, description=f"{count:,} blocks indexed: restarting")
-                restarts.append(_restart(path, count))
-    return {**_machine(settings), "results": results, "recovery": restarts}
+        sizes = settings.capacity_bytes, settings.round_bytes
+        fio = Fio(Path(name), *sizes, settings.threads)
+        results = [
+            asdict(measure_blocks(settings, block_bytes, fio, told))
+            for block_bytes in settings.block_bytes
+        ]
+        restarts = [_restart(Path(name), count, told) for count in settings.recovery_blocks]
+    return {**_machine(settings, fio), "results": results, "recovery": restarts}
 
 
-def _restart(path: Path, block_count: int) -> dict[str, Any]:
+def _restart(directory: Path, block_count: int, told: Callable[[str], None]) -> dict[str, Any]:
+    path = directory / f"restart-{block_count}"
+    make_directory(
+        path,
+        block_count,
+        lambda done, total: told(f"{total:,} blocks indexed: making the index {done / total:.0%}"),
+    )
+    told(f"{block_count:,} blocks indexed: restarting")
     drop_page_cache(path / "index")
     command = [sys.executable, "-m", "cache_service.bench.restart", str(path), str(block_count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    shutil.rmtree(path)
     if done.returncode:
         raise ValueError(f"the restart failed: {done.stderr.strip().splitlines()[-1:]}")
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 
 
-def _machine(settings: BenchSettings) -> dict[str, Any]:
+def _machine(settings: BenchSettings, fio: Fio) -> dict[str, Any]:
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
-    installed = Fio(settings.directory, 4096, 4096, 1, direct=True).installed
     return {
         "machine": platform.machine(),
         "system": platform.platform(),
         "cpu_count": os.cpu_count(),
         "load_average": os.getloadavg()[0],
-        "fio": "installed" if installed else INSTALL_HINT,
+        "fio": "installed" if fio.installed else INSTALL_HINT,
         "settings": plain,
     }
 

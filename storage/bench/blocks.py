@@ -12,27 +12,34 @@ from storage.bench.ring import Ring
 from storage.bench.rocks import measure_rocksdb
 from storage.bench.settings import BenchSettings
 
-__all__ = ["STEPS", "measure_blocks"]
-
-STEPS = 4
-"""Told to `progress` besides one for each turn."""
+__all__ = ["measure_blocks"]
 
 
 def measure_blocks(
-    settings: BenchSettings, block_bytes: int, progress: Callable[[str], None]
+    settings: BenchSettings, block_bytes: int, fio: Fio, progress: Callable[[str], None]
 ) -> BlockFigures:
     """Blocks for some tens of seconds. `progress` is told what comes next."""
+    size = f"{block_bytes // 1024} KiB blocks"
+
+    def told(step: str) -> None:
+        progress(f"{size}: {step}")
+
     with tempfile.TemporaryDirectory(prefix="kvtier-bench-", dir=settings.directory) as name:
-        return asyncio.run(_measured(Path(name), settings, block_bytes, progress))
+        return asyncio.run(_measured(Path(name), settings, block_bytes, fio, told))
 
 
 async def _measured(
-    directory: Path, settings: BenchSettings, block_bytes: int, progress: Callable[[str], None]
+    directory: Path,
+    settings: BenchSettings,
+    block_bytes: int,
+    fio: Fio,
+    progress: Callable[[str], None],
 ) -> BlockFigures:
     ring_directory = directory / "ring"
     async with Ring(ring_directory, block_bytes, settings) as ring:
-        direct = ring.tier.io_mode == "direct"
-        fio = Fio(directory, block_bytes, settings.round_bytes, settings.threads, direct)
+        io_mode = fio.io_mode = ring.tier.io_mode
+        progress("fio writes its file")
+        await asyncio.to_thread(fio.prepare)
         progress("first fill")
         first_fill = await ring.first_fill()
         await ring.settle()
@@ -42,22 +49,27 @@ async def _measured(
         turns = []
         for number in range(settings.rounds):
             progress(f"turn {number + 1} of {settings.rounds}")
-            turns.append(await _turn(ring, fio))
+            turns.append(await _turn(ring, fio, block_bytes, ours_first=number % 2 == 0))
             payload += turns[-1].store.payload_bytes
         amplification = (ring.tier.stats().written_bytes - written) / payload
         progress("one block at a time")
         singles = await ring.single_stores(), await ring.single_restores()
-        io_mode = ring.tier.io_mode
-    fio.remove()
     shutil.rmtree(ring_directory)
     progress("RocksDB holding the values")
     rocks = measure_rocksdb(directory, block_bytes, settings.rocksdb_bytes)
     return block_figures(block_bytes, io_mode, turns, first_fill, singles, rocks, amplification)
 
 
-async def _turn(ring: Ring, fio: Fio) -> Turn:
-    store = await ring.steady_store()
-    fio_write = await asyncio.to_thread(fio.write)
-    cold = await ring.cold_restore()
-    fio_read = await asyncio.to_thread(fio.read)
+async def _turn(ring: Ring, fio: Fio, block_bytes: int, ours_first: bool) -> Turn:
+    """Who goes first changes: a disk that was idle, or was given a burst, favours the first."""
+    if ours_first:
+        store = await ring.steady_store()
+        fio_write = await asyncio.to_thread(fio.write, block_bytes)
+        cold = await ring.cold_restore()
+        fio_read = await asyncio.to_thread(fio.read, block_bytes)
+    else:
+        fio_write = await asyncio.to_thread(fio.write, block_bytes)
+        store = await ring.steady_store()
+        fio_read = await asyncio.to_thread(fio.read, block_bytes)
+        cold = await ring.cold_restore()
     return Turn(store, fio_write, cold, fio_read, await ring.warm_restore())

@@ -14,6 +14,8 @@ __all__ = ["INSTALL_HINT", "Fio", "FioFigure"]
 
 INSTALL_HINT = "fio is not installed; without it there is no ratio. On Debian: apt-get install fio"
 
+_PREPARE_BLOCK_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class FioFigure:
@@ -24,55 +26,63 @@ class FioFigure:
 
 
 class Fio:
-    """One file for fio in `directory`."""
+    """One file for fio in `directory`, as large as our ring and written round and round like it.
 
-    def __init__(
-        self, directory: Path, block_bytes: int, size_bytes: int, threads: int, direct: bool
-    ) -> None:
+    A file of one turn's size would stay in whatever cache lies below the disk, and ours would not.
+    """
+
+    def __init__(self, directory: Path, file_bytes: int, turn_bytes: int, threads: int) -> None:
         self._program = shutil.which("fio")
         self._file = directory / "fio.data"
-        self._block_bytes = block_bytes
-        self._size_bytes = size_bytes
+        self._file_bytes = file_bytes
+        self._turn_bytes = turn_bytes
         self._threads = threads
-        self._direct = direct
-        self._laid_out = False
+        self.io_mode = "direct"
+        """"direct" or "buffered", to be set to what the tier does."""
+        self._offset = 0
+        self._prepared = False
 
     @property
     def installed(self) -> bool:
         return self._program is not None
 
-    def write(self) -> FioFigure | None:
-        """Overwrites the file; None without fio."""
-        if not self._laid_out:
-            # Once before anything counts: writing into blocks that are only reserved costs more.
-            self._run("write")
-            self._laid_out = True
-        return self._run("write")
+    def prepare(self) -> None:
+        """Writes the whole file, once: writing into blocks that are only reserved costs more."""
+        if not self._prepared:
+            self._run("write", _PREPARE_BLOCK_BYTES, 0, self._file_bytes)
+            self._prepared = True
 
-    def read(self) -> FioFigure | None:
-        """Reads the file; None without fio."""
-        return self._run("read")
+    def write(self, block_bytes: int) -> FioFigure | None:
+        """Overwrites the next turn's worth; None without fio."""
+        self._offset += self._turn_bytes
+        if self._offset + self._turn_bytes > self._file_bytes:
+            self._offset = 0
+        return self._run("write", block_bytes, self._offset, self._turn_bytes)
 
-    def remove(self) -> None:
-        self._file.unlink(missing_ok=True)
+    def read(self, block_bytes: int) -> FioFigure | None:
+        """Reads what was written last; None without fio."""
+        return self._run("read", block_bytes, self._offset, self._turn_bytes)
 
-    def _run(self, direction: str) -> FioFigure | None:
+    def _run(self, direction: str, block: int, offset: int, size: int) -> FioFigure | None:
         if self._program is None:
             return None
         # Whole blocks per thread, or direct I/O would be refused at a part's beginning.
-        part = self._size_bytes // self._threads // self._block_bytes * self._block_bytes
+        direct = int(self.io_mode == "direct")
+        part = size // self._threads // block * block
         command = [
             self._program,
             f"--name=kvtier-{direction}",
             f"--filename={self._file}",
             f"--rw={direction}",
-            f"--bs={self._block_bytes}",
-            f"--direct={int(self._direct)}",
+            f"--bs={block}",
+            f"--direct={direct}",
             "--ioengine=psync",
             "--thread",
             f"--numjobs={self._threads}",
+            f"--offset={offset}",
             f"--size={part}",
             f"--offset_increment={part}",
+            f"--filesize={self._file_bytes}",
             "--fallocate=posix",
             "--end_fsync=1",
             "--randrepeat=0",

@@ -16,7 +16,13 @@ from storage.codec import Codec, CodecError, decode
 from storage.env import Env
 from storage.errors import CorruptBlockError, StorageError, TierIOError
 from storage.ssd.files import Scratch, TruncatedFileError, aligned_buffer, check_aligned, read_all
-from storage.ssd.format import BadPageError, RecordHeader, parse_record_header, record_bytes
+from storage.ssd.format import (
+    BadPageError,
+    RecordHeader,
+    is_raw_record,
+    parse_record_header,
+    record_bytes,
+)
 from storage.ssd.payload import payload_matches
 from storage.ssd.segments import FREE, Segment, SegmentTable
 from storage.tier import PAGE_BYTES, BlockRecord, SsdLocation, rounded
@@ -65,14 +71,15 @@ class BlockReader:
         size = record.payload_bytes
         check_aligned(into, rounded(size))
         stored_bytes = _stored_bytes(record, location)
-        raw = stored_bytes == size
-        stored = into if raw else self._memory.stored.take(rounded(stored_bytes))
+        if stored_bytes == size:
+            self._check(self._page_and(into, location), BlockRead(record, location, into))
+            return
+        stored = self._memory.stored.take(rounded(stored_bytes))
         header = self._header_and(stored, record, location)
-        if not raw:
-            try:
-                decode(header.codec, stored[:stored_bytes], into[:size])
-            except CodecError as error:
-                raise _corrupt(f"its stored bytes do not decode: {error}", location) from None
+        try:
+            decode(header.codec, stored[:stored_bytes], into[:size])
+        except CodecError as error:
+            raise _corrupt(f"its stored bytes do not decode: {error}", location) from None
         _check_payload(record, location, into)
 
     def read_run(self, reads: Sequence[BlockRead]) -> list[Exception | None]:
@@ -106,6 +113,11 @@ class BlockReader:
         self, stored: memoryview, record: BlockRecord, location: SsdLocation
     ) -> RecordHeader:
         """Reads the record, its bytes into `stored`; the header is the right one."""
+        page = self._page_and(stored, location)
+        return self._checked_header(page, self._segment_of(location), record, location)
+
+    def _page_and(self, stored: memoryview, location: SsdLocation) -> memoryview:
+        """Reads the record, its bytes into `stored`; the header's page, not looked at yet."""
         segment = self._segment_of(location)
         page = self._memory.pages[:PAGE_BYTES]
         try:
@@ -116,7 +128,7 @@ class BlockReader:
             ) from error
         except TruncatedFileError as error:
             raise _corrupt(str(error), location) from None
-        return self._checked_header(page, segment, record, location)
+        return page
 
     def _segment_of(self, location: SsdLocation) -> Segment:
         segment = self._table.get(location.segment_id)
@@ -149,7 +161,7 @@ class BlockReader:
         first = reads[0].location
         try:
             for read in reads:
-                check_aligned(read.into, rounded(read.record.payload_bytes))
+                check_aligned(read.into, rounded(read.location.stored_bytes))
             read_all(self._env, self._segment_of(first).fd, buffers, first.offset)
         except (OSError, ValueError, CorruptBlockError, TruncatedFileError):
             return None
@@ -158,7 +170,9 @@ class BlockReader:
     def _check(self, page: memoryview, read: BlockRead) -> None:
         """What `read` checks, of a record without codec that is in memory already."""
         record, location = read.record, read.location
-        self._checked_header(page, self._segment_of(location), record, location)
+        segment = self._segment_of(location)
+        if not is_raw_record(page, self._table.header_of(segment), record, location):
+            self._checked_header(page, segment, record, location)  # says why, unless it is
         _check_payload(record, location, read.into)
 
 
