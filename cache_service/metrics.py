@@ -136,7 +136,9 @@ class MetricsListener(QuietListener):
         self._scrub_dropped.inc(dropped_count)
 
     def scrub_passed(self, found: PassView) -> None:
-        log.info(
+        bad = found.corrupt_count or found.unreadable_count
+        log.log(
+            logging.WARNING if bad else logging.DEBUG,
             "the SSD was scrubbed",
             extra={
                 "checked_count": found.checked_count,

@@ -152,7 +152,10 @@ class Scrubbing:
             await asyncio.sleep(REST_SECONDS)
 
     async def _background_pass(self) -> None:
-        self._running = each = self._begin()
+        each = self._begin()
+        if not each.total_count:
+            return  # an empty tier is no news
+        self._running = each
         try:
             async with aclosing(self._walk(each, float(self._budget))) as steps:
                 async for _ in steps:

@@ -5,8 +5,7 @@
     zstd         byte planes, Zstandard level 1: smallest
 
 16-bit floats differ little in sign and exponent. Byte planes put those bytes side by side, and only
-so do they shrink: raw bf16 KV has ratio 0.996 under LZ4, and Zstandard is better and twice as fast
-on planes. Invariant: `decode` fills its target with what `encode` was given, or raises; it never
+so do they shrink well: docs/adr/0005, benchmarks/bench_codec.py. Invariant: `decode` fills its target with what `encode` was given, or raises; it never
 takes more memory than the target's size, whatever the stored bytes claim. Numbers are frozen: they
 are on disk (docs/formats/segment.md). Any thread; the interpreter lock is free in all heavy steps.
 """
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 __all__ = ["Codec", "CodecError", "decode", "encode"]
 
 ZSTD_LEVEL = 1
-"""Level 3 takes ten times as long on planes and its ratio is lower."""
+"""Level 3 encodes planes ten times slower, and its ratio is lower."""
 
 _WINDOW_BYTES_MAX = 8 << 20
 """Beyond the payload's size; what level 1 makes stays far below."""
@@ -103,7 +102,7 @@ def _planes(payload: memoryview) -> NDArray[np.uint8]:
     count = raw.size // 2
     elements = raw[: 2 * count].view("<u2")
     planes = np.empty(raw.size, np.uint8)
-    # A cast that drops the high byte and a shift: 2.5 times as fast as two strided copies.
+    # A cast that drops the high byte, and a shift: NumPy does these faster than strided copies.
     np.copyto(planes[:count], elements, casting="unsafe")
     np.copyto(planes[count : 2 * count], elements >> 8, casting="unsafe")
     planes[2 * count :] = raw[2 * count :]
