@@ -67,7 +67,7 @@ class BlockColumns:
     next_in_segment: memoryview
     previous_in_segment: memoryview
     host_checksum: memoryview
-    """xxh3-64 of the copy in host memory; the SSD's copy may have been computed elsewhere."""
+    """Checksum of the copy in host memory; the SSD's copy may have been computed elsewhere."""
     ssd_checksum: memoryview
     cached: memoryview
     """0 from the moment the block left the index, or for a row that was never used."""

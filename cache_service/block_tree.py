@@ -104,7 +104,7 @@ class BlockTree:
         return Slab(page * PAGE_BYTES, rounded(self.payload_bytes(row)))
 
     def checksum(self, row: int) -> int:
-        """xxh3-64 of the copy in host memory."""
+        """Of the copy in host memory."""
         checksum: int = self.columns.host_checksum[row]
         return checksum
 

@@ -73,7 +73,7 @@ class CorruptReports:
     async def _intact(self, row: int) -> bool:
         tree = self._index.tree
         return await self._verifier.matches(
-            [tree.slab(row)], [tree.checksum(row)], tree.payload_bytes(row)
+            [tree.block_hash(row)], [tree.slab(row)], [tree.checksum(row)], tree.payload_bytes(row)
         )
 
     def _drop(self, row: int) -> None:

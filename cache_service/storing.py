@@ -221,7 +221,7 @@ class Storing:
         self, session: Session, reservation: Reservation, checksums: list[int], verify: bool
     ) -> Outcome:
         if verify and not await self._verifier.matches(
-            reservation.slabs, checksums, session.block_bytes
+            list(reservation.hashes), reservation.slabs, checksums, session.block_bytes
         ):
             return ChecksumMismatchError
         await self._await_parents(reservation)

@@ -8,8 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import xxhash
-
+from kvtier.keys import BlockHash, payload_checksum
 from storage.host.arena import HostArena
 from storage.tier import Slab
 
@@ -31,21 +30,25 @@ class Verifier:
         return self._turns.locked()
 
     async def matches(
-        self, slabs: Sequence[Slab], checksums: Sequence[int], payload_bytes: int
+        self,
+        hashes: Sequence[BlockHash],
+        slabs: Sequence[Slab],
+        checksums: Sequence[int],
+        payload_bytes: int,
     ) -> bool:
-        """True when each slab's first `payload_bytes` have the given checksum."""
+        """True when each slab's first `payload_bytes` have the checksum given for that block."""
         views = [self._arena.view(slab)[:payload_bytes] for slab in slabs]
         async with self._turns:
             return await asyncio.get_running_loop().run_in_executor(
-                self._thread, _matches, views, list(checksums)
+                self._thread, _matches, list(hashes), views, list(checksums)
             )
 
     def close(self) -> None:
         self._thread.shutdown()
 
 
-def _matches(views: list[memoryview], checksums: list[int]) -> bool:
+def _matches(hashes: list[BlockHash], views: list[memoryview], checksums: list[int]) -> bool:
     return all(
-        xxhash.xxh3_64_intdigest(view) == checksum
-        for view, checksum in zip(views, checksums, strict=True)
+        payload_checksum(block_hash, view) == checksum
+        for block_hash, view, checksum in zip(hashes, views, checksums, strict=True)
     )

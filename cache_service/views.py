@@ -135,7 +135,7 @@ class ReadyView:
     first_index: int
     slabs: tuple[Slab, ...]
     checksums: tuple[int, ...]
-    """xxh3-64 of each payload."""
+    """`kvtier.keys.payload_checksum` of each."""
 
 
 @dataclass(frozen=True, slots=True)

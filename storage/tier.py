@@ -41,7 +41,7 @@ class BlockRecord:
     namespace_id: NamespaceId
     payload_bytes: int
     checksum: int
-    """xxh3-64 of the payload."""
+    """`kvtier.keys.payload_checksum` of the payload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ class Restore:
             if self._clock() >= self._deadline:
                 return False
             page = self._pages[first + i]
-            return copy_hashed(slabs[i], page, page) == checksums[i]
+            return copy_hashed(self._chain[first + i], slabs[i], page, page) == checksums[i]
 
         return self._lanes.run(len(slabs), copy_one)
 
@@ -185,7 +185,8 @@ class Restore:
                 offset = self._take_frame(frame, first + good, offset)
                 if offset < len(self._pages[first + good]):
                     continue
-                if page_checksum(self._pages[first + good]) != checksums[good]:
+                at = first + good
+                if page_checksum(self._chain[at], self._pages[at]) != checksums[good]:
                     return good
                 good, offset = good + 1, 0
                 if good == len(checksums) or self._clock() >= self._deadline:

@@ -84,7 +84,7 @@ class Store:
             if self._clock() >= self._deadline:
                 return False
             page = self._pages[missing[i]]
-            checksums[i] = copy_hashed(page, slabs[i], page)
+            checksums[i] = copy_hashed(self._chain[missing[i]], page, slabs[i], page)
             return True
 
         if self._lanes.run(len(missing), copy_one) < len(missing):
@@ -92,7 +92,7 @@ class Store:
         return checksums
 
     def _send(self, reservation_id: str, missing: list[int]) -> list[int]:
-        checksums = [page_checksum(self._pages[index]) for index in missing]
+        checksums = [page_checksum(self._chain[index], self._pages[index]) for index in missing]
         self._session.stub.StoreBlocks(
             self._frames(reservation_id, missing), timeout=self._seconds_left()
         )

@@ -1,6 +1,6 @@
 """Moves block payloads between the cache service's arena and the engine's pages.
 
-Every copy returns the xxh3-64 of the *page*, never of the slab: on the way in that is what the
+Every copy returns the checksum of the *page*, never of the slab: on the way in that is what the
 engine will compute with, on the way out what the engine meant. A slab that someone else scribbles
 on can so end in a mismatch, never in wrong bytes with a right checksum.
 
@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 import xxhash
 
+from kvtier.keys import BlockHash, checksum_seed, payload_checksum
 from worker.cache_port import PageBytes
 
 __all__ = [
@@ -78,9 +79,12 @@ class ArenaMap:
             self._bytes[start : start + PREFAULT_SLICE_BYTES : PREFAULT_STRIDE_BYTES].max()
 
 
-def copy_hashed(source: PageBytes, target: PageBytes, page: PageBytes) -> int:
-    """Copies `source` to `target`, equally long; returns the xxh3-64 of `page`, one of the two."""
-    digest = xxhash.xxh3_64()
+def copy_hashed(
+    block_hash: BlockHash, source: PageBytes, target: PageBytes, page: PageBytes
+) -> int:
+    """Copies `source` to `target`, equally long; returns the checksum of `page`, one of the two, as
+    that block's."""
+    digest = xxhash.xxh3_64(seed=checksum_seed(block_hash))
     for start in range(0, len(source), PIECE_BYTES):
         end = start + PIECE_BYTES
         np.copyto(target[start:end], source[start:end])
@@ -88,9 +92,9 @@ def copy_hashed(source: PageBytes, target: PageBytes, page: PageBytes) -> int:
     return digest.intdigest()
 
 
-def page_checksum(page: PageBytes) -> int:
-    """xxh3-64 of a page."""
-    return xxhash.xxh3_64_intdigest(page.data)
+def page_checksum(block_hash: BlockHash, page: PageBytes) -> int:
+    """The checksum of a page as that block's."""
+    return payload_checksum(block_hash, page.data)
 
 
 class CopyLanes:

@@ -10,6 +10,8 @@ the first private block mixes the narrower scope's salt in once, and every later
 
     h_i = SHA-256(h_{i-1} || salt || token ids of block i)
 
+A block's bytes are bound to its name by their checksum: xxh3-64 seeded with 8 bytes of the hash.
+
 Invariant: this chain is byte for byte the same on every machine, in every process, for ever. It is
 pinned by `tests/golden/keys.json`; any change is a new `KEY_SCHEME_VERSION`. Pure functions, any
 thread.
@@ -26,6 +28,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NewType
 
+import xxhash
+
 __all__ = [
     "DEFAULT_BLOCK_TOKENS",
     "HASH_BYTES",
@@ -38,7 +42,9 @@ __all__ = [
     "NamespaceId",
     "ScopeSalt",
     "block_chain",
+    "checksum_seed",
     "pack_hashes",
+    "payload_checksum",
     "scope_salt",
     "unpack_hashes",
 ]
@@ -51,6 +57,8 @@ DEFAULT_BLOCK_TOKENS = 64
 """DeepSeek's storage unit."""
 
 TOKEN_ID_MAX = 2**32 - 1
+
+Buffer = bytes | bytearray | memoryview
 
 BlockHash = NewType("BlockHash", bytes)
 NamespaceId = NewType("NamespaceId", bytes)
@@ -172,6 +180,20 @@ def block_chain(
 ) -> list[BlockHash]:
     """Hashes of all full blocks of `token_ids`, first to last."""
     return BlockChain(namespace, salt, public_blocks).extend(token_ids)
+
+
+def checksum_seed(block_hash: bytes) -> int:
+    """The seed of a block's checksum: the first 8 bytes of its hash, little-endian.
+
+    It binds the bytes to the name: a block that is handed out under another one's hash, with its
+    own right checksum, does not match.
+    """
+    return int.from_bytes(block_hash[:8], "little")
+
+
+def payload_checksum(block_hash: bytes, payload: Buffer) -> int:
+    """xxh3-64 of a block's payload, seeded with its name; what travels with it everywhere."""
+    return xxhash.xxh3_64_intdigest(payload, checksum_seed(block_hash))
 
 
 def pack_hashes(hashes: Sequence[BlockHash]) -> bytes:

@@ -4,11 +4,12 @@ Invariant: sources never change, so what was stored can be verified by its check
 Sources and targets are slabs of two arenas, page-aligned and touched before. Any thread.
 """
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
-import xxhash
 
+from kvtier.keys import BlockHash, payload_checksum
 from storage.host.arena import HostArena
 from storage.tier import PAGE_BYTES, rounded
 
@@ -29,12 +30,20 @@ class BlockMemory:
         random = np.random.default_rng(7)
         for view in self._sources:
             view[:] = random.bytes(view.nbytes)
-        self._checksums = [xxhash.xxh3_64_intdigest(view) for view in self._sources]
+        # What seeds a checksum is the name's beginning: one for each source, known before any is
+        # stored, as a worker's are.
+        self._seeds = [at.to_bytes(8, "little") for at in range(len(self._sources))]
+        self._checksums = list(map(payload_checksum, self._seeds, self._sources))
 
     def source(self, number: int) -> tuple[memoryview, int]:
         """A payload and its checksum; they come round again."""
         at = number % len(self._sources)
         return self._sources[at], self._checksums[at]
+
+    def block_hash(self, number: int) -> BlockHash:
+        """A name under which that source's checksum is right."""
+        seed = self._seeds[number % len(self._sources)]
+        return BlockHash(seed + hashlib.sha256(b"%d" % number).digest()[8:])
 
     def copy_out(self, numbers: Iterable[int]) -> None:
         """Copies sources into a page of one's own and verifies the copy. Blocks."""
@@ -42,7 +51,7 @@ class BlockMemory:
         for number in numbers:
             view, checksum = self.source(number)
             np.copyto(page, np.frombuffer(view, np.uint8))
-            if xxhash.xxh3_64_intdigest(page.data) != checksum:
+            if payload_checksum(self.block_hash(number), page.data) != checksum:
                 raise SystemExit("a block of the benchmark came back wrong")
 
     def close(self) -> None:

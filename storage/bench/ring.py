@@ -108,7 +108,7 @@ class Ring:
     def _next_item(self) -> tuple[BlockRecord, memoryview]:
         number = next(self._numbers)
         view, checksum = self._memory.source(number)
-        block_hash = BlockHash(hashlib.sha256(b"%d" % number).digest())
+        block_hash = self._memory.block_hash(number)
         return (
             BlockRecord(block_hash, NO_PARENT, _NAMESPACE, self._block_bytes, checksum),
             view,

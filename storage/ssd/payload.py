@@ -1,7 +1,6 @@
 """Do stored bytes decode to the payload that their record names? Pure, any thread."""
 
-import xxhash
-
+from kvtier.keys import payload_checksum
 from storage.codec import Codec, decode
 from storage.ssd.files import Scratch
 from storage.ssd.format import RecordHeader
@@ -15,4 +14,4 @@ def payload_matches(header: RecordHeader, stored: memoryview, scratch: Scratch) 
     if header.codec is not Codec.NONE:
         payload = scratch.take(header.record.payload_bytes)
         decode(header.codec, stored, payload)
-    return xxhash.xxh3_64_intdigest(payload) == header.record.checksum
+    return payload_checksum(header.record.block_hash, payload) == header.record.checksum

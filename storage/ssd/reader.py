@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec
 
-import xxhash
-
+from kvtier.keys import payload_checksum
 from storage.codec import Codec, CodecError, decode
 from storage.env import Env
 from storage.errors import CorruptBlockError, StorageError, TierIOError
@@ -194,7 +193,7 @@ def _stored_bytes(record: BlockRecord, location: SsdLocation) -> int:
 
 def _check_payload(record: BlockRecord, location: SsdLocation, into: memoryview) -> None:
     size = record.payload_bytes
-    if xxhash.xxh3_64_intdigest(into[:size]) != record.checksum:
+    if payload_checksum(record.block_hash, into[:size]) != record.checksum:
         raise _corrupt("its payload does not match its checksum", location)
     if size != into.nbytes:
         into[size:] = bytes(into.nbytes - size)

@@ -49,7 +49,7 @@ class RecoveredColumns:
     stored_bytes: NDArray[np.uint64]
     """What follows the header before rounding to pages."""
     checksum: NDArray[np.uint64]
-    """xxh3-64 of the payload."""
+    """`kvtier.keys.payload_checksum` of the payload."""
     codec: NDArray[np.uint32]
     sequence: NDArray[np.uint64]
 

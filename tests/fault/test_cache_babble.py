@@ -12,10 +12,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import xxhash
 
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash, NamespaceId
+from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 from worker.breaker import Breaker
@@ -24,7 +23,7 @@ from worker.cache_client import CacheClient
 BLOCK_BYTES = 4096
 CHAIN = [BlockHash(bytes([i + 1]) * 32) for i in range(4)]
 PAYLOADS = [bytes([i + 1]) * BLOCK_BYTES for i in range(4)]
-CHECKSUMS = [xxhash.xxh3_64_intdigest(payload) for payload in PAYLOADS]
+CHECKSUMS = [payload_checksum(h, payload) for h, payload in zip(CHAIN, PAYLOADS, strict=True)]
 HOST = int(Tier.HOST)
 
 Acquired = Iterator[pb.AcquirePrefixResponse]
@@ -208,6 +207,17 @@ def test_payloads_that_do_not_fit_are_a_shorter_restore(
     assert restore(client)[0] == good
     script.load = Script().load
     assert comes_back(client)
+
+
+def test_another_block_with_its_own_right_checksum_is_not_believed(
+    script: Script, connect: Any
+) -> None:
+    """The checksum is the name's: bytes that are whole, but not this block's, do not match."""
+    swapped = [PAYLOADS[0], PAYLOADS[2], PAYLOADS[1], PAYLOADS[3]]
+    sums = [CHECKSUMS[0], CHECKSUMS[2], CHECKSUMS[1], CHECKSUMS[3]]
+    script.events = lambda: [match(4), ready(0, sums), end(4)]
+    script.load = lambda first, count: frames(first, count, swapped)
+    assert restore(connect()) == (1, MissReason.CORRUPT)
 
 
 def test_events_without_end_are_cut_at_the_callers_time(script: Script, connect: Any) -> None:

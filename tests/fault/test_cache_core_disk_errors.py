@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import xxhash
 
 from cache_service.cache import Cache
 from cache_service.listener import QuietListener
 from cache_service.views import CacheLimits, EndView, MatchView, ReadyView, Transport
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash, NamespaceId
+from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.env import Buffer, RealEnv
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
@@ -93,7 +92,7 @@ class Bench:
         for position, slab in zip(view.missing, view.slabs, strict=True):
             payload = payload_of(chain[position])
             self.arena.view(slab)[:] = payload
-            sums.append(xxhash.xxh3_64_intdigest(payload))
+            sums.append(payload_checksum(chain[position], payload))
         if not view.reservation_id:
             return 0
         return await self.cache.commit(self.session_id, view.reservation_id, sums, False)
@@ -318,7 +317,7 @@ async def test_a_reserve_waits_once_for_a_slow_disk_not_for_every_slab(tmp_path:
     first = await cache.reserve(session_id, "", chain_of(*range(16)))
     for slab, block_hash in zip(first.slabs, chain_of(*range(16)), strict=True):
         arena.view(slab)[:] = payload_of(block_hash)
-    sums = [xxhash.xxh3_64_intdigest(payload_of(h)) for h in chain_of(*range(16))]
+    sums = [payload_checksum(h, payload_of(h)) for h in chain_of(*range(16))]
     assert await cache.commit(session_id, first.reservation_id, sums, False) == 16
     # Sixteen slabs, each made free by a write of its own: all of them would take three waits.
     second = await cache.reserve(session_id, "", chain_of("b", *range(15)))

@@ -12,13 +12,12 @@ import random
 from pathlib import Path
 
 import pytest
-import xxhash
 
 from cache_service.cache import Cache
 from cache_service.errors import CacheError
 from cache_service.listener import QuietListener
 from cache_service.views import CacheLimits, MatchView, ReadyView, Transport
-from kvtier.keys import BlockHash, NamespaceId
+from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
 from storage.tier import PAGE_BYTES, Slab
@@ -52,7 +51,7 @@ def payload_of(block_hash: BlockHash) -> bytes:
 
 
 def checksum_of(block_hash: BlockHash) -> int:
-    return xxhash.xxh3_64_intdigest(payload_of(block_hash))
+    return payload_checksum(block_hash, payload_of(block_hash))
 
 
 class Crowd:

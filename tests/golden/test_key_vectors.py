@@ -16,6 +16,7 @@ from kvtier.keys import (
     Namespace,
     ScopeSalt,
     block_chain,
+    payload_checksum,
     scope_salt,
 )
 
@@ -60,6 +61,10 @@ def compute() -> dict[str, Any]:
         "chain_other": [h.hex() for h in block_chain(PLAIN, other, tokens)],
         "chain_public_prefix_2": [h.hex() for h in block_chain(PLAIN, private, tokens, 2)],
         "chain_extreme_ids": [h.hex() for h in block_chain(PLAIN, private, big)],
+        "payload_checksums": [
+            f"{payload_checksum(h, bytes(range(256)) * 20):016x}"
+            for h in block_chain(PLAIN, PUBLIC_SALT, tokens)
+        ],
         "chain_64": [h.hex() for h in block_chain(FULL, private, list(range(200)))],
     }
 

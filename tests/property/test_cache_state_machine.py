@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import xxhash
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -33,7 +32,7 @@ from cache_service.errors import (
 )
 from cache_service.listener import QuietListener
 from cache_service.views import CacheLimits, CachePolicies, EndView, MatchView, ReadyView, Transport
-from kvtier.keys import BlockHash, NamespaceId
+from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
 from storage.policy.choice import POLICIES
 from storage.ssd.tier import SsdTier
@@ -126,7 +125,7 @@ class CacheLife(RuleBasedStateMachine):
         for position, slab in zip(view.missing, view.slabs, strict=True):
             payload = payload_of(chain[position])
             self.arena.view(slab)[: len(payload)] = payload
-            sums.append(xxhash.xxh3_64_intdigest(payload))
+            sums.append(payload_checksum(chain[position], payload))
         return sums
 
     # -- rules -------------------------------------------------------------------------------------
@@ -204,7 +203,7 @@ class CacheLife(RuleBasedStateMachine):
             slab = self.arena.view(Slab(offset, PAGE_BYTES))[:BLOCK_BYTES]
             assert block_hash in self.committed
             assert bytes(slab) == payload_of(block_hash), "a wrong byte"
-            assert checksum == xxhash.xxh3_64_intdigest(slab)
+            assert checksum == payload_checksum(block_hash, slab)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())

@@ -4,9 +4,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-import xxhash
-
-from kvtier.keys import BlockHash, NamespaceId
+from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.ssd.files import aligned_buffer
 from storage.ssd.tier import SsdTier
 from storage.tier import NO_PARENT, PAGE_BYTES, BlockRecord, SsdLocation, rounded
@@ -49,13 +47,9 @@ def soft_block(name: object, parent: BlockHash = NO_PARENT, payload_bytes: int =
 
 
 def _block(seed: str, payload: bytes, parent: BlockHash) -> Block:
-    record = BlockRecord(
-        BlockHash(hashlib.sha256(seed.encode()).digest()),
-        parent,
-        NAMESPACE,
-        len(payload),
-        xxhash.xxh3_64_intdigest(payload),
-    )
+    block_hash = BlockHash(hashlib.sha256(seed.encode()).digest())
+    checksum = payload_checksum(block_hash, payload)
+    record = BlockRecord(block_hash, parent, NAMESPACE, len(payload), checksum)
     return Block(record, payload)
 
 

@@ -13,12 +13,17 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import xxhash
 
 from cache_service.server import CacheServer
 from cache_service.settings import CacheSettings
 from kvtier.errors import WireError, read_error
-from kvtier.keys import KEY_SCHEME_VERSION, BlockHash, NamespaceId, pack_hashes
+from kvtier.keys import (
+    KEY_SCHEME_VERSION,
+    BlockHash,
+    NamespaceId,
+    pack_hashes,
+    payload_checksum,
+)
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 from worker.arena_handover import take_arena
@@ -200,15 +205,21 @@ class Peer:
             timeout=10,
         )
 
-    def write(self, reserved: pb.ReserveBlocksResponse, pages: list[Page]) -> list[int]:
-        """Moves the payloads of the missing blocks; returns their checksums."""
+    def write(
+        self,
+        reserved: pb.ReserveBlocksResponse,
+        chain: list[BlockHash],
+        pages: list[Page] | None = None,
+    ) -> list[int]:
+        """Moves payloads, the right ones unless others are given; returns their checksums."""
+        pages = pages or filled_pages(chain)
         missing = list(reserved.missing_indexes)
         if self.arena is not None:
             for index, offset in zip(missing, reserved.slab_offsets, strict=True):
                 self.arena.slab(offset)[:] = pages[index]
         else:
             self.send(reserved, {index: pages[index] for index in missing})
-        return [xxhash.xxh3_64_intdigest(pages[index].tobytes()) for index in missing]
+        return [payload_checksum(chain[index], pages[index].tobytes()) for index in missing]
 
     def send(self, reserved: pb.ReserveBlocksResponse, pages: dict[int, Page]) -> int:
         def frames() -> Iterator[pb.StoreBlocksRequest]:
@@ -232,7 +243,7 @@ class Peer:
     def store(self, chain: list[BlockHash]) -> pb.ReserveBlocksResponse:
         """The whole way, with payloads that follow from the hashes."""
         reserved = self.reserve(chain)
-        assert self.commit(reserved, self.write(reserved, filled_pages(chain))) == len(chain)
+        assert self.commit(reserved, self.write(reserved, chain)) == len(chain)
         return reserved
 
     def acquire(self, chain: list[BlockHash], **fields: Any) -> list[pb.AcquirePrefixResponse]:

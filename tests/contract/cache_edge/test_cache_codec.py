@@ -31,7 +31,7 @@ def test_encoded_blocks_come_back_after_a_restart(
     chain = tools.fresh_chain(8)
     pages = half_floats(8, tools.block_bytes)
     reserved = peer.reserve(chain)
-    assert peer.commit(reserved, peer.write(reserved, pages)) == 8
+    assert peer.commit(reserved, peer.write(reserved, chain, pages)) == 8
     stats = service.until(lambda stats: stats.tiers[1].block_count == 8)
     ssd = stats.tiers[1]
     assert ssd.payload_bytes == 8 * tools.block_bytes

@@ -42,7 +42,7 @@ def test_a_commit_of_an_expired_reservation_is_refused(
     peer = open_peer(hasty, transport)
     chain = tools.fresh_chain(1)
     reserved = peer.reserve(chain)
-    checksums = peer.write(reserved, tools.filled_pages(chain))
+    checksums = peer.write(reserved, chain)
     hasty.until(lambda stats: stats.reservation_count == 0)
     error = tools.refusal(lambda: peer.commit(reserved, checksums))
     assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "RESERVATION_EXPIRED")

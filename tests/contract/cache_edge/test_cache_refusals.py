@@ -192,7 +192,7 @@ def test_a_block_that_was_not_sent_whole_cannot_be_committed(
     assert peer.send(reserved, {0: pages[0]}) == 1
     error = tools.refusal(lambda: peer.commit(reserved, [1, 2]))
     assert (error.code, error.reason) == (CODE.FAILED_PRECONDITION, "RESERVATION_INCOMPLETE")
-    checksums = peer.write(reserved, pages)
+    checksums = peer.write(reserved, chain, pages)
     assert peer.commit(reserved, checksums) == 2
 
 
@@ -202,7 +202,7 @@ def test_bytes_that_changed_on_the_wire_are_not_committed(
     peer = open_peer(service, "stream")
     chain = tools.fresh_chain(2)
     reserved = peer.reserve(chain)
-    checksums = peer.write(reserved, tools.filled_pages(chain))
+    checksums = peer.write(reserved, chain)
     error = tools.refusal(lambda: peer.commit(reserved, [checksums[0], checksums[1] ^ 1]))
     assert (error.code, error.reason) == (CODE.DATA_LOSS, "CHECKSUM_MISMATCH")
     assert peer.lookup(chain).present_count == 0

@@ -61,7 +61,7 @@ def test_reserved_blocks_are_invisible_until_committed(peer: Any, tools: Any) ->
     chain = tools.fresh_chain(2)
     reserved = peer.reserve(chain)
     assert list(reserved.missing_indexes) == [0, 1]
-    checksums = peer.write(reserved, tools.filled_pages(chain))
+    checksums = peer.write(reserved, chain)
     assert peer.lookup(chain).present_count == 0
     assert peer.commit(reserved, checksums) == 2
     assert peer.lookup(chain).present_count == 2
@@ -93,7 +93,7 @@ def test_a_repeated_reserve_with_a_request_id_gets_the_first_answer(peer: Any, t
 def test_a_second_commit_gets_the_first_answer(peer: Any, tools: Any) -> None:
     chain = tools.fresh_chain(2)
     reserved = peer.reserve(chain)
-    checksums = peer.write(reserved, tools.filled_pages(chain))
+    checksums = peer.write(reserved, chain)
     assert peer.commit(reserved, checksums) == 2
     assert peer.commit(reserved, checksums) == 2
 
@@ -101,7 +101,7 @@ def test_a_second_commit_gets_the_first_answer(peer: Any, tools: Any) -> None:
 def test_a_commit_with_another_number_of_checksums_is_refused(peer: Any, tools: Any) -> None:
     chain = tools.fresh_chain(2)
     reserved = peer.reserve(chain)
-    checksums = peer.write(reserved, tools.filled_pages(chain))
+    checksums = peer.write(reserved, chain)
     error = tools.refusal(lambda: peer.commit(reserved, checksums[:1]))
     assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "CHECKSUM_COUNT_MISMATCH")
     assert peer.lookup(chain).present_count == 0

@@ -10,12 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import xxhash
-
 from cache_service.cache import Cache
 from cache_service.listener import QuietListener
 from cache_service.views import CacheLimits, Transport
-from kvtier.keys import BlockHash, NamespaceId
+from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
 
@@ -55,7 +53,7 @@ async def store(cache: Cache, session_id: str, chain: list[BlockHash]) -> None:
     for position, slab in zip(view.missing, view.slabs, strict=True):
         payload = payload_of(chain[position])
         cache.arena.view(slab)[:] = payload
-        sums.append(xxhash.xxh3_64_intdigest(payload))
+        sums.append(payload_checksum(chain[position], payload))
     if view.reservation_id:
         await cache.commit(session_id, view.reservation_id, sums, False)
 

@@ -40,10 +40,10 @@ def _block(number: int, size: int, checksum: int) -> Block:
 
 
 BLOCKS = [
-    _block(1, 100, 0x7E4488BBF6CE1144),
-    _block(2, 4096, 0x416EB0F69E1D9B94),
-    _block(3, 4101, 0x58B140CF73A80DFC),
-    _block(4, 9000, 0xD44E84A499CFBA87),
+    _block(1, 100, 0xFDFB5922F19BF824),
+    _block(2, 4096, 0xE5FF63DD2D0C1124),
+    _block(3, 4101, 0xD23A019FC35EF687),
+    _block(4, 9000, 0x405D7B3239C5662E),
 ]
 CODECS = ["none", "none", "planes_lz4", "zstd"]
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-import xxhash
 
 from cache_service.cache import Cache
 from cache_service.listener import QuietListener
@@ -19,7 +18,7 @@ from cache_service.views import (
     SessionView,
     Transport,
 )
-from kvtier.keys import BlockHash, NamespaceId
+from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
 from storage.tier import PAGE_BYTES
 
@@ -73,7 +72,7 @@ class Client:
         for position, slab in zip(view.missing, view.slabs, strict=True):
             payload = payload_of(chain[position])
             self.cache.arena.view(slab)[: len(payload)] = payload
-            sums.append(xxhash.xxh3_64_intdigest(payload))
+            sums.append(payload_checksum(chain[position], payload))
         return sums
 
     async def commit(self, view: ReservationView, sums: list[int], verify: bool = False) -> int:
@@ -108,7 +107,7 @@ class Client:
             for slab, checksum in zip(view.slabs, view.checksums, strict=True):
                 payload = payload_of(chain[position])
                 assert bytes(self.cache.arena.view(slab)[: len(payload)]) == payload
-                assert checksum == xxhash.xxh3_64_intdigest(payload)
+                assert checksum == payload_checksum(chain[position], payload)
                 position += 1
         assert position == acquired.ready_count
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import xxhash
 
+from kvtier.keys import BlockHash, payload_checksum
 from worker.transfer import ArenaMap, CopyLanes, NonsenseError, copy_hashed, page_checksum
 
 
@@ -16,9 +16,10 @@ from worker.transfer import ArenaMap, CopyLanes, NonsenseError, copy_hashed, pag
 def test_a_copy_is_exact_and_its_checksum_is_the_pages(size: int) -> None:
     source = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
     target = np.zeros(size, dtype=np.uint8)
-    assert copy_hashed(source, target, target) == xxhash.xxh3_64_intdigest(source.tobytes())
+    name = BlockHash(bytes(range(32)))
+    assert copy_hashed(name, source, target, target) == payload_checksum(name, source.tobytes())
     assert np.array_equal(source, target)
-    assert page_checksum(target) == copy_hashed(source, target, source)
+    assert page_checksum(name, target) == copy_hashed(name, source, target, source)
 
 
 @pytest.fixture(params=[1, 2, 4])
