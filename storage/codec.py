@@ -5,9 +5,10 @@
     zstd         byte planes, Zstandard level 1: smallest
 
 16-bit floats differ little in sign and exponent. Byte planes put those bytes side by side, and only
-so do they shrink well: docs/adr/0005, benchmarks/bench_codec.py. Invariant: `decode` fills its target with what `encode` was given, or raises; it never
-takes more memory than the target's size, whatever the stored bytes claim. Numbers are frozen: they
-are on disk (docs/formats/segment.md). Any thread; the interpreter lock is free in all heavy steps.
+so do they shrink well: docs/adr/0005, benchmarks/bench_codec.py. Invariant: `decode` fills its
+target with what `encode` was given, or raises; it never takes more memory than the target's size,
+whatever the stored bytes claim. Numbers are frozen: they are on disk (docs/formats/segment.md). Any
+thread; the interpreter lock is free in all heavy steps.
 """
 
 import threading
