@@ -74,28 +74,30 @@ async def check_emptied(path: Path, tier: SsdTier) -> None:
     await again.close()
 
 
-async def test_blocks_of_format_1_are_dropped_and_reported(tmp_path) -> None:
-    write_format_1(tmp_path)
-    tier = opened(tmp_path)
+async def test_blocks_of_format_1_are_dropped_and_reported(memory_path) -> None:
+    write_format_1(memory_path)
+    tier = opened(memory_path)
     assert tier.report.problems == (
         "the directory was of format 1, which is not read any more: 2 blocks are dropped",
     )
     assert (tier.report.kept_count, tier.report.dropped_count) == (0, 2)
-    await check_emptied(tmp_path, tier)
+    await check_emptied(memory_path, tier)
 
 
-async def test_an_index_of_format_1_that_cannot_be_read_is_dropped_all_the_same(tmp_path) -> None:
-    write_format_1(tmp_path)
-    (tmp_path / "index" / "CURRENT").write_text("nonsense")
-    tier = opened(tmp_path)
+async def test_an_index_of_format_1_that_cannot_be_read_is_dropped_all_the_same(
+    memory_path,
+) -> None:
+    write_format_1(memory_path)
+    (memory_path / "index" / "CURRENT").write_text("nonsense")
+    tier = opened(memory_path)
     assert "an unknown number of blocks are dropped" in tier.report.problems[0]
-    await check_emptied(tmp_path, tier)
+    await check_emptied(memory_path, tier)
 
 
-async def test_only_the_index_or_only_a_segment_of_format_1_is_not_read_either(tmp_path) -> None:
+async def test_only_the_index_or_only_a_segment_of_format_1_is_not_read_either(memory_path) -> None:
     """The marker says 2, and a copy of something older lies beside it."""
     for part in ("index", "segments"):
-        old, new = tmp_path / f"old {part}", tmp_path / f"new {part}"
+        old, new = memory_path / f"old {part}", memory_path / f"new {part}"
         old.mkdir()
         write_format_1(old)
         await opened(new).close()
@@ -113,9 +115,9 @@ async def test_only_the_index_or_only_a_segment_of_format_1_is_not_read_either(t
 
 
 @pytest.mark.parametrize(("call", "times"), [("rename", 7), ("pwritev", 3), ("unlink", 6)])
-async def test_a_start_that_fails_in_it_is_simply_repeated(tmp_path, call, times) -> None:
+async def test_a_start_that_fails_in_it_is_simply_repeated(memory_path, call, times) -> None:
     for nth in range(1, times + 1):
-        path = tmp_path / str(nth)
+        path = memory_path / str(nth)
         path.mkdir()
         write_format_1(path)
         env = FaultyEnv()
