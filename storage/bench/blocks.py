@@ -49,7 +49,11 @@ async def _measured(
         turns = []
         for number in range(settings.rounds):
             progress(f"turn {number + 1} of {settings.rounds}")
-            turns.append(await _turn(ring, fio, block_bytes, ours_first=number % 2 == 0))
+            turns.append(
+                await _turn(
+                    ring, fio, block_bytes, settings.batch_bytes, ours_first=number % 2 == 0
+                )
+            )
             payload += turns[-1].store.payload_bytes
         amplification = (ring.tier.stats().written_bytes - written) / payload
         progress("one block at a time")
@@ -60,16 +64,18 @@ async def _measured(
     return block_figures(block_bytes, io_mode, turns, first_fill, singles, rocks, amplification)
 
 
-async def _turn(ring: Ring, fio: Fio, block_bytes: int, ours_first: bool) -> Turn:
+async def _turn(ring: Ring, fio: Fio, block_bytes: int, batch_bytes: int, ours_first: bool) -> Turn:
     """Who goes first changes: a disk that was idle, or was given a burst, favours the first."""
     if ours_first:
         store = await ring.steady_store()
         fio_write = await asyncio.to_thread(fio.write, block_bytes)
+        fio_synced = await asyncio.to_thread(fio.write, block_bytes, batch_bytes)
         cold = await ring.cold_restore()
         fio_read = await asyncio.to_thread(fio.read, block_bytes)
     else:
         fio_write = await asyncio.to_thread(fio.write, block_bytes)
+        fio_synced = await asyncio.to_thread(fio.write, block_bytes, batch_bytes)
         store = await ring.steady_store()
         fio_read = await asyncio.to_thread(fio.read, block_bytes)
         cold = await ring.cold_restore()
-    return Turn(store, fio_write, cold, fio_read, await ring.warm_restore())
+    return Turn(store, fio_write, fio_synced, cold, fio_read, await ring.warm_restore())

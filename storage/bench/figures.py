@@ -17,6 +17,7 @@ class Turn:
 
     store: Cost
     fio_write: FioFigure | None
+    fio_synced: FioFigure | None
     cold: Cost
     fio_read: FioFigure | None
     warm: Cost
@@ -38,6 +39,9 @@ class BlockFigures:
     store_ratio_to_fio: float | None
     cold_restore_ratio_to_fio: float | None
     """Medians of the ratios within each turn."""
+    fio_synced_write_GBps: float | None
+    store_ratio_to_synced_fio: float | None
+    """The same with fio syncing as often as appends do; above, it syncs once at the end."""
     store_cpu_seconds_per_GB: float
     cold_restore_cpu_seconds_per_GB: float
     warm_restore_cpu_seconds_per_GB: float
@@ -105,6 +109,8 @@ def block_figures(
         fio_read_GBps=fio(lambda t: t.fio_read, _gbps),
         store_ratio_to_fio=ratio(lambda t: t.store, lambda t: t.fio_write),
         cold_restore_ratio_to_fio=ratio(lambda t: t.cold, lambda t: t.fio_read),
+        fio_synced_write_GBps=fio(lambda t: t.fio_synced, _gbps),
+        store_ratio_to_synced_fio=ratio(lambda t: t.store, lambda t: t.fio_synced),
         store_cpu_seconds_per_GB=median(lambda t: t.store.cpu_seconds_per_gb),
         cold_restore_cpu_seconds_per_GB=median(lambda t: t.cold.cpu_seconds_per_gb),
         warm_restore_cpu_seconds_per_GB=median(lambda t: t.warm.cpu_seconds_per_gb),

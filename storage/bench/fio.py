@@ -52,18 +52,21 @@ class Fio:
             self._run("write", _PREPARE_BLOCK_BYTES, 0, self._file_bytes)
             self._prepared = True
 
-    def write(self, block_bytes: int) -> FioFigure | None:
-        """Overwrites the next turn's worth; None without fio."""
+    def write(self, block_bytes: int, synced_bytes: int = 0) -> FioFigure | None:
+        """Overwrites the next turn's worth; with `synced_bytes` each time it wrote so much it
+        syncs, as an append does. None without fio."""
         self._offset += self._turn_bytes
         if self._offset + self._turn_bytes > self._file_bytes:
             self._offset = 0
-        return self._run("write", block_bytes, self._offset, self._turn_bytes)
+        return self._run("write", block_bytes, self._offset, self._turn_bytes, synced_bytes)
 
     def read(self, block_bytes: int) -> FioFigure | None:
         """Reads what was written last; None without fio."""
         return self._run("read", block_bytes, self._offset, self._turn_bytes)
 
-    def _run(self, direction: str, block: int, offset: int, size: int) -> FioFigure | None:
+    def _run(
+        self, direction: str, block: int, offset: int, size: int, synced_bytes: int = 0
+    ) -> FioFigure | None:
         if self._program is None:
             return None
         # Whole blocks per thread, or direct I/O would be refused at a part's beginning.
@@ -85,6 +88,7 @@ class Fio:
             f"--filesize={self._file_bytes}",
             "--fallocate=posix",
             "--end_fsync=1",
+            f"--fdatasync={max(1, synced_bytes // self._threads // block) if synced_bytes else 0}",
             "--randrepeat=0",
             "--group_reporting",
             "--output-format=json",
