@@ -46,7 +46,7 @@ def _table(title: str, *names: str) -> Table:
 
 def _speeds(rows: list[dict[str, Any]]) -> Table:
     table = _table(
-        f"\nGB/s (store, cold restore: at least {RATIO_MIN} of fio; synced: as often as our appends)",
+        f"\nGB/s (store, cold restore: at least {RATIO_MIN} of fio; synced: as often as appends)",
         *("block", "fill", "store", "fio", "ratio", "to synced", "cold", "fio", "ratio", "warm"),
         *("rocks w", "r"),
     )
