@@ -79,14 +79,15 @@ class BlockColumns:
         self._arrays: dict[str, NDArray[Any]] = {}
         self._capacity = 0
 
-    def reserve(self, row_count: int) -> None:
-        """Makes room for that many rows, keeping what is there."""
+    def reserve(self, row_count: int, used_count: int) -> None:
+        """Makes room for that many rows, keeping the first `used_count`: what was never used takes
+        no memory, and would if it were copied."""
         if row_count <= self._capacity:
             return
         for name, dtype in _DTYPES.items():
             column: NDArray[Any] = np.zeros(row_count, dtype)
             if self._capacity:
-                column[: self._capacity] = self._arrays[name]
+                column[:used_count] = self._arrays[name][:used_count]
             self._arrays[name] = column
             setattr(self, name, column.data)
         self._capacity = row_count

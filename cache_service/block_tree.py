@@ -35,7 +35,7 @@ class BlockTree:
         self.namespaces = NamespaceTable()
         self.generations: dict[SegmentId, int] = {}
         """Of each segment that holds live records: those all have one."""
-        self.columns.reserve(self.directory.row_capacity)
+        self.columns.reserve(self.directory.row_capacity, self.directory.row_high)
 
     def __len__(self) -> int:
         return len(self.directory)
@@ -51,7 +51,7 @@ class BlockTree:
         Memory is taken when a row is first used, not here.
         """
         self.directory.reserve(row_count)
-        self.columns.reserve(self.directory.row_capacity)
+        self.columns.reserve(self.directory.row_capacity, self.directory.row_high)
 
     # -- finding -----------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class BlockTree:
         """A row for a block that is not cached, without copies. REQUIRES: `parent` is cached."""
         assert parent == NOWHERE or self.columns.cached[parent]
         row = self.directory.insert(block_hash)
-        self.columns.reserve(self.directory.row_capacity)
+        self.columns.reserve(self.directory.row_capacity, self.directory.row_high)
         columns = self.columns
         columns.reset(row)
         columns.kind[row] = self.namespaces.enter(namespace_id, payload_bytes)

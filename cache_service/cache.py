@@ -26,6 +26,7 @@ from cache_service.errors import (
     ReservationUnknownError,
 )
 from cache_service.index import BlockIndex
+from cache_service.integrity import check_holders
 from cache_service.lease import LeaseTable
 from cache_service.listener import CacheListener
 from cache_service.reservation import Reservation, ReservationState, ReservationTable
@@ -52,7 +53,7 @@ from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import BlockTooLargeError
 from storage.host.arena import HostArena
 from storage.policy.choice import eviction_order
-from storage.tier import Slab
+from storage.tier import Slab, rounded
 
 if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
@@ -349,16 +350,9 @@ class Cache:
         if self._cold is not None:
             self._cold.writer.check_integrity()
             holders += [self._cold.writer.pins(), self._cold.promoter.pins()]
-        tree = self._index.tree
-        held = set(tree).union(*holders)
-        for row in held:
-            pins = sum(holder.get(row, 0) for holder in holders)
-            assert tree.pins(row) == pins, (tree.block_hash(row).hex(), tree.pins(row), pins)
-        slabs = [tree.slab(row) for row in held if tree.in_host(row)]
-        slabs += self._reservations.slabs()
-        assert len({slab.offset for slab in slabs}) == len(slabs), "a slab has two owners"
         loading = self._cold.promoter.loading_count if self._cold is not None else 0
-        assert len(slabs) <= self.arena.slab_count <= len(slabs) + loading, "a slab leaked"
+        reserved, slabs = self._reservations.slabs(), self.arena.slab_count
+        check_holders(self._index.tree, holders, reserved, slabs, loading)
 
     # -- below -------------------------------------------------------------------------------------
 
@@ -380,7 +374,7 @@ class Cache:
             capacity = self.arena.capacity_bytes
             if self._cold is not None:
                 capacity += self._cold.ssd.stats().capacity_bytes
-            self._index.tree.reserve(min(capacity // block_bytes, ROWS_AHEAD_MAX))
+            self._index.tree.reserve(min(capacity // rounded(block_bytes), ROWS_AHEAD_MAX))
 
     def _expire(self) -> float:
         """Ends everything whose deadline passed; returns the time it went by."""
