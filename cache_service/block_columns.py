@@ -84,10 +84,11 @@ class BlockColumns:
         no memory, and would if it were copied."""
         if row_count <= self._capacity:
             return
+        kept = min(used_count, self._capacity)
         for name, dtype in _DTYPES.items():
             column: NDArray[Any] = np.zeros(row_count, dtype)
             if self._capacity:
-                column[:used_count] = self._arrays[name][:used_count]
+                column[:kept] = self._arrays[name][:kept]
             self._arrays[name] = column
             setattr(self, name, column.data)
         self._capacity = row_count

@@ -208,3 +208,25 @@ def test_random_trees_stay_whole_while_copies_come_and_go(shelf: Shelf, seed: in
             shelf.index.drop(row, MissReason.EVICTED)
     shelf.index.check_integrity()
     assert shelf.arena.slab_count == 0
+
+
+def test_more_blocks_than_were_reserved_for_make_the_index_grow() -> None:
+    arena = HostArena(3000 * PAGE_BYTES, extent_bytes=100 * PAGE_BYTES)
+    shelf = Shelf(arena)
+    tree = shelf.tree
+    before = tree.directory.row_capacity
+    rows = []
+    for number in range(2 * before + 10):
+        parent = rows[number - 1] if number % 50 else NOWHERE
+        row = shelf.index.add(shelf.hash_of(number), parent, NAMESPACE, SIZE)
+        slab = arena.allocate(SIZE)
+        assert slab is not None
+        shelf.index.put_host(row, slab, number)
+        rows.append(row)
+    shelf.index.check_integrity()
+    assert tree.directory.row_capacity > 2 * before
+    assert [tree.checksum(row) for row in rows] == list(range(len(rows)))
+    tree.reserve(100_000)
+    shelf.index.check_integrity()
+    assert tree.find_many([shelf.hash_of(n) for n in range(len(rows))]) == rows
+    arena.close()
