@@ -67,7 +67,7 @@ class DataDirectory:
                 self._empty_older(marker)
             self._create_missing()
             self._tidy()
-            self.open_flags = segment_open_flags(env, path / SEGMENT_DIRECTORY)
+            self.open_flags = segment_open_flags(env, path)
         except OSError as error:
             self.unlock()
             raise explained(error, path) from error

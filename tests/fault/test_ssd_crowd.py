@@ -2,9 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -17,36 +14,11 @@ from storage.ssd.reader import BlockRead
 from storage.ssd.tier import SsdTier
 from storage.tier import SsdLocation, rounded
 from tests.ssd.blocks import CAPACITY_BYTES, SEGMENT_BYTES, Block, append, block, chain, read
+from tests.ssd.watcher import watched_capacity
 
 READERS = 2000
 ANSWER_SECONDS_MAX = 120.0
 """Only that a deadlock fails instead of hanging: nothing here is timed."""
-
-
-@contextmanager
-def watched_capacity(directory: Path) -> Iterator[list[int]]:
-    """Looks at the files' sizes from another thread, all the time; sums that are too large."""
-    over: list[int] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.is_set():
-            total = 0
-            for path in (directory / "segments").glob("*"):
-                try:
-                    total += path.stat().st_size
-                except FileNotFoundError:
-                    continue
-            if total > CAPACITY_BYTES:
-                over.append(total)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield over
-    finally:
-        stop.set()
-        thread.join()
 
 
 async def test_a_crowd_of_readers_and_writers_is_served_within_the_capacity(tmp_path) -> None:
@@ -85,10 +57,9 @@ async def test_a_crowd_of_readers_and_writers_is_served_within_the_capacity(tmp_
                     await tier.forget([b.hash for b in gone])
                     await tier.recycle(victims[0])
 
-    with watched_capacity(tmp_path) as over:
+    with watched_capacity(tmp_path, CAPACITY_BYTES):
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             await asyncio.gather(*(reader(n) for n in range(READERS)), *map(writer, range(8)))
-    assert over == []
     assert written > 0
     tier.check_integrity()
     await tier.close()

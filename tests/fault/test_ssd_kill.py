@@ -10,6 +10,7 @@ from pathlib import Path
 from storage.ssd.tier import SsdTier
 from tests.ssd.appender import block_number
 from tests.ssd.blocks import CAPACITY_BYTES, SEGMENT_BYTES, read
+from tests.ssd.watcher import watched_capacity
 
 ROUNDS = 8
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,9 @@ async def test_every_acknowledged_block_survives_kills_in_the_same_directory(tmp
     for _ in range(ROUNDS):
         maybe_forgotten: set[int] = set()
         forgotten: set[int] = set()
-        for line in run_and_kill(directory, first, rng.randrange(1, 150)):
+        with watched_capacity(directory, CAPACITY_BYTES):
+            lines = run_and_kill(directory, first, rng.randrange(1, 150))
+        for line in lines:
             word, _, number = line.partition(" ")
             if word == "stored":
                 acknowledged.add(int(number))

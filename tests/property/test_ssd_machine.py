@@ -57,6 +57,7 @@ class SsdMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.directory = self.root / "life-0"
+        self.segment_count = CAPACITY_BYTES // SEGMENT_BYTES
         self.open()
 
     def open(self) -> None:
@@ -65,7 +66,7 @@ class SsdMachine(RuleBasedStateMachine):
         self.env = FaultyEnv(refuse_direct=True)
         self.tier = SsdTier.open(
             self.directory,
-            capacity_bytes=CAPACITY_BYTES,
+            capacity_bytes=self.segment_count * SEGMENT_BYTES,
             segment_bytes=SEGMENT_BYTES,
             codec=CODECS[self.openings % len(CODECS)],
             env=self.env,
@@ -146,6 +147,15 @@ class SsdMachine(RuleBasedStateMachine):
         self.open()
         self.check_recovered(must=set(self.model), may=set(self.known))
 
+    @rule(count=st.integers(4, 8))
+    def change_capacity(self, count: int) -> None:
+        """Growing keeps everything; shrinking loses the highest and what continued them."""
+        self.run(self.tier.close())
+        self.segment_count = count
+        self.open()
+        gone = self.subtree({h for h, (_, x) in self.model.items() if x.segment_id >= count})
+        self.check_recovered(must=set(self.model) - gone, may=set())
+
     # --- power cuts ---------------------------------------------------------------------------
 
     @rule(data=st.data(), seed=st.integers(0, 2**32))
@@ -225,7 +235,7 @@ class SsdMachine(RuleBasedStateMachine):
         if hasattr(self, "tier"):
             self.tier.check_integrity()
             sizes = [f.stat().st_size for f in (self.directory / "segments").iterdir()]
-            assert sum(sizes) <= CAPACITY_BYTES
+            assert sum(sizes) == self.segment_count * SEGMENT_BYTES
 
     def teardown(self) -> None:
         if hasattr(self, "tier"):
