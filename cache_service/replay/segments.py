@@ -12,6 +12,7 @@ Invariants: a block's parent is in the tier too; never more than `capacity` bloc
 together, empty places counted.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from cache_service.replay.trace import NO_BLOCK
@@ -124,7 +125,8 @@ class SegmentTier:
         return False
 
     def _recycle(self, protected: set[int]) -> None:
-        victim = min(self._sealed, key=lambda segment: self._cost(segment, protected))
+        must = Counter(self._segment_of[block] for block in protected)
+        victim = min(self._sealed, key=lambda segment: self._cost(segment, must[segment]))
         del self._sealed[victim]
         blocks = list(self._segments[victim])
         keep = self._kept(victim, blocks, protected)
@@ -142,8 +144,7 @@ class SegmentTier:
         self.order.advance(age_to)
         self._empty.append(victim)
 
-    def _cost(self, segment: int, protected: set[int]) -> tuple[bool, int]:
-        must = sum(block in protected for block in self._segments[segment])
+    def _cost(self, segment: int, must: int) -> tuple[bool, int]:
         if must > RELOG_SHARE_MAX * self._segment_blocks:
             return True, must
         return False, self._worths[segment] - len(self._segments[segment]) * self.order.clock
