@@ -33,6 +33,9 @@ from kvtier.keys import BlockHash
 __all__ = ["Acquiring", "Match"]
 
 
+READ_AHEAD_MIN = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """The longest present prefix of a chain and why it ends."""
@@ -172,19 +175,24 @@ class Acquiring:
         seconds_left = deadline - asyncio.get_running_loop().time()
         if seconds_left <= 0:
             return MissReason.DEADLINE
-        load = self._promoter.load(row)
-        started = 1
+        wanted = [row]
+        count_max = self._read_ahead(tree.payload_bytes(row))
         for behind in lease.rows[first + 1 :]:
-            if started >= self._limits.read_ahead_blocks or not tree.cached(behind):
+            if len(wanted) >= count_max or not tree.cached(behind):
                 break
             if not tree.in_host(behind):
-                self._promoter.load(behind)
-                started += 1
+                wanted.append(behind)
+        load = self._promoter.load(wanted)
         # Waiting does not cancel: others may want the block, and a reader writes into its slab.
         await asyncio.wait({load}, timeout=seconds_left)
         if not self._leases.live(lease):
             return MissReason.EXPIRED
         return load.result() if load.done() else MissReason.DEADLINE
+
+    def _read_ahead(self, block_bytes: int) -> int:
+        """Blocks of that size to have in flight."""
+        wanted = max(READ_AHEAD_MIN, self._limits.read_ahead_bytes // block_bytes)
+        return min(self._limits.read_ahead_blocks, wanted)
 
     def _end(self, lease: Lease, reason: MissReason) -> EndView:
         """Lets go of what did not become ready."""

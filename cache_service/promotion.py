@@ -1,14 +1,17 @@
 """Promoter: brings blocks from the SSD into host memory.
 
+    load -> pinned -> [ slabs taken -> one call for all reads -> each lands by itself ] -> unpinned
+
 Acquires that want the same block share one read. A read runs to its end once it began, whoever
 still waits for it: its slab cannot be given away while a reader thread writes into it.
 
-Invariant: a block is pinned while it is read; its slab enters the index only whole and verified.
+Invariant: a block is pinned while it is loaded; its slab enters the index only whole and verified.
 Event loop only; the bytes move on the tier's reader threads.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache_service.index import BlockIndex
@@ -21,6 +24,7 @@ from cache_service.suspects import Suspects
 from kvtier.blocks import MissReason, Tier
 from storage.errors import CorruptBlockError, TierBusyError, TierIOError
 from storage.host.arena import HostArena
+from storage.ssd.reader import BlockRead
 from storage.tier import Slab
 
 if TYPE_CHECKING:
@@ -29,8 +33,17 @@ if TYPE_CHECKING:
 __all__ = ["Promoter"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A read that began: the row it is for, the slab it fills."""
+
+    row: int
+    slab: Slab
+    read: BlockRead
+
+
 class Promoter:
-    """Loads in flight, one task per block."""
+    """Loads in flight, one for a block."""
 
     def __init__(
         self,
@@ -55,19 +68,27 @@ class Promoter:
         self._suspects = suspects
         self._listener = listener
         self._clock = clock
-        self._loads: dict[int, asyncio.Task[MissReason]] = {}
+        self._loads: dict[int, asyncio.Future[MissReason]] = {}
+        self._groups: set[asyncio.Task[None]] = set()
 
-    def load(self, row: int) -> "asyncio.Task[MissReason]":
-        """The load of a block, started unless it is under way. NONE: the block is in memory now.
+    def load(self, rows: Sequence[int]) -> "asyncio.Future[MissReason]":
+        """Starts the loads of blocks that follow each other, where none is under way.
 
-        REQUIRES: the block is cached and not in host memory.
+        Returns the first one's. NONE: that block is in memory now. Only the first waits for room;
+        the others are ahead of need and end with ARENA_FULL when there is none at once.
+        REQUIRES: the blocks are cached and not in host memory; at least one.
         """
-        task = self._loads.get(row)
-        if task is None:
+        loop = asyncio.get_running_loop()
+        new = [row for row in rows if row not in self._loads]
+        for row in new:
             self._index.pin(row)
-            task = asyncio.get_running_loop().create_task(self._load(row))
-            self._loads[row] = task
-        return task
+            self._loads[row] = loop.create_future()
+        first = self._loads[rows[0]]
+        if new:
+            group = loop.create_task(self._load(new, patient=new[0] == rows[0]))
+            self._groups.add(group)
+            group.add_done_callback(self._groups.discard)
+        return first
 
     @property
     def loading_count(self) -> int:
@@ -76,48 +97,88 @@ class Promoter:
 
     async def drain(self) -> None:
         """Returns when no read is in flight."""
-        while self._loads:
-            await asyncio.wait(set(self._loads.values()))
+        while self._groups:
+            await asyncio.wait(set(self._groups))
 
     def pins(self) -> dict[int, int]:
         return dict.fromkeys(self._loads, 1)
 
-    async def _load(self, row: int) -> MissReason:
-        tree = self._index.tree
-        try:
-            slab = await self._room.take_waiting(
-                tree.payload_bytes(row), self._writer.busy, self._room.patience()
-            )
-            if slab is None:
-                return MissReason.ARENA_FULL
-            reason = await self._read(row, slab)
-            if reason is MissReason.NONE and tree.cached(row) and not tree.in_host(row):
-                self._index.put_host(row, slab, tree.location(row).checksum)
-            else:
-                self._arena.free(slab)
-            return MissReason.NONE if tree.in_host(row) else reason
-        finally:
-            del self._loads[row]
-            self._index.unpin(row)
-            self._room.changed()
+    # -- a group of loads --------------------------------------------------------------------------
 
-    async def _read(self, row: int, slab: Slab) -> MissReason:
-        tree = self._index.tree
-        block_hash = tree.block_hash(row)
-        if not tree.on_ssd(row):
-            return self._index.absences.reason(block_hash)
-        record, location = tree.ssd_record(row), tree.location(row)
-        began = self._clock()
+    async def _load(self, rows: Sequence[int], patient: bool) -> None:
+        reads: list[_Read] = []
         try:
-            with self._reads.reading(location.segment_id):
-                await self._ssd.read(record, location, self._arena.view(slab))
-        except CorruptBlockError:
+            for row in rows:
+                read = await self._ready(row, patient and row == rows[0])
+                if read is not None:
+                    reads.append(read)
+        except BaseException:
+            # A fault of ours, or the end of the loop: nobody may wait for ever.
+            for read in reads:
+                self._arena.free(read.slab)
+            for row in rows:
+                if row in self._loads:
+                    self._end(row, MissReason.UNAVAILABLE)
+            raise
+        await self._read(reads)
+
+    async def _ready(self, row: int, patient: bool) -> _Read | None:
+        """A read with a slab to fill; None when the load ended here."""
+        tree = self._index.tree
+        size = tree.payload_bytes(row)
+        if patient:
+            slab = await self._room.take_waiting(size, self._writer.busy, self._room.patience())
+        else:
+            slab = self._room.take(size)
+        if slab is None:
+            self._end(row, MissReason.ARENA_FULL)
+        elif not tree.on_ssd(row):
+            self._arena.free(slab)
+            self._end(row, self._index.absences.reason(tree.block_hash(row)))
+        else:
+            view = self._arena.view(slab)
+            return _Read(row, slab, BlockRead(tree.ssd_record(row), tree.location(row), view))
+        return None
+
+    async def _read(self, reads: Sequence[_Read]) -> None:
+        """One call for all; each block is in memory as soon as its own bytes are."""
+        began = self._clock()
+        left = set(range(len(reads)))
+        for each in reads:
+            self._reads.begin(each.read.location.segment_id)
+
+        def landed(position: int, error: Exception | None) -> None:
+            left.discard(position)
+            self._land(reads[position], error, began)
+
+        try:
+            await self._ssd.read_many([each.read for each in reads], landed)
+        except (TierBusyError, TierIOError) as error:
+            for position in sorted(left):
+                landed(position, error)
+
+    def _land(self, read: _Read, error: Exception | None, began: float) -> None:
+        tree, row = self._index.tree, read.row
+        self._reads.end(read.read.location.segment_id)
+        reason = self._outcome(read, error)
+        if reason is MissReason.NONE and tree.cached(row) and not tree.in_host(row):
+            self._index.put_host(row, read.slab, read.read.record.checksum)
+            seconds = self._clock() - began
+            self._listener.blocks_promoted(1, read.read.record.payload_bytes, seconds)
+        else:
+            self._arena.free(read.slab)
+        in_host = tree.cached(row) and tree.in_host(row)
+        self._end(row, MissReason.NONE if in_host else reason)
+
+    def _outcome(self, read: _Read, error: Exception | None) -> MissReason:
+        tree, row, block_hash = self._index.tree, read.row, read.read.record.block_hash
+        if isinstance(error, CorruptBlockError):
             self._listener.block_corrupt(Tier.SSD)
             self._drop(row, MissReason.CORRUPT)
             return MissReason.CORRUPT
-        except TierBusyError:
+        if isinstance(error, TierBusyError):
             return MissReason.UNAVAILABLE  # the disk is well, there is only too much to do
-        except TierIOError as error:
+        if error is not None:
             self._health.failed()
             self._listener.ssd_failed("read", str(error))
             if self._suspects.failed(block_hash):
@@ -125,11 +186,15 @@ class Promoter:
             return MissReason.UNAVAILABLE
         self._health.succeeded()
         self._suspects.cleared(block_hash)
-        if not tree.on_ssd(row) or tree.location(row).checksum != location.checksum:
+        if not tree.on_ssd(row) or tree.ssd_record(row).checksum != read.read.record.checksum:
             # It left the SSD meanwhile, as the descendant of a corrupt block.
             return self._index.absences.reason(block_hash)
-        self._listener.blocks_promoted(1, record.payload_bytes, self._clock() - began)
         return MissReason.NONE
+
+    def _end(self, row: int, reason: MissReason) -> None:
+        self._loads.pop(row).set_result(reason)
+        self._index.unpin(row)
+        self._room.changed()
 
     def _drop(self, row: int, reason: MissReason) -> None:
         """What cannot be read is no longer cached: else nobody could store it again."""

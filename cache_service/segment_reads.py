@@ -5,8 +5,6 @@ Event loop only.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from storage.tier import SegmentId
 
@@ -20,17 +18,16 @@ class SegmentReads:
         self._reads: Counter[SegmentId] = Counter()
         self._finished = asyncio.Event()
 
-    @contextmanager
-    def reading(self, segment_id: SegmentId) -> Iterator[None]:
+    def begin(self, segment_id: SegmentId) -> None:
+        """A read of the segment begins; `end` follows once, whatever becomes of it."""
         self._reads[segment_id] += 1
-        try:
-            yield
-        finally:
-            self._reads[segment_id] -= 1
-            if not self._reads[segment_id]:
-                del self._reads[segment_id]
-                finished, self._finished = self._finished, asyncio.Event()
-                finished.set()
+
+    def end(self, segment_id: SegmentId) -> None:
+        self._reads[segment_id] -= 1
+        if not self._reads[segment_id]:
+            del self._reads[segment_id]
+            finished, self._finished = self._finished, asyncio.Event()
+            finished.set()
 
     async def idle(self, segment_id: SegmentId) -> None:
         """Returns when no read of the segment is in flight; reads are bounded by the tier."""

@@ -58,8 +58,10 @@ class CacheLimits:
     max_blocks_per_call: int = 4096
     max_leases_per_session: int = 1024
     max_reservations_per_session: int = 256
-    read_ahead_blocks: int = 8
-    """SSD reads that one acquire keeps in flight."""
+    read_ahead_blocks: int = 64
+    """SSD reads that one acquire keeps in flight at most, and how many bytes they should be: as
+    many blocks as fit these, but 8 of any size."""
+    read_ahead_bytes: int = 16 * 1024 * 1024
     write_batch_blocks: int = 64
     write_batch_bytes: int = 64 * 1024 * 1024
     pending_write_share_max: float = 0.5

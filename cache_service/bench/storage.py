@@ -52,7 +52,9 @@ def storage(
     blocks: Annotated[str, typer.Option(help="Block sizes, by comma.")] = "256KiB,1MiB,2MiB,8MiB",
     rounds: Annotated[int, typer.Option(min=1, help="Turns that ours and fio take.")] = 6,
     size: Annotated[str, typer.Option(help="Payload moved in one turn, each way.")] = "512MiB",
-    threads: Annotated[int, typer.Option(min=1, max=16, help="Threads, ours and fio's.")] = 4,
+    threads: Annotated[
+        int, typer.Option(min=1, max=16, help="Threads of fio; the tier has its own.")
+    ] = 4,
     recovery: Annotated[
         str, typer.Option(help="Restarts with so many blocks, by comma; empty for none.")
     ] = "100000,1000000",

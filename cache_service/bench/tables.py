@@ -22,7 +22,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
     console.print(
         f"{result['system']}, {result['cpu_count']} CPUs, load {result['load_average']:.1f}\n"
         f"{settings['directory']}: {settings['rounds']} turns of {_mib(settings['round_bytes'])},"
-        f" {settings['threads']} threads, ring of {_mib(settings['capacity_bytes'])},"
+        f" {settings['threads']} fio threads, ring of {_mib(settings['capacity_bytes'])},"
         f" {settings['relog_share']:.0%} re-logged",
         highlight=False,
         soft_wrap=True,

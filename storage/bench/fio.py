@@ -1,6 +1,6 @@
 """fio on the same file system: what the disk gives to a program that does nothing else.
 
-The same block size, direct I/O, as many threads as ours, each with one request at a time and its
+The same block size, direct I/O, several threads, each with one request at a time and its
 own part of one preallocated file that was written before; a sync at the end of a write. Blocks.
 """
 

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,14 +17,19 @@ from kvtier.keys import BlockHash, NamespaceId
 from storage.bench.memory import BlockMemory
 from storage.bench.meter import Cost, measured
 from storage.bench.settings import BenchSettings
+from storage.ssd.reader import BlockRead
 from storage.ssd.tier import SsdTier
 from storage.tier import NO_PARENT, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation
 
 __all__ = ["Ring"]
 
 Place = tuple[BlockRecord, SsdLocation]
+Item = tuple[BlockRecord, memoryview]
 
 _NAMESPACE = NamespaceId(hashlib.sha256(b"kvtier bench storage").digest())
+READ_AHEAD_BYTES = 16 << 20
+"""Asked for in one call, at least 8 blocks: what one acquire of the service keeps in flight."""
+
 _FREE_SEGMENTS_MIN = 2
 _PREWRITE_LOOK_SECONDS = 0.5
 
@@ -44,7 +49,6 @@ class Ring:
             directory,
             capacity_bytes=settings.capacity_bytes,
             segment_bytes=settings.segment_bytes,
-            reader_threads=settings.threads,
         )
 
     async def __aenter__(self) -> Self:
@@ -65,7 +69,7 @@ class Ring:
     async def settle(self) -> None:
         """Fills the ring up to its last segments, and waits for pre-writing to come to an end."""
         while self.tier.free_segment_count >= _FREE_SEGMENTS_MIN:
-            await self._append(1)
+            await self._append([self._next_item()])
         before = -1
         while (now := self.tier.stats().prewritten_bytes) != before:
             before = now
@@ -79,8 +83,9 @@ class Ring:
         """Stores blocks one by one: each is durable before the next begins."""
         with measured() as cost:
             for _ in range(self._settings.single_blocks):
+                item = self._next_item()
                 began = time.perf_counter()
-                await self._append(1)
+                await self._append([item])
                 cost.block_seconds.append(time.perf_counter() - began)
                 await self._make_room()
         cost.payload_bytes = self._settings.single_blocks * self._block_bytes
@@ -92,20 +97,20 @@ class Ring:
         record = self.tier.record_bytes(self._block_bytes)
         size = min(settings.batch_bytes, settings.segment_bytes - PAGE_BYTES)
         batch = max(1, min(settings.batch_blocks, size // record))
+        items = [self._next_item() for _ in range(count)]  # named before: a tier is given names
         with measured() as cost:
             for start in range(0, count, batch):
                 await self._make_room()
-                await self._append(min(batch, count - start))
+                await self._append(items[start : start + batch])
         cost.payload_bytes = count * self._block_bytes
         return cost
 
-    async def _append(self, count: int) -> None:
-        items = [self._next_item() for _ in range(count)]
+    async def _append(self, items: Sequence[Item]) -> None:
         locations = await self.tier.append(items)
         for (record, _), location in zip(items, locations, strict=True):
             self._place(record, location)
 
-    def _next_item(self) -> tuple[BlockRecord, memoryview]:
+    def _next_item(self) -> Item:
         number = next(self._numbers)
         view, checksum = self._memory.source(number)
         block_hash = self._memory.block_hash(number)
@@ -147,13 +152,21 @@ class Ring:
         count = min(len(self._blocks), self._settings.round_bytes // self._block_bytes)
         places = iter(list(itertools.islice(reversed(self._blocks.values()), count))[::-1])
         with measured() as cost:
-            await asyncio.gather(*(self._read_into(x, places) for x in self._memory.targets))
+            targets = self._memory.targets
+            ahead = max(8, READ_AHEAD_BYTES // self._block_bytes)
+            groups = (targets[i : i + ahead] for i in range(0, len(targets), ahead))
+            await asyncio.gather(*(self._read_into(group, places) for group in groups))
         cost.payload_bytes = count * self._block_bytes
         return cost
 
-    async def _read_into(self, target: memoryview, places: Iterator[Place]) -> None:
-        for place in places:  # shared: each block is read by whoever is free
-            await self.tier.read(*place, target)
+    async def _read_into(self, targets: Sequence[memoryview], places: Iterator[Place]) -> None:
+        """Reads a few blocks in one call, as the service does for a chain, until none is left."""
+        # `places` is shared: each block is read by whoever is free.
+        while chosen := list(itertools.islice(places, len(targets))):
+            reads = [
+                BlockRead(*place, target) for place, target in zip(chosen, targets, strict=False)
+            ]
+            await self.tier.read_many(reads, _must_be_whole)
 
     async def single_restores(self) -> Cost:
         """Reads blocks one by one, from all over the ring."""
@@ -178,3 +191,8 @@ class Ring:
             await asyncio.gather(*(asyncio.to_thread(self._memory.copy_out, x) for x in shares))
         cost.payload_bytes = count * self._block_bytes
         return cost
+
+
+def _must_be_whole(position: int, error: Exception | None) -> None:
+    if error is not None:
+        raise SystemExit(f"a block of the benchmark came back wrong: {error}")

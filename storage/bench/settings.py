@@ -27,7 +27,7 @@ class BenchSettings:
     segment_bytes: int = 256 * _MIB
     capacity_bytes: int = 2 * _GIB
     threads: int = 4
-    """That read or write at one time: ours and fio's."""
+    """Of fio, and of what copies out of host memory; the tier has as many as it takes by itself."""
     batch_bytes: int = 64 * _MIB
     batch_blocks: int = 256
     """An append takes as many blocks as these two allow."""

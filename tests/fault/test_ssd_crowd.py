@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -103,6 +104,14 @@ def a_read() -> BlockRead:
     return BlockRead(b.record, location, aligned_buffer(rounded(size)))
 
 
+async def read_one(lane: ReadLane) -> None:
+    outcomes: list[Exception | None] = []
+    await lane.run([a_read()], lambda position, error: outcomes.append(error))
+    (error,) = outcomes
+    if error is not None:
+        raise error
+
+
 async def test_a_full_queue_of_reads_answers_at_once_and_forgets_nobody() -> None:
     go_on = threading.Event()
 
@@ -111,13 +120,13 @@ async def test_a_full_queue_of_reads_answers_at_once_and_forgets_nobody() -> Non
         return [None] * len(reads)
 
     lane = ReadLane(held_up, thread_count=1, queue_max=3)
-    waiting = [asyncio.create_task(lane.run(a_read())) for _ in range(3)]
+    waiting = [asyncio.create_task(read_one(lane)) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(TierBusyError, match="3 reads wait"):
-        await lane.run(a_read())
+        await read_one(lane)
     go_on.set()
     await asyncio.gather(*waiting)
-    await lane.run(a_read())
+    await read_one(lane)
     await lane.close()
 
 
@@ -141,7 +150,32 @@ async def test_a_fault_in_a_reader_thread_reaches_who_waits() -> None:
     lane = ReadLane(broken, thread_count=2, queue_max=8)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            await lane.run(a_read())
+            await read_one(lane)
+    await lane.close()
+
+
+async def test_every_read_of_a_call_is_told_of_once_and_a_fault_in_the_telling_harms_no_other() -> (
+    None
+):
+    def half_bad(reads):  # type: ignore[no-untyped-def]
+        return [None if read.location.offset % 2 else ZeroDivisionError() for read in reads]
+
+    lane = ReadLane(half_bad, thread_count=3, queue_max=200)
+    told: dict[int, Exception | None] = {}
+
+    def landed(position: int, error: Exception | None) -> None:
+        assert position not in told
+        told[position] = error
+        if position == 7:
+            raise RuntimeError("what was told of it is not its reader's business")
+
+    reads = [replace(a_read(), location=replace(a_read().location, offset=n)) for n in range(100)]
+    await lane.run(reads, landed)
+    assert sorted(told) == list(range(100))
+    assert all((told[n] is None) == bool(n % 2) for n in range(100))
+    with pytest.raises(TierBusyError):
+        await lane.run([a_read()] * 201, landed)
+    await lane.run([], landed)
     await lane.close()
 
 
@@ -154,7 +188,7 @@ async def test_a_cancelled_read_ends_before_its_task_does() -> None:
         return [None] * len(reads)
 
     lane = ReadLane(held_up, thread_count=1, queue_max=8)
-    task = asyncio.create_task(lane.run(a_read()))
+    task = asyncio.create_task(read_one(lane))
     await asyncio.to_thread(begun.wait)
     for _ in range(3):
         task.cancel()
