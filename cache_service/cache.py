@@ -89,7 +89,7 @@ class Cache:
         self._tally = Tally(listener)
         self._index = BlockIndex(
             arena,
-            eviction_order(policies.host_eviction, backed=ssd is not None),
+            eviction_order(policies.host_eviction),
             eviction_order(policies.ssd_eviction),
             limits.evicted_memory_count,
         )
