@@ -297,14 +297,16 @@ class _Recovery:
         return [block_row(h) for h in self._walk(segment, highest, payloads=True)]
 
     def _walk_all(self) -> list[tuple[bytes, bytes]]:
-        """Every record of every segment; of a block that lies in two places, the newer one."""
+        """Every record of every segment; of a block that lies in several places, the newest that is
+        whole."""
         walked: dict[SegmentId, list[RecordHeader]] = {}
         for segment in list(self.segments):
             self._progress("scanning segments", segment.segment_id, len(self.segments))
             if segment.state != FREE:
                 walked[segment.segment_id] = list(self._walk(segment, 0, payloads=False))
         if any(walked.values()):
-            # Only where the last writes went can a whole header stand before half a payload.
+            # Where the last writes went a whole header may stand before half a payload. What an
+            # older failed append left like that was never acknowledged; its first reader finds out.
             last = max(walked, key=lambda i: walked[i][-1].sequence if walked[i] else 0)
             empty = _moved(self.segments[last], OPEN, PAGE_BYTES)
             walked[last] = list(self._walk(empty, 0, payloads=True))
@@ -314,7 +316,21 @@ class _Recovery:
                 self.segments[segment_id] = freed(segment, segment.generation + 1)
         headers = [header for found in walked.values() for header in found]
         headers.sort(key=lambda header: header.sequence)
-        return list(dict(block_row(header) for header in headers).items())
+        return [block_row(header) for header in self._newest_whole(headers)]
+
+    def _newest_whole(self, headers: list[RecordHeader]) -> list[RecordHeader]:
+        """One record for each block. A copy whose re-logging a crash cut short may be newer than
+        the acknowledged one and torn, so of several one is taken whose payload is right."""
+        places: dict[bytes, list[RecordHeader]] = {}
+        for header in headers:
+            places.setdefault(header.record.block_hash, []).append(header)
+        return [found[0] if len(found) == 1 else self._whole(found) for found in places.values()]
+
+    def _whole(self, oldest_first: list[RecordHeader]) -> RecordHeader:
+        for header in reversed(oldest_first):
+            if self._scanner.whole(self.segments[header.location.segment_id].fd, header):
+                return header
+        return oldest_first[-1]
 
     def _walk(self, segment: Segment, after: int, payloads: bool) -> Iterator[RecordHeader]:
         """Moves the segment's tail over what it yields."""

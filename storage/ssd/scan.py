@@ -53,6 +53,13 @@ class SegmentScanner:
             sequence = header.sequence
             offset += record_bytes(header.location.stored_bytes)
 
+    def whole(self, fd: int, header: RecordHeader) -> bool:
+        """True when the record's payload is what its header says; False also when unreadable."""
+        try:
+            return self._payload_valid(fd, header)
+        except (OSError, TruncatedFileError, BadPageError, CodecError):
+            return False
+
     def _payload_valid(self, fd: int, header: RecordHeader) -> bool:
         size = header.location.stored_bytes
         stored = self._stored.take(rounded(size))
