@@ -52,7 +52,12 @@ def demo(
     """The whole way: prompts, tiers, a crash, equal answers, and the bill. A minute or two."""
     console = _console()
     if json_file is not None and not json_file.absolute().parent.is_dir():
-        console.print(f"kvtier demo: {json_file.parent} is no directory", style="red", markup=False)
+        console.print(
+            f"kvtier demo: {json_file.parent} is no directory",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(2)
     result = DemoResult()
     started = time.monotonic()
@@ -63,7 +68,9 @@ def demo(
         try:
             _tell(console, stack, result, home, model_directory, document)
         except (KvtierError, grpc.RpcError) as error:
-            console.print(f"kvtier demo: {_words(error)}", style="red", markup=False)
+            console.print(
+                f"kvtier demo: {_words(error)}", style="red", markup=False, soft_wrap=True
+            )
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             console.print("stopped")
