@@ -55,6 +55,7 @@ def make_directory(path: Path, block_count: int, progress: Callable[[int, int], 
         for number in range(capacity_bytes(block_count) // SEGMENT_BYTES)
     ]
     index = SsdIndex(path / INDEX_DIRECTORY)
+    index.start_compaction()
     batch: list[tuple[bytes, bytes]] = []
     for done, header in enumerate(_headers(block_count), 1):
         batch.append(block_row(header))

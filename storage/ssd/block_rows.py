@@ -1,12 +1,14 @@
 """Block rows of the index: their bytes, and many of them as columns.
 
-Invariant: what `BlockRows.read` takes in matched its checksum, over key and value, row by row. The
-layout is frozen: it is on disk (docs/formats/segment.md). Pure functions, any thread.
+Invariant: what `BlockRowReader` takes in matched its checksum, over key and value, row by row. The
+layout is frozen: it is on disk (docs/formats/segment.md). Any thread; a reader belongs to one.
 """
 
+import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -14,91 +16,123 @@ from numpy.typing import NDArray
 
 from storage.ssd.format import RecordHeader
 
-__all__ = ["BLOCK_KEY", "BLOCK_ROW", "BlockRows", "block_row", "sealed_row"]
+__all__ = ["BLOCK_KEY", "BLOCK_ROW", "BlockRowReader", "BlockRows", "block_row", "sealed_row"]
 
 BLOCK_KEY = b"b"
 """First byte of a block row's key; the block hash follows."""
 
-BLOCK_ROW = np.dtype(
-    [
-        ("parent", "V32"),
-        ("namespace", "V32"),
-        ("segment_id", "<u4"),
-        ("codec", "<u4"),
-        ("generation", "<u8"),
-        ("offset", "<u8"),
-        ("payload_bytes", "<u8"),
-        ("stored_bytes", "<u8"),
-        ("checksum", "<u8"),
-        ("sequence", "<u8"),
-        ("row_checksum", "<u8"),
-    ]
-)
+_FIELDS = [
+    ("parent", "V32"),
+    ("namespace", "V32"),
+    ("segment_id", "<u4"),
+    ("codec", "<u4"),
+    ("generation", "<u8"),
+    ("offset", "<u8"),
+    ("payload_bytes", "<u8"),
+    ("stored_bytes", "<u8"),
+    ("checksum", "<u8"),
+    ("sequence", "<u8"),
+]
+_CHECKSUM = ("row_checksum", "<u8")
+BLOCK_ROW = np.dtype([*_FIELDS, _CHECKSUM])
 """Value of a block row."""
 
 _BLOCK = struct.Struct("<32s32sIIQQQQQQ")
 _SEAL = struct.Struct("<Q")
 _KEY_BYTES = len(BLOCK_KEY) + 32
-_KEY = np.dtype([("kind", "V1"), ("hash", "V32")])
+
+_ENTRY = np.dtype([("kind", "u1"), ("hash", "V32"), *_FIELDS, _CHECKSUM])
+"""Key and value, one behind the other."""
+_SEALED = np.dtype([("covered", f"V{_ENTRY.itemsize - _SEAL.size}"), _CHECKSUM])
+"""The same bytes, for their checksum."""
+_COLUMNS = {name: np.dtype(kind) for name, kind in (("hash", "V32"), *_FIELDS)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockRows:
-    """Blocks as columns: `hashes[i]` (V32) belongs to `rows[i]` (`BLOCK_ROW`)."""
+    """Blocks as columns: `rows["offset"][i]` is of the block `rows.hashes[i]`.
 
-    hashes: NDArray[np.void]
-    rows: NDArray[np.void]
+    A column lies in one piece of memory: one field of a million whole rows takes as long to go
+    through as all of them.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+    """Equally long: "hash" (V32) and the fields of `BLOCK_ROW` but for the checksum."""
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.hashes)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    @property
+    def hashes(self) -> NDArray[np.void]:
+        return self.columns["hash"]
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[bytes, bytes]]) -> "BlockRows":
         """From (block hash, row value) pairs as `block_row` makes them."""
-        hashes = b"".join([block_hash for block_hash, _ in pairs])
-        rows = b"".join([value for _, value in pairs])
-        return cls(np.frombuffer(hashes, "V32"), np.frombuffer(rows, BLOCK_ROW))
-
-    @classmethod
-    def read(cls, entries: Sequence[tuple[bytes, bytes]]) -> tuple["BlockRows", list[bytes]]:
-        """From (key, value) pairs as the index holds them; and the hashes of damaged ones."""
-        keys = [key for key, _ in entries]
-        values = [value for _, value in entries]
-        if {*map(len, keys)} - {_KEY_BYTES} or {*map(len, values)} - {BLOCK_ROW.itemsize}:
-            return cls._read_each(entries)
-        seal = xxhash.xxh3_64_intdigest
-        found = np.array([seal(key + value[:-8]) for key, value in entries], np.uint64)
-        rows = np.frombuffer(b"".join(values), BLOCK_ROW)
-        hashes = np.frombuffer(b"".join(keys), _KEY)["hash"]
-        blocks = cls(np.ascontiguousarray(hashes), rows)
-        good = found == rows["row_checksum"]
-        return blocks.chosen(good), blocks.hashes[~good].tolist()
-
-    @classmethod
-    def _read_each(cls, entries: Sequence[tuple[bytes, bytes]]) -> tuple["BlockRows", list[bytes]]:
-        """Rows of which some have not even the right length."""
-        good, damaged = [], []
-        for key, value in entries:
-            whole = (len(key), len(value)) == (_KEY_BYTES, BLOCK_ROW.itemsize)
-            if whole and value[-8:] == sealed_row(key, value[:-8])[-8:]:
-                good.append((key[1:], value))
-            else:
-                damaged.append(key[1:])
-        return cls.of(good), damaged
+        raw = b"".join([BLOCK_KEY + block_hash + value for block_hash, value in pairs])
+        entries = np.frombuffer(raw, _ENTRY)
+        return cls({name: np.ascontiguousarray(entries[name]) for name in _COLUMNS})
 
     @classmethod
     def joined(cls, parts: "Sequence[BlockRows]") -> "BlockRows":
-        """One after the other."""
-        if not parts:
-            return cls.of(())
-        return cls(
-            np.concatenate([part.hashes for part in parts]),
-            np.concatenate([part.rows for part in parts]),
-        )
+        """One after the other. REQUIRES: at least one."""
+        return cls({name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS})
 
     def chosen(self, keep: NDArray[np.bool_]) -> "BlockRows":
         """The rows where `keep` is true."""
-        return self if keep.all() else BlockRows(self.hashes[keep], self.rows[keep])
+        if keep.all():
+            return self
+        return BlockRows({name: column[keep] for name, column in self.columns.items()})
+
+
+class BlockRowReader:
+    """Takes in entries of the index, a few at a time; what matches its checksum becomes columns."""
+
+    def __init__(self, expected_count: int) -> None:
+        """`expected_count` is a guess: with a good one nothing is copied to make room."""
+        self._count = 0
+        self._columns = {name: np.empty(expected_count, dtype) for name, dtype in _COLUMNS.items()}
+        self.damaged_hashes: list[bytes] = []
+        """Keys whose row does not match its checksum."""
+
+    def take(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """(key, value) pairs as the index holds them."""
+        raw = b"".join(itertools.chain.from_iterable(entries))
+        if not _all_whole(raw, len(entries)):
+            raw = b"".join(self._whole_ones(entries))
+        found = np.frombuffer(raw, _ENTRY)
+        start, self._count = self._count, self._count + len(found)
+        for name, column in self._columns.items():
+            if self._count > len(column):
+                room = np.empty(max(self._count, 2 * len(column)), column.dtype)
+                room[:start] = column[:start]
+                self._columns[name] = column = room
+            column[start : self._count] = found[name]
+
+    def rows(self) -> BlockRows:
+        """All that were whole, in the order in which they came."""
+        return BlockRows({name: column[: self._count] for name, column in self._columns.items()})
+
+    def _whole_ones(self, entries: Sequence[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        for key, value in entries:
+            whole = (len(key), len(value)) == (_KEY_BYTES, BLOCK_ROW.itemsize)
+            if whole and value == sealed_row(key, value[: -_SEAL.size]):
+                yield key + value
+            else:
+                self.damaged_hashes.append(key[1:])
+
+
+def _all_whole(raw: bytes, count: int) -> bool:
+    """True when `raw` is `count` entries of the right length and each matches its checksum."""
+    if len(raw) != count * _ENTRY.itemsize:
+        return False
+    sealed = np.frombuffer(raw, _SEALED)
+    # Digests are big-endian. Nothing here runs Python code for a row.
+    digests = b"".join(map(xxhash.xxh3_64_digest, sealed["covered"].tolist()))
+    return bool((np.frombuffer(digests, ">u8") == sealed["row_checksum"]).all())
 
 
 def block_row(header: RecordHeader) -> tuple[bytes, bytes]:
@@ -125,3 +159,4 @@ def sealed_row(key: bytes, fields: bytes) -> bytes:
 
 
 assert BLOCK_ROW.itemsize == _BLOCK.size + _SEAL.size
+assert _ENTRY.itemsize == _SEALED.itemsize == _KEY_BYTES + BLOCK_ROW.itemsize

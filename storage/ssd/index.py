@@ -24,7 +24,7 @@ from storage.errors import (
     DirectoryLockedError,
     TierIOError,
 )
-from storage.ssd.block_rows import BLOCK_KEY, BlockRows, sealed_row
+from storage.ssd.block_rows import BLOCK_KEY, BlockRowReader, BlockRows, sealed_row
 from storage.ssd.format import FORMAT_VERSION, refuse_newer
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
 from storage.tier import SegmentId
@@ -45,9 +45,11 @@ _SEGMENT = struct.Struct("<QQQQQ")
 _META = struct.Struct("<QQQ")
 _STATES = (FREE, OPEN, SEALED)
 _META_KEY = b"m"
+_COUNT_PROPERTY = "rocksdb.estimate-num-keys"
 _ROWS_PER_BATCH_MAX = 50_000
-_ROWS_PER_CHUNK = 8192
-"""Read at one go: few enough to be hashed and joined while they are in the processor's cache."""
+_ROWS_PER_CHUNK = 1024
+"""Read at one go: few enough to be hashed and joined while they are in the processor's cache, and
+for memory that was just given back to be had again."""
 
 
 class IndexUnusableError(Exception):
@@ -103,35 +105,46 @@ class SsdIndex:
     """An open RocksDB. Owned by one thread at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates. Raises IndexUnusableError, DirectoryLockedError, DirectoryFullError."""
+        """Opens or creates; nothing is compacted yet.
+
+        Raises IndexUnusableError, DirectoryLockedError, DirectoryFullError.
+        """
+        options = _options()
+        options.set_disable_auto_compactions(True)
         try:
-            self._db = rocksdict.Rdict(str(path), _options())
+            # By name: else the options that an existing index was made with are used.
+            self._db = rocksdict.Rdict(str(path), options, column_families={"default": options})
         except Exception as error:  # the binding raises plain Exception for every RocksDB status
             raise _translated(error) from error
 
     def load(self) -> IndexContent:
         """Every row. Raises IndexUnusableError, FormatTooNewError."""
-        blocks: list[BlockRows] = []
-        damaged: list[bytes] = []
         others: list[tuple[bytes, bytes]] = []
         items: Entries = iter(())
         try:
+            reader = BlockRowReader(self._db.property_int_value(_COUNT_PROPERTY) or 0)
             # Raw mode: keys and values are bytes, which the binding's types cannot say.
             items = cast("Entries", iter(self._db.items(read_opt=_bulk())))
             while chunk := list(itertools.islice(items, _ROWS_PER_CHUNK)):
                 if chunk[0][0][:1] != BLOCK_KEY or chunk[-1][0][:1] != BLOCK_KEY:
                     others += [entry for entry in chunk if entry[0][:1] != BLOCK_KEY]
                     chunk = [entry for entry in chunk if entry[0][:1] == BLOCK_KEY]
-                rows, bad = BlockRows.read(chunk)
-                blocks.append(rows)
-                damaged += bad
+                reader.take(chunk)
         except Exception as error:  # as above: a bad SST block ends the iteration with one
             raise _translated(error) from error
         finally:
             # While an iterator lives, also in a traceback, RocksDB does not let go of its files.
             items = iter(())
         meta, segments = _read_others(others)
-        return IndexContent(meta, segments, BlockRows.joined(blocks), damaged)
+        return IndexContent(meta, segments, reader.rows(), reader.damaged_hashes)
+
+    def start_compaction(self) -> None:
+        """Lets RocksDB compact from now on, as it has to. Before, it would take a processor and
+        the disk from who is loading. Raises TierIOError."""
+        try:
+            self._db.set_options({"disable_auto_compactions": "false"})
+        except Exception as error:  # the binding raises plain Exception for every RocksDB status
+            raise TierIOError(f"the SSD index cannot be compacted: {error}") from error
 
     def apply(self, batch: IndexBatch) -> None:
         """Durable on return. Raises TierIOError; what the index holds is unknown then."""

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 
 from storage.tier import NO_PARENT
 
-__all__ = ["STRANDED", "depths", "parent_positions", "parents_first"]
+__all__ = ["STRANDED", "depths", "parent_positions", "parents_first", "same_words"]
 
 STRANDED = -1
 _ROOT = -1
 _ABSENT = -2
+_ALL_FOUR = np.uint32(0x01010101)
+"""Four true booleans, seen as one number."""
+_SHALLOW = 1 << 16
 
 
 def parent_positions(hashes: NDArray[np.void], parents: NDArray[np.void]) -> NDArray[np.int64]:
@@ -36,9 +39,16 @@ def parent_positions(hashes: NDArray[np.void], parents: NDArray[np.void]) -> NDA
     np.minimum(at, len(heads) - 1, out=at)
     if order is not None:
         at = order[at]
-    at[(own[at] != wanted).any(axis=1)] = _ABSENT
-    at[~wanted.any(axis=1)] = _ROOT
+    at[~same_words(own.take(at, axis=0), wanted)] = _ABSENT
+    first = np.flatnonzero(wanted_heads == 0)  # of these a few, if any, are not NO_PARENT
+    at[first[~wanted.take(first, axis=0).any(axis=1)]] = _ROOT
     return at
+
+
+def same_words(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """True for rows of four words that are equal; a fifth of the time of `.all(axis=1)`."""
+    equal: NDArray[np.bool_] = (left == right).view(np.uint32)[:, 0] == _ALL_FOUR
+    return equal
 
 
 def _words(column: NDArray[np.void]) -> NDArray[np.uint64]:
@@ -69,8 +79,8 @@ def depths(parent: NDArray[np.int64]) -> NDArray[np.int64]:
     for _ in range(max(count, 1).bit_length() + 1):
         if (ancestor >= count).all():
             break
-        steps += steps[ancestor]
-        ancestor = ancestor[ancestor]
+        steps += steps.take(ancestor)
+        ancestor = ancestor.take(ancestor)
     arrived: NDArray[np.bool_] = ancestor[:count] == root
     above = steps[:count].astype(np.int64) - 1
     above[~arrived] = STRANDED
@@ -79,6 +89,10 @@ def depths(parent: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def parents_first(depth: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions of the blocks that are not stranded, parents before children."""
-    order: NDArray[np.int64] = np.argsort(depth, kind="stable")
+    if depth.max(initial=0) < _SHALLOW - 1:
+        # Numbers of 16 bits are sorted by counting. The stranded become the last ones.
+        order: NDArray[np.int64] = np.argsort(depth.astype(np.uint16), kind="stable")
+        return order[: len(order) - int((depth == STRANDED).sum())]
+    order = np.argsort(depth, kind="stable")
     kept: NDArray[np.int64] = order[depth[order] != STRANDED]
     return kept

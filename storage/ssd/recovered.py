@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kvtier.keys import BlockHash, NamespaceId
 from storage.ssd.block_rows import BlockRows
+from storage.ssd.lineage import same_words
 from storage.tier import NO_PARENT, BlockRecord, SegmentId, SsdLocation
 
 __all__ = ["NO_BLOCKS", "RecoveredColumns", "recovered_columns"]
@@ -101,23 +102,22 @@ def recovered_columns(
     `parent` has for each block the position of its parent, or a negative number for a first block.
     REQUIRES: a parent's position stands before its children's in `order`.
     """
-    rows = blocks.rows[order]
-    new_row = np.full(len(blocks.rows) + 1, -1, np.int32)  # the last one is the root's
+    new_row = np.full(len(blocks) + 1, -1, np.int32)  # the last one is the root's
     new_row[order] = np.arange(len(order), dtype=np.int32)
-    namespace_ids, namespace_row = _numbered(np.ascontiguousarray(rows["namespace"]))
+    namespace_ids, namespace_row = _numbered(blocks["namespace"])
     return RecoveredColumns(
-        hashes=blocks.hashes[order],
-        parent_row=new_row[np.maximum(parent[order], -1)],
+        hashes=blocks.hashes.take(order),
+        parent_row=new_row[np.maximum(parent, -1)[order]],
         namespace_ids=namespace_ids,
-        namespace_row=namespace_row,
-        segment_id=np.ascontiguousarray(rows["segment_id"]),
+        namespace_row=namespace_row[order],
+        segment_id=blocks["segment_id"][order],
         segment_generations=segment_generations,
-        offset=np.ascontiguousarray(rows["offset"]),
-        payload_bytes=np.ascontiguousarray(rows["payload_bytes"]),
-        stored_bytes=np.ascontiguousarray(rows["stored_bytes"]),
-        checksum=np.ascontiguousarray(rows["checksum"]),
-        codec=np.ascontiguousarray(rows["codec"]),
-        sequence=np.ascontiguousarray(rows["sequence"]),
+        offset=blocks["offset"][order],
+        payload_bytes=blocks["payload_bytes"][order],
+        stored_bytes=blocks["stored_bytes"][order],
+        checksum=blocks["checksum"][order],
+        codec=blocks["codec"][order],
+        sequence=blocks["sequence"][order],
     )
 
 
@@ -131,7 +131,7 @@ def _numbered(column: NDArray[np.void]) -> tuple[tuple[NamespaceId, ...], NDArra
         rest = np.flatnonzero(numbers < 0)
         if not rest.size:
             return tuple(map(NamespaceId, distinct)), numbers
-        same = (words == words[rest[0]]).all(axis=1)
+        same = same_words(words, words[rest[0]])
         numbers[same] = len(distinct)
         distinct.append(column[rest[0]].tobytes())
     position: dict[bytes, int] = {}

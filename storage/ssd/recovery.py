@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 from storage.env import Env
 from storage.ssd.block_rows import BlockRows, block_row
 from storage.ssd.directory import DataDirectory
-from storage.ssd.files import TruncatedFileError, aligned_buffer, read_all, write_all
+from storage.ssd.files import aligned_buffer, write_all
 from storage.ssd.format import (
     FORMAT_VERSION,
-    BadPageError,
     RecordHeader,
     SegmentHeader,
     pack_segment_header,
-    parse_segment_header,
     record_bytes,
 )
+from storage.ssd.headers import open_segments
 from storage.ssd.index import (
     IndexBatch,
     IndexContent,
@@ -74,6 +73,7 @@ def recover(
             recovery.match_files()
             recovery.settle_segments()
             blocks, dropped = recovery.collect_blocks()
+            recovery.index.start_compaction()
             first_sequence = recovery.write_back(dropped)
     except BaseException:
         recovery.abandon()
@@ -120,6 +120,7 @@ class _Recovery:
         self._rebuild = False
         self._index_loss = ""
         self._made: set[SegmentId] = set()
+        self._unsettled: list[int] = []
         self.segments: list[Segment] = []
         self._walked: list[tuple[bytes, bytes]] = []
         self.repaired_count = 0
@@ -133,8 +134,8 @@ class _Recovery:
         """Closes what was opened, after a failure."""
         for index in self._opened:
             index.close()
-        for segment in self.segments:
-            self._env.close(segment.fd)
+        for fd in [*self._unsettled, *(segment.fd for segment in self.segments)]:
+            self._env.close(fd)
 
     # --- load -------------------------------------------------------------------------------
 
@@ -195,18 +196,13 @@ class _Recovery:
     # --- segments ---------------------------------------------------------------------------
 
     def settle_segments(self) -> None:
-        for number in range(self._segment_count):
-            segment_id = SegmentId(number)
-            fd = self._directory.open_segment(segment_id)
-            try:
-                segment = self._settled(segment_id, fd)
-            except BaseException:
-                self._env.close(fd)
-                raise
-            self.segments.append(segment)
+        opened = open_segments(self._env, self._directory, self._segment_count)
+        self._unsettled = [fd for fd, _ in reversed(opened)]
+        for number, (fd, found) in enumerate(opened):
+            self.segments.append(self._settled(SegmentId(number), fd, found))
+            self._unsettled.pop()
 
-    def _settled(self, segment_id: SegmentId, fd: int) -> Segment:
-        found = self._found(segment_id, fd)
+    def _settled(self, segment_id: SegmentId, fd: int, found: Found) -> Segment:
         if self._index_loss and (found.header or found.damage):
             # Said only once something was ever written: a first start has no index either.
             self.problems.append(f"the index is rebuilt from the segments: {self._index_loss}")
@@ -227,16 +223,6 @@ class _Recovery:
             self._write_header(segment)
         return segment
 
-    def _found(self, segment_id: SegmentId, fd: int) -> Found:
-        try:
-            read_all(self._env, fd, [self._page], 0)
-            header = parse_segment_header(self._page, segment_id)
-        except (OSError, TruncatedFileError, BadPageError) as error:
-            return Found(damage=f"its header page is unusable ({error})")
-        if header is not None and header.segment_bytes != self._directory.segment_bytes:
-            return Found(damage=f"its header page says {header.segment_bytes} bytes")
-        return Found(header)
-
     def _write_header(self, segment: Segment) -> None:
         self._page[:] = pack_segment_header(self._header_of(segment))
         write_all(self._env, segment.fd, [self._page], 0)
@@ -256,8 +242,8 @@ class _Recovery:
         merged = _merged(known, found)
         # Of what is dropped below as well: a later record may come to lie behind it, and must not
         # have a lower number.
-        self._highest_sequence = int(merged.rows["sequence"].max(initial=0))
-        parent = parent_positions(merged.hashes, merged.rows["parent"])
+        self._highest_sequence = int(merged["sequence"].max(initial=0))
+        parent = parent_positions(merged.hashes, merged["parent"])
         depth = depths(parent)
         stranded = merged.hashes[depth == STRANDED].tolist()
         if stranded:
@@ -279,10 +265,9 @@ class _Recovery:
         for s in self.segments:
             if s.state != FREE:
                 generation[s.segment_id], tail[s.segment_id] = s.generation, s.tail
-        rows = blocks.rows
-        at = np.minimum(rows["segment_id"].astype(np.int64), count)
-        end = rows["offset"] + PAGE_BYTES + rows["stored_bytes"]
-        chosen: NDArray[np.bool_] = (rows["generation"] == generation[at]) & (end <= tail[at])
+        at = np.minimum(blocks["segment_id"].astype(np.int64), count)
+        end = blocks["offset"] + PAGE_BYTES + blocks["stored_bytes"]
+        chosen: NDArray[np.bool_] = (blocks["generation"] == generation[at]) & (end <= tail[at])
         if not chosen.all():
             self.problems.append(f"{int((~chosen).sum())} blocks lay in segments that are gone")
         return chosen
@@ -292,8 +277,8 @@ class _Recovery:
         segment = next((s for s in self.segments if s.state == OPEN), None)
         if segment is None:
             return []
-        inside = known.rows["segment_id"] == segment.segment_id
-        highest = int(known.rows["sequence"][inside].max(initial=0))
+        inside = known["segment_id"] == segment.segment_id
+        highest = int(known["sequence"][inside].max(initial=0))
         return [block_row(h) for h in self._walk(segment, highest, payloads=True)]
 
     def _walk_all(self) -> list[tuple[bytes, bytes]]:
@@ -348,11 +333,12 @@ class _Recovery:
         open_count = max(self._content.meta.open_count, self._highest_sequence >> 32) + 1
         surplus = [i for i in self._content.segments if i >= self._segment_count]
         meta = MetaRow(FORMAT_VERSION, self._directory.segment_bytes, open_count)
+        known = self._content.segments
         self.index.apply(
             IndexBatch(
                 put_blocks=self._walked,
                 delete_blocks=dropped,
-                put_segments=self.segments,
+                put_segments=[s for s in self.segments if known.get(s.segment_id) != _row(s)],
                 delete_segments=surplus,
                 put_meta=meta,
             )
@@ -373,6 +359,10 @@ def _merged(known: BlockRows, found: list[tuple[bytes, bytes]]) -> BlockRows:
 def _segment(row: SegmentRow, fd: int, prewritten_bytes: int | None = None) -> Segment:
     written = row.prewritten_bytes if prewritten_bytes is None else prewritten_bytes
     return Segment(row.segment_id, fd, row.generation, row.state, row.tail, row.seed, written)
+
+
+def _row(s: Segment) -> SegmentRow:
+    return SegmentRow(s.segment_id, s.generation, s.state, s.tail, s.seed, s.prewritten_bytes)
 
 
 def _moved(segment: Segment, state: str, tail: int) -> Segment:

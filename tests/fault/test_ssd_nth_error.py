@@ -72,8 +72,8 @@ class RefusingIndex:
     def arm(self) -> None:
         self.armed = True
 
-    def __call__(self, *args: Any) -> Any:
-        refusing, db = self, self._genuine(*args)
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        refusing, db = self, self._genuine(*args, **options)
 
         class Proxy:
             def __getattr__(self, name: str) -> Any:

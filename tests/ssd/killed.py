@@ -132,8 +132,8 @@ def killing_index(steps: Steps) -> Callable[..., Any]:
     genuine = rocksdict.Rdict
 
     class KillingRdict:
-        def __init__(self, *args: Any) -> None:
-            self._db = genuine(*args)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._db = genuine(*args, **options)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._db, name)

@@ -83,3 +83,14 @@ def test_parents_are_found_however_alike_the_hashes_are(picks, alike: bool) -> N
     found = parent_positions(column(hashes), column(wanted))
     position = {block_hash: i for i, block_hash in enumerate(hashes)}
     assert found.tolist() == [*(position.get(w, -2) for w in wanted[:-1]), -1]
+
+
+def test_chains_longer_than_sixteen_bits_are_ordered_too() -> None:
+    depth = np.array([70_000, STRANDED, 0, 65_535, 1, STRANDED, 0], np.int64)
+    assert parents_first(depth).tolist() == [2, 6, 4, 3, 0]
+    assert parents_first(depth[1:3]).tolist() == [1]
+
+
+def test_a_block_named_like_no_parent_is_nobody_s_parent() -> None:
+    hashes = [NO_PARENT, name(1)]
+    assert parent_positions(column(hashes), column([name(1), NO_PARENT])).tolist() == [1, -1]
