@@ -19,6 +19,9 @@ __all__ = ["NOWHERE", "BlockColumns"]
 NOWHERE = -1
 """No parent, no child, no slab, no segment."""
 
+_ROW_BITS = 32
+_ROW_MASK = (1 << _ROW_BITS) - 1
+
 _DTYPES: dict[str, str] = {
     "parent": "<i4",
     "first_child": "<i4",
@@ -112,6 +115,16 @@ class BlockColumns:
         self._arrays[previous_name][after] = before.astype(np.int32)
         first: NDArray[np.int64] = rows[np.append(True, ~same)]
         return first
+
+    @staticmethod
+    def grouped(rows: NDArray[np.int64], key: NDArray[Any]) -> NDArray[np.int64]:
+        """`rows` by `key[row]`, those of one key in their own order; neither is negative.
+
+        Sorts the two as one number: a third of what a stable sort of the keys takes.
+        """
+        both = key.take(rows).astype(np.int64) << _ROW_BITS | rows
+        both.sort()
+        return both & _ROW_MASK
 
     def reset(self, row: int) -> None:
         """A row as it is before its block has copies, parent or children."""

@@ -171,7 +171,7 @@ class BlockDirectory:
             entries = self._table[at]
             listed = entries != 0
             left, at, entries = left[listed], at[listed], entries[listed]
-            same = (self._words[entries - 1] == words[left]).all(axis=1)
+            same = (self._words.take(entries - 1, axis=0) == words.take(left, axis=0)).all(axis=1)
             found[left[same]] = entries[same] - 1
             left, at = left[~same], (at[~same] + 1) & self._mask
         return found
@@ -185,7 +185,7 @@ class BlockDirectory:
         return home
 
     def _homes(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        mixed: NDArray[np.uint64] = (words * self._factors).sum(axis=1, dtype=np.uint64)
+        mixed: NDArray[np.uint64] = words @ self._factors
         return (mixed >> np.uint64(self._shift)).astype(np.int64)
 
     def _allocate(self, row_count: int) -> None:

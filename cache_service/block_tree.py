@@ -246,7 +246,7 @@ class BlockTree:
         for name in ("first_child", "next_sibling", "previous_sibling"):
             columns.array(name)[:count] = NOWHERE
         children = np.flatnonzero(found.parent_row >= 0)
-        children = children[np.argsort(found.parent_row[children], kind="stable")]
+        children = columns.grouped(children, found.parent_row)
         first = columns.chain("next_sibling", "previous_sibling", children, found.parent_row)
         columns.array("first_child")[found.parent_row[first]] = first
         columns.array("ssd_children")[:count] = np.bincount(

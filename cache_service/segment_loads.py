@@ -61,7 +61,7 @@ class SegmentLoads:
         first = columns.chain(
             "next_in_segment",
             "previous_in_segment",
-            np.argsort(segments, kind="stable"),
+            columns.grouped(np.arange(count), segments),
             found.segment_id,
         )
         counts = np.bincount(segments)
