@@ -53,7 +53,9 @@ def test_a_small_run_has_every_key_and_leaves_nothing(tmp_path, monkeypatch, fio
     assert row["store_block_seconds_p50"] <= row["store_block_seconds_p99"]
     (restart,) = result["recovery"]
     assert restart["blocks"] == 2_000
-    assert restart["seconds"] > 0
+    for kind in ("", "warm_"):
+        assert 0 < restart[f"{kind}seconds"] <= restart[f"{kind}seconds_max"]
+        assert restart[f"{kind}cpu_seconds"] > 0
     assert "index_bytes_per_block" in restart
     if not fio:
         assert "apt-get install fio" in result["fio"]
