@@ -10,6 +10,7 @@ Event loop only; the bytes move on the tier's reader threads.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from cache_service.ssd_health import SsdHealth
 from cache_service.ssd_writer import SsdWriter
 from cache_service.suspects import Suspects
 from kvtier.blocks import MissReason, Tier
-from storage.errors import CorruptBlockError, TierBusyError, TierIOError
+from storage.errors import CorruptBlockError, StorageError, TierBusyError
 from storage.host.arena import HostArena
 from storage.ssd.reader import BlockRead
 from storage.tier import Slab
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
 
 __all__ = ["Promoter"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +156,24 @@ class Promoter:
 
         try:
             await self._ssd.read_many([each.read for each in reads], landed)
-        except (TierBusyError, TierIOError) as error:
+        except Exception as error:
+            # None of what is left was begun. What the tier does not promise to raise is a fault of
+            # ours; nobody may wait for ever over it, and no slab may be lost.
+            if not isinstance(error, StorageError):
+                log.exception("reading blocks from the SSD failed")
             for position in sorted(left):
                 landed(position, error)
 
     def _land(self, read: _Read, error: Exception | None, began: float) -> None:
-        tree, row = self._index.tree, read.row
         self._reads.end(read.read.location.segment_id)
+        try:
+            self._settle(read, error, began)
+        finally:
+            if read.row in self._loads:
+                self._end(read.row, MissReason.UNAVAILABLE)
+
+    def _settle(self, read: _Read, error: Exception | None, began: float) -> None:
+        tree, row = self._index.tree, read.row
         reason = self._outcome(read, error)
         if reason is MissReason.NONE and tree.cached(row) and not tree.in_host(row):
             self._index.put_host(row, read.slab, read.read.record.checksum)

@@ -103,6 +103,32 @@ async def test_memory_blocks_are_ready_before_ssd_blocks_are_read(
     client.release(held)
 
 
+async def test_a_fault_while_reading_is_a_miss_that_leaks_nothing(
+    cold: Any, connect: Any, chain: Any, monkeypatch: Any, clock: Any, limits: Any
+) -> None:
+    client = connect(cold)
+    blocks = chain(1, 2, 3, 4)
+    await client.store(blocks)
+    await settle(cold)
+    for i in range(16):
+        await client.store(chain("other", i))
+        await settle(cold)
+
+    async def broken(self: Any, reads: Any, landed: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SsdTier, "read_many", broken)
+        acquired = await client.acquire(blocks)
+    assert acquired.end.miss_reason is MissReason.UNAVAILABLE
+    client.release(acquired)
+    cold.check_integrity()
+    clock.now += limits.ssd_retry_seconds  # so many failures at once: the SSD counted as absent
+    again = await client.acquire(blocks)
+    assert again.ready_count == 4
+    client.check_payloads(blocks, again)
+
+
 async def test_concurrent_acquires_of_an_ssd_block_share_one_read(
     cold: Any, connect: Any, chain: Any, limits: Any, clock: Any, open_ssd: Any
 ) -> None:
