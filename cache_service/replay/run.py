@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from cache_service.replay.belady import optimal_hits
-from cache_service.replay.cache import ReplayCache, SsdTier, Writing
+from cache_service.replay.cache import ReplayCache, SsdTier, WriteWhen, Writing
 from cache_service.replay.leaf_tier import LeafTier
 from cache_service.replay.options import TOKEN_BYTES, ReplayOptions
 from cache_service.replay.result import ReplayResult, WritesTurnedAway
@@ -61,9 +61,12 @@ class _Run:
         self._admission = self._rule()
         self._budget = self._write_budget()
         tree = Tree(trace.parents)
+        # With writes at commit this is the service's own order; one that writes late also lets what
+        # it would have to write stay a little longer.
+        late = options.ssd is not None and options.write_when is WriteWhen.LEAVING
         self._cache = ReplayCache(
             tree,
-            eviction_order(options.policy, backed=options.ssd is not None),
+            eviction_order(options.policy, backed=late),
             self.host_capacity,
             Writing(options.write_when, self._admission, self._budget, self._block_bytes),
         )
