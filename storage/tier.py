@@ -1,7 +1,10 @@
-"""What crosses the storage room's door: records, locations, reports. Frozen data, any thread."""
+"""What crosses the storage room's door: records, locations, reports. Frozen data, any thread.
+
+What is made for each block that moves is a named tuple: a quarter of what a frozen dataclass takes.
+"""
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from kvtier.keys import BlockHash, NamespaceId
 
@@ -31,8 +34,7 @@ def rounded(size_bytes: int) -> int:
     return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRecord:
+class BlockRecord(NamedTuple):
     """A block as a tier knows it."""
 
     block_hash: BlockHash
@@ -54,8 +56,7 @@ class Slab:
     """Room in the slab: the block's payload rounded up to whole pages."""
 
 
-@dataclass(frozen=True, slots=True)
-class SsdLocation:
+class SsdLocation(NamedTuple):
     """Where a record lies: the header's first byte."""
 
     segment_id: SegmentId

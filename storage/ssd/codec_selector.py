@@ -50,12 +50,14 @@ class CodecSelector:
         self._left = 0
         self._measuring = False
 
+    def due(self, block_count: int) -> bool:
+        """Counts the blocks of an append; True when it is time to measure some of them."""
+        self._left -= block_count
+        return self._auto and not self._measuring and self._left < 0
+
     def sample(self, placed: Sequence[Placed]) -> list[Placed]:
-        """The blocks of an append to measure now; empty when it is not time. `settle` or `give_up`
-        must follow."""
-        self._left -= len(placed)
-        if not self._auto or self._measuring or self._left >= 0:
-            return []
+        """The blocks of an append to measure, which is `due`. `settle` or `give_up` must follow,
+        unless there is none."""
         chosen: list[Placed] = []
         size = 0
         for record, location in placed[:_SAMPLE_BLOCKS]:

@@ -4,17 +4,17 @@ Invariant: `StoredBlock.view` is page-aligned and `rounded(stored_bytes)` long; 
 exactly when stored and payload bytes are equal. Pure, any thread.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from storage.codec import Codec, encode
 from storage.ssd.files import aligned_buffer, check_aligned
+from storage.ssd.format import record_bytes
 from storage.tier import BlockRecord, rounded
 
-__all__ = ["StoredBlock", "as_stored"]
+__all__ = ["StoredBlock", "as_stored", "stored_block"]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBlock:
+class StoredBlock(NamedTuple):
     """A block ready to be written."""
 
     record: BlockRecord
@@ -22,6 +22,8 @@ class StoredBlock:
     stored_bytes: int
     view: memoryview
     """The caller's own memory where the codec is none."""
+    record_bytes: int
+    """Room the record takes: header page and `view`."""
 
 
 def as_stored(record: BlockRecord, view: memoryview, codec: Codec) -> StoredBlock:
@@ -33,5 +35,12 @@ def as_stored(record: BlockRecord, view: memoryview, codec: Codec) -> StoredBloc
         if rounded(encoded.nbytes) < rounded(size):
             target = aligned_buffer(rounded(encoded.nbytes))
             target[: encoded.nbytes] = encoded
-            return StoredBlock(record, codec, encoded.nbytes, target)
-    return StoredBlock(record, Codec.NONE, size, view)
+            return stored_block(record, codec, encoded.nbytes, target)
+    return stored_block(record, Codec.NONE, size, view)
+
+
+def stored_block(
+    record: BlockRecord, codec: Codec, stored_bytes: int, view: memoryview
+) -> StoredBlock:
+    """REQUIRES: `view` is as the invariant says."""
+    return StoredBlock(record, codec, stored_bytes, view, record_bytes(stored_bytes))

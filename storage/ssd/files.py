@@ -17,6 +17,7 @@ __all__ = [
     "Scratch",
     "TruncatedFileError",
     "aligned_buffer",
+    "aligned_pages",
     "check_aligned",
     "read_all",
     "write_all",
@@ -46,6 +47,12 @@ class Scratch:
 def aligned_buffer(size_bytes: int) -> memoryview:
     """Zeroed, page-aligned, writable memory."""
     return memoryview(mmap.mmap(-1, size_bytes))
+
+
+def aligned_pages(count: int) -> list[memoryview]:
+    """So many zeroed pages that lie one behind the other."""
+    memory = aligned_buffer(count * PAGE_BYTES)
+    return [memory[at : at + PAGE_BYTES] for at in range(0, count * PAGE_BYTES, PAGE_BYTES)]
 
 
 def check_aligned(view: memoryview, payload_rounded_bytes: int) -> None:
@@ -87,7 +94,12 @@ def read_all(env: Env, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
 
 
 def _advance(rest: list[Buffer], count: int) -> None:
-    while rest and count >= rest[0].nbytes:
-        count -= rest.pop(0).nbytes
-    if count:
-        rest[0] = rest[0][count:]
+    """Takes the first `count` bytes out of the buffers that are left to move."""
+    whole = 0
+    for buffer in rest:
+        if count < buffer.nbytes:
+            rest[whole] = buffer[count:]
+            break
+        count -= buffer.nbytes
+        whole += 1
+    del rest[:whole]

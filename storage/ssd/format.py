@@ -12,6 +12,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
@@ -43,6 +44,7 @@ __all__ = [
     "record_bytes",
     "refuse_newer",
     "segment_path",
+    "write_record_header",
 ]
 
 FORMAT_VERSION = 2
@@ -61,6 +63,10 @@ _RECORD_MAGIC = b"KVTRECRD"
 _SEGMENT_FIELDS = struct.Struct("<8sIIQQQ")
 _RECORD_FIELDS = struct.Struct("<8sIIQIIQQQQQ32s32s32s")
 _CHECKSUM = struct.Struct("<Q")
+_RAW_RECORD = struct.Struct("<40sQ120s")
+"""The same bytes as `_RECORD_FIELDS`: what comes before the sequence number, and after it."""
+_BEFORE_SEQUENCE = struct.Struct("<8sIIQIIQ")
+_AFTER_SEQUENCE = struct.Struct("<QQQ32s32s32s")
 _CHECKED_BYTES = PAGE_BYTES - _CHECKSUM.size
 
 
@@ -76,8 +82,7 @@ class Marker:
     segment_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentHeader:
+class SegmentHeader(NamedTuple):
     """First page of a segment."""
 
     segment_id: SegmentId
@@ -87,8 +92,7 @@ class SegmentHeader:
     """0 when the segment holds no records."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordHeader:
+class RecordHeader(NamedTuple):
     """First page of a record: the block, and where the record says it lies."""
 
     record: BlockRecord
@@ -173,16 +177,25 @@ def parse_segment_header(page: memoryview, segment_id: SegmentId) -> SegmentHead
 
 def pack_record_header(header: RecordHeader, seed: int) -> bytes:
     """One page; `seed` is the segment's."""
-    record, location = header.record, header.location
-    fields = _RECORD_FIELDS.pack(
+    page = bytearray(PAGE_BYTES)
+    write_record_header(header, seed, memoryview(page))
+    return bytes(page)
+
+
+def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> None:
+    """As `pack_record_header`, into a page that holds zeros or another record's header."""
+    record, location, sequence, codec = header
+    _RECORD_FIELDS.pack_into(
+        page,
+        0,
         _RECORD_MAGIC,
         FORMAT_VERSION,
-        header.codec,
+        codec,
         location.generation,
         location.segment_id,
         0,
         location.offset,
-        header.sequence,
+        sequence,
         record.payload_bytes,
         location.stored_bytes,
         record.checksum,
@@ -190,7 +203,8 @@ def pack_record_header(header: RecordHeader, seed: int) -> bytes:
         record.block_hash,
         record.parent_hash,
     )
-    return _sealed(fields, seed)
+    seal = xxhash.xxh3_64_intdigest(page[:_CHECKED_BYTES], seed)
+    _CHECKSUM.pack_into(page, _CHECKED_BYTES, seal)
 
 
 def parse_record_header(
@@ -239,16 +253,19 @@ def is_raw_record(
 ) -> bool:
     """True for the header page of exactly that record there, without codec: what a read finds
     nearly always, told in a third of the time. `parse_record_header` says what else a page is."""
-    fields = _RECORD_FIELDS.unpack_from(page)
+    block_hash, parent_hash, namespace_id, size, checksum = record
+    segment_id, generation, offset, *sizes = location
+    before, _, after = _RAW_RECORD.unpack_from(page)
     (seal,) = _CHECKSUM.unpack_from(page, _CHECKED_BYTES)
     return (
-        fields[:4] == (_RECORD_MAGIC, FORMAT_VERSION, 0, location.generation)
-        and (fields[4], fields[6]) == (location.segment_id, location.offset)
-        and fields[8:11] == (record.payload_bytes, record.payload_bytes, record.checksum)
-        and fields[11:] == (record.namespace_id, record.block_hash, record.parent_hash)
-        and record.checksum == location.checksum
-        and record.payload_bytes == location.payload_bytes == location.stored_bytes
-        and location.generation == segment.generation
+        before
+        == _BEFORE_SEQUENCE.pack(
+            _RECORD_MAGIC, FORMAT_VERSION, Codec.NONE, generation, segment_id, 0, offset
+        )
+        and after
+        == _AFTER_SEQUENCE.pack(size, size, checksum, namespace_id, block_hash, parent_hash)
+        and sizes == [size, checksum, size]
+        and generation == segment.generation
         and seal == xxhash.xxh3_64_intdigest(page[:_CHECKED_BYTES], segment.seed)
     )
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from storage.errors import SegmentsFullError
 from storage.ssd.encoding import StoredBlock
-from storage.ssd.format import record_bytes
 from storage.ssd.segments import Segment, SegmentTable, filled, opened, sealed
 
 __all__ = ["AppendPlan", "Part", "plan_append"]
@@ -25,7 +24,7 @@ class Part:
 
     @property
     def end(self) -> int:
-        return self.segment.tail + sum(record_bytes(block.stored_bytes) for block in self.items)
+        return self.segment.tail + sum(block.record_bytes for block in self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def _fitting(
         return start
     tail = segment.tail
     for i in range(start, len(batch)):
-        tail += record_bytes(batch[i].stored_bytes)
+        tail += batch[i].record_bytes
         if tail > segment_bytes:
             return i
     return len(batch)

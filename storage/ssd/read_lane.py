@@ -1,7 +1,7 @@
 """Reads on their way from the event loop to the reader threads, and back, in few steps.
 
-    loop: submit --> queue --> thread: takes a read and those that lie right behind it
-    loop: <-- one wake-up for all that ended meanwhile <-- one system call for the whole run
+    loop: cuts a call into runs of records that lie one behind the other --> queue --> threads
+    loop: <-- one wake-up for all that ended meanwhile <-- one system call for a whole run
 
 A general executor costs more per call than verifying a 256 KiB block does, so this one does only
 what a read needs. Invariants: as `Lane`, a read has ended when `run` returns or raises, also when
@@ -16,10 +16,12 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from storage.errors import TierBusyError
+from storage.ssd.format import record_bytes
 from storage.ssd.lanes import settled
-from storage.ssd.reader import RUN_READS_MAX, BlockRead, lies_behind
+from storage.ssd.reader import BlockRead, runs
 
 __all__ = ["ReadLane"]
 
@@ -31,32 +33,28 @@ ReadRun = Callable[[Sequence[BlockRead]], Sequence[Exception | None]]
 Landed = Callable[[int, Exception | None], None]
 """Told on the loop how the read at that position of a call ended; must not raise or wait."""
 
-_RUN_BYTES_MAX = 4 << 20
-"""A run grows while it is smaller: fewer, larger system calls (1 MiB took a fifth more CPU), and
-short enough for the first block of a chain, a millisecond or two."""
-
 
 class _Call:
     """The reads of one call. Changed on the loop only."""
 
-    __slots__ = ("ended", "landed", "left")
+    __slots__ = ("ended", "landed", "left", "reads")
 
-    def __init__(self, landed: Landed, count: int, ended: "asyncio.Future[None]") -> None:
+    def __init__(
+        self, reads: Sequence[BlockRead], landed: Landed, ended: "asyncio.Future[None]"
+    ) -> None:
+        self.reads = reads
         self.landed = landed
-        self.left = count
+        self.left = len(reads)
         self.ended = ended
 
 
-class _Waiting:
-    """One read, and what becomes of it."""
+class _Run(NamedTuple):
+    """Reads of a call that one system call can do."""
 
-    __slots__ = ("call", "error", "position", "read")
-
-    def __init__(self, read: BlockRead, call: _Call, position: int) -> None:
-        self.read = read
-        self.call = call
-        self.position = position
-        self.error: Exception | None = None
+    call: _Call
+    start: int
+    end: int
+    size_bytes: int
 
 
 class ReadLane:
@@ -65,8 +63,10 @@ class ReadLane:
     def __init__(self, read_run: ReadRun, thread_count: int, queue_max: int) -> None:
         self._read_run = read_run
         self._queue_max = queue_max
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._done: deque[_Waiting] = deque()
+        self._queue: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
+        self._done: deque[tuple[_Run, Sequence[Exception | None]]] = deque()
+        self.read_bytes = 0
+        """Stored bytes and record headers of good reads."""
         self._waking = False
         self._count = 0
         self._threads = [
@@ -85,10 +85,10 @@ class ReadLane:
         if not reads:
             return
         self._loop = asyncio.get_running_loop()
-        call = _Call(landed, len(reads), self._loop.create_future())
+        call = _Call(reads, landed, self._loop.create_future())
         self._count += len(reads)
-        for position, read in enumerate(reads):
-            self._queue.put(_Waiting(read, call, position))
+        for start, end, size in runs(reads):
+            self._queue.put(_Run(call, start, end, size))
         try:
             await call.ended
         except asyncio.CancelledError:
@@ -110,53 +110,41 @@ class ReadLane:
     def _deliver(self) -> None:
         self._waking = False  # before looking: what ends from here on wakes the loop again
         while self._done:
-            waiting = self._done.popleft()
-            call = waiting.call
-            self._count -= 1
-            call.left -= 1
-            try:
-                call.landed(waiting.position, waiting.error)
-            except Exception:  # a fault of ours; the others must still hear of theirs
-                log.exception("what was told of a read failed")
+            run, outcomes = self._done.popleft()
+            call = run.call
+            count = run.end - run.start
+            self._count -= count
+            call.left -= count
+            self.read_bytes += run.size_bytes if not any(outcomes) else _good_bytes(run, outcomes)
+            for position, error in enumerate(outcomes, run.start):
+                try:
+                    call.landed(position, error)
+                except Exception:  # a fault of ours; the others must still hear of theirs
+                    log.exception("what was told of a read failed")
             if not call.left and not call.ended.done():
                 call.ended.set_result(None)
 
     # --- reader threads -------------------------------------------------------------------------
 
     def _work(self) -> None:
-        carried: _Waiting | None = None
-        while (first := carried or self._queue.get()) is not None:
-            run, carried = self._taken(first)
+        while (run := self._queue.get()) is not None:
+            outcomes: Sequence[Exception | None]
             try:
-                outcomes = self._read_run([waiting.read for waiting in run])
+                outcomes = self._read_run(run.call.reads[run.start : run.end])
             except Exception as error:  # a fault of ours must not leave anybody waiting
-                outcomes = [error] * len(run)
-            for waiting, outcome in zip(run, outcomes, strict=True):
-                waiting.error = outcome
-            self._done.extend(run)
+                outcomes = [error] * (run.end - run.start)
+            self._done.append((run, outcomes))
             self._wake()
+            del run, outcomes  # a thread that waits holds nobody's memory
         self._queue.put(None)  # the end is for every thread
-
-    def _taken(self, first: _Waiting) -> tuple[list[_Waiting], _Waiting | None]:
-        """A run from `first` on, and the read behind it when that was taken and is not of it."""
-        run = [first]
-        size = first.read.location.stored_bytes
-        while size < _RUN_BYTES_MAX and len(run) < RUN_READS_MAX:
-            try:
-                following = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if following is None:
-                self._queue.put(None)
-                break
-            if not lies_behind(run[-1].read, following.read):
-                return run, following
-            run.append(following)
-            size += following.read.location.stored_bytes
-        return run, None
 
     def _wake(self) -> None:
         if not self._waking and self._loop is not None:
             self._waking = True
             with contextlib.suppress(RuntimeError):  # the loop is gone, and with it who waited
                 self._loop.call_soon_threadsafe(self._deliver)
+
+
+def _good_bytes(run: _Run, outcomes: Sequence[Exception | None]) -> int:
+    reads = zip(run.call.reads[run.start : run.end], outcomes, strict=True)
+    return sum(record_bytes(x.location.stored_bytes) for x, error in reads if error is None)

@@ -6,36 +6,39 @@ thread keeps memory of its own for the header page and for bytes that have a cod
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ParamSpec
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, ParamSpec
 
 from kvtier.keys import payload_checksum
 from storage.codec import Codec, CodecError, decode
 from storage.env import Env
 from storage.errors import CorruptBlockError, StorageError, TierIOError
-from storage.ssd.files import Scratch, TruncatedFileError, aligned_buffer, check_aligned, read_all
+from storage.ssd.files import Scratch, TruncatedFileError, aligned_pages, check_aligned, read_all
 from storage.ssd.format import (
     BadPageError,
     RecordHeader,
+    SegmentHeader,
     is_raw_record,
     parse_record_header,
     record_bytes,
 )
 from storage.ssd.payload import payload_matches
 from storage.ssd.segments import FREE, Segment, SegmentTable
-from storage.tier import PAGE_BYTES, BlockRecord, SsdLocation, rounded
+from storage.tier import BlockRecord, SegmentId, SsdLocation, rounded
 
-__all__ = ["RUN_READS_MAX", "BlockRead", "BlockReader", "lies_behind"]
+__all__ = ["BlockRead", "BlockReader", "runs"]
 
 P = ParamSpec("P")
 
 RUN_READS_MAX = 64
 """Records in one system call."""
 
+RUN_BYTES_MAX = 4 << 20
+"""A run grows while it is smaller: fewer, larger system calls (1 MiB took a fifth more CPU), and
+short enough for the first block of a chain, a millisecond or two."""
 
-@dataclass(frozen=True, slots=True)
-class BlockRead:
+
+class BlockRead(NamedTuple):
     """A block that is wanted, and the memory for it."""
 
     record: BlockRecord
@@ -44,16 +47,26 @@ class BlockRead:
     """Page-aligned, `rounded(payload_bytes)` bytes."""
 
 
-def lies_behind(first: BlockRead, second: BlockRead) -> bool:
-    """True when the two records can be read in one system call, without a copy."""
-    a, b = first.location, second.location
-    return (
-        b.offset == a.offset + record_bytes(a.stored_bytes)
-        and b.segment_id == a.segment_id
-        and b.generation == a.generation
-        and a.stored_bytes == a.payload_bytes
-        and b.stored_bytes == b.payload_bytes
-    )
+def runs(reads: Sequence[BlockRead]) -> Iterator[tuple[int, int, int]]:
+    """Cuts reads where one system call ends: first, end and bytes of each run.
+
+    The records of a run lie one behind the other and have no codec, so that each can be read to
+    where it is wanted.
+    """
+    start = size = 0
+    follows: tuple[SegmentId, int, int] | None = None
+    for i, (_, at, _) in enumerate(reads):
+        raw = at.stored_bytes == at.payload_bytes
+        room = record_bytes(at.stored_bytes)
+        place = at.segment_id, at.generation, at.offset
+        full = size >= RUN_BYTES_MAX or i - start >= RUN_READS_MAX
+        if i > start and (full or not raw or place != follows):
+            yield start, i, size
+            start, size = i, 0
+        size += room
+        follows = (at.segment_id, at.generation, at.offset + room) if raw else None
+    if reads:
+        yield start, len(reads), size
 
 
 class BlockReader:
@@ -71,7 +84,10 @@ class BlockReader:
         check_aligned(into, rounded(size))
         stored_bytes = _stored_bytes(record, location)
         if stored_bytes == size:
-            self._check(self._page_and(into, location), BlockRead(record, location, into))
+            page = self._page_and(into, location)
+            segment = self._segment_of(location)
+            expected = self._table.header_of(segment)
+            self._check(page, segment, expected, BlockRead(record, location, into))
             return
         stored = self._memory.stored.take(rounded(stored_bytes))
         header = self._header_and(stored, record, location)
@@ -82,12 +98,14 @@ class BlockReader:
         _check_payload(record, location, into)
 
     def read_run(self, reads: Sequence[BlockRead]) -> list[Exception | None]:
-        """Reads records of which each `lies_behind` the one before, where possible in one system
-        call. For each, None or what `read` would have raised."""
-        pages = self._fetched(reads) if 1 < len(reads) <= RUN_READS_MAX else None
-        if pages is None:
-            return [_outcome(self.read, x.record, x.location, x.into) for x in reads]
-        return [_outcome(self._check, page, x) for page, x in zip(pages, reads, strict=True)]
+        """Reads the records of one of the `runs`, where possible in one system call. For each,
+        None or what `read` would have raised."""
+        segment = self._fetched(reads) if len(reads) > 1 else None
+        if segment is None:
+            return [_outcome(self.read, *each) for each in reads]
+        header = self._table.header_of(segment)
+        pages = zip(self._memory.pages, reads, strict=False)
+        return [_outcome(self._check, page, segment, header, each) for page, each in pages]
 
     def read_stored(self, record: BlockRecord, location: SsdLocation, into: memoryview) -> Codec:
         """As `read`, but `into` (`rounded(stored_bytes)` bytes) gets the bytes as they are stored;
@@ -118,7 +136,7 @@ class BlockReader:
     def _page_and(self, stored: memoryview, location: SsdLocation) -> memoryview:
         """Reads the record, its bytes into `stored`; the header's page, not looked at yet."""
         segment = self._segment_of(location)
-        page = self._memory.pages[:PAGE_BYTES]
+        page = self._memory.pages[0]
         try:
             read_all(self._env, segment.fd, [page, stored], location.offset)
         except OSError as error:
@@ -146,40 +164,38 @@ class BlockReader:
             raise _corrupt("another block lies there", location)
         return header
 
-    # --- runs -----------------------------------------------------------------------------------
-
-    def _fetched(self, reads: Sequence[BlockRead]) -> list[memoryview] | None:
-        """Fills every read's memory; their header pages. None when that fails for any of them:
-        each alone then shows which."""
-        pages: list[memoryview] = []
-        buffers: list[memoryview] = []
-        for i, read in enumerate(reads):
-            page = self._memory.pages[i * PAGE_BYTES : (i + 1) * PAGE_BYTES]
-            pages.append(page)
-            buffers += (page, read.into)
+    def _fetched(self, reads: Sequence[BlockRead]) -> Segment | None:
+        """Fills every read's memory, and this thread's header pages; their segment. None when that
+        fails for any of them: each alone then shows which."""
         first = reads[0].location
+        buffers: list[memoryview] = []
+        for page, (_, location, into) in zip(self._memory.pages, reads, strict=False):
+            if into.nbytes != rounded(location.stored_bytes):
+                return None
+            buffers += (page, into)
         try:
-            for read in reads:
-                check_aligned(read.into, rounded(read.location.stored_bytes))
+            # Memory that is not aligned is refused by the call itself where it matters.
             read_all(self._env, self._segment_of(first).fd, buffers, first.offset)
-        except (OSError, ValueError, CorruptBlockError, TruncatedFileError):
+            return self._segment_of(first)
+        except (OSError, CorruptBlockError, TruncatedFileError):
             return None
-        return pages
 
-    def _check(self, page: memoryview, read: BlockRead) -> None:
+    def _check(
+        self, page: memoryview, segment: Segment, header: SegmentHeader, read: BlockRead
+    ) -> None:
         """What `read` checks, of a record without codec that is in memory already."""
-        record, location = read.record, read.location
-        segment = self._segment_of(location)
-        if not is_raw_record(page, self._table.header_of(segment), record, location):
+        record, location, into = read
+        if not is_raw_record(page, header, record, location):
             self._checked_header(page, segment, record, location)  # says why, unless it is
-        _check_payload(record, location, read.into)
+        _check_payload(record, location, into)
 
 
 class _ThreadMemory(threading.local):
     """Made anew in each thread that looks at it."""
 
     def __init__(self) -> None:
-        self.pages = aligned_buffer(RUN_READS_MAX * PAGE_BYTES)
+        self.pages = aligned_pages(RUN_READS_MAX)
+        """Header pages of a run."""
         self.stored = Scratch()
         self.payload = Scratch()
 

@@ -150,7 +150,6 @@ class SsdTier:
         self.reads_under_way = 0
         """Calls of `read` that have not returned yet."""
         self._prewriting: asyncio.Task[None] | None = None
-        self._read_bytes = 0
         self._index_bytes = self._measure_index()
         self._sampled_at = env.monotonic_seconds()
         self._closed = False
@@ -190,8 +189,9 @@ class SsdTier:
         blocks = await self._encoded(batch)
         locations = await self._write_lane.run(self._writer.append, blocks)
         self._prewrite_ahead()
-        placed = zip((record for record, _ in batch), locations, strict=True)
-        self._measure_codecs(self._selector.sample(list(placed)))
+        if self._selector.due(len(batch)):
+            placed = zip((record for record, _ in batch), locations, strict=True)
+            self._measure_codecs(self._selector.sample(list(placed)))
         return locations
 
     async def read(self, record: BlockRecord, location: SsdLocation, into: memoryview) -> None:
@@ -217,15 +217,9 @@ class SsdTier:
         TierBusyError and TierIOError with none begun.
         """
         self._check_open()
-
-        def ended(position: int, error: Exception | None) -> None:
-            if error is None:
-                self._read_bytes += record_bytes(reads[position].location.stored_bytes)
-            landed(position, error)
-
         self.reads_under_way += len(reads)
         try:
-            await self._read_lane.run(reads, ended)
+            await self._read_lane.run(reads, landed)
         finally:
             self.reads_under_way -= len(reads)
 
@@ -273,7 +267,7 @@ class SsdTier:
             used_bytes=self._table.used_bytes(),
             capacity_bytes=len(self._table.view) * self._table.segment_bytes,
             written_bytes=self._writer.written_bytes,
-            read_bytes=self._read_bytes,
+            read_bytes=self._read_lane.read_bytes,
             index_bytes=self._index_bytes,
             prewritten_bytes=self._prewriter.written_bytes,
         )

@@ -18,14 +18,13 @@ from storage.errors import (
     TierIOError,
 )
 from storage.ssd.block_rows import block_row
-from storage.ssd.encoding import StoredBlock
-from storage.ssd.files import aligned_buffer, check_aligned, write_all
+from storage.ssd.encoding import StoredBlock, stored_block
+from storage.ssd.files import aligned_buffer, aligned_pages, write_all
 from storage.ssd.format import (
     RecordHeader,
     SegmentHeader,
-    pack_record_header,
     pack_segment_header,
-    record_bytes,
+    write_record_header,
 )
 from storage.ssd.index import IndexBatch, SsdIndex
 from storage.ssd.planning import Part, plan_append
@@ -49,18 +48,17 @@ class SegmentWriter:
         self._index = index
         self._reader = BlockReader(env, table)
         self._sequence = first_sequence
-        self._headers = aligned_buffer(_RECORDS_PER_WRITE_MAX * PAGE_BYTES)
+        self._headers = aligned_pages(_RECORDS_PER_WRITE_MAX)
         self._failure: StorageError | None = None
         self.written_bytes = 0
         """Records and headers, since open."""
 
     def append(self, batch: Sequence[StoredBlock]) -> list[SsdLocation]:
         """Writes all of `batch`, durable on return. Raises SegmentsFullError (nothing was
-        written), BlockTooLargeError, TierIOError, ValueError for views that do not fit."""
+        written), BlockTooLargeError, TierIOError."""
         self._check_usable()
         for block in batch:
-            check_aligned(block.view, rounded(block.stored_bytes))
-            self._check_size(block.record)
+            self._check_size(block.record.payload_bytes)
         if not batch:
             return []
         plan = plan_append(self._table, batch, self._env.random_seed)
@@ -122,13 +120,14 @@ class SegmentWriter:
 
     # --- append -------------------------------------------------------------------------------
 
-    def _check_size(self, record: BlockRecord) -> None:
-        room = self._table.segment_bytes - PAGE_BYTES
-        if record.payload_bytes <= 0 or record_bytes(record.payload_bytes) > room:
+    def _check_size(self, payload_bytes: int) -> None:
+        # Segments are whole pages: what fits without rounding up fits with it.
+        room = self._table.segment_bytes - 2 * PAGE_BYTES
+        if not 0 < payload_bytes <= room:
             raise BlockTooLargeError(
-                f"a block of {record.payload_bytes} bytes does not fit a segment of"
+                f"a block of {payload_bytes} bytes does not fit a segment of"
                 f" {self._table.segment_bytes}; make segments larger",
-                payload_bytes=record.payload_bytes,
+                payload_bytes=payload_bytes,
             )
 
     def _write_part(self, part: Part) -> Iterator[RecordHeader]:
@@ -142,12 +141,11 @@ class SegmentWriter:
             run = part.items[start : start + _RECORDS_PER_WRITE_MAX]
             buffers: list[memoryview] = []
             at = offset
-            for i, block in enumerate(run):
+            for page, block in zip(self._headers, run, strict=False):
                 header = self._next_header(block, segment, at)
-                page = self._headers[i * PAGE_BYTES : (i + 1) * PAGE_BYTES]
-                page[:] = pack_record_header(header, segment.seed)
+                write_record_header(header, segment.seed, page)
                 buffers += (page, block.view)
-                at += record_bytes(block.stored_bytes)
+                at += block.record_bytes
                 yield header
             write_all(self._env, part.segment.fd, buffers, offset)
             self.written_bytes += at - offset
@@ -205,14 +203,14 @@ class SegmentWriter:
                 intact.append(False)
             else:
                 intact.append(True)
-                good.append(StoredBlock(record, codec, location.stored_bytes, view))
+                good.append(stored_block(record, codec, location.stored_bytes, view))
         written = iter(self.append(good))
         return [next(written) if ok else None for ok in intact]
 
 
 def _placeholder(record: BlockRecord, location: SsdLocation) -> StoredBlock:
     """For planning: as large as the block will be. Its codec has no part in that."""
-    return StoredBlock(record, Codec.NONE, location.stored_bytes, memoryview(b""))
+    return stored_block(record, Codec.NONE, location.stored_bytes, memoryview(b""))
 
 
 def _chunks(

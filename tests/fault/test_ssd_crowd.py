@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -169,7 +168,7 @@ async def test_every_read_of_a_call_is_told_of_once_and_a_fault_in_the_telling_h
         if position == 7:
             raise RuntimeError("what was told of it is not its reader's business")
 
-    reads = [replace(a_read(), location=replace(a_read().location, offset=n)) for n in range(100)]
+    reads = [a_read()._replace(location=a_read().location._replace(offset=n)) for n in range(100)]
     await lane.run(reads, landed)
     assert sorted(told) == list(range(100))
     assert all((told[n] is None) == bool(n % 2) for n in range(100))

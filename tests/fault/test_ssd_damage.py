@@ -3,7 +3,6 @@
 import shutil
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -307,10 +306,9 @@ async def test_a_payload_that_looks_like_a_record_is_never_taken_for_one(tmp_pat
     genuine = parse_record_header(raw[at.offset : at.offset + PAGE_BYTES], header, at.offset)
     tail = at.offset + 3 * PAGE_BYTES
     victim = block("victim")
-    forged = replace(
-        genuine,
+    forged = genuine._replace(
         record=victim.record,
-        location=replace(at, offset=tail, checksum=victim.record.checksum),
+        location=at._replace(offset=tail, checksum=victim.record.checksum),
         sequence=2**60,
     )
     for seed in (0, 1, 2**63):

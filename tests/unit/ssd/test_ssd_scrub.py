@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -107,7 +106,7 @@ async def test_a_block_that_moves_or_leaves_while_it_is_looked_at_is_no_finding(
         steps.append(step)
         if step.record == records[0]:
             gone = live.places.pop(records[1])
-            live.places[records[2]] = replace(live.places[records[2]], offset=gone.offset)
+            live.places[records[2]] = live.places[records[2]]._replace(offset=gone.offset)
     assert [s.record for s in steps] == [records[0], *records[3:]]
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-from dataclasses import replace
 
 import pytest
 
@@ -134,7 +133,7 @@ async def test_stale_records_of_a_recycled_segment_never_come_back(
     assert env.seeds == []
     assert (location.segment_id, location.generation) == (0, 2)
     with pytest.raises(CorruptBlockError):
-        await read(tier, old[1].record, replace(location, offset=4 * PAGE_BYTES))
+        await read(tier, old[1].record, location._replace(offset=4 * PAGE_BYTES))
     await tier.close()
 
     again = open_tier()
