@@ -95,6 +95,8 @@ class CacheServer:
         settings = self._settings
         arena = HostArena(settings.host.capacity_bytes)
         stack.callback(arena.close)
+        sizes = {"capacity_bytes": arena.capacity_bytes, "huge_page_bytes": arena.huge_bytes}
+        log.info("arena ready", extra=sizes)
         ssd = await self._open_ssd() if settings.ssd.enabled else None
         budget = int(settings.ssd.scrub_bytes_per_second)
         limits = replace(settings.limits.core(), scrub_bytes_per_second=budget)

@@ -13,7 +13,6 @@ State: `ArenaMap` is immutable after construction; `CopyLanes` owns its threads.
 
 import fcntl
 import itertools
-import mmap
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -22,6 +21,7 @@ import numpy as np
 import xxhash
 
 from kvtier.keys import BlockHash, checksum_seed, payload_checksum
+from kvtier.memory import mapped
 from worker.cache_port import PageBytes
 
 __all__ = [
@@ -60,7 +60,7 @@ class ArenaMap:
         if not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
             raise NonsenseError("the arena is not sealed against shrinking")
         self._block_bytes = block_bytes
-        self._bytes = np.frombuffer(mmap.mmap(descriptor, arena_bytes), dtype=np.uint8)
+        self._bytes = np.frombuffer(mapped(descriptor, arena_bytes), dtype=np.uint8)
 
     def slab(self, offset: int) -> PageBytes:
         """The payload at `offset`. Raises NonsenseError outside the arena."""
