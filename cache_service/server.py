@@ -1,6 +1,6 @@
 """Composition root of the cache service: the only place that builds its parts and ends them.
 
-    SSD tier (opened in a thread) -> arena -> core -> servicer, hand-over, ticker, metrics -> ready
+    SSD tier (opened in a thread) -> arena -> core -> services, hand-over, ticker, metrics -> ready
     signal -> no new calls -> running ones end -> hand-over closes -> core drains to the SSD -> out
 
 Invariant: everything started here is ended here, in the reverse order, within `drain_seconds` a
@@ -23,14 +23,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from cache_service.cache import Cache
+from cache_service.edge.services import services
 from cache_service.handover import ArenaHandover, clear_stale_socket
 from cache_service.intake import StreamIntake
 from cache_service.metrics import MetricsListener, MetricsPage
-from cache_service.servicer import SERVICE_NAME, CacheServicer
 from cache_service.settings import CacheSettings
 from cache_service.status import STATUS_TABLE
 from kvtier.serving import GrpcServer, until_signalled
-from kvtier.v1 import cache_pb2_grpc
 from storage.errors import DirectoryFullError, DirectoryReadOnlyError
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
@@ -82,14 +81,16 @@ class CacheServer:
         ticker = asyncio.create_task(_tick(cache))
         stack.push_async_callback(_cancel, ticker)
 
-        servicer = CacheServicer(cache, intake, str(settings.arena_socket_path))
         grpc_server = GrpcServer(STATUS_TABLE)
-        cache_pb2_grpc.add_CacheServiceServicer_to_server(servicer, grpc_server.server)
+        served = services(cache, intake, str(settings.arena_socket_path))
+        for service in served:
+            service.add_to(grpc_server.server)
         if settings.unix_socket is not None:
             # gRPC would replace the file under a service that listens on it.
             clear_stale_socket(settings.unix_socket.absolute())
         stack.push_async_callback(grpc_server.drain, settings.drain_seconds)
-        self.listen = (await grpc_server.start(settings.addresses, [SERVICE_NAME]))[0]
+        names = [service.name for service in served]
+        self.listen = (await grpc_server.start(settings.addresses, names))[0]
 
     async def _build_cache(self, stack: AsyncExitStack, listener: MetricsListener) -> Cache:
         settings = self._settings

@@ -1,0 +1,14 @@
+"""The gRPC edge of the cache, one module for each concern of a service's calls.
+
+    session_calls    open, close
+    read_calls       look up, acquire, load, renew, release
+    store_calls      reserve, store, commit, abort
+    operator_calls   statistics, verify
+    calls            what these share
+    services         which services are served
+
+Goals: check, call, convert. Non-goals: decisions. `cache_service/servicer.py` puts the calls of
+one service together; another service has its own modules and its own servicer here.
+"""
+
+__all__: list[str] = []

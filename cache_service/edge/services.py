@@ -1,0 +1,45 @@
+"""Which gRPC services the cache service has: one list, an entry each.
+
+A new service is its servicer in a file of its own and an entry here; `server.py` serves the list.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import grpc
+
+from cache_service.intake import StreamIntake
+from cache_service.servicer import SERVICE_NAME, CacheServicer
+from kvtier.v1 import cache_pb2_grpc
+
+if TYPE_CHECKING:
+    from cache_service.cache import Cache
+
+__all__ = ["Service", "services"]
+
+Servicer = TypeVar("Servicer")
+
+
+@dataclass(frozen=True, slots=True)
+class Service(Generic[Servicer]):
+    """A service to be served. `add` is the function the generator wrote for its servicers."""
+
+    name: str
+    servicer: Servicer
+    add: Callable[[Servicer, Any], None]
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """REQUIRES: the server is not started yet."""
+        self.add(self.servicer, server)
+
+
+def services(cache: "Cache", intake: StreamIntake, arena_socket_path: str) -> list[Service[Any]]:
+    """Every service, with its servicer built."""
+    return [
+        Service(
+            SERVICE_NAME,
+            CacheServicer(cache, intake, arena_socket_path),
+            cache_pb2_grpc.add_CacheServiceServicer_to_server,
+        ),
+    ]
