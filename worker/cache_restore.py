@@ -2,6 +2,8 @@
 
     match -> ready ranges -> (copy, checksum of the page) -> end -> release
 
+A message of the stream carries one of these events or several; they are taken in this order.
+
 Invariant: `Restored.tiers` grows by verified pages only, in chain order; whatever goes wrong later
 leaves it true. The lease is given back on every way out. Runs on the caller's thread, with copies
 spread over `CopyLanes`.
@@ -70,12 +72,16 @@ class Restore:
         )
         try:
             first = next(iter(call), None)
-            if first is None or first.WhichOneof("event") != "match":
+            if first is None or not first.HasField("match"):
                 raise NonsenseError("an acquire did not begin with its match")
             with self._leased(first.match, restored):
                 self._read_match(first.match)
-                for event in call:
-                    if not self._take(event, restored):
+                if not self._take(first, restored):
+                    return
+                for message in call:
+                    if message.HasField("match") or not _says_anything(message):
+                        raise NonsenseError("an acquire's event out of order")
+                    if not self._take(message, restored):
                         return
                 raise NonsenseError("an acquire stopped before its end")
         finally:
@@ -118,19 +124,18 @@ class Restore:
             raise NonsenseError(str(error)) from None
         self._lease_id = match.lease_id
 
-    def _take(self, event: cache_pb2.AcquirePrefixResponse, restored: Restored) -> bool:
-        """False when this was the last event that matters."""
-        kind = event.WhichOneof("event")
-        if kind == "end":
-            # Fewer than were ready: the lease ended under way. What was verified is good anyway.
-            if event.end.ready_count > len(restored.tiers):
-                raise NonsenseError("an acquire's end counts more blocks than were ready")
-            restored.reason = _miss_reason(event.end.miss_reason)
-            restored.ended = True
+    def _take(self, message: cache_pb2.AcquirePrefixResponse, restored: Restored) -> bool:
+        """Takes what a message says after a match; False when that was all that matters."""
+        if message.HasField("ready") and not self._take_range(message.ready, restored):
             return False
-        if kind != "ready":
-            raise NonsenseError("an acquire's event out of order")
-        return self._take_range(event.ready, restored)
+        if not message.HasField("end"):
+            return True
+        # Fewer than were ready: the lease ended under way. What was verified is good anyway.
+        if message.end.ready_count > len(restored.tiers):
+            raise NonsenseError("an acquire's end counts more blocks than were ready")
+        restored.reason = _miss_reason(message.end.miss_reason)
+        restored.ended = True
+        return False
 
     def _take_range(self, ready: cache_pb2.ReadyRange, restored: Restored) -> bool:
         first, count = len(restored.tiers), len(ready.checksums)
@@ -210,6 +215,10 @@ class Restore:
         if left <= 0:
             raise TimeUpError("the caller's time is up")
         return left
+
+
+def _says_anything(message: cache_pb2.AcquirePrefixResponse) -> bool:
+    return message.HasField("ready") or message.HasField("end")
 
 
 def _miss_reason(number: int) -> MissReason:

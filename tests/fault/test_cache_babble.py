@@ -42,6 +42,14 @@ def end(count: int) -> pb.AcquirePrefixResponse:
     return pb.AcquirePrefixResponse(end=pb.AcquireEnd(ready_count=count))
 
 
+def merged(*events: pb.AcquirePrefixResponse) -> pb.AcquirePrefixResponse:
+    """One message that says them all."""
+    whole = pb.AcquirePrefixResponse()
+    for event in events:
+        whole.MergeFrom(event)
+    return whole
+
+
 def frames(first: int, count: int, payloads: list[bytes]) -> Iterator[pb.LoadBlocksResponse]:
     for index in range(first, first + count):
         yield pb.LoadBlocksResponse(index=index, offset=0, data=payloads[index])
@@ -147,6 +155,23 @@ def test_a_service_in_its_right_mind_is_believed(connect: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "events",
+    [
+        [merged(match(4), ready(0, CHECKSUMS), end(4))],
+        [match(4), merged(ready(0, CHECKSUMS), end(4))],
+        [merged(match(4), ready(0, CHECKSUMS[:1])), ready(1, CHECKSUMS[1:]), end(4)],
+        [merged(match(4), ready(0, CHECKSUMS[:1])), merged(ready(1, CHECKSUMS[1:]), end(4))],
+    ],
+    ids=["all in one", "the last two", "the first two", "two and two"],
+)
+def test_a_message_may_say_several_things(
+    script: Script, connect: Any, events: list[pb.AcquirePrefixResponse]
+) -> None:
+    script.events = lambda: events
+    assert restore(connect()) == (4, MissReason.NONE)
+
+
+@pytest.mark.parametrize(
     ("events", "good"),
     [
         ([], 0),
@@ -170,6 +195,11 @@ def test_a_service_in_its_right_mind_is_believed(connect: Any) -> None:
         ([match(4), ready(0, [CHECKSUMS[0], *CHECKSUMS[2:], CHECKSUMS[1]])], 1),
         ([match(4), ready(0, CHECKSUMS), ready(4, [])], 4),
         ([match(4), pb.AcquirePrefixResponse()], 0),
+        ([merged(match(4), end(4))], 0),
+        ([merged(ready(0, CHECKSUMS), end(4))], 0),
+        ([merged(match(4), ready(1, CHECKSUMS[1:]), end(3))], 0),
+        ([merged(match(4), ready(0, CHECKSUMS[:2]), end(3))], 2),
+        ([merged(match(4), ready(0, CHECKSUMS[:2])), merged(match(4), end(2))], 2),
     ],
 )
 def test_events_that_do_not_fit_are_a_shorter_restore(
@@ -179,7 +209,7 @@ def test_events_that_do_not_fit_are_a_shorter_restore(
     script.events = lambda: events
     count, reason = restore(client)
     assert count == good
-    assert reason is not MissReason.NONE or events[-1].WhichOneof("event") == "end"
+    assert reason is not MissReason.NONE or events[-1].HasField("end")
     script.events = Script().events
     assert comes_back(client)
 

@@ -68,12 +68,12 @@ class CacheServiceStub:
     AcquirePrefix: _grpc.UnaryStreamMultiCallable[_cache_pb2.AcquirePrefixRequest, _cache_pb2.AcquirePrefixResponse]
     """Leases the longest present prefix of a chain and makes it readable.
 
-    The stream is: one `match`, any number of `ready` in prefix order, one `end`. A `ready` range
-    may be read until the lease ends; it names slabs of the arena (shared memory) or is fetched
-    with LoadBlocks (stream). A block that cannot be made readable in time, or that fails its
-    checksum, cuts the prefix there: a miss with its reason, not an error. With no block present
-    no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease is
-    released.
+    The stream is: one `match`, any number of `ready` in prefix order, one `end`; a message carries
+    one of these or several, see AcquirePrefixResponse. A `ready` range may be read until the lease
+    ends; it names slabs of the arena (shared memory) or is fetched with LoadBlocks (stream). A
+    block that cannot be made readable in time, or that fails its checksum, cuts the prefix there:
+    a miss with its reason, not an error. With no block present no lease is made and `lease_id` is
+    empty. If the stream breaks before `end` the lease is released.
     Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
     service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
     never longer than the service's own.
@@ -199,12 +199,12 @@ class CacheServiceAsyncStub(CacheServiceStub):
     AcquirePrefix: _aio.UnaryStreamMultiCallable[_cache_pb2.AcquirePrefixRequest, _cache_pb2.AcquirePrefixResponse]  # type: ignore[assignment]
     """Leases the longest present prefix of a chain and makes it readable.
 
-    The stream is: one `match`, any number of `ready` in prefix order, one `end`. A `ready` range
-    may be read until the lease ends; it names slabs of the arena (shared memory) or is fetched
-    with LoadBlocks (stream). A block that cannot be made readable in time, or that fails its
-    checksum, cuts the prefix there: a miss with its reason, not an error. With no block present
-    no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease is
-    released.
+    The stream is: one `match`, any number of `ready` in prefix order, one `end`; a message carries
+    one of these or several, see AcquirePrefixResponse. A `ready` range may be read until the lease
+    ends; it names slabs of the arena (shared memory) or is fetched with LoadBlocks (stream). A
+    block that cannot be made readable in time, or that fails its checksum, cuts the prefix there:
+    a miss with its reason, not an error. With no block present no lease is made and `lease_id` is
+    empty. If the stream breaks before `end` the lease is released.
     Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
     service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
     never longer than the service's own.
@@ -351,12 +351,12 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_cache_pb2.AcquirePrefixResponse], _abc.AsyncIterator[_cache_pb2.AcquirePrefixResponse]]:
         """Leases the longest present prefix of a chain and makes it readable.
 
-        The stream is: one `match`, any number of `ready` in prefix order, one `end`. A `ready` range
-        may be read until the lease ends; it names slabs of the arena (shared memory) or is fetched
-        with LoadBlocks (stream). A block that cannot be made readable in time, or that fails its
-        checksum, cuts the prefix there: a miss with its reason, not an error. With no block present
-        no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease is
-        released.
+        The stream is: one `match`, any number of `ready` in prefix order, one `end`; a message carries
+        one of these or several, see AcquirePrefixResponse. A `ready` range may be read until the lease
+        ends; it names slabs of the arena (shared memory) or is fetched with LoadBlocks (stream). A
+        block that cannot be made readable in time, or that fails its checksum, cuts the prefix there:
+        a miss with its reason, not an error. With no block present no lease is made and `lease_id` is
+        empty. If the stream breaks before `end` the lease is released.
         Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
         service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
         never longer than the service's own.

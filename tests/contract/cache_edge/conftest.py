@@ -265,7 +265,7 @@ class Peer:
         """Payloads of all ready blocks of an acquire."""
         payloads: list[bytes] = []
         for event in events:
-            if event.WhichOneof("event") != "ready":
+            if not event.HasField("ready"):
                 continue
             if self.arena is not None:
                 payloads += [self.arena.slab(o).tobytes() for o in event.ready.slab_offsets]
