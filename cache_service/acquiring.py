@@ -8,20 +8,15 @@ nothing is an error. A stream that is given up before its end releases its lease
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from cache_service.block_tree import ABSENT, BlockTree
-from cache_service.index import BlockIndex
-from cache_service.lease import Lease, LeaseTable
-from cache_service.listener import CacheListener
-from cache_service.promotion import Promoter
+from cache_service.lease import Lease
+from cache_service.parts import Parts
 from cache_service.session import Session
-from cache_service.ssd_health import SsdHealth
-from cache_service.ssd_writer import SsdWriter
 from cache_service.views import (
     AcquireEvent,
-    CacheLimits,
     EndView,
     MatchView,
     PrefixView,
@@ -47,27 +42,17 @@ class Match:
 
 
 class Acquiring:
-    """The reading side. `promoter` and `writer` are None without an SSD tier."""
+    """The reading side."""
 
-    def __init__(
-        self,
-        index: BlockIndex,
-        leases: LeaseTable,
-        promoter: Promoter | None,
-        writer: SsdWriter | None,
-        health: SsdHealth,
-        limits: CacheLimits,
-        clock: Callable[[], float],
-        listener: CacheListener,
-    ) -> None:
-        self._index = index
-        self._leases = leases
-        self._promoter = promoter
-        self._writer = writer
-        self._health = health
-        self._limits = limits
-        self._clock = clock
-        self._listener = listener
+    def __init__(self, parts: Parts) -> None:
+        self._index = parts.index
+        self._leases = parts.leases
+        self._promoter = parts.promoter
+        self._writer = parts.writer
+        self._health = parts.health
+        self._limits = parts.limits
+        self._clock = parts.clock
+        self._listener = parts.tally
         self.ready_bytes = 0
         """Payload bytes of all blocks that became readable, since the start."""
 

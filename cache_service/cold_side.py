@@ -4,6 +4,7 @@ Invariant: they share one health, one count of reads and one index. Built once b
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from cache_service.recycler import Recycler
 from cache_service.room import HostRoom
 from cache_service.scrubbing import Scrubbing
 from cache_service.segment_reads import SegmentReads
+from cache_service.side import Side
 from cache_service.ssd_admission import SsdAdmission
 from cache_service.ssd_blocks import LiveSsdBlocks
 from cache_service.ssd_health import SsdHealth
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["ColdSide"]
 
 
-class ColdSide:
+class ColdSide(Side):
     """The SSD tier and its writer, recycler, promoter and scrubbing."""
 
     def __init__(
@@ -95,3 +97,15 @@ class ColdSide:
         await self.promoter.drain()
         await self.writer.drain()
         await self.ssd.close()
+
+    def tick(self) -> None:
+        self.writer.wake()
+        self.scrubbing.start()
+
+    def pins(self) -> dict[int, int]:
+        counts = Counter(self.writer.pins())
+        counts.update(self.promoter.pins())
+        return counts
+
+    def check_integrity(self) -> None:
+        self.writer.check_integrity()

@@ -12,29 +12,21 @@ Invariant: a block is pinned while it is checked. Event loop; checksums on the v
 import asyncio
 from collections.abc import Iterable
 
-from cache_service.index import BlockIndex
-from cache_service.listener import CacheListener
-from cache_service.ssd_writer import SsdWriter
-from cache_service.verifier import Verifier
+from cache_service.parts import Parts
+from cache_service.side import Side
 from kvtier.blocks import MissReason, Tier
 
 __all__ = ["CorruptReports"]
 
 
-class CorruptReports:
+class CorruptReports(Side):
     """Reports being checked."""
 
-    def __init__(
-        self,
-        index: BlockIndex,
-        verifier: Verifier,
-        writer: SsdWriter | None,
-        listener: CacheListener,
-    ) -> None:
-        self._index = index
-        self._verifier = verifier
-        self._writer = writer
-        self._listener = listener
+    def __init__(self, parts: Parts) -> None:
+        self._index = parts.index
+        self._verifier = parts.verifier
+        self._writer = parts.writer
+        self._listener = parts.tally
         self._checks: dict[asyncio.Task[None], list[int]] = {}
 
     def take(self, rows: Iterable[int]) -> None:

@@ -9,7 +9,7 @@ its own.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.errors import (
@@ -18,21 +18,16 @@ from cache_service.errors import (
     ReservationUnknownError,
     SessionUnknownError,
 )
-from cache_service.index import BlockIndex
-from cache_service.listener import CacheListener
+from cache_service.parts import Parts
 from cache_service.reservation import (
     ENDED_MESSAGE,
     Outcome,
     Reservation,
     ReservationState,
-    ReservationTable,
 )
-from cache_service.room import HostRoom
 from cache_service.session import Session
-from cache_service.ssd_health import SsdHealth
-from cache_service.ssd_writer import SsdWriter
-from cache_service.verifier import Verifier
-from cache_service.views import CacheLimits, ReservationView
+from cache_service.side import Side
+from cache_service.views import ReservationView
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 
@@ -42,30 +37,19 @@ STEP_BLOCKS = 64
 """Blocks handled between two looks at the event loop: about a millisecond's work."""
 
 
-class Storing:
-    """The writing side. `writer` is None without an SSD tier."""
+class Storing(Side):
+    """The writing side."""
 
-    def __init__(
-        self,
-        index: BlockIndex,
-        reservations: ReservationTable,
-        room: HostRoom,
-        writer: SsdWriter | None,
-        health: SsdHealth,
-        verifier: Verifier,
-        limits: CacheLimits,
-        clock: Callable[[], float],
-        listener: CacheListener,
-    ) -> None:
-        self._index = index
-        self._reservations = reservations
-        self._room = room
-        self._writer = writer
-        self._health = health
-        self._verifier = verifier
-        self._limits = limits
-        self._clock = clock
-        self._listener = listener
+    def __init__(self, parts: Parts) -> None:
+        self._index = parts.index
+        self._reservations = parts.reservations
+        self._room = parts.room
+        self._writer = parts.writer
+        self._health = parts.health
+        self._verifier = parts.verifier
+        self._limits = parts.limits
+        self._clock = parts.clock
+        self._listener = parts.tally
         self._commits: set[asyncio.Task[int]] = set()
 
     async def reserve(
