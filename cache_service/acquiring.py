@@ -11,7 +11,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from cache_service.block_tree import ABSENT, BlockTree
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_service.block_tree import ABSENT, NOWHERE, BlockTree
+from cache_service.chains import Chain
 from cache_service.lease import Lease
 from cache_service.parts import Parts
 from cache_service.session import Session
@@ -30,12 +34,14 @@ __all__ = ["Acquiring", "Match"]
 
 READ_AHEAD_MIN = 8
 
+_HOST, _SSD = np.uint8(Tier.HOST), np.uint8(Tier.SSD)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Match:
     """The longest present prefix of a chain and why it ends."""
 
-    rows: tuple[int, ...]
+    rows: "NDArray[np.int64]"
     tiers: bytes
     """The tier each is served from."""
     reason: MissReason
@@ -56,35 +62,39 @@ class Acquiring:
         self.ready_bytes = 0
         """Payload bytes of all blocks that became readable, since the start."""
 
-    def lookup(self, session: Session, chain: Sequence[BlockHash]) -> PrefixView:
+    def lookup(self, session: Session, chain: Chain) -> PrefixView:
         """Changes nothing, not even recency."""
         match = self.match(session, chain)
         return PrefixView(len(match.rows), match.tiers, match.reason)
 
-    def match(self, session: Session, chain: Sequence[BlockHash]) -> Match:
+    def match(self, session: Session, chain: Chain) -> Match:
         """The present prefix as this session may see it."""
-        tree, ssd_available = self._index.tree, self._health.available
+        tree, columns = self._index.tree, self._index.tree.columns
         kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
-        rows = tree.find_many(chain)
-        tiers = bytearray()
+        rows = tree.find_chain(chain)
+        # A row ABSENT is the last one here: what it says does not matter.
+        in_host = columns.array("slab_page")[rows] != NOWHERE
+        served = (rows != ABSENT) & (
+            columns.array("kind")[rows] == (ABSENT if kind is None else kind)
+        )
+        if not self._health.available:
+            served &= in_host
+        count = len(rows) if served.all() else int(served.argmin())
+        tiers = np.where(in_host[:count], _HOST, _SSD).tobytes()
         reason = MissReason.NONE
-        for position, row in enumerate(rows):
-            if row == ABSENT:
-                reason = self._index.absences.reason(chain[position])
-            elif tree.kind(row) != kind:
-                reason = MissReason.OTHER_NAMESPACE
-            elif tree.in_host(row):
-                tiers.append(Tier.HOST)
-            elif ssd_available:
-                tiers.append(Tier.SSD)
-            else:
-                reason = MissReason.UNAVAILABLE
-            if reason is not MissReason.NONE:
-                break
-        return Match(tuple(rows[: len(tiers)]), bytes(tiers), reason)
+        if count < len(rows):
+            reason = self._why_not(int(rows[count]), kind, chain[count])
+        return Match(rows[:count], tiers, reason)
+
+    def _why_not(self, row: int, kind: int | None, block_hash: BlockHash) -> MissReason:
+        if row == ABSENT:
+            return self._index.absences.reason(block_hash)
+        if self._index.tree.kind(row) != kind:
+            return MissReason.OTHER_NAMESPACE
+        return MissReason.UNAVAILABLE
 
     async def acquire(
-        self, session: Session, chain: Sequence[BlockHash], load_timeout_seconds: float | None
+        self, session: Session, chain: Chain, load_timeout_seconds: float | None
     ) -> AsyncGenerator[AcquireEvent, None]:
         """The events of one acquire. Raises TooManyLeasesError before the first."""
         match = self.match(session, chain)
@@ -92,7 +102,7 @@ class Acquiring:
             self._writer.missed(chain[len(match.rows)])
         tiers = match.tiers
         host_count = tiers.count(Tier.HOST)
-        if not match.rows:
+        if not len(match.rows):
             self._listener.prefix_matched(len(chain), 0, 0, match.reason)
             self._listener.prefix_ready(0, match.reason, 0.0)
             yield MatchView("", 0.0, 0, b"", match.reason)
@@ -100,12 +110,12 @@ class Acquiring:
             return
         began = self._clock()
         ttl = self._limits.lease_ttl_seconds
-        lease = self._leases.open(session.session_id, match.rows, began + ttl)
+        lease = self._leases.open(session.session_id, match.rows.tolist(), began + ttl)
         self._listener.prefix_matched(len(chain), host_count, len(tiers) - host_count, match.reason)
         finished = False
         try:
-            self._note_use(match.rows)
-            yield MatchView(lease.lease_id, ttl, len(match.rows), tiers, match.reason)
+            self._note_use(lease.rows)
+            yield MatchView(lease.lease_id, ttl, len(lease.rows), tiers, match.reason)
             deadline = asyncio.get_running_loop().time() + self._timeout(load_timeout_seconds)
             reason = match.reason
             # Whoever reads the events may take his time: the lease may have ended since the last,
@@ -128,7 +138,7 @@ class Acquiring:
             if not finished:
                 self._leases.release(session.session_id, lease.lease_id)
 
-    def _note_use(self, rows: tuple[int, ...]) -> None:
+    def _note_use(self, rows: Sequence[int]) -> None:
         """Counts a use of a prefix, and of what lies before it.
 
         An acquire may begin in the middle of a chain, when the client still has the beginning; that

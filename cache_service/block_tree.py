@@ -7,13 +7,14 @@ may have been given to another block. Children hang in a doubly linked list thro
 Everybody in this room reads here; only `BlockIndex` and its parts write. Event loop only.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cache_service.block_columns import NOWHERE, BlockColumns
 from cache_service.block_directory import ABSENT, BlockDirectory
+from cache_service.chains import Chain
 from cache_service.namespaces import NamespaceTable
 from kvtier.keys import BlockHash, NamespaceId
 from storage.tier import NO_PARENT, PAGE_BYTES, BlockRecord, SegmentId, Slab, SsdLocation, rounded
@@ -59,8 +60,9 @@ class BlockTree:
         """The row of a cached block, or ABSENT."""
         return self.directory.find(block_hash)
 
-    def find_many(self, hashes: Sequence[BlockHash]) -> list[int]:
-        return self.directory.find_many(hashes)
+    def find_chain(self, chain: Chain) -> "NDArray[np.int64]":
+        """The row of each block of a chain; ABSENT where there is none."""
+        return self.directory.find_words(chain.words)
 
     # -- facts about one row -----------------------------------------------------------------------
 

@@ -135,19 +135,19 @@ class Cache:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def lookup(self, session_id: str, chain: list[BlockHash]) -> PrefixView:
+    def lookup(self, session_id: str, chain: Sequence[BlockHash]) -> PrefixView:
         """How much of the chain is present. Raises SessionUnknownError, MalformedChainError,
         TooManyBlocksError.
         """
         session = self._session(session_id)
-        check_chain(chain, self._parts.limits.max_blocks_per_call)
-        return self._acquiring.lookup(session, chain)
+        checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
+        return self._acquiring.lookup(session, checked)
 
     async def acquire(
         self,
         session_id: str,
         request_id: str,
-        chain: list[BlockHash],
+        chain: Sequence[BlockHash],
         load_timeout_seconds: float | None,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """One MatchView, ReadyViews in order, one EndView. Closed earlier: the lease is released.
@@ -156,15 +156,15 @@ class Cache:
         TooManyBlocksError, TooManyLeasesError. `request_id` is for attestation and logs.
         """
         session = self._session(session_id)
-        check_chain(chain, self._parts.limits.max_blocks_per_call)
-        events = self._acquiring.acquire(session, chain, load_timeout_seconds)
+        checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
+        events = self._acquiring.acquire(session, checked, load_timeout_seconds)
         try:
             async for event in events:
                 yield event
         finally:
             await events.aclose()
 
-    def release(self, session_id: str, lease_id: str, corrupt: list[BlockHash]) -> None:
+    def release(self, session_id: str, lease_id: str, corrupt: Sequence[BlockHash]) -> None:
         """Ends a lease. Idempotent. Blocks reported as corrupt are checked, then dropped if so.
 
         Raises SessionUnknownError.
@@ -214,7 +214,7 @@ class Cache:
     # -- storing -----------------------------------------------------------------------------------
 
     async def reserve(
-        self, session_id: str, request_id: str, chain: list[BlockHash]
+        self, session_id: str, request_id: str, chain: Sequence[BlockHash]
     ) -> ReservationView:
         """Slabs for the blocks of a whole chain that are missing.
 
@@ -222,10 +222,10 @@ class Cache:
         TooManyReservationsError.
         """
         session = self._session(session_id)
-        check_chain(chain, self._parts.limits.max_blocks_per_call)
+        checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
         if self._draining:
             return ReservationView("", 0.0, (), (), len(chain), MissReason.UNAVAILABLE)
-        return await self._storing.reserve(session, request_id, chain)
+        return await self._storing.reserve(session, request_id, checked)
 
     def reserved_slab(self, session_id: str, reservation_id: str, index: int) -> tuple[Slab, int]:
         """Slab and payload bytes of block `index` of the reservation's chain.

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from enum import Enum
 
+from cache_service.chains import Chain
 from cache_service.deadlines import Deadlines
 from cache_service.errors import (
     CacheError,
@@ -52,7 +53,7 @@ class ReservationState(Enum):
 class Reservation:
     """A live reservation. Changed by the table and the storing side of the cache only."""
 
-    def __init__(self, session_id: str, request_id: str, chain: list[BlockHash]) -> None:
+    def __init__(self, session_id: str, request_id: str, chain: Chain) -> None:
         self.reservation_id = secrets.token_hex(16)
         self.session_id = session_id
         self.request_id = request_id
@@ -101,9 +102,7 @@ class ReservationTable:
     def claimant(self, block_hash: BlockHash) -> Reservation | None:
         return self._claims.get(block_hash)
 
-    def of_request(
-        self, session_id: str, request_id: str, chain: list[BlockHash]
-    ) -> Reservation | None:
+    def of_request(self, session_id: str, request_id: str, chain: Chain) -> Reservation | None:
         """The session's live reservation for a request and chain; an empty id names none."""
         if not request_id:
             return None

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Sequence
 
 from cache_service.block_tree import ABSENT, NOWHERE
+from cache_service.chains import Chain
 from cache_service.errors import (
     ChecksumCountMismatchError,
     ChecksumMismatchError,
@@ -29,7 +30,6 @@ from cache_service.session import Session
 from cache_service.side import Side
 from cache_service.views import ReservationView
 from kvtier.blocks import MissReason
-from kvtier.keys import BlockHash
 
 __all__ = ["Storing"]
 
@@ -52,9 +52,7 @@ class Storing(Side):
         self._listener = parts.tally
         self._commits: set[asyncio.Task[int]] = set()
 
-    async def reserve(
-        self, session: Session, request_id: str, chain: list[BlockHash]
-    ) -> ReservationView:
+    async def reserve(self, session: Session, request_id: str, chain: Chain) -> ReservationView:
         """Raises TooManyReservationsError, SessionUnknownError when the session ends meanwhile."""
         repeat = self._reservations.of_request(session.session_id, request_id, chain)
         if repeat is not None:
@@ -83,7 +81,7 @@ class Storing(Side):
         tree = self._index.tree
         previous = NOWHERE
         present = []
-        rows = tree.find_many(reservation.chain)
+        rows = tree.find_chain(reservation.chain).tolist()
         ssd_available = self._health.available
         for position, (block_hash, row) in enumerate(zip(reservation.chain, rows, strict=True)):
             claimant = self._reservations.claimant(block_hash)

@@ -9,10 +9,10 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cache_service.errors import InvalidTransportError, MalformedChainError
+from cache_service.chains import Chain
+from cache_service.errors import InvalidTransportError
 from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash, MalformedHashesError, unpack_hashes
 from kvtier.serving import MalformedRequestError
 
 __all__ = [
@@ -40,12 +40,9 @@ def bytes_per_second(value: int) -> int:
     return value
 
 
-def chain(packed: bytes) -> list[BlockHash]:
+def chain(packed: bytes) -> Chain:
     """Raises MalformedChainError."""
-    try:
-        return unpack_hashes(packed)
-    except MalformedHashesError as error:
-        raise MalformedChainError(str(error)) from None
+    return Chain(packed)
 
 
 def text(name: str, value: str) -> str:

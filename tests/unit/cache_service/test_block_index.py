@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from cache_service.block_tree import ABSENT, NOWHERE
+from cache_service.chains import Chain
 from cache_service.index import BlockIndex
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
@@ -228,5 +229,5 @@ def test_more_blocks_than_were_reserved_for_make_the_index_grow() -> None:
     assert [tree.checksum(row) for row in rows] == list(range(len(rows)))
     tree.reserve(100_000)
     shelf.index.check_integrity()
-    assert tree.find_many([shelf.hash_of(n) for n in range(len(rows))]) == rows
+    assert tree.find_chain(Chain.of([shelf.hash_of(n) for n in range(len(rows))])).tolist() == rows
     arena.close()
