@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
     from storage.ssd.recovered import RecoveredColumns
 
-__all__ = ["BlockIndex"]
+__all__ = ["BlockIndex", "HostCopy"]
+
+HostCopy = tuple[int, Slab, int]
+"""Row, slab and checksum of a block that came into host memory."""
 
 
 class BlockIndex:
@@ -106,6 +109,20 @@ class BlockIndex:
 
         REQUIRES: cached, no copy in host memory.
         """
+        self.put_host_many([(row, slab, checksum)])
+
+    def put_host_many(self, copies: Sequence[HostCopy]) -> None:
+        """The same for blocks of one chain, in its order."""
+        for row, slab, checksum in copies:
+            self._put_host(row, slab, checksum)
+        # Looked at once all are in: what another one continues is not offered in between.
+        parents = self.tree.columns.parent
+        for row, _, _ in copies:
+            if parents[row] != NOWHERE:
+                self._review(parents[row])
+            self._review(row)
+
+    def _put_host(self, row: int, slab: Slab, checksum: int) -> None:
         tree, columns = self.tree, self.tree.columns
         assert columns.cached[row]
         assert columns.slab_page[row] == NOWHERE
@@ -117,8 +134,6 @@ class BlockIndex:
         parent = columns.parent[row]
         if parent != NOWHERE:
             columns.host_children[parent] += 1
-            self._review(parent)
-        self._review(row)
 
     def put_ssd(self, row: int, location: SsdLocation) -> None:
         """The block's record is durable at `location`.

@@ -18,7 +18,6 @@ reservation, quarantine, the index, a read in flight, the arena's free slabs. Ev
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Iterator
 from enum import Enum
 
 from cache_service.chains import Chain
@@ -60,6 +59,9 @@ class Reservation:
         self.chain = chain
         self.state = ReservationState.FORMING
         self.missing: list[int] = []
+        """Positions in the chain of the blocks to store, ascending."""
+        self.hashes: list[BlockHash] = []
+        """Those blocks'."""
         self.slabs: list[Slab] = []
         self.parents: list[int] = []
         """Rows of cached parents of missing blocks, pinned."""
@@ -70,10 +72,6 @@ class Reservation:
         self.formed = asyncio.Event()
         self.ended = asyncio.Event()
         self.commit: asyncio.Task[int] | None = None
-
-    @property
-    def hashes(self) -> Iterator[BlockHash]:
-        return (self.chain[index] for index in self.missing)
 
 
 class ReservationTable:
@@ -134,11 +132,11 @@ class ReservationTable:
     def refuse_tail(self, reservation: Reservation, reason: MissReason) -> None:
         """Gives up the claims for which there is no slab."""
         kept = len(reservation.slabs)
-        for block_hash in list(reservation.hashes)[kept:]:
+        for block_hash in reservation.hashes[kept:]:
             del self._claims[block_hash]
         reservation.refused_count += len(reservation.missing) - kept
         reservation.refused_reason = reason
-        del reservation.missing[kept:]
+        del reservation.missing[kept:], reservation.hashes[kept:]
 
     def find(self, session_id: str, reservation_id: str) -> Reservation | Outcome:
         """A live reservation, or how it ended. Raises ReservationUnknownError."""

@@ -19,6 +19,7 @@ from cache_service.errors import (
     ReservationUnknownError,
     SessionUnknownError,
 )
+from cache_service.index import HostCopy
 from cache_service.parts import Parts
 from cache_service.reservation import (
     ENDED_MESSAGE,
@@ -82,21 +83,20 @@ class Storing(Side):
         previous = NOWHERE
         present = []
         rows = tree.find_chain(reservation.chain).tolist()
+        kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
         ssd_available = self._health.available
         for position, (block_hash, row) in enumerate(zip(reservation.chain, rows, strict=True)):
             claimant = self._reservations.claimant(block_hash)
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
-            elif row != ABSENT and (
-                tree.namespace_id(row) != session.namespace_id
-                or tree.payload_bytes(row) != session.block_bytes
-            ):
+            elif row != ABSENT and tree.kind(row) != kind:
                 reservation.refused_count = len(reservation.chain) - position
                 reservation.refused_reason = MissReason.OTHER_NAMESPACE
                 break
             elif row == ABSENT or not (ssd_available or tree.in_host(row)):
                 reservation.missing.append(position)
+                reservation.hashes.append(block_hash)
                 if previous != NOWHERE:
                     reservation.parents.append(previous)
             else:
@@ -108,7 +108,9 @@ class Storing(Side):
         busy = self._writer.busy if self._writer is not None else _never
         patience = self._room.patience()
         for done in range(len(reservation.missing)):
-            slab = await self._room.take_waiting(session.block_bytes, busy, patience)
+            slab = self._room.take(session.block_bytes)
+            if slab is None:
+                slab = await self._room.take_waiting(session.block_bytes, busy, patience)
             if reservation.state is ReservationState.ENDED:
                 if slab is not None:
                     self._room.give_back(slab)
@@ -203,7 +205,7 @@ class Storing(Side):
         self, session: Session, reservation: Reservation, checksums: list[int], verify: bool
     ) -> Outcome:
         if verify and not await self._verifier.matches(
-            list(reservation.hashes), reservation.slabs, checksums, session.block_bytes
+            reservation.hashes, reservation.slabs, checksums, session.block_bytes
         ):
             return ChecksumMismatchError
         await self._await_parents(reservation)
@@ -224,34 +226,33 @@ class Storing(Side):
             return
 
     def _parents_present(self, reservation: Reservation) -> bool:
-        ours = set(reservation.hashes)
-        for position in reservation.missing:
-            parent = reservation.chain[position - 1] if position else None
-            if (
-                parent is not None
-                and parent not in ours
-                and self._index.tree.find(parent) == ABSENT
-            ):
-                return False
-        return True
+        rows = self._index.tree.find_chain(reservation.chain).tolist()
+        ours = set(reservation.missing)
+        return all(
+            position == 0 or position - 1 in ours or rows[position - 1] != ABSENT
+            for position in reservation.missing
+        )
 
     async def _enter(self, session: Session, reservation: Reservation, checksums: list[int]) -> int:
         """Makes the blocks visible, parents first. From here on nothing can fail."""
         tree = self._index.tree
-        entered = []
+        rows = tree.find_chain(reservation.chain).tolist()
+        copies: list[HostCopy] = []
         slabs, reservation.slabs = reservation.slabs, []
-        for position, slab, checksum in zip(reservation.missing, slabs, checksums, strict=True):
-            block_hash = reservation.chain[position]
-            row = tree.find(block_hash)
+        stored = zip(reservation.missing, reservation.hashes, slabs, checksums, strict=True)
+        for position, block_hash, slab, checksum in stored:
+            row = rows[position]
             if row == ABSENT:
-                parent = tree.find(reservation.chain[position - 1]) if position else NOWHERE
+                parent = rows[position - 1] if position else NOWHERE
                 row = self._index.add(block_hash, parent, session.namespace_id, session.block_bytes)
-            if tree.in_host(row):
+                rows[position] = row
+            elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
                 self._room.give_back(slab)
                 continue
-            self._index.put_host(row, slab, checksum)
-            entered.append(row)
+            copies.append((row, slab, checksum))
+        self._index.put_host_many(copies)
+        entered = [row for row, _, _ in copies]
         if self._writer is not None:
             self._writer.offer_new(entered)
         self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
