@@ -26,7 +26,7 @@ class Keeping(Side):
 
     def keep(self, session_id: str, block_hash: BlockHash) -> None:
         self._parts.lifetimes.session(session_id)
-        (row,) = self._parts.index.tree.find_many([block_hash])
+        row = self._parts.index.tree.find(block_hash)
         self._parts.index.pin(row)
         self._rows.append(row)
 
