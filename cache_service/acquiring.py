@@ -148,8 +148,8 @@ class Acquiring:
         # Last to first: among equals the deeper block is then the older one, and leaves first.
         self._index.use(reversed(rows))
         self._index.use(before)
-        if self._writer is not None:
-            self._writer.offer(row for row in rows[-1:] if not self._index.tree.on_ssd(row))
+        if self._writer is not None and not self._index.tree.on_ssd(rows[-1]):
+            self._writer.used(rows[-1])
 
     def _timeout(self, asked_seconds: float | None) -> float:
         limit = self._limits.load_timeout_seconds

@@ -41,6 +41,7 @@ _DTYPES: dict[str, str] = {
     "ssd_checksum": "<u8",
     "cached": "<u1",
     "admitted": "<u1",
+    "settled": "<u1",
 }
 
 
@@ -77,6 +78,8 @@ class BlockColumns:
 
     admitted: memoryview
     """1 when the rule of admission let the block in when it was new."""
+    settled: memoryview
+    """1 when it is decided how the block leaves host memory (`departures.py`)."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -134,7 +137,7 @@ class BlockColumns:
         self.next_in_segment[row] = self.previous_in_segment[row] = NOWHERE
         self.pins[row] = self.host_children[row] = self.ssd_children[row] = 0
         self.cached[row] = 1
-        self.admitted[row] = 0
+        self.admitted[row] = self.settled[row] = 0
 
     @staticmethod
     def bytes_per_row() -> int:

@@ -23,6 +23,9 @@ from cache_service.ssd_health import SsdHealth
 from cache_service.ssd_writer import SsdWriter
 from cache_service.suspects import Suspects
 from cache_service.views import CacheLimits, CachePolicies
+from cache_service.write_ahead import WriteAhead, window_bytes
+from cache_service.write_queue import WriteQueue
+from cache_service.write_timing import AtCommit
 from storage.host.arena import HostArena
 from storage.ssd.scrub import Scrubber
 
@@ -56,6 +59,14 @@ class ColdSide(Side):
             ssd, index, self.reads, forgotten, suspects, health, share, listener
         )
         self.admission = SsdAdmission(index, policies, clock)
+        leaving = policies.ssd_write_when == "leaving"
+        share_bytes = int(limits.pending_write_share_max * arena.capacity_bytes)
+        window = min(share_bytes, window_bytes(limits, arena.capacity_bytes))
+        queue = WriteQueue(ssd, index, health, self.admission, window if leaving else share_bytes)
+        self._ahead: WriteAhead | None = None
+        if leaving:
+            departures = index.follow_departures()
+            self._ahead = WriteAhead(index, departures, queue, arena, health, window)
         self.writer = SsdWriter(
             ssd,
             arena,
@@ -65,10 +76,14 @@ class ColdSide(Side):
             forgotten,
             health,
             self.admission,
+            queue,
+            self._ahead or AtCommit(queue),
             limits,
             listener,
             clock,
         )
+        if self._ahead is not None:
+            room.write_before_leaving(self._ahead, self.writer)
         self.promoter = Promoter(
             ssd, arena, index, room, self.writer, self.reads, health, suspects, listener, clock
         )
@@ -84,14 +99,19 @@ class ColdSide(Side):
         )
         self._health = health
         self._index = index
+        self._listener = listener
+        self._write_out_seconds = limits.write_out_seconds
 
     def recover(self) -> None:
         """Enters every block that opening the tier found."""
         self._index.recover(self.ssd.recovered())
 
     async def drain(self) -> None:
-        """Writes what waits, lets reads finish, closes the tier."""
+        """Writes what waits or would be lost, lets reads finish, closes the tier."""
         await self.scrubbing.stop()
+        if self._ahead is not None:
+            found = await self._ahead.write_out(self.writer.drain, self._write_out_seconds)
+            self._listener.written_out(found.written_count, found.left_count, found.left_bytes)
         await self.writer.drain()
         self._health.retire()
         await self.promoter.drain()

@@ -3,6 +3,7 @@
     tree       rows by hash, lineage, places        (block_tree.py: everybody reads it)
     orders     who leaves host memory, who the SSD  (storage/policy)
     segments   what lies in which segment           (segment_loads.py)
+    departures who must be written before it leaves (departures.py: only when that is asked for)
 
 A block is a row of the tree. Other files of this room keep rows of blocks that they pinned, and
 read the tree; every change goes through the methods here.
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING
 
 from cache_service.absences import Absences
 from cache_service.block_tree import NOWHERE, BlockTree
+from cache_service.departures import Departures
+from cache_service.integrity import check_copies
 from cache_service.segment_loads import SegmentLoads
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
@@ -59,7 +62,10 @@ class BlockIndex:
         self._host = host_order
         self._ssd = ssd_order
         self._segments = SegmentLoads(self.tree, ssd_order)
+        self._departures: Departures | None = None
         self._pinned: set[int] = set()
+        self.host_only_count = 0
+        """Blocks in host memory that the SSD lacks: what a crash now would lose."""
         self.host_payload_bytes = 0
         self.ssd_payload_bytes = 0
 
@@ -82,7 +88,14 @@ class BlockIndex:
 
     def memory_bytes(self) -> int:
         """What the index takes for its blocks."""
-        return self.tree.memory_bytes() + self._host.memory_bytes() + self._ssd.memory_bytes()
+        parts = (self.tree, self._host, self._ssd, self._departures)
+        return sum(part.memory_bytes() for part in parts if part is not None)
+
+    def follow_departures(self) -> Departures:
+        """From now on it is known what leaves next. REQUIRES: nothing is in host memory."""
+        assert not self.host_count
+        self._departures = Departures(self.tree, self._host)
+        return self._departures
 
     # -- copies come ---------------------------------------------------------------------------
 
@@ -129,6 +142,7 @@ class BlockIndex:
         columns.slab_page[row] = slab.offset // PAGE_BYTES
         columns.host_checksum[row] = checksum
         self.host_payload_bytes += tree.payload_bytes(row)
+        self.host_only_count += columns.segment[row] == NOWHERE
         uses = self._ssd.uses(row) if columns.segment[row] != NOWHERE else 1
         self._host.insert(row, tree.directory.name_of(row), uses)
         parent = columns.parent[row]
@@ -146,6 +160,7 @@ class BlockIndex:
         assert parent == NOWHERE or columns.segment[parent] != NOWHERE
         self.ssd_payload_bytes += location.payload_bytes
         uses = self._host.uses(row) if columns.slab_page[row] != NOWHERE else 1
+        self.host_only_count -= columns.slab_page[row] != NOWHERE
         self._ssd.insert(row, tree.directory.name_of(row), uses)
         self._segments.put(row, location)
         if parent != NOWHERE:
@@ -177,6 +192,7 @@ class BlockIndex:
             if columns.cached[row]:
                 if columns.slab_page[row] != NOWHERE:
                     self._host.use(row)
+                    self._unsettle(row)
                 if columns.segment[row] != NOWHERE:
                     self._segments.use(row)
 
@@ -186,6 +202,7 @@ class BlockIndex:
         for row in rows:
             if columns.slab_page[row] != NOWHERE and columns.cached[row]:
                 self._host.refresh(row)
+                self._unsettle(row)
 
     def pin(self, row: int) -> None:
         """Holds a block: neither copy leaves for room. Ends with one `unpin`."""
@@ -277,15 +294,11 @@ class BlockIndex:
             # Last to first: what has no copy left takes with it only what follows it in memory,
             # and rows that are looked at later are still those of `below`.
             if not tree.in_host(each):
-                self._drop_rest(each, reason if each == row else MissReason.EVICTED)
+                left = self.drop(each, reason if each == row else MissReason.EVICTED)
+                assert not left, "nothing below was on the SSD any more"
             else:
                 self._review(each)
         return forgotten
-
-    def _drop_rest(self, row: int, reason: MissReason) -> None:
-        """A block without a copy leaves, with all that follows it in host memory."""
-        left = self.drop(row, reason)
-        assert not left, "nothing below was on the SSD any more"
 
     # -- segments ----------------------------------------------------------------------------------
 
@@ -347,6 +360,12 @@ class BlockIndex:
             self._host.withhold(row)
         else:
             self._host.offer(row)
+            if self._departures is not None:
+                self._departures.offered(row)
+
+    def _unsettle(self, row: int) -> None:
+        if self._departures is not None:
+            self._departures.unsettle(row)
 
     def _free_slab(self, row: int) -> None:
         columns = self.tree.columns
@@ -357,6 +376,9 @@ class BlockIndex:
     def _leave_host(self, row: int) -> None:
         columns = self.tree.columns
         self.host_payload_bytes -= self.tree.payload_bytes(row)
+        self.host_only_count -= columns.segment[row] == NOWHERE
+        if self._departures is not None:
+            self._departures.left(row)
         if not columns.pins[row]:
             self._free_slab(row)
         parent = columns.parent[row]
@@ -369,6 +391,9 @@ class BlockIndex:
         self._segments.take(row)
         self._ssd.remove(row)
         self.ssd_payload_bytes -= self.tree.payload_bytes(row)
+        if columns.slab_page[row] != NOWHERE and columns.cached[row]:
+            self.host_only_count += 1
+            self._unsettle(row)
         parent = columns.parent[row]
         if parent != NOWHERE:
             columns.ssd_children[parent] -= 1
@@ -387,24 +412,14 @@ class BlockIndex:
         tree = self.tree
         tree.check_integrity()
         rows = list(tree)
-        for row in rows:
-            self._check_block(row)
+        check_copies(tree, rows)
         assert len(self._host) == sum(tree.in_host(r) for r in rows)
         host_bytes = sum(tree.payload_bytes(r) for r in rows if tree.in_host(r))
         assert self.host_payload_bytes == host_bytes
         assert self.ssd_payload_bytes == sum(tree.payload_bytes(r) for r in rows if tree.on_ssd(r))
+        assert self.host_only_count == sum(not tree.on_ssd(r) for r in rows)
         assert self._pinned >= {row for row in rows if tree.pins(row)}
         assert all(tree.pins(row) for row in self._pinned)
-        self.absences.check_integrity()
-        self._segments.check_integrity()
-        self._host.check_integrity()
-        self._ssd.check_integrity()
-
-    def _check_block(self, row: int) -> None:
-        tree, columns = self.tree, self.tree.columns
-        assert tree.in_host(row) or tree.on_ssd(row), "cached nowhere"
-        parent = tree.parent(row)
-        assert parent == NOWHERE or not tree.on_ssd(row) or tree.on_ssd(parent), "stranded"
-        children: Sequence[int] = list(tree.children(row))
-        assert columns.host_children[row] == sum(tree.in_host(c) for c in children)
-        assert columns.ssd_children[row] == sum(tree.on_ssd(c) for c in children)
+        for owner in (self.absences, self._segments, self._host, self._ssd, self._departures):
+            if owner is not None:
+                owner.check_integrity()

@@ -1,14 +1,26 @@
-"""What must hold between the owners of the core: every pin and every slab has exactly one reason.
+"""What must hold between the owners of the core: every pin and every slab has exactly one reason,
+every copy has what it hangs on.
 
 For tests; walks everything. Pure.
 """
 
 from collections.abc import Mapping, Sequence
 
-from cache_service.block_tree import BlockTree
+from cache_service.block_tree import NOWHERE, BlockTree
 from storage.tier import Slab
 
-__all__ = ["check_holders"]
+__all__ = ["check_copies", "check_holders"]
+
+
+def check_copies(tree: BlockTree, rows: Sequence[int]) -> None:
+    """`rows`: every cached block."""
+    for row in rows:
+        assert tree.in_host(row) or tree.on_ssd(row), "cached nowhere"
+        parent = tree.parent(row)
+        assert parent == NOWHERE or not tree.on_ssd(row) or tree.on_ssd(parent), "stranded"
+        children = list(tree.children(row))
+        assert tree.columns.host_children[row] == sum(tree.in_host(c) for c in children)
+        assert tree.columns.ssd_children[row] == sum(tree.on_ssd(c) for c in children)
 
 
 def check_holders(

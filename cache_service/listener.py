@@ -46,7 +46,11 @@ class CacheListener(Protocol):
         ...
 
     def writes_declined(self, count: int) -> None:
-        """Blocks that admission kept off the SSD."""
+        """Blocks kept off the SSD: by admission, or because they had to leave before their turn."""
+        ...
+
+    def written_out(self, written_count: int, left_count: int, left_bytes: int) -> None:
+        """The end of the service wrote blocks that only host memory had; the others are lost."""
         ...
 
     def block_corrupt(self, tier: Tier) -> None: ...
@@ -105,6 +109,9 @@ class QuietListener:
         return
 
     def writes_declined(self, count: int) -> None:
+        return
+
+    def written_out(self, written_count: int, left_count: int, left_bytes: int) -> None:
         return
 
     def block_corrupt(self, tier: Tier) -> None:

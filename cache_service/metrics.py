@@ -116,6 +116,17 @@ class MetricsListener(QuietListener):
     def writes_declined(self, count: int) -> None:
         self._declined.inc(count)
 
+    def written_out(self, written_count: int, left_count: int, left_bytes: int) -> None:
+        log.log(
+            logging.WARNING if left_count else logging.INFO,
+            "blocks that only host memory had were written to the SSD",
+            extra={
+                "written_count": written_count,
+                "left_count": left_count,
+                "left_bytes": left_bytes,
+            },
+        )
+
     def block_corrupt(self, tier: Tier) -> None:
         self._corrupt.labels(tier.name.lower()).inc()
         log.warning("a corrupt block was dropped", extra={"tier": tier.name.lower()})
@@ -213,11 +224,8 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
         ("sessions_open", "Sessions that are open", stats.session_count),
         ("leases_live", "Leases that are live", stats.lease_count),
         ("reservations_live", "Reservations that are live", stats.reservation_count),
-        (
-            "pending_writes_blocks",
-            "Blocks still to be written to the SSD",
-            stats.pending_write_count,
-        ),
+        ("pending_writes_blocks", "Blocks on their way to the SSD", stats.pending_write_count),
+        ("host_only_blocks", "Blocks in host memory that the SSD lacks", stats.host_only_count),
         ("quarantined_slabs", "Slabs resting before reuse", stats.quarantined_slab_count),
         ("uptime_seconds", "Since the start", stats.uptime_seconds),
     ):

@@ -73,9 +73,10 @@ def build_parts(
 ) -> Parts:
     """The parts over an arena and, where given, an SSD tier, whose blocks are in the index then."""
     tally = Tally(listener)
+    leaving = ssd is not None and policies.ssd_write_when == "leaving"
     index = BlockIndex(
         arena,
-        eviction_order(policies.host_eviction),
+        eviction_order(policies.host_eviction, backed=leaving),
         eviction_order(policies.ssd_eviction),
         limits.evicted_memory_count,
     )

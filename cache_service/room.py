@@ -1,12 +1,15 @@
 """HostRoom: slabs for blocks that want into host memory, made free by evicting leaves.
 
 Invariant: only what the index gives up is freed; a held block (leased, reserved behind, being
-written or read) never is. When everything is held by writes that are on their way to the SSD, a
-taker may wait for them, for a bounded time. Event loop only.
+written or read) never is. When everything is held by writes that are on their way to the SSD, or
+what leaves next must be written first, a taker may wait for that, for a bounded time; then the next
+to leave leaves, written or not. Event loop only.
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from cache_service.extent_reclaim import leaf_of_size, rows_of_extent
 from cache_service.index import BlockIndex
@@ -14,6 +17,10 @@ from cache_service.listener import CacheListener
 from kvtier.blocks import Tier
 from storage.host.arena import HostArena
 from storage.tier import Slab
+
+if TYPE_CHECKING:
+    from cache_service.ssd_writer import SsdWriter
+    from cache_service.write_ahead import WriteAhead
 
 __all__ = ["HostRoom"]
 
@@ -29,10 +36,23 @@ class HostRoom:
         self._listener = listener
         self._wait_seconds = wait_seconds
         self._change = asyncio.Event()
+        self._ahead: WriteAhead | None = None
+        self._writer: SsdWriter | None = None
         self.evicted_count = 0
 
+    def write_before_leaving(self, ahead: "WriteAhead", writer: "SsdWriter") -> None:
+        """From now on `ahead` is asked before a block leaves, and `writer` is woken after."""
+        self._ahead, self._writer = ahead, writer
+
     def take(self, block_bytes: int) -> Slab | None:
-        """A slab, evicting what is worth least until there is one; None when all is held.
+        """A slab, evicting what is worth least until there is one.
+
+        None when all is held, or when what leaves next has to be written first.
+        """
+        return self._take(block_bytes, unwritten=False)
+
+    def _take(self, block_bytes: int, unwritten: bool) -> Slab | None:
+        """`unwritten`: what has to be written first leaves all the same.
 
         There is one order of leaving for blocks of all sizes. Where the next to leave has slabs of
         another size, a whole extent of such slabs is emptied, so no size starves another and none
@@ -40,28 +60,46 @@ class HostRoom:
         """
         evicted = 0
         while (slab := self._arena.allocate(block_bytes)) is None:
-            left = self._make_room(self._arena.slab_bytes(block_bytes))
+            left = self._make_room(self._arena.slab_bytes(block_bytes), unwritten)
             if not left:
                 break
             evicted += left
         if evicted:
             self.evicted_count += evicted
             self._listener.blocks_evicted(Tier.HOST, evicted)
+        if self._writer is not None:
+            self._writer.wake()
         return slab
 
-    def _make_room(self, slab_bytes: int) -> int:
+    def _make_room(self, slab_bytes: int, unwritten: bool) -> int:
         """Evicts for one slab; returns how many blocks left, 0 when none may."""
         index = self._index
         victim = index.host_victim()
+        while victim is not None and index.tree.slab(victim).size_bytes == slab_bytes:
+            if self._may_leave([victim], unwritten):
+                return 1 if index.evict_host() is not None else 0
+            held, victim = victim, index.host_victim()
+            if victim == held:
+                return 0
         if victim is None:
             return 0
-        if index.tree.slab(victim).size_bytes == slab_bytes:
-            return 1 if index.evict_host() is not None else 0
         rows = rows_of_extent(index, self._arena, slab_bytes)
         if rows is None:
             leaf = leaf_of_size(index, self._arena, slab_bytes)
             rows = [] if leaf is None else [leaf]
-        return index.evict_host_rows(rows)
+        return index.evict_host_rows(rows) if self._may_leave(rows, unwritten) else 0
+
+    def _may_leave(self, rows: Sequence[int], unwritten: bool) -> bool:
+        """Asks about all of them: those that must be written first are on their way then."""
+        if self._ahead is None or self._writer is None:
+            return True
+        if not unwritten:
+            may_leave = [self._ahead.may_leave(row) for row in rows]
+            if not all(may_leave):
+                return False
+        on_ssd = self._index.tree.on_ssd
+        self._writer.left_unwritten(sum(not on_ssd(row) for row in rows))
+        return True
 
     def patience(self) -> float:
         """Until when a call that begins now may wait for room, on the event loop's clock."""
@@ -70,18 +108,19 @@ class HostRoom:
     async def take_waiting(
         self, block_bytes: int, worth_waiting: Callable[[], bool], patience: float
     ) -> Slab | None:
-        """As `take`, but waits, until `patience` ends, while `worth_waiting()` says so."""
+        """As `take`, but waits, until `patience` ends, while `worth_waiting()` says so.
+
+        Then it goes by what is there: a block that should be written first leaves unwritten.
+        """
         slab = self.take(block_bytes)
-        if slab is not None or not worth_waiting():
+        if slab is not None:
             return slab
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(patience):
                 while slab is None and worth_waiting():
                     await self._change.wait()
                     slab = self.take(block_bytes)
-        except TimeoutError:
-            return None
-        return slab
+        return slab if slab is not None else self._take(block_bytes, unwritten=True)
 
     def give_back(self, slab: Slab) -> None:
         """Frees a slab that was taken and not used."""

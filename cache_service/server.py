@@ -39,6 +39,8 @@ __all__ = ["CacheServer", "serve"]
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
+WRITE_OUT_SHARE = 0.8
+"""Of `drain_seconds`: for blocks that only host memory has. The rest is for closing the tier."""
 
 
 class CacheServer:
@@ -100,7 +102,11 @@ class CacheServer:
         log.info("arena ready", extra=sizes)
         ssd = await self._open_ssd() if settings.ssd.enabled else None
         budget = int(settings.ssd.scrub_bytes_per_second)
-        limits = replace(settings.limits.core(), scrub_bytes_per_second=budget)
+        limits = replace(
+            settings.limits.core(),
+            scrub_bytes_per_second=budget,
+            write_out_seconds=WRITE_OUT_SHARE * settings.drain_seconds,
+        )
         cache = Cache(arena, ssd, limits, time.monotonic, listener, settings.policies)
         # What was made until now stays: a full collection looks only at what came after.
         gc.collect()

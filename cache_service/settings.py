@@ -46,6 +46,8 @@ class SsdSettings(SettingsModel):
     capacity_bytes: Size = _size(2048)
     segment_bytes: Size = _size(256)
     eviction: Eviction = "greedy_dual"
+    write_when: Literal["committed", "leaving"] = "committed"
+    """Names of `cache_service.replay.cache.WriteWhen`; a test holds them equal."""
     admission: Literal["all", "first_new"] = "all"
     admission_new_blocks: PositiveInt = 248
     write_bytes_per_day: ByteSize = ByteSize(0)
@@ -123,6 +125,7 @@ class CacheSettings(SettingsModel):
             ssd_admission=self.ssd.admission,
             ssd_new_blocks_max=self.ssd.admission_new_blocks,
             ssd_write_bytes_per_day=int(self.ssd.write_bytes_per_day),
+            ssd_write_when=self.ssd.write_when,
         )
 
     @model_validator(mode="after")

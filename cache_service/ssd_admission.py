@@ -1,7 +1,8 @@
 """SsdAdmission: which blocks are worth a write to the SSD, and what the answer costs.
 
     commit -> judge: the rule looks at each new block of the request once
-    later  -> wanted: the rule let it in, or it was used again in memory since
+    at its time to be written (`write_timing.py`)
+           -> wanted: the rule let it in, or it was used again in memory since
            -> afforded: the day's write budget still has the bytes
 
 Invariant: a block is judged once for each time it enters the cache, in the order of its chain. What
@@ -50,14 +51,19 @@ class SsdAdmission:
         """True when a block in host memory should be on the SSD, if it can be afforded."""
         return self._index.admitted(row) or self._index.used_again(row)
 
-    def afforded(self, row: int, record_bytes: int) -> bool:
-        """True when the budget has the bytes: they are spent then."""
-        return self._budget is None or self._budget.spend(
-            self._index.tree.directory.name_of(row),
-            record_bytes,
-            self._clock(),
-            used_again=self._index.used_again(row),
-        )
+    def afforded(self, row: int, record_bytes: int, lost: int) -> bool:
+        """True when the budget has the bytes: they are spent then.
+
+        Else `lost` is turned away: the block itself, or the one for which it would be written.
+        """
+        if self._budget is None:
+            return True
+        name_of, now = self._index.tree.directory.name_of, self._clock()
+        used_again = self._index.used_again(row)
+        if not self._budget.allows(record_bytes, now, used_again):
+            self._budget.turn_away(name_of(lost), record_bytes)
+            return False
+        return self._budget.spend(name_of(row), record_bytes, now, used_again)
 
     def missed(self, block_hash: BlockHash) -> None:
         """A block was asked for and is nowhere: was it turned away?"""
@@ -68,6 +74,7 @@ class SsdAdmission:
         budget, rule, policies = self._budget, self._first_new, self._policies
         return AdmissionView(
             rule=policies.ssd_admission,
+            write_when=policies.ssd_write_when,
             declined_count=rule.refused_blocks if rule is not None else 0,
             write_bytes_per_day=policies.ssd_write_bytes_per_day,
             allowed_bytes=budget.allowed_bytes(self._clock()) if budget is not None else 0,

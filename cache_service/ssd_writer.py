@@ -2,9 +2,10 @@
 
     forget what left  ->  free a segment ahead  ->  append a batch of waiting blocks  ->  again
 
-Blocks are written behind: a commit is answered from host memory, its blocks wait in the queue,
-pinned so that they are not lost before they are written. A disk that fails is an absent tier:
-waiting blocks are let go into plain host memory and nobody gets an error.
+Blocks are written behind: a commit is answered from host memory. A block whose time has come
+(`write_timing.py`) waits in the queue, pinned so that it is not lost before it is written. A disk
+that fails is an absent tier: waiting blocks are let go into plain host memory and nobody gets an
+error.
 
 Invariant: a hash is forgotten before it can be written again, because both happen in this task.
 Event loop only; the bytes move on the tier's writer thread.
@@ -12,7 +13,7 @@ Event loop only; the bytes move on the tier's writer thread.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cache_service.block_tree import NOWHERE
@@ -25,6 +26,7 @@ from cache_service.ssd_admission import SsdAdmission
 from cache_service.ssd_health import SsdHealth
 from cache_service.views import CacheLimits
 from cache_service.write_queue import WriteQueue
+from cache_service.write_timing import WriteTiming
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
 from storage.errors import CorruptBlockError, SegmentsFullError, StorageError
@@ -58,6 +60,8 @@ class SsdWriter:
         forgotten: ForgetQueue,
         health: SsdHealth,
         admission: SsdAdmission,
+        queue: WriteQueue,
+        timing: WriteTiming,
         limits: CacheLimits,
         listener: CacheListener,
         clock: Callable[[], float],
@@ -73,9 +77,9 @@ class SsdWriter:
         self._clock = clock
         small = len(ssd.segments()) < SMALL_RING_SEGMENTS
         self._free_segments_min = 1 if small else limits.free_segments_min
-        pending_bytes_max = int(limits.pending_write_share_max * arena.capacity_bytes)
         self._admission = admission
-        self._queue = WriteQueue(ssd, index, health, admission, pending_bytes_max)
+        self._queue = queue
+        self._timing = timing
         self._forgotten = forgotten
         self._full_count = 0
         """Batches in a row for which there was no segment."""
@@ -90,21 +94,24 @@ class SsdWriter:
         """True while blocks are on their way to the SSD, and will become free to evict."""
         return self._queue.busy
 
-    def offer_new(self, rows: Sequence[int]) -> None:
-        """As `offer`, for blocks that came into the cache just now, in the order of their chain."""
+    def committed(self, rows: Sequence[int]) -> None:
+        """Blocks came into the cache just now, in the order of their chain."""
         self._admission.judge(rows)
-        self.offer(rows)
+        self._count_declined(self._timing.committed(rows))
+        self.wake()
+
+    def used(self, row: int) -> None:
+        """A block in host memory that the SSD lacks was used, and all before it."""
+        self._count_declined(self._timing.used(row))
+        self.wake()
+
+    def left_unwritten(self, count: int) -> None:
+        """Blocks left host memory for good."""
+        self._count_declined(count)
 
     def missed(self, block_hash: BlockHash) -> None:
         """A block was asked for that is nowhere."""
         self._admission.missed(block_hash)
-
-    def offer(self, rows: Iterable[int]) -> None:
-        """Queues blocks to be written, with what lies before them, as far as admission lets in."""
-        declined = self._queue.offer(rows)
-        if declined:
-            self._listener.writes_declined(declined)
-        self.wake()
 
     def forget(self, hashes: Sequence[BlockHash]) -> None:
         """Has the SSD's index forget blocks that left the cache."""
@@ -116,7 +123,7 @@ class SsdWriter:
         if self._task is not None:
             return
         wanted = self._forgotten or self._segment_due() if self._health.available else False
-        if wanted or self._queue.due:
+        if wanted or self._timing.due:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def drain(self) -> None:
@@ -124,7 +131,7 @@ class SsdWriter:
         self.wake()
         while self._task is not None:
             await asyncio.wait({self._task})
-            if self._forgotten or self._queue.due:
+            if self._forgotten or self._timing.due:
                 self.wake()
 
     def pins(self) -> dict[int, int]:
@@ -159,12 +166,12 @@ class SsdWriter:
                 return
             await self._forgotten.flush()
             room_made = await self._free_segments()
-            self._queue.offer_deferred()
+            self._timing.refill()
             batch = self._queue.next_batch(
                 self._limits.write_batch_blocks, self._limits.write_batch_bytes
             )
             if not batch:
-                if self._forgotten or self._queue.due:
+                if self._forgotten or self._timing.due:
                     continue
                 return
             await self._append(batch, room_made)
@@ -236,7 +243,10 @@ class SsdWriter:
 
     def _decline_all(self) -> None:
         """The same for everything that waits."""
-        declined = self._queue.clear()
-        if declined:
-            self._listener.writes_declined(declined)
+        self._count_declined(self._queue.clear())
+        self._timing.gave_up()
         self._room.changed()
+
+    def _count_declined(self, count: int) -> None:
+        if count:
+            self._listener.writes_declined(count)

@@ -48,6 +48,7 @@ def collect_stats(
         lease_count=len(leases),
         reservation_count=len(reservations),
         pending_write_count=0 if cold is None else cold.writer.pending_count,
+        host_only_count=index.host_only_count,
         quarantined_slab_count=reservations.quarantined_count,
         recovery=None if cold is None else cold.ssd.report,
         scrub=None if cold is None else cold.scrubbing.view(),

@@ -19,6 +19,7 @@ def stats_message(stats: CacheStats, start_seconds: float) -> pb.GetStatsRespons
         lease_count=stats.lease_count,
         reservation_count=stats.reservation_count,
         pending_write_count=stats.pending_write_count,
+        host_only_count=stats.host_only_count,
         recovery=_recovery(stats.recovery) if stats.recovery is not None else None,
         counters=stats.counters,
         scrub=_scrub(stats.scrub) if stats.scrub is not None else None,
@@ -84,6 +85,7 @@ def _admission(view: AdmissionView) -> pb.AdmissionStats:
         over_budget_count=view.over_budget_count,
         over_budget_bytes=view.over_budget_bytes,
         lost_hit_count=view.lost_hit_count,
+        write_when=view.write_when,
     )
 
 

@@ -38,6 +38,7 @@ def totals_table(response: cache_pb2.GetStatsResponse) -> Table:
         "leases live": response.lease_count,
         "reservations live": response.reservation_count,
         "blocks waiting for the SSD": response.pending_write_count,
+        "blocks in host memory only": response.host_only_count,
         "bytes of the index": response.index_bytes,
     }
     totals = {name.replace("_", " "): n for name, n in sorted(response.counters.items())}
@@ -63,6 +64,7 @@ def ssd_table(response: cache_pb2.GetStatsResponse) -> Table:
     for problem in found.problems:
         table.add_row("  problem", problem)
     table.add_row("scrub", _scrub_text(response.scrub))
+    table.add_row("written", _written_text(response.admission))
     table.add_row("admission", _admission_text(response.admission))
     table.add_row("codec of new blocks", f"{response.ssd_codec.name} ({response.ssd_codec.reason})")
     return table
@@ -85,6 +87,12 @@ def host_table(response: cache_pb2.GetStatsResponse) -> Table:
         )
     table.add_row("not cut yet", f"{memory.free_extent_count:,}", "", "", "")
     return table
+
+
+def _written_text(admission: cache_pb2.AdmissionStats) -> str:
+    if admission.write_when == "leaving":
+        return "when a block leaves host memory; a crash loses what is in host memory only"
+    return "when a block is committed"
 
 
 def _admission_text(admission: cache_pb2.AdmissionStats) -> str:

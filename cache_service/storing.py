@@ -254,7 +254,7 @@ class Storing(Side):
         self._index.put_host_many(copies)
         entered = [row for row, _, _ in copies]
         if self._writer is not None:
-            self._writer.offer_new(entered)
+            self._writer.committed(entered)
         self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
         return len(entered)
 

@@ -77,6 +77,9 @@ class Tally:
         self.counters["writes_declined"] += count
         self._listener.writes_declined(count)
 
+    def written_out(self, written_count: int, left_count: int, left_bytes: int) -> None:
+        self._listener.written_out(written_count, left_count, left_bytes)
+
     def block_corrupt(self, tier: Tier) -> None:
         self.counters[f"blocks_corrupt_{tier.name.lower()}"] += 1
         self._listener.block_corrupt(tier)

@@ -66,6 +66,11 @@ class CacheLimits:
     write_batch_bytes: int = 64 * 1024 * 1024
     pending_write_share_max: float = 0.5
     """Share of the arena that waiting writes hold; past it new blocks wait without being held."""
+    write_ahead_share: float = 0.02
+    """Share of the arena that is made ready to leave ahead of need, where blocks are written when
+    they leave; a write batch where that is more."""
+    write_out_seconds: float = 8.0
+    """How long the end of the service may write blocks that only host memory has."""
     free_segments_min: int = 2
     """Segments kept free ahead of the writer (1 where the SSD has fewer than 8)."""
     relog_share_max: float = 0.5
@@ -93,6 +98,8 @@ class CachePolicies:
     """How many are the first ones."""
     ssd_write_bytes_per_day: int = 0
     """0 for no limit."""
+    ssd_write_when: str = "committed"
+    """"committed", or "leaving": shortly before a block leaves host memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,7 @@ class AdmissionView:
     """What the SSD's admission turned away since the start, and what that cost."""
 
     rule: str
+    write_when: str
     declined_count: int
     """Blocks the rule refused when they were new; used again they are wanted all the same."""
     write_bytes_per_day: int
@@ -238,7 +246,9 @@ class CacheStats:
     lease_count: int
     reservation_count: int
     pending_write_count: int
-    """Blocks committed in host memory that are still to be written to the SSD."""
+    """Blocks on their way from host memory to the SSD."""
+    host_only_count: int
+    """Blocks in host memory that the SSD lacks: what a crash now would lose."""
     quarantined_slab_count: int
     admission: AdmissionView | None
     """None without an SSD tier, like `recovery`, `scrub` and `codec`."""

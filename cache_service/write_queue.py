@@ -2,6 +2,7 @@
 
     offer -> admission -> waiting (pinned) -> a batch -> done
                  \\------> deferred (not pinned, may be evicted before its turn) -> offered again
+    keep  -> the same for a block that is about to leave host memory; what is before it goes along
 
 Invariants: a queued block is pinned exactly once; its parent is on the SSD or queued before it; the
 bytes of queued blocks stay within the share that waiting writes may hold, one block aside. Owned by
@@ -84,6 +85,16 @@ class WriteQueue:
                 declined += 1
         return declined
 
+    def keep(self, row: int) -> Admission:
+        """Queues a block that is about to leave, with everything before it that the SSD lacks.
+
+        Only the block itself must be wanted. WRITE: all of them are queued. DEFER: there was room
+        for the first of them, at most; ask again.
+        """
+        if not self._admission.wanted(row):
+            return Admission.DECLINE
+        return self._enqueue(row, last=row)
+
     def offer_deferred(self) -> None:
         """Asks again about blocks that had to come later."""
         while self._deferred:
@@ -148,23 +159,26 @@ class WriteQueue:
     def _record_bytes(self, row: int) -> int:
         return self._ssd.record_bytes(self._index.tree.payload_bytes(row))
 
-    def _enqueue(self, row: int) -> Admission:
-        """Queues a block behind what lies before it; stops at the first that may not go now."""
+    def _enqueue(self, row: int, last: int | None = None) -> Admission:
+        """Queues a block behind what lies before it; stops at the first that may not go now.
+
+        `last`: the block for which the others are written; else each is judged by itself.
+        """
         tree, way = self._index.tree, []
         while row != NOWHERE and not tree.on_ssd(row) and row not in self._queued:
             way.append(row)
             row = tree.parent(row)
         for step in reversed(way):
-            answer = self._ask(step)
+            answer = self._ask(step, last)
             if answer is not Admission.WRITE:
                 return answer
             self._queue(step)
         return Admission.WRITE
 
-    def _ask(self, row: int) -> Admission:
+    def _ask(self, row: int, last: int | None) -> Admission:
         if not self._index.tree.in_host(row) or not self._index.tree.cached(row):
             return Admission.DECLINE
-        if not self._admission.wanted(row):
+        if last is None and not self._admission.wanted(row):
             return Admission.DECLINE
         record_bytes = self._record_bytes(row)
         answer = admit(
@@ -176,8 +190,10 @@ class WriteQueue:
                 ssd_available=self._health.available,
             )
         )
-        if answer is Admission.WRITE and not self._admission.afforded(row, record_bytes):
-            return Admission.DECLINE
+        if answer is Admission.WRITE:
+            lost = row if last is None else last
+            if not self._admission.afforded(row, record_bytes, lost):
+                return Admission.DECLINE
         return answer
 
     def _queue(self, row: int) -> None:

@@ -286,7 +286,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes")
+    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -308,6 +308,7 @@ class GetStatsResponse(_message.Message):
     ADMISSION_FIELD_NUMBER: _ClassVar[int]
     HOST_MEMORY_FIELD_NUMBER: _ClassVar[int]
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_ONLY_COUNT_FIELD_NUMBER: _ClassVar[int]
     service_instance_id: str
     start_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -322,7 +323,8 @@ class GetStatsResponse(_message.Message):
     admission: AdmissionStats
     host_memory: HostMemoryStats
     index_bytes: int
-    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ...) -> None: ...
+    host_only_count: int
+    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ...) -> None: ...
 
 class VerifyBlocksRequest(_message.Message):
     __slots__ = ("bytes_per_second",)
@@ -399,7 +401,7 @@ class TierStats(_message.Message):
     def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., evicted_count: _Optional[int] = ..., written_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ...) -> None: ...
 
 class AdmissionStats(_message.Message):
-    __slots__ = ("rule", "declined_count", "write_bytes_per_day", "allowed_bytes", "over_budget_count", "over_budget_bytes", "lost_hit_count")
+    __slots__ = ("rule", "declined_count", "write_bytes_per_day", "allowed_bytes", "over_budget_count", "over_budget_bytes", "lost_hit_count", "write_when")
     RULE_FIELD_NUMBER: _ClassVar[int]
     DECLINED_COUNT_FIELD_NUMBER: _ClassVar[int]
     WRITE_BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
@@ -407,6 +409,7 @@ class AdmissionStats(_message.Message):
     OVER_BUDGET_COUNT_FIELD_NUMBER: _ClassVar[int]
     OVER_BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOST_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WRITE_WHEN_FIELD_NUMBER: _ClassVar[int]
     rule: str
     declined_count: int
     write_bytes_per_day: int
@@ -414,7 +417,8 @@ class AdmissionStats(_message.Message):
     over_budget_count: int
     over_budget_bytes: int
     lost_hit_count: int
-    def __init__(self, rule: _Optional[str] = ..., declined_count: _Optional[int] = ..., write_bytes_per_day: _Optional[int] = ..., allowed_bytes: _Optional[int] = ..., over_budget_count: _Optional[int] = ..., over_budget_bytes: _Optional[int] = ..., lost_hit_count: _Optional[int] = ...) -> None: ...
+    write_when: str
+    def __init__(self, rule: _Optional[str] = ..., declined_count: _Optional[int] = ..., write_bytes_per_day: _Optional[int] = ..., allowed_bytes: _Optional[int] = ..., over_budget_count: _Optional[int] = ..., over_budget_bytes: _Optional[int] = ..., lost_hit_count: _Optional[int] = ..., write_when: _Optional[str] = ...) -> None: ...
 
 class HostMemoryStats(_message.Message):
     __slots__ = ("extent_bytes", "free_extent_count", "classes")
