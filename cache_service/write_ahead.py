@@ -196,6 +196,7 @@ class WriteAhead:
             row = tree.parent(row)
             if (
                 row == NOWHERE
+                or columns.slab_page[row] == NOWHERE  # read from its middle on
                 or columns.host_children[row] != 1
                 or columns.settled[row]
                 or standing(row) > end

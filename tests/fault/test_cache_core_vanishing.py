@@ -16,7 +16,7 @@ import pytest
 from cache_service.cache import Cache
 from cache_service.errors import CacheError
 from cache_service.listener import QuietListener
-from cache_service.views import CacheLimits, MatchView, ReadyView, Transport
+from cache_service.views import CacheLimits, CachePolicies, MatchView, ReadyView, Transport
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
@@ -57,7 +57,8 @@ def checksum_of(block_hash: BlockHash) -> int:
 class Crowd:
     """A cache and the clients that come and go."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, write_when: str) -> None:
+        self.policies = CachePolicies(ssd_write_when=write_when)
         self.rng = random.Random(seed)
         self.now = 0.0
         self.folder = folder
@@ -71,7 +72,7 @@ class Crowd:
         ssd = SsdTier.open(
             self.folder / "ssd", capacity_bytes=6 * SEGMENT_BYTES, segment_bytes=SEGMENT_BYTES
         )
-        return Cache(self.arena, ssd, LIMITS, lambda: self.now, QuietListener())
+        return Cache(self.arena, ssd, LIMITS, lambda: self.now, QuietListener(), self.policies)
 
     def open_session(self) -> str:
         return self.cache.open_session(
@@ -186,11 +187,12 @@ class Crowd:
         self.cache.check_integrity()
 
 
+@pytest.mark.parametrize("write_when", ["committed", "leaving"])
 @pytest.mark.parametrize("seed", range(3))
 async def test_clients_that_vanish_at_any_step_leave_right_bytes_and_whole_sums(
-    tmp_path: Path, seed: int
+    tmp_path: Path, seed: int, write_when: str
 ) -> None:
-    crowd = Crowd(tmp_path, seed)
+    crowd = Crowd(tmp_path, seed, write_when)
     await crowd.run()
     assert crowd.ready_count > 100, "the crowd read nothing"
     # Everything that was held ends at its deadline, and nothing else is left.

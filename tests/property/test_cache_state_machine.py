@@ -76,6 +76,8 @@ def payload_of(block_hash: BlockHash) -> bytes:
 class CacheLife(RuleBasedStateMachine):
     """One cache over many starts on the same directory."""
 
+    write_when = "committed"
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
@@ -86,9 +88,21 @@ class CacheLife(RuleBasedStateMachine):
         """Every hash that was ever committed: nothing else may be found."""
         self.policies = CachePolicies()
 
-    @initialize(host=st.sampled_from(sorted(POLICIES)), ssd=st.sampled_from(sorted(POLICIES)))
-    def begin(self, host: str, ssd: str) -> None:
-        self.policies = CachePolicies(host, ssd)
+    @initialize(
+        host=st.sampled_from(sorted(POLICIES)),
+        ssd=st.sampled_from(sorted(POLICIES)),
+        admission=st.sampled_from(["all", "first_new"]),
+        records_per_hour=st.sampled_from([0, 20]),
+    )
+    def begin(self, host: str, ssd: str, admission: str, records_per_hour: int) -> None:
+        self.policies = CachePolicies(
+            host,
+            ssd,
+            ssd_admission=admission,
+            ssd_new_blocks_max=2,
+            ssd_write_bytes_per_day=24 * records_per_hour * 2 * PAGE_BYTES,
+            ssd_write_when=self.write_when,
+        )
         self.start()
 
     def start(self) -> None:
@@ -300,6 +314,7 @@ class CacheLife(RuleBasedStateMachine):
         """A clean end: everything on the SSD is there again, nothing else."""
         self.run(self.cache.drain())
         written = self.ssd_block_count()
+        self.all_is_written_out()
         self.arena.close()
         self.start()
         assert self.flipped or self.ssd_block_count() == written
@@ -324,6 +339,9 @@ class CacheLife(RuleBasedStateMachine):
             byte = segment.read(1)
             segment.seek(offset)
             segment.write(bytes([byte[0] ^ 4]))
+
+    def all_is_written_out(self) -> None:
+        """With every block wanted and affordable, an SSD with room has all of them."""
 
     def ssd_block_count(self) -> int:
         self.cache.check_integrity()
@@ -365,10 +383,24 @@ class CacheLife(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
+class LeavingLife(CacheLife):
+    """The same for a cache that writes a block when it leaves host memory."""
+
+    write_when = "leaving"
+
+    def all_is_written_out(self) -> None:
+        policies = self.policies
+        if policies.ssd_admission == "all" and not policies.ssd_write_bytes_per_day:
+            counters = self.cache.stats().counters
+            recycled = counters.get("segments_recycled", 0)
+            assert recycled or self.flipped or self.cache.stats().host_only_count == 0
+
+
 @pytest.mark.timeout(120)
-def test_any_life_of_the_cache_keeps_bytes_sums_and_chains_whole() -> None:
+@pytest.mark.parametrize("life", [CacheLife, LeavingLife])
+def test_any_life_of_the_cache_keeps_bytes_sums_and_chains_whole(life: type[CacheLife]) -> None:
     run_state_machine_as_test(
-        CacheLife,
+        life,
         settings=settings(
             max_examples=25,
             stateful_step_count=30,
