@@ -49,6 +49,10 @@ class CacheListener(Protocol):
         """Blocks kept off the SSD: by admission, or because they had to leave before their turn."""
         ...
 
+    def room_waited(self) -> None:
+        """A store or a load waited for the SSD writer before it got a slab, or got none."""
+        ...
+
     def written_out(self, written_count: int, left_count: int, left_bytes: int) -> None:
         """The end of the service wrote blocks that only host memory had; the others are lost."""
         ...
@@ -109,6 +113,9 @@ class QuietListener:
         return
 
     def writes_declined(self, count: int) -> None:
+        return
+
+    def room_waited(self) -> None:
         return
 
     def written_out(self, written_count: int, left_count: int, left_bytes: int) -> None:

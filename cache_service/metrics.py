@@ -50,6 +50,9 @@ class MetricsListener(QuietListener):
         self._evicted = _counter(registry, "evicted_blocks", "Blocks that left a tier", "tier")
         self._moved = _counter(registry, "ssd_payload_bytes", "Payload bytes moved", "direction")
         self._declined = _counter(registry, "declined_blocks", "Blocks admission kept off the SSD")
+        self._room_waits = _counter(
+            registry, "room_waits", "Slabs that had to wait for the SSD writer"
+        )
         self._corrupt = _counter(registry, "corrupt_blocks", "Blocks that failed a check", "tier")
         self._recycled = _counter(registry, "recycled_segments", "Segments recycled")
         self._relogged = _counter(registry, "relogged_blocks", "Blocks kept by writing them again")
@@ -115,6 +118,9 @@ class MetricsListener(QuietListener):
 
     def writes_declined(self, count: int) -> None:
         self._declined.inc(count)
+
+    def room_waited(self) -> None:
+        self._room_waits.inc()
 
     def written_out(self, written_count: int, left_count: int, left_bytes: int) -> None:
         log.log(

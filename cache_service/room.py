@@ -115,6 +115,8 @@ class HostRoom:
         slab = self.take(block_bytes)
         if slab is not None:
             return slab
+        if worth_waiting():
+            self._listener.room_waited()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(patience):
                 while slab is None and worth_waiting():

@@ -77,6 +77,10 @@ class Tally:
         self.counters["writes_declined"] += count
         self._listener.writes_declined(count)
 
+    def room_waited(self) -> None:
+        self.counters["room_waits"] += 1
+        self._listener.room_waited()
+
     def written_out(self, written_count: int, left_count: int, left_bytes: int) -> None:
         self._listener.written_out(written_count, left_count, left_bytes)
 

@@ -12,7 +12,7 @@ import pytest
 
 from cache_service.cache import Cache
 from cache_service.listener import QuietListener
-from cache_service.views import CacheLimits, EndView, MatchView, ReadyView, Transport
+from cache_service.views import CacheLimits, CachePolicies, EndView, MatchView, ReadyView, Transport
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.env import Buffer, RealEnv
@@ -61,8 +61,9 @@ class FailingEnv(RealEnv):
 class Bench:
     """A cache over a disk that can fail, and one client."""
 
-    def __init__(self, folder: Path, env: FailingEnv) -> None:
+    def __init__(self, folder: Path, env: FailingEnv, write_when: str = "committed") -> None:
         self.env = env
+        self.policies = CachePolicies(ssd_write_when=write_when)
         self.now = 0.0
         self.folder = folder
         self.start()
@@ -75,7 +76,9 @@ class Bench:
             segment_bytes=SEGMENT_BYTES,
             env=self.env,
         )
-        self.cache = Cache(self.arena, ssd, LIMITS, lambda: self.now, QuietListener())
+        self.cache = Cache(
+            self.arena, ssd, LIMITS, lambda: self.now, QuietListener(), self.policies
+        )
         self.session_id = self.cache.open_session(
             NamespaceId(bytes(32)), BLOCK_BYTES, 64, "bench", Transport.SHARED_MEMORY
         ).session_id
@@ -134,8 +137,8 @@ def payload_of(block_hash: BlockHash) -> bytes:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> Any:
-    bench = Bench(tmp_path, FailingEnv())
+async def bench(tmp_path: Path, request: Any) -> Any:
+    bench = Bench(tmp_path, FailingEnv(), getattr(request, "param", "committed"))
     yield bench
     bench.env.reads_fail = bench.env.writes_fail = bench.env.syncs_fail = False
     await bench.cache.drain()
@@ -155,6 +158,37 @@ async def test_a_disk_that_takes_no_writes_leaves_a_working_memory_cache(
     assert (await bench.read(chain_of("c", 39))).ready_count == 2
     assert bench.cache.stats().tiers[1].block_count == 0
     assert bench.counters["ssd_failures"] >= 3
+
+
+@pytest.mark.parametrize("bench", ["leaving"], indirect=True)
+async def test_a_disk_that_takes_no_writes_lets_blocks_leave_unwritten(bench: Bench) -> None:
+    bench.env.writes_fail = True
+    for i in range(40):
+        assert await bench.store(chain_of("c", i, "tail")) >= 2
+        bench.cache.check_integrity()
+    await bench.settle()
+    assert bench.counters["ssd_failures"] == 3
+    assert (await bench.read(chain_of("c", 39, "tail"))).ready_count == 3
+    assert bench.cache.stats().tiers[1].block_count == 0
+    bench.env.writes_fail = False
+    bench.now += 10
+    for i in range(40, 60):
+        assert await bench.store(chain_of("c", i, "tail")) >= 2
+    await bench.settle()
+    assert (await bench.read(chain_of("c", 42, "tail"))).ready_count == 3
+
+
+@pytest.mark.parametrize("bench", ["leaving"], indirect=True)
+async def test_an_orderly_end_on_a_disk_that_takes_no_writes_ends(bench: Bench) -> None:
+    for i in range(5):
+        await bench.store(chain_of("c", i))
+    bench.env.writes_fail = True
+    await bench.cache.drain()
+    bench.cache.check_integrity()
+    bench.env.writes_fail = False
+    bench.arena.close()
+    bench.start()
+    assert bench.cache.stats().tiers[1].block_count == 0
 
 
 async def test_after_repeated_failures_the_disk_is_left_alone_until_the_retry(

@@ -25,10 +25,10 @@ def load_program() -> Any:
     return module
 
 
-def run_and_kill(folder: Path, first: int, lines_before: int) -> int:
+def run_and_kill(folder: Path, first: int, lines_before: int, write_when: str) -> int:
     """Kills a storer after so many lines; returns the last chain it said to be written."""
     process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(folder), str(first)],
+        [sys.executable, str(PROGRAM), str(folder), str(first), write_when],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -51,7 +51,7 @@ async def test_what_a_killed_cache_had_written_is_whole_right_and_not_stranded(
     folder = tmp_path / "ssd"
     for number in range(ROUNDS):
         first = number * CHAINS_PER_ROUND
-        last = run_and_kill(folder, first, rng.randrange(1, 60))
+        last = run_and_kill(folder, first, rng.randrange(1, 60), "committed")
         arena = HostArena(256 * 4096, extent_bytes=64 * 4096)
         cache = program.open_cache(folder, arena)
         cache.check_integrity()
@@ -66,6 +66,32 @@ async def test_what_a_killed_cache_had_written_is_whole_right_and_not_stranded(
         await cache.drain()
         cache.check_integrity()
         arena.close()
+
+
+async def test_a_killed_cache_that_writes_late_lost_what_memory_had_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """What left memory is found, whole and right; the last chains, never written, are not."""
+    program = load_program()
+    rng = random.Random(4)
+    folder = tmp_path / "ssd"
+    found_count = 0
+    for number in range(ROUNDS):
+        first = number * CHAINS_PER_ROUND
+        last = run_and_kill(folder, first, rng.randrange(20, 60), "leaving")
+        arena = HostArena(256 * 4096, extent_bytes=64 * 4096)
+        cache = program.open_cache(folder, arena, "leaving")
+        cache.check_integrity()
+        session_id = program.open_session(cache)
+        assert cache.lookup(session_id, program.chain_of(last)).present_count < 5
+        for chain_number in range(max(first, last - 60), last + 4):
+            chain = program.chain_of(chain_number)
+            found_count += cache.lookup(session_id, chain).present_count
+            await check(program, cache, session_id, chain)
+        await cache.drain()
+        cache.check_integrity()
+        arena.close()
+    assert found_count > 0
 
 
 async def check(program: Any, cache: Any, session_id: str, chain: Any) -> None:

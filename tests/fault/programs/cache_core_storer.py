@@ -1,7 +1,7 @@
 """Stores chain after chain into a cache on the directory given, until it is killed.
 
 Says on standard output, one line each: "written N" when chain N, and all before it that are still
-cached, are durable on the SSD.
+cached, are durable on the SSD; of a cache that writes when blocks leave, that nothing waits.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cache_service.cache import Cache
 from cache_service.listener import QuietListener
-from cache_service.views import CacheLimits, Transport
+from cache_service.views import CacheLimits, CachePolicies, Transport
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
@@ -35,9 +35,10 @@ def payload_of(block_hash: BlockHash) -> bytes:
     return hashlib.shake_128(block_hash).digest(BLOCK_BYTES)
 
 
-def open_cache(folder: Path, arena: HostArena) -> Cache:
+def open_cache(folder: Path, arena: HostArena, write_when: str = "committed") -> Cache:
     ssd = SsdTier.open(folder, capacity_bytes=SEGMENTS * SEGMENT_BYTES, segment_bytes=SEGMENT_BYTES)
-    return Cache(arena, ssd, CacheLimits(), time.monotonic, QuietListener())
+    policies = CachePolicies(ssd_write_when=write_when)
+    return Cache(arena, ssd, CacheLimits(), time.monotonic, QuietListener(), policies)
 
 
 def open_session(cache: Cache) -> str:
@@ -58,8 +59,8 @@ async def store(cache: Cache, session_id: str, chain: list[BlockHash]) -> None:
         await cache.commit(session_id, view.reservation_id, sums, False)
 
 
-async def main(folder: Path, first: int) -> None:
-    cache = open_cache(folder, HostArena(64 * 4096, extent_bytes=16 * 4096))
+async def main(folder: Path, first: int, write_when: str) -> None:
+    cache = open_cache(folder, HostArena(64 * 4096, extent_bytes=16 * 4096), write_when)
     session_id = open_session(cache)
     for number in range(first, first + 100_000):
         await store(cache, session_id, chain_of(number))
@@ -70,4 +71,4 @@ async def main(folder: Path, first: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
