@@ -31,7 +31,7 @@ from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.host.arena import HostArena
 from storage.policy.order import EvictionOrder
-from storage.tier import PAGE_BYTES, SegmentId, Slab, SsdLocation
+from storage.tier import PAGE_BYTES, Slab, SsdLocation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,8 @@ class BlockIndex:
         self.absences = Absences(evicted_memory_count)
         self._host = host_order
         self._ssd = ssd_order
-        self._segments = SegmentLoads(self.tree, ssd_order)
+        self.segments = SegmentLoads(self.tree, ssd_order)
+        """For reading only."""
         self._departures: Departures | None = None
         self._pinned: set[int] = set()
         self.host_only_count = 0
@@ -104,7 +105,7 @@ class BlockIndex:
         self.tree.recover(found)
         order = found.sequence.argsort(kind="stable")
         self._ssd.insert_many(order, self.tree.directory.names(order))
-        self._segments.recover(found)
+        self.segments.recover(found)
         self.ssd_payload_bytes = int(found.payload_bytes.sum())
 
     def add(
@@ -162,15 +163,15 @@ class BlockIndex:
         uses = self._host.uses(row) if columns.slab_page[row] != NOWHERE else 1
         self.host_only_count -= columns.slab_page[row] != NOWHERE
         self._ssd.insert(row, tree.directory.name_of(row), uses)
-        self._segments.put(row, location)
+        self.segments.put(row, location)
         if parent != NOWHERE:
             columns.ssd_children[parent] += 1
         self._review(row)
 
     def move_ssd(self, row: int, location: SsdLocation) -> None:
         """The block's record was written again elsewhere. REQUIRES: it is on the SSD."""
-        self._segments.take(row)
-        self._segments.put(row, location)
+        self.segments.take(row)
+        self.segments.put(row, location)
 
     def admit(self, row: int, admitted: bool) -> None:
         """Notes what the rule of admission to the SSD said of a new block."""
@@ -194,7 +195,7 @@ class BlockIndex:
                     self._host.use(row)
                     self._unsettle(row)
                 if columns.segment[row] != NOWHERE:
-                    self._segments.use(row)
+                    self.segments.use(row)
 
     def refresh(self, rows: Iterable[int]) -> None:
         """Notes that the blocks are wanted now, without counting a use."""
@@ -300,15 +301,7 @@ class BlockIndex:
                 self._review(each)
         return forgotten
 
-    # -- segments ----------------------------------------------------------------------------------
-
-    def segment_rows(self, segment_id: SegmentId) -> list[int]:
-        """Blocks whose record lies in a segment, in the order in which they were written."""
-        return self._segments.rows(segment_id)
-
-    def segment_worth(self, segment_id: SegmentId) -> int:
-        """What a segment's live blocks are worth above the clock, under the policy."""
-        return self._segments.worth(segment_id)
+    # -- orders ------------------------------------------------------------------------------------
 
     def ssd_standing(self, row: int) -> int:
         """Sort key of a block on the SSD, worst first."""
@@ -388,7 +381,7 @@ class BlockIndex:
 
     def _leave_ssd(self, row: int) -> None:
         columns = self.tree.columns
-        self._segments.take(row)
+        self.segments.take(row)
         self._ssd.remove(row)
         self.ssd_payload_bytes -= self.tree.payload_bytes(row)
         if columns.slab_page[row] != NOWHERE and columns.cached[row]:
@@ -414,12 +407,12 @@ class BlockIndex:
         rows = list(tree)
         check_copies(tree, rows)
         assert len(self._host) == sum(tree.in_host(r) for r in rows)
-        host_bytes = sum(tree.payload_bytes(r) for r in rows if tree.in_host(r))
-        assert self.host_payload_bytes == host_bytes
-        assert self.ssd_payload_bytes == sum(tree.payload_bytes(r) for r in rows if tree.on_ssd(r))
+        size = tree.payload_bytes
+        assert self.host_payload_bytes == sum(size(r) for r in rows if tree.in_host(r))
+        assert self.ssd_payload_bytes == sum(size(r) for r in rows if tree.on_ssd(r))
         assert self.host_only_count == sum(not tree.on_ssd(r) for r in rows)
         assert self._pinned >= {row for row in rows if tree.pins(row)}
         assert all(tree.pins(row) for row in self._pinned)
-        for owner in (self.absences, self._segments, self._host, self._ssd, self._departures):
+        for owner in (self.absences, self.segments, self._host, self._ssd, self._departures):
             if owner is not None:
                 owner.check_integrity()

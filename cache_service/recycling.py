@@ -52,7 +52,7 @@ def plan_recycling(
     victim = _choose(index, segments, must_bytes, relog_share_max)
     if victim is None:
         return None
-    rows = index.segment_rows(victim.segment_id)
+    rows = index.segments.rows(victim.segment_id)
     room = int(relog_share_max * victim.capacity_bytes) - must_bytes.get(victim.segment_id, 0)
     must = {row for row in rows if row in protected}
     keep = must | _worth_keeping(index, rows, must, record_bytes, room)
@@ -76,7 +76,7 @@ def _choose(
     def cost(segment: SegmentState) -> tuple[bool, int, int]:
         must = must_bytes.get(segment.segment_id, 0)
         too_much = must > relog_share_max * segment.capacity_bytes
-        worth = index.segment_worth(segment.segment_id)
+        worth = index.segments.worth(segment.segment_id)
         return too_much, must if too_much else worth, segment.generation
 
     sealed = [segment for segment in segments if segment.state == "sealed"]

@@ -41,7 +41,7 @@ class LiveSsdBlocks:
     def in_segment(self, segment_id: SegmentId) -> Iterator[tuple[BlockRecord, SsdLocation]]:
         """Live blocks in rising order of offset. What leaves meanwhile is left out."""
         tree = self._index.tree
-        for row in self._index.segment_rows(segment_id):
+        for row in self._index.segments.rows(segment_id):
             if tree.cached(row) and tree.segment(row) == segment_id:
                 yield tree.ssd_record(row), tree.location(row)
 

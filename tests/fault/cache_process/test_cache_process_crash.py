@@ -84,6 +84,53 @@ def test_a_stop_by_sigterm_writes_what_waits_and_ends_well(
     assert result.tiers == (Tier.SSD,) * 16
 
 
+LATE = "ssd.write_when=leaving"
+
+
+def test_a_stop_by_sigterm_writes_out_what_only_memory_has_and_says_so(
+    start: Any, connect: Any, payloads: Any
+) -> None:
+    first = start(LATE)
+    client = connect(first.ready())
+    chain = payloads.chain(1, 16)
+    client.store("r", chain, payloads.pages(chain))
+    with grpc.insecure_channel(first.said["listen"]) as channel:
+        stats = cache_pb2_grpc.CacheServiceStub(channel).GetStats(pb.GetStatsRequest(), timeout=5)
+    assert (stats.host_only_count, stats.pending_write_count) == (16, 0)
+    assert stats.admission.write_when == "leaving"
+    first.signal(signal.SIGTERM)
+    status, rest, errors = first.end()
+    assert (status, rest) == (0, "")
+    assert "written to the SSD" in errors
+    restored = payloads.blank(16)
+    result = connect(start(LATE).ready()).restore("r", chain, restored, 10)
+    assert result.tiers == (Tier.SSD,) * 16
+    expected = payloads.pages(chain)
+    assert all(np.array_equal(a, b) for a, b in zip(expected, restored, strict=True))
+
+
+def test_a_kill_of_a_service_that_writes_late_loses_what_only_memory_had(
+    start: Any, connect: Any, payloads: Any
+) -> None:
+    first = start(LATE)
+    client = connect(first.ready())
+    chains = [payloads.chain(n, 16) for n in range(24)]
+    for chain in chains:
+        assert client.store("r", chain, payloads.pages(chain)).stored_count == 16
+    until_written(first.said["listen"])
+    first.signal(signal.SIGKILL)
+    first.end()
+    again = connect(start(LATE).ready())
+    counts = []
+    for chain in chains:
+        restored = payloads.blank(16)
+        counts.append(len(again.restore("r", chain, restored, 10).tiers))
+        expected = payloads.pages(chain)[: counts[-1]]
+        assert all(np.array_equal(a, b) for a, b in zip(expected, restored, strict=False))
+    assert counts[0] == 16, "it had left memory long before"
+    assert counts[-1] == 0, "it was in memory only"
+
+
 def test_a_killed_services_socket_file_is_replaced(start: Any, connect: Any) -> None:
     first = start()
     first.ready()

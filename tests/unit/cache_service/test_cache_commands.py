@@ -47,9 +47,11 @@ def test_the_recovery_the_scrub_and_the_codec_are_told_to_programs_and_people() 
         ),
         scrub=cache_pb2.ScrubStats(budget_bytes_per_second=10**6, pass_count=1, last=done),
         ssd_codec=cache_pb2.SsdCodec(name="zstd", reason="disk 100 MB/s is below"),
+        admission=cache_pb2.AdmissionStats(rule="all", write_when="leaving"),
     )
     data = stats_data(response)
     assert data["recovery"]["problems"] == ["a", "b"]
+    assert data["admission"]["write_when"] == "leaving"
     assert data["scrub"]["running"] is None
     assert data["scrub"]["last"]["corrupt_count"] == 1
     assert data["ssd_codec"] == {"name": "zstd", "reason": "disk 100 MB/s is below"}
@@ -59,4 +61,5 @@ def test_the_recovery_the_scrub_and_the_codec_are_told_to_programs_and_people() 
     assert "3 blocks kept (4.1 kB), of them 1 repaired; 2 dropped" in text
     assert "problem" in text
     assert "1.0 MB/s, 1 passes; the last one found 1 corrupt and 0 unreadable of 7 blocks" in text
+    assert "when a block leaves host memory; a crash loses" in text
     assert "zstd (disk 100 MB/s is below)" in text

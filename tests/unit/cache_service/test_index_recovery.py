@@ -64,7 +64,7 @@ def test_every_block_is_where_it_was(index: BlockIndex, seed: int) -> None:
         assert tree.location(at) == location
     assert index.ssd_payload_bytes == int(found.payload_bytes.sum())
     for segment in range(5):
-        offsets = [tree.location(row).offset for row in index.segment_rows(segment)]  # type: ignore[arg-type]
+        offsets = [tree.location(row).offset for row in index.segments.rows(segment)]  # type: ignore[arg-type]
         assert offsets == sorted(found.offset[found.segment_id == segment].tolist())
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cache_service.replay.cache import WriteWhen
 from cache_service.settings import ENV_PREFIX, CacheSettings
 from kvtier.settings import SettingsError, load
 from storage.policy.choice import POLICIES
@@ -76,6 +77,7 @@ def test_an_empty_metrics_address_means_none() -> None:
         "log.level=LOUD",
         "ssd.typo=1",
         "ssd.codec=gzip",
+        "ssd.write_when=never",
     ],
 )
 def test_values_that_make_no_sense_name_their_key(override: str) -> None:
@@ -92,3 +94,9 @@ def test_every_eviction_policy_can_be_set_for_either_tier(policy: str) -> None:
     policies = loaded(f"host.eviction={policy}", f"ssd.eviction={policy}").policies
     assert (policies.host_eviction, policies.ssd_eviction) == (policy, policy)
     assert "host.eviction" in refusal("host.eviction=random")
+
+
+@pytest.mark.parametrize("when", WriteWhen)
+def test_the_service_writes_when_the_replay_can(when: WriteWhen) -> None:
+    assert loaded(f"ssd.write_when={when.value}").policies.ssd_write_when == when.value
+    assert loaded().policies.ssd_write_when == "committed"

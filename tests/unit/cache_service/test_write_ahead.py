@@ -9,9 +9,10 @@ import pytest
 
 from cache_service.cache import Cache
 from cache_service.listener import QuietListener
-from cache_service.views import CacheLimits, CachePolicies
+from cache_service.views import CacheLimits, CachePolicies, Transport
 from cache_service.write_ahead import window_bytes
 from kvtier.blocks import Tier
+from kvtier.keys import NamespaceId
 from storage.host.arena import HostArena
 from storage.policy.choice import POLICIES
 from storage.ssd.tier import SsdTier
@@ -225,6 +226,23 @@ async def test_a_leased_arena_refuses_as_it_always_did(
     assert (view.slabs, view.refused_count) == ((), 1)
     client.release(held)
     assert await client.store(chain("new")) == 1
+
+
+async def test_blocks_of_an_extent_are_written_before_another_size_takes_it(
+    leaving: Any, connect: Any, chain: Any
+) -> None:
+    cache = leaving()
+    client = connect(cache)
+    for i in range(SLABS):
+        await client.store(chain(i))
+    other = NamespaceId(bytes(32))
+    session = cache.open_session(other, 4 * PAGE_BYTES, 64, "large", Transport.SHARED_MEMORY)
+    view = await cache.reserve(session.session_id, "", chain("large"))
+    assert len(view.slabs) == 1
+    assert cache.stats().counters.get("writes_declined", 0) == 0
+    assert [client.present(chain(i)) for i in range(SLABS)] == [1] * SLABS
+    assert cache.stats().tiers[0].block_count == SLABS - 4
+    cache.abort(session.session_id, view.reservation_id)
 
 
 async def test_a_full_ring_that_cannot_be_recycled_lets_blocks_leave_unwritten(
