@@ -124,7 +124,8 @@ class WriteAhead:
         """Writes what only host memory has, dearest first, each after all before it.
 
         `write` returns when nothing waits. A round is a queue full; none begins after `seconds`,
-        and none after one that the SSD did not take. REQUIRES: nothing is stored any more.
+        or while the SSD counts as absent. What recycling drops for it meanwhile is left. REQUIRES:
+        nothing is stored any more.
         """
         self._closing = True
         loop = asyncio.get_running_loop()
@@ -133,13 +134,10 @@ class WriteAhead:
         before = index.host_only_count
         rows = sorted(self._host_only(), key=index.host_standing)
         while rows and loop.time() < deadline and self._health.available:
-            lacking = index.host_only_count
             # A row that was given away meanwhile is another block's, and that one's turn.
             while rows and self._keep(rows[-1]) is not Admission.DEFER:
                 rows.pop()
             await write()
-            if index.host_only_count >= lacking and rows:
-                break
         left = self._host_only()
         left_bytes = sum(tree.payload_bytes(row) for row in left)
         return WrittenOut(max(0, before - len(left)), len(left), left_bytes)

@@ -317,6 +317,29 @@ async def test_an_end_that_runs_out_of_time_has_written_the_dearest(
     assert connect(warm).present(chain(4)) == 1
 
 
+async def test_an_end_on_a_full_ssd_recycles_for_what_only_memory_has(
+    leaving: Any, connect: Any, chain: Any, heard: Heard
+) -> None:
+    """Blocks that recycling drops while they are in memory as well do not end it early."""
+    cache = leaving(segments=4)
+    client = connect(cache)
+    for i in range(30):
+        await client.store(chain(i))
+    for i in range(14, 22):
+        client.release(await client.acquire(chain(i)))
+    await settle(cache)
+    for i in range(40, 48):
+        await client.store(chain(i))
+    await settle(cache)
+    newest = [i for i in range(40, 48) if cache.lookup(client.session_id, chain(i)).tiers]
+    await cache.drain()
+    ((written, _, _),) = heard.written_outs
+    assert written > 0
+    warm = leaving(segments=4)
+    client = connect(warm)
+    assert [i for i in newest if client.present(chain(i))] == newest
+
+
 async def test_an_end_keeps_to_admission(
     leaving: Any, connect: Any, chain: Any, heard: Heard
 ) -> None:
