@@ -20,6 +20,7 @@ import secrets
 from collections import deque
 from enum import Enum
 
+from cache_service.block_tree import ABSENT
 from cache_service.chains import Chain
 from cache_service.deadlines import Deadlines
 from cache_service.errors import (
@@ -67,6 +68,8 @@ class Reservation:
         """Rows of cached parents of missing blocks, pinned."""
         self.waits_for: list[Reservation] = []
         """Reservations of others that are storing parents of our blocks."""
+        self.awaited_by: list[tuple[Reservation, BlockHash]] = []
+        """Who continues a block that we store, and which."""
         self.refused_count = 0
         self.refused_reason = MissReason.NONE
         self.formed = asyncio.Event()
@@ -128,6 +131,15 @@ class ReservationTable:
             self._claims[block_hash] = reservation
         for parent in reservation.parents:
             self._index.pin(parent)
+
+    def hold_for_others(self, reservation: Reservation) -> None:
+        """Pins what others continue, until they end: what they wait for has just been entered."""
+        for other, block_hash in reservation.awaited_by:
+            row = self._index.tree.find(block_hash)
+            if self._live.get(other.reservation_id) is other and row != ABSENT:
+                self._index.pin(row)
+                other.parents.append(row)
+        reservation.awaited_by.clear()
 
     def refuse_tail(self, reservation: Reservation, reason: MissReason) -> None:
         """Gives up the claims for which there is no slab."""
@@ -196,6 +208,7 @@ class ReservationTable:
         reservation.slabs.clear()
         reservation.parents.clear()
         reservation.waits_for.clear()
+        reservation.awaited_by.clear()
         reservation.formed.set()
         reservation.ended.set()
 

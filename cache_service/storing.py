@@ -80,7 +80,7 @@ class Storing(Side):
     def _plan(self, session: Session, reservation: Reservation) -> None:
         """Decides which blocks are missing, and what holds their parents."""
         tree = self._index.tree
-        previous = NOWHERE
+        previous, before = NOWHERE, None
         present = []
         rows = tree.find_chain(reservation.chain).tolist()
         kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
@@ -99,9 +99,12 @@ class Storing(Side):
                 reservation.hashes.append(block_hash)
                 if previous != NOWHERE:
                     reservation.parents.append(previous)
+                elif before is not None:
+                    # Held for us from the moment it is there; until then nobody can evict it.
+                    before.awaited_by.append((reservation, reservation.chain[position - 1]))
             else:
                 present.append(row)
-            previous = row
+            previous, before = row, claimant
         self._index.refresh(reversed(present))
 
     async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
@@ -252,6 +255,7 @@ class Storing(Side):
                 continue
             copies.append((row, slab, checksum))
         self._index.put_host_many(copies)
+        self._reservations.hold_for_others(reservation)
         entered = [row for row, _, _ in copies]
         if self._writer is not None:
             self._writer.committed(entered)

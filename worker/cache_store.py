@@ -1,14 +1,22 @@
-"""Store: reserve what is missing, copy it, commit it. All or nothing.
+"""Store: reserve what is missing, copy it, commit it, one slice of the chain after the other.
 
-    reserve (whole chain) -> copy pages (checksum of the page) -> commit, or abort on any failure
+    slice 1   reserve  copy pages (checksum of the page)  commit
+    slice 2            reserve                            copy    commit
+    slice 3                                               reserve copy    commit
+
+While the pages of a slice are copied the service makes room for the next one and enters the one
+before. A slice is stored whole or not at all, and only with everything before it.
 
 Invariant: the checksums committed are those of the caller's pages. What was reserved is committed,
 or given back, or left to its deadline when the service cannot be reached. Runs on the caller's
 thread, with copies spread over `CopyLanes`.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
+
+import grpc
 
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
@@ -20,6 +28,12 @@ __all__ = ["Store"]
 
 FRAME_BYTES = 1024 * 1024
 ABORT_SECONDS_MAX = 5.0
+
+SLICE_BYTES = 32 * 1024 * 1024
+"""Long enough that the service's work on the next slice is hidden behind the copies of this one."""
+
+FIRST_SLICE_BYTES = 8 * 1024 * 1024
+"""What is reserved while nothing is copied yet."""
 
 
 class Store:
@@ -41,36 +55,97 @@ class Store:
         self._pages = pages
         self._deadline = deadline
 
-    def run(self, request_id: str) -> StoreResult:
-        """Raises grpc.RpcError, NonsenseError, TimeUpError; then nothing of it is stored."""
-        reserved = self._session.stub.ReserveBlocks(
-            cache_pb2.ReserveBlocksRequest(
-                session_id=self._session.id,
-                request_id=request_id,
-                block_hashes=pack_hashes(self._chain),
-            ),
-            timeout=self._seconds_left(),
-        )
-        missing = list(reserved.missing_indexes)
-        present = len(self._chain) - len(missing) - reserved.refused_count
-        if not reserved.reservation_id:
-            return StoreResult(0, present, reserved.refused_count)
-        with self._session.renewing(reservation=reserved.reservation_id):
-            try:
-                self._check(reserved, missing)
-                checksums = self._move(reserved, missing)
-                committed = self._commit(reserved.reservation_id, checksums)
-            except BaseException:
-                self._abort(reserved.reservation_id)
-                raise
-        return StoreResult(committed, present, reserved.refused_count)
+        self._coming: grpc.Future[cache_pb2.ReserveBlocksResponse] | None = None
+        """The next slice's reservation, asked for."""
+        self._commits: list[grpc.Future[cache_pb2.CommitBlocksResponse]] = []
 
-    def _check(self, reserved: cache_pb2.ReserveBlocksResponse, missing: list[int]) -> None:
+    def run(self, request_id: str) -> StoreResult:
+        """Raises grpc.RpcError, NonsenseError, TimeUpError; what was committed before stays."""
+        with contextlib.ExitStack() as renewed:
+            try:
+                return self._run(request_id, renewed)
+            except BaseException:
+                self._let_go()
+                raise
+
+    def _run(self, request_id: str, renewed: contextlib.ExitStack) -> StoreResult:
+        missing_count = refused_count = 0
+        ends = self._ends()
+        self._coming = self._reserve(request_id, ends[0])
+        for end, following in zip_longest(ends, ends[1:]):
+            reserved = self._coming.result()
+            self._coming = None
+            missing = self._checked(reserved, end)
+            missing_count += len(missing)
+            refused_count = reserved.refused_count
+            if missing:
+                renewed.enter_context(self._session.renewing(reservation=reserved.reservation_id))
+            if following is not None and not refused_count:
+                self._coming = self._reserve(request_id, following)
+            if missing:
+                self._commits.append(self._moved(reserved, missing))
+            if refused_count:
+                refused_count += len(self._chain) - end
+                break
+        stored_count = sum(commit.result().committed_count for commit in self._commits)
+        present_count = len(self._chain) - missing_count - refused_count
+        return StoreResult(stored_count, present_count, refused_count)
+
+    def _ends(self) -> list[int]:
+        """Where slices end."""
+        count = len(self._chain)
+        if self._session.arena is None:
+            return [count]
+        block_bytes = len(self._pages[0])
+        first = max(1, FIRST_SLICE_BYTES // block_bytes)
+        step = max(1, SLICE_BYTES // block_bytes)
+        return [*range(first, count, step), count]
+
+    def _reserve(self, request_id: str, end: int) -> "grpc.Future[cache_pb2.ReserveBlocksResponse]":
+        request = cache_pb2.ReserveBlocksRequest(
+            session_id=self._session.id,
+            request_id=request_id,
+            block_hashes=pack_hashes(self._chain[:end]),
+        )
+        return self._session.stub.ReserveBlocks.future(request, timeout=self._seconds_left())
+
+    def _checked(self, reserved: cache_pb2.ReserveBlocksResponse, end: int) -> list[int]:
+        """Positions of the blocks to copy. Raises NonsenseError."""
+        missing = list(reserved.missing_indexes)
         ascending = all(a < b for a, b in pairwise(missing))
-        if not missing or not ascending or missing[0] < 0 or missing[-1] >= len(self._chain):
+        if bool(missing) != bool(reserved.reservation_id):
+            self._abort(reserved.reservation_id)
+            raise NonsenseError("a reservation without blocks, or blocks without one")
+        if missing and (not ascending or missing[0] < 0 or missing[-1] >= end):
+            self._abort(reserved.reservation_id)
             raise NonsenseError("a reservation for blocks outside the chain")
         if self._session.arena is not None and len(reserved.slab_offsets) != len(missing):
+            self._abort(reserved.reservation_id)
             raise NonsenseError("not one slab for each missing block")
+        return missing
+
+    def _moved(
+        self, reserved: cache_pb2.ReserveBlocksResponse, missing: list[int]
+    ) -> "grpc.Future[cache_pb2.CommitBlocksResponse]":
+        """Copies, then commits; the answer is on its way."""
+        try:
+            checksums = self._move(reserved, missing)
+            return self._commit(reserved.reservation_id, checksums)
+        except BaseException:
+            self._abort(reserved.reservation_id)
+            raise
+
+    def _let_go(self) -> None:
+        """Nobody waits any more: what is reserved is given back, what is committed runs on."""
+        for commit in self._commits:
+            self._session.send_off(commit)
+        if self._coming is not None:
+            self._coming.add_done_callback(self._give_back)
+            self._session.send_off(self._coming)
+
+    def _give_back(self, reserved: "grpc.Future[cache_pb2.ReserveBlocksResponse]") -> None:
+        with contextlib.suppress(grpc.RpcError, grpc.FutureCancelledError, ValueError):
+            self._abort(reserved.result().reservation_id)
 
     def _move(self, reserved: cache_pb2.ReserveBlocksResponse, missing: list[int]) -> list[int]:
         if self._session.arena is None:
@@ -111,15 +186,17 @@ class Store:
                     index=index, offset=offset, data=page[offset : offset + FRAME_BYTES].tobytes()
                 )
 
-    def _commit(self, reservation_id: str, checksums: list[int]) -> int:
-        return self._session.stub.CommitBlocks(
-            cache_pb2.CommitBlocksRequest(
-                session_id=self._session.id, reservation_id=reservation_id, checksums=checksums
-            ),
-            timeout=self._seconds_left(),
-        ).committed_count
+    def _commit(
+        self, reservation_id: str, checksums: list[int]
+    ) -> "grpc.Future[cache_pb2.CommitBlocksResponse]":
+        request = cache_pb2.CommitBlocksRequest(
+            session_id=self._session.id, reservation_id=reservation_id, checksums=checksums
+        )
+        return self._session.stub.CommitBlocks.future(request, timeout=self._seconds_left())
 
     def _abort(self, reservation_id: str) -> None:
+        if not reservation_id:
+            return
         # Nobody waits for the answer: an abort that is lost ends at the reservation's deadline.
         request = cache_pb2.AbortReservationRequest(
             session_id=self._session.id, reservation_id=reservation_id

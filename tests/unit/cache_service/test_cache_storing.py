@@ -59,6 +59,33 @@ async def test_a_block_reserved_by_someone_is_not_reserved_twice(
     assert client.present(chain(1, 2, 3)) == 3
 
 
+async def test_what_others_wait_for_stays_until_they_have_continued_it(
+    client: Any, connect: Any, chain: Any
+) -> None:
+    other = connect(client.cache)
+    blocks = chain(1, 2, 3)
+    first = await client.reserve(blocks[:2])
+    second = await other.reserve(blocks)
+    await client.commit(first, client.write(blocks[:2], first))
+    # More than the arena holds: whatever may leave, leaves.
+    await client.store(chain("full", *range(20)))
+    assert await other.commit(second, other.write(blocks, second)) == 1
+    assert client.present(blocks) == 3
+
+
+async def test_who_gave_up_holds_nothing_that_is_stored_later(
+    client: Any, connect: Any, chain: Any
+) -> None:
+    other = connect(client.cache)
+    blocks = chain(1, 2, 3)
+    first = await client.reserve(blocks[:2])
+    second = await other.reserve(blocks)
+    client.cache.abort(other.session_id, second.reservation_id)
+    await client.commit(first, client.write(blocks[:2], first))
+    await client.store(chain("full", *range(20)))
+    assert client.present(blocks) == 0
+
+
 async def test_a_commit_whose_parents_were_given_up_keeps_nothing(
     client: Any, connect: Any, chain: Any
 ) -> None:
