@@ -71,9 +71,9 @@ class Store:
     def _run(self, request_id: str, renewed: contextlib.ExitStack) -> StoreResult:
         missing_count = refused_count = 0
         ends = self._ends()
-        self._coming = self._reserve(request_id, ends[0])
+        coming = self._coming = self._reserve(request_id, ends[0])
         for end, following in zip_longest(ends, ends[1:]):
-            reserved = self._coming.result()
+            reserved = coming.result()
             self._coming = None
             missing = self._checked(reserved, end)
             missing_count += len(missing)
@@ -81,7 +81,7 @@ class Store:
             if missing:
                 renewed.enter_context(self._session.renewing(reservation=reserved.reservation_id))
             if following is not None and not refused_count:
-                self._coming = self._reserve(request_id, following)
+                coming = self._coming = self._reserve(request_id, following)
             if missing:
                 self._commits.append(self._moved(reserved, missing))
             if refused_count:

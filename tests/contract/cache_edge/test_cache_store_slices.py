@@ -1,0 +1,83 @@
+"""A long store goes in slices that overlap: the outcome is that of one, whatever fails between."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import worker.cache_store
+from worker.cache_port import StoreResult
+from worker.transfer import copy_hashed
+
+BLOCK_BYTES = 64 * 1024
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.cache_store, "FIRST_SLICE_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr(worker.cache_store, "SLICE_BYTES", 3 * BLOCK_BYTES)
+
+
+@pytest.fixture
+def service(make_service: Any) -> Any:
+    return make_service(host={"capacity_bytes": "1MiB"}, ssd={"enabled": False})
+
+
+@pytest.fixture
+def client(service: Any, make_client: Any) -> Any:
+    return make_client(service.address, "shared_memory", block_bytes=BLOCK_BYTES)
+
+
+def check_restored(client: Any, tools: Any, chain: Any, count: int) -> None:
+    pages = tools.empty_pages(len(chain), BLOCK_BYTES)
+    assert len(client.restore("r", chain, pages, 10).tiers) == count
+    expected = tools.filled_pages(chain[:count], BLOCK_BYTES)
+    assert all(np.array_equal(a, b) for a, b in zip(pages[:count], expected, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 11, 16])
+def test_every_slice_is_stored(client: Any, service: Any, tools: Any, count: int) -> None:
+    chain = tools.fresh_chain(count)
+    stored = client.store("r", chain, tools.filled_pages(chain, BLOCK_BYTES))
+    assert stored == StoreResult(count, 0, 0)
+    check_restored(client, tools, chain, count)
+    service.until(lambda stats: stats.lease_count == 0 and stats.reservation_count == 0)
+
+
+@pytest.mark.parametrize("present", [1, 3, 4, 7, 10])
+def test_what_is_there_is_copied_in_no_slice(client: Any, tools: Any, present: int) -> None:
+    chain = tools.fresh_chain(10)
+    pages = tools.filled_pages(chain, BLOCK_BYTES)
+    client.store("r", chain[:present], pages[:present])
+    assert client.store("r", chain, pages) == StoreResult(10 - present, present, 0)
+    check_restored(client, tools, chain, 10)
+
+
+def test_a_slice_without_room_ends_the_store_there(client: Any, service: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(30)
+    result = client.store("r", chain, tools.filled_pages(chain, BLOCK_BYTES))
+    assert result == StoreResult(16, 0, 14)
+    check_restored(client, tools, chain, 16)
+    service.until(lambda stats: stats.reservation_count == 0)
+
+
+@pytest.mark.parametrize("at", [0, 1, 5, 9])
+def test_a_copy_that_fails_leaves_whole_slices_and_nothing_reserved(
+    client: Any, service: Any, tools: Any, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    chain = tools.fresh_chain(10)
+    pages = tools.filled_pages(chain, BLOCK_BYTES)
+
+    def broken(block_hash: Any, *rest: Any) -> int:
+        if block_hash == chain[at]:
+            raise MemoryError
+        return copy_hashed(block_hash, *rest)
+
+    monkeypatch.setattr(worker.cache_store, "copy_hashed", broken)
+    with pytest.raises(MemoryError):
+        client.store("r", chain, pages)
+    service.until(lambda stats: stats.reservation_count == 0)
+    monkeypatch.undo()
+    whole = max(end for end in (0, 1, 4, 7) if end <= at)
+    assert client.store("r", chain, pages) == StoreResult(10 - whole, whole, 0)
+    check_restored(client, tools, chain, 10)
