@@ -229,21 +229,14 @@ class BlockIndex:
 
     # -- copies leave ------------------------------------------------------------------------------
 
-    def evict_host(self) -> BlockHash | None:
-        """Frees the slab of the leaf worth least; None when every leaf is held."""
-        row = self._host.victim()
-        if row is None:
-            return None
-        block_hash = self.tree.block_hash(row)
-        self._host.evict(row)
-        self._leave_host(row)
-        if not self.tree.on_ssd(row):
-            self._leave(row, MissReason.EVICTED)
-        return block_hash
-
     def host_victim(self) -> int | None:
         """The leaf that leaves host memory next; None when every leaf is held."""
         return self._host.victim()
+
+    def evict_host(self, row: int) -> None:
+        """Frees the slab of the leaf that leaves next, `host_victim()`."""
+        self._host.evict(row)
+        self._give_up(row)
 
     def evict_host_rows(self, rows: Iterable[int]) -> int:
         """Frees the slabs of blocks that were chosen together; returns how many.
@@ -256,9 +249,7 @@ class BlockIndex:
         count = 0
         for row in rows:
             self._host.remove(row)
-            self._leave_host(row)
-            if not self.tree.on_ssd(row):
-                self._leave(row, MissReason.EVICTED)
+            self._give_up(row)
             count += 1
         self._host.advance(line)
         return count
@@ -366,7 +357,17 @@ class BlockIndex:
             self._arena.free(self.tree.slab(row))
             columns.slab_page[row] = NOWHERE
 
+    def _give_up(self, row: int) -> None:
+        """A copy leaves host memory for room, and its block the cache when it was the last."""
+        self._leave_host(row)
+        columns = self.tree.columns
+        if columns.segment[row] == NOWHERE:
+            self._leave(row, MissReason.EVICTED)
+        elif columns.parent[row] != NOWHERE:
+            self._review(columns.parent[row])
+
     def _leave_host(self, row: int) -> None:
+        """The copy goes; whoever calls looks at the parent again, here or in `_leave`."""
         columns = self.tree.columns
         self.host_payload_bytes -= self.tree.payload_bytes(row)
         self.host_only_count -= columns.segment[row] == NOWHERE
@@ -377,7 +378,6 @@ class BlockIndex:
         parent = columns.parent[row]
         if parent != NOWHERE:
             columns.host_children[parent] -= 1
-            self._review(parent)
 
     def _leave_ssd(self, row: int) -> None:
         columns = self.tree.columns

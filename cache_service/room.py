@@ -16,7 +16,7 @@ from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from kvtier.blocks import Tier
 from storage.host.arena import HostArena
-from storage.tier import Slab
+from storage.tier import Slab, rounded
 
 if TYPE_CHECKING:
     from cache_service.ssd_writer import SsdWriter
@@ -75,9 +75,10 @@ class HostRoom:
         """Evicts for one slab; returns how many blocks left, 0 when none may."""
         index = self._index
         victim = index.host_victim()
-        while victim is not None and index.tree.slab(victim).size_bytes == slab_bytes:
+        while victim is not None and rounded(index.tree.payload_bytes(victim)) == slab_bytes:
             if self._may_leave([victim], unwritten):
-                return 1 if index.evict_host() is not None else 0
+                index.evict_host(victim)
+                return 1
             held, victim = victim, index.host_victim()
             if victim == held:
                 return 0

@@ -46,8 +46,7 @@ class BlockRecord(NamedTuple):
     """`kvtier.keys.payload_checksum` of the payload."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slab:
+class Slab(NamedTuple):
     """A page-aligned run of the arena that holds one block's payload."""
 
     offset: int

@@ -60,9 +60,13 @@ class Shelf:
         return row
 
     def evict(self) -> int | None:
-        block_hash = self.index.evict_host()
+        row = self.index.host_victim()
+        if row is None:
+            return None
+        block_hash = self.index.tree.block_hash(row)
+        self.index.evict_host(row)
         self.index.check_integrity()
-        return None if block_hash is None else int.from_bytes(block_hash, "big")
+        return int.from_bytes(block_hash, "big")
 
 
 @pytest.fixture

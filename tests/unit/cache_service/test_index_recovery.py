@@ -82,7 +82,8 @@ def test_blocks_come_and_go_after_a_recovery_as_before(index: BlockIndex) -> Non
         assert slab is not None
         index.put_host(new, slab, 1)
         index.check_integrity()
-        assert index.evict_host() == index.tree.block_hash(new)
+        assert index.host_victim() == new
+        index.evict_host(new)
         assert index.tree.find(forgotten[0]) == ABSENT
 
 
