@@ -7,6 +7,7 @@ from cache_service import wire
 from cache_service.edge.calls import FRAME_BYTES, Calls, Context
 from cache_service.errors import InvalidRangeError
 from cache_service.views import AcquireEvent, EndView, MatchView, ReadyView
+from kvtier.blocks import Tier
 from kvtier.v1 import cache_pb2 as pb
 
 __all__ = ["ReadCalls"]
@@ -40,8 +41,14 @@ class ReadCalls(Calls):
         # A client that vanishes cancels this handler: closing the core's iterator is what gives
         # its lease back, at once and not when the collector gets to it.
         async with aclosing(events):
+            response, matched_count = pb.AcquirePrefixResponse(), 0
             async for event in events:
-                yield self._acquire_event(request.session_id, event)
+                self._add_event(response, request.session_id, event)
+                if isinstance(event, MatchView):
+                    matched_count = event.matched_count
+                if not _more_at_once(event, matched_count):
+                    yield response
+                    response = pb.AcquirePrefixResponse()
 
     async def RenewLeases(
         self, request: pb.RenewLeasesRequest, context: Context
@@ -79,8 +86,9 @@ class ReadCalls(Calls):
                 data = bytes(self._cache.arena.view(slab)[offset:end])
                 yield pb.LoadBlocksResponse(index=index, offset=offset, data=data)
 
-    def _acquire_event(self, session_id: str, event: AcquireEvent) -> pb.AcquirePrefixResponse:
-        response = pb.AcquirePrefixResponse()
+    def _add_event(
+        self, response: pb.AcquirePrefixResponse, session_id: str, event: AcquireEvent
+    ) -> None:
         if isinstance(event, MatchView):
             response.match.lease_id = event.lease_id
             response.match.matched_count = event.matched_count
@@ -97,4 +105,12 @@ class ReadCalls(Calls):
             assert isinstance(event, EndView)
             response.end.ready_count = event.ready_count
             response.end.miss_reason = wire.reason(event.miss_reason)
-        return response
+
+
+def _more_at_once(event: AcquireEvent, matched_count: int) -> bool:
+    """True when the next event needs no waiting: it travels in the same message."""
+    if isinstance(event, MatchView):
+        return not event.matched_count or event.tiers[0] == Tier.HOST
+    if isinstance(event, ReadyView):
+        return event.first_index + len(event.checksums) == matched_count
+    return False

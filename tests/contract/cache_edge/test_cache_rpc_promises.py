@@ -41,6 +41,15 @@ def test_slab_offsets_are_named_to_shared_memory_only(peer: Any, tools: Any) -> 
     assert len(reserved.slab_offsets) == len(ready.slab_offsets) == named
 
 
+def test_what_needs_no_waiting_comes_in_one_message(peer: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(3)
+    peer.store(chain[:2])
+    for asked, ready_count in ((chain[:2], 2), (chain, 2), (tools.fresh_chain(1), 0)):
+        (message,) = peer.acquire(asked)
+        assert message.match.matched_count == message.end.ready_count == ready_count
+        assert len(message.ready.checksums) == ready_count
+
+
 def test_an_acquire_of_nothing_makes_no_lease(peer: Any, tools: Any) -> None:
     before = peer.service.stats().lease_count
     events = peer.acquire(tools.fresh_chain(2))
