@@ -57,6 +57,7 @@ def collect_stats(
         slab_classes=tuple(arena.classes()),
         free_extent_count=arena.free_extent_count,
         extent_bytes=arena.extent_bytes,
+        huge_page_bytes=arena.huge_bytes,
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
     )

@@ -92,6 +92,7 @@ def _admission(view: AdmissionView) -> pb.AdmissionStats:
 def _host_memory(stats: CacheStats) -> pb.HostMemoryStats:
     return pb.HostMemoryStats(
         extent_bytes=stats.extent_bytes,
+        huge_page_bytes=stats.huge_page_bytes,
         free_extent_count=stats.free_extent_count,
         classes=[
             pb.SlabClass(

@@ -86,6 +86,7 @@ def host_table(response: cache_pb2.GetStatsResponse) -> Table:
             decimal(each.used_count * each.slab_bytes),
         )
     table.add_row("not cut yet", f"{memory.free_extent_count:,}", "", "", "")
+    table.add_row("in huge pages", "", "", "", decimal(memory.huge_page_bytes))
     return table
 
 

@@ -256,6 +256,8 @@ class CacheStats:
     """How the arena is shared out; with the free extents its capacity."""
     free_extent_count: int
     extent_bytes: int
+    huge_page_bytes: int
+    """How much of the arena lies in huge pages."""
     index_bytes: int
     """Memory of the index of all blocks."""
     recovery: RecoveryReport | None

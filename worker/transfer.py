@@ -33,7 +33,7 @@ __all__ = [
     "page_checksum",
 ]
 
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 512 * 1024
 
 PREFAULT_STRIDE_BYTES = 4096
 PREFAULT_SLICE_BYTES = 64 * 1024 * 1024

@@ -421,14 +421,16 @@ class AdmissionStats(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., declined_count: _Optional[int] = ..., write_bytes_per_day: _Optional[int] = ..., allowed_bytes: _Optional[int] = ..., over_budget_count: _Optional[int] = ..., over_budget_bytes: _Optional[int] = ..., lost_hit_count: _Optional[int] = ..., write_when: _Optional[str] = ...) -> None: ...
 
 class HostMemoryStats(_message.Message):
-    __slots__ = ("extent_bytes", "free_extent_count", "classes")
+    __slots__ = ("extent_bytes", "free_extent_count", "classes", "huge_page_bytes")
     EXTENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     FREE_EXTENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
+    HUGE_PAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     extent_bytes: int
     free_extent_count: int
     classes: _containers.RepeatedCompositeFieldContainer[SlabClass]
-    def __init__(self, extent_bytes: _Optional[int] = ..., free_extent_count: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[SlabClass, _Mapping]]] = ...) -> None: ...
+    huge_page_bytes: int
+    def __init__(self, extent_bytes: _Optional[int] = ..., free_extent_count: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[SlabClass, _Mapping]]] = ..., huge_page_bytes: _Optional[int] = ...) -> None: ...
 
 class SlabClass(_message.Message):
     __slots__ = ("slab_bytes", "extent_count", "used_count", "free_count")
