@@ -233,10 +233,12 @@ class BlockIndex:
         """The leaf that leaves host memory next; None when every leaf is held."""
         return self._host.victim()
 
-    def evict_host(self, row: int) -> None:
-        """Frees the slab of the leaf that leaves next, `host_victim()`."""
+    def evict_host(self, row: int) -> Slab:
+        """Gives away the slab of the leaf that leaves next, `host_victim()`."""
+        slab = self.tree.slab(row)
         self._host.evict(row)
         self._give_up(row)
+        return slab
 
     def evict_host_rows(self, rows: Iterable[int]) -> int:
         """Frees the slabs of blocks that were chosen together; returns how many.
@@ -249,6 +251,7 @@ class BlockIndex:
         count = 0
         for row in rows:
             self._host.remove(row)
+            self._arena.free(self.tree.slab(row))
             self._give_up(row)
             count += 1
         self._host.advance(line)
@@ -268,6 +271,8 @@ class BlockIndex:
             if tree.in_host(each):
                 self._host.remove(each)
                 self._leave_host(each)
+                if not tree.pins(each):
+                    self._free_slab(each)
             self._leave(each, reason if each == row else MissReason.EVICTED)
         return forgotten
 
@@ -358,23 +363,25 @@ class BlockIndex:
             columns.slab_page[row] = NOWHERE
 
     def _give_up(self, row: int) -> None:
-        """A copy leaves host memory for room, and its block the cache when it was the last."""
+        """A copy leaves host memory for room, and its block the cache when it was the last.
+
+        Its slab is another's already, or free.
+        """
         self._leave_host(row)
         columns = self.tree.columns
+        columns.slab_page[row] = NOWHERE
         if columns.segment[row] == NOWHERE:
             self._leave(row, MissReason.EVICTED)
         elif columns.parent[row] != NOWHERE:
             self._review(columns.parent[row])
 
     def _leave_host(self, row: int) -> None:
-        """The copy goes; whoever calls looks at the parent again, here or in `_leave`."""
+        """The copy goes; whoever calls sees to its slab, and looks at the parent again."""
         columns = self.tree.columns
         self.host_payload_bytes -= self.tree.payload_bytes(row)
         self.host_only_count -= columns.segment[row] == NOWHERE
         if self._departures is not None:
             self._departures.left(row)
-        if not columns.pins[row]:
-            self._free_slab(row)
         parent = columns.parent[row]
         if parent != NOWHERE:
             columns.host_children[parent] -= 1

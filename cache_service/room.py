@@ -59,11 +59,13 @@ class HostRoom:
         loses more than one extent for it.
         """
         evicted = 0
-        while (slab := self._arena.allocate(block_bytes)) is None:
-            left = self._make_room(self._arena.slab_bytes(block_bytes), unwritten)
+        slab = self._arena.allocate(block_bytes)
+        while slab is None:
+            slab, left = self._make_room(self._arena.slab_bytes(block_bytes), unwritten)
             if not left:
                 break
             evicted += left
+            slab = slab or self._arena.allocate(block_bytes)
         if evicted:
             self.evicted_count += evicted
             self._listener.blocks_evicted(Tier.HOST, evicted)
@@ -71,24 +73,24 @@ class HostRoom:
             self._writer.wake()
         return slab
 
-    def _make_room(self, slab_bytes: int, unwritten: bool) -> int:
-        """Evicts for one slab; returns how many blocks left, 0 when none may."""
+    def _make_room(self, slab_bytes: int, unwritten: bool) -> tuple[Slab | None, int]:
+        """Evicts for one slab; returns the slab of who left, when it fits, and how many left: 0
+        when none may."""
         index = self._index
         victim = index.host_victim()
         while victim is not None and rounded(index.tree.payload_bytes(victim)) == slab_bytes:
             if self._may_leave([victim], unwritten):
-                index.evict_host(victim)
-                return 1
+                return index.evict_host(victim), 1
             held, victim = victim, index.host_victim()
             if victim == held:
-                return 0
+                return None, 0
         if victim is None:
-            return 0
+            return None, 0
         rows = rows_of_extent(index, self._arena, slab_bytes)
         if rows is None:
             leaf = leaf_of_size(index, self._arena, slab_bytes)
             rows = [] if leaf is None else [leaf]
-        return index.evict_host_rows(rows) if self._may_leave(rows, unwritten) else 0
+        return None, index.evict_host_rows(rows) if self._may_leave(rows, unwritten) else 0
 
     def _may_leave(self, rows: Sequence[int], unwritten: bool) -> bool:
         """Asks about all of them: those that must be written first are on their way then."""

@@ -64,7 +64,7 @@ class Shelf:
         if row is None:
             return None
         block_hash = self.index.tree.block_hash(row)
-        self.index.evict_host(row)
+        self.arena.free(self.index.evict_host(row))
         self.index.check_integrity()
         return int.from_bytes(block_hash, "big")
 
