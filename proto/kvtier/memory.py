@@ -11,6 +11,7 @@ Invariant: a mapping lives until the last view of it is gone, and no longer. Any
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import weakref
@@ -64,7 +65,12 @@ def mapped(fd: int, size_bytes: int) -> memoryview:
 
 def populate(view: memoryview) -> None:
     """Gives every byte its page, so that nobody pays for a first touch later. Raises OSError."""
-    _advise(view, _MADV_POPULATE_WRITE)
+    try:
+        _advise(view, _MADV_POPULATE_WRITE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        bytes(view[:: mmap.PAGESIZE])  # Linux before 5.14: one look at each page
 
 
 def collapse(view: memoryview) -> None:

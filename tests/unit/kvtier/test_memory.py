@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kvtier.memory
 from kvtier.memory import HUGE_PAGE_BYTES, collapse, huge_bytes, mapped, populate
 
 SIZE = 4 * HUGE_PAGE_BYTES + 12_288
@@ -76,7 +77,12 @@ def test_content_is_kept_when_pages_become_huge(file: int) -> None:
     assert view == content
 
 
-def test_every_page_is_there_once_populated(file: int) -> None:
+@pytest.mark.parametrize("advice", [kvtier.memory._MADV_POPULATE_WRITE, 9999])
+def test_every_page_is_there_once_populated(
+    file: int, monkeypatch: pytest.MonkeyPatch, advice: int
+) -> None:
+    """Also where the kernel does not know how to be asked for it."""
+    monkeypatch.setattr(kvtier.memory, "_MADV_POPULATE_WRITE", advice)
     view = mapped(file, SIZE)
     assert os.fstat(file).st_blocks == 0
     populate(view)
