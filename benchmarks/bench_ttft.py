@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from kvtier.keys import PUBLIC_SALT
+from kvtier.keys import PUBLIC_SCOPE
 from worker.demo_checkpoint import make_demo_checkpoint
 from worker.engine import Engine, EngineSettings
 from worker.model_loader import load_model
@@ -90,7 +90,7 @@ def _ask(engine: Engine, name: str, tokens: list[int]) -> tuple[float, EngineUsa
             ends.append(event)
             ended.set()
 
-    request = EngineRequest(RequestId(name), tuple(tokens), 1, PUBLIC_SALT)
+    request = EngineRequest(RequestId(name), tuple(tokens), 1, PUBLIC_SCOPE)
     started = time.perf_counter()
     engine.submit(request, sink)
     ended.wait()

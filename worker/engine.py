@@ -89,7 +89,7 @@ class Engine:
         ShuttingDownError, EngineFailedError, ValueError for counts below 1.
         """
         self._check(request)
-        chain = BlockChain(self._loaded.namespace, request.salt, request.public_blocks)
+        chain = BlockChain(self._loaded.namespace, request.scope)
         chain.extend(request.token_ids)
         live = LiveRequest(request, sink, chain, self._clock())
         with self._news:

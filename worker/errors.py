@@ -6,6 +6,8 @@
     ├── SelfTestFailedError          paged logits differ from the plain model's
     ├── ModelUnknownError            this worker serves another model
     ├── TenantUnknownError           not in the worker's tenants
+    ├── InvalidScopeError            a project or user that cannot be one, or is missing
+    ├── ScopeTooWideError            cache_scope is wider than what the tenant is granted
     ├── PromptEmptyError             no token to compute
     ├── PromptTooLongError           prompt and completion pass the context
     ├── TokenIdOutOfRangeError       not in the model's vocabulary
@@ -32,6 +34,7 @@ __all__ = [
     "InvalidLimitError",
     "InvalidMessagesError",
     "InvalidSamplingError",
+    "InvalidScopeError",
     "JournalDirectoryError",
     "JournalLockedError",
     "JournalTooNewError",
@@ -40,6 +43,7 @@ __all__ = [
     "PromptTooLongError",
     "QueueFullError",
     "RequestDeadlineError",
+    "ScopeTooWideError",
     "SelfTestFailedError",
     "TenantUnknownError",
     "TokenIdOutOfRangeError",
@@ -70,6 +74,14 @@ class ModelUnknownError(WorkerError):
 
 class TenantUnknownError(WorkerError):
     reason = "TENANT_UNKNOWN"
+
+
+class InvalidScopeError(WorkerError):
+    reason = "INVALID_SCOPE"
+
+
+class ScopeTooWideError(WorkerError):
+    reason = "SCOPE_TOO_WIDE"
 
 
 class PromptEmptyError(WorkerError):

@@ -20,6 +20,7 @@ from worker.errors import (
     TokenIdOutOfRangeError,
 )
 from worker.requests import CacheMode, Sampling
+from worker.tenants import Caller
 
 __all__ = [
     "Ask",
@@ -62,7 +63,7 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 class Ask:
     """A request as the client sent it; nothing is checked yet."""
 
-    tenant_id: str
+    caller: Caller
     model: str
     prompt: Prompt | None
     max_completion_tokens: int = 0

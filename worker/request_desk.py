@@ -12,11 +12,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from kvtier.keys import ChainScope
+from kvtier.scopes import ScopePath
 from kvtier.serving import ShuttingDownError
 from worker.chat import PromptEncoder
 from worker.errors import QueueFullError
 from worker.generation import EnginePort, Generation, GenerationPlan
-from worker.public_prefixes import PublicPrefixes
 from worker.request_checks import (
     Ask,
     ChatPrompt,
@@ -27,6 +28,7 @@ from worker.request_checks import (
     encode,
 )
 from worker.requests import EngineRequest, EngineUsage, RequestId
+from worker.shared_prefixes import SharedPrefixes
 from worker.tenants import Tenants
 from worker.usage_event import AdmittedRequest, UsageEvent
 from worker.usage_journal import UsageJournal
@@ -55,7 +57,7 @@ class RequestDesk:
         model: ModelLimits,
         encoder: PromptEncoder,
         tenants: Tenants,
-        public: PublicPrefixes,
+        prefixes: SharedPrefixes,
         engine: EnginePort,
         journal: UsageJournal,
         on_end: Callable[[UsageEvent, EngineUsage], None],
@@ -64,7 +66,7 @@ class RequestDesk:
         self._model = model
         self._encoder = encoder
         self._tenants = tenants
-        self._public = public
+        self._prefixes = prefixes
         self._engine = engine
         self._journal = journal
         self._on_end = on_end
@@ -86,14 +88,14 @@ class RequestDesk:
         arrival, start_time_ns = time.monotonic(), time.time_ns()
         if self._draining:
             raise ShuttingDownError("the worker is draining; ask another, or this one later")
-        salt = self._tenants.salt(ask.tenant_id)
+        path = self._tenants.scope(ask.caller)
         check_ask(ask, self._model, self._encoder)
         token_ids = await self._encode(ask)
         limit = completion_limit(ask, len(token_ids), self._model)
         request_id = new_request_id(start_time_ns)
         admitted = AdmittedRequest(
             request_id=request_id,
-            tenant_id=ask.tenant_id,
+            tenant_id=ask.caller.tenant_id,
             model=self._model.model,
             node=self._limits.node,
             client_request_id=ask.client_request_id,
@@ -103,8 +105,7 @@ class RequestDesk:
             request_id=RequestId(request_id),
             token_ids=token_ids,
             max_completion_tokens=limit,
-            salt=salt,
-            public_blocks=self._public_blocks(ask, token_ids),
+            scope=self._chain_scope(ask, path, token_ids),
             sample_count=ask.sample_count or 1,
             sampling=ask.sampling,
             stop_token_ids=self._stop_tokens(ask),
@@ -155,11 +156,14 @@ class RequestDesk:
         finally:
             self._encoding_count -= 1
 
-    def _public_blocks(self, ask: Ask, token_ids: tuple[int, ...]) -> int:
+    def _chain_scope(self, ask: Ask, path: ScopePath, token_ids: tuple[int, ...]) -> ChainScope:
+        """The wider scopes' blocks are those that a shared prefix fills whole."""
+        ends = [0] * path.level
         prompt = ask.prompt
-        if not isinstance(prompt, ChatPrompt) or prompt.messages[0].role != "system":
-            return 0
-        return self._public.public_tokens(token_ids) // self._limits.block_tokens
+        if isinstance(prompt, ChatPrompt) and prompt.messages[0].role == "system":
+            shared = self._prefixes.shared_tokens(path, token_ids)
+            ends = [tokens // self._limits.block_tokens for tokens in shared]
+        return self._tenants.chain_scope(path, ends)
 
     def _stop_tokens(self, ask: Ask) -> frozenset[int]:
         return frozenset() if ask.ignore_end_of_sequence else self._limits.stop_token_ids

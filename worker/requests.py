@@ -12,7 +12,7 @@ from enum import Enum
 from typing import NewType
 
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import ScopeSalt
+from kvtier.keys import ChainScope
 
 __all__ = [
     "CacheMode",
@@ -76,10 +76,8 @@ class EngineRequest:
     token_ids: tuple[int, ...]
     max_completion_tokens: int
     """Per sample, at least 1."""
-    salt: ScopeSalt
-    """Of the caller's scope."""
-    public_blocks: int = 0
-    """Leading blocks of the prompt that are in the public scope."""
+    scope: ChainScope
+    """Who may reuse which of its blocks."""
     sample_count: int = 1
     sampling: Sampling = field(default_factory=Sampling)
     stop_token_ids: frozenset[int] = frozenset()

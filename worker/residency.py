@@ -10,7 +10,7 @@ Owned by the engine's thread.
 from collections.abc import Sequence
 
 from kvtier.blocks import Tier
-from kvtier.keys import BlockChain, BlockHash
+from kvtier.keys import BlockHash
 from worker.block_table import BlockTable
 from worker.kv_pages import KvPages, PageId
 from worker.live_request import LiveRequest, Sample
@@ -90,12 +90,7 @@ class Residency:
 
     def _forked(self, live: LiveRequest, index: int, full: int, share: int) -> Sample:
         first = live.samples[0]
-        chain = BlockChain(
-            live.chain.namespace,
-            live.chain.salt,
-            live.chain.public_blocks,
-            list(live.chain.hashes[:full]),
-        )
+        chain = live.chain.branch(full)
         chain.extend(live.request.token_ids[full * self._block_tokens :])
         sample = Sample(
             index=index,

@@ -1,7 +1,7 @@
 """Composition root: the only place that builds a worker's parts, in this order, and takes them down
 in the reverse one.
 
-    secret, journal -> model -> tokenizer, public prefixes -> cache client -> engine -> desk -> gRPC
+    secret, journal -> model -> tokenizer, shared prefixes -> cache client -> engine -> desk -> gRPC
 
 Draining: refuse new requests, let running ones end (bounded), end the rest as cancelled, stop the
 engine, deliver what billing takes in time, close the journal. Nothing is lost when it is cut short:
@@ -27,12 +27,12 @@ from worker.engine import Engine
 from worker.engine_settings import EngineSettings
 from worker.metrics import WorkerMetrics
 from worker.model_loader import LoadedModel, load_model
-from worker.public_prefixes import load_public_prefixes
 from worker.request_checks import ModelLimits
 from worker.request_desk import DeskLimits, RequestDesk
 from worker.requests import EngineUsage
 from worker.servicer import InferenceServicer
 from worker.settings import WorkerSettings
+from worker.shared_prefixes import load_shared_prefixes
 from worker.status import STATUS_TABLE
 from worker.tenants import Tenants, load_scope_secret, make_scope_secret
 from worker.usage_delivery import DeliverySettings, UsageDelivery
@@ -91,7 +91,9 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         torch.set_num_threads(settings.threads)
     loaded = _load_model(settings)
     encoder = load_prompt_encoder(settings.model)
-    public = load_public_prefixes(settings.public_prefix_directory, encoder)
+    prefixes = load_shared_prefixes(
+        settings.public_prefix_directory, settings.organisation_prefix_directory, encoder
+    )
     cache = _connect_cache(settings, loaded)
     if cache is not None:
         parts.callback(cache.close)
@@ -123,7 +125,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         ),
         encoder=encoder,
         tenants=tenants,
-        public=public,
+        prefixes=prefixes,
         engine=engine,
         journal=journal,
         on_end=on_end,

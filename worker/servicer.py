@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from kvtier.errors import KvtierError
+from kvtier.scopes import ScopeLevel
 from kvtier.serving import MalformedRequestError
 from kvtier.v1 import block_pb2, inference_pb2, inference_pb2_grpc
 from worker.chat import ChatMessage
@@ -17,6 +18,7 @@ from worker.request_checks import Ask, ChatPrompt, Prompt, TextPrompt, TokenProm
 from worker.request_desk import RequestDesk
 from worker.requests import CacheMode, FinishReason, Sampling
 from worker.sample_text import TextDelta
+from worker.tenants import Caller
 from worker.usage_wire import timestamp_message, tokens_message
 
 __all__ = ["InferenceServicer"]
@@ -28,6 +30,13 @@ _CACHE_MODES = {
     inference_pb2.CACHE_MODE_UNSPECIFIED: CacheMode.DEFAULT,
     inference_pb2.CACHE_MODE_READ_ONLY: CacheMode.READ_ONLY,
     inference_pb2.CACHE_MODE_BYPASS: CacheMode.BYPASS,
+}
+
+_CACHE_SCOPES = {
+    inference_pb2.CACHE_SCOPE_UNSPECIFIED: None,
+    inference_pb2.CACHE_SCOPE_ORGANISATION: ScopeLevel.ORGANISATION,
+    inference_pb2.CACHE_SCOPE_PROJECT: ScopeLevel.PROJECT,
+    inference_pb2.CACHE_SCOPE_USER: ScopeLevel.USER,
 }
 
 _FINISH_REASONS = {
@@ -73,11 +82,18 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
 
 def read_ask(request: inference_pb2.GenerateRequest) -> Ask:
-    """Raises MalformedRequestError for a cache mode that this version does not know."""
+    """Raises MalformedRequestError for a cache mode or scope that this version does not know."""
     if request.cache_mode not in _CACHE_MODES:
         raise MalformedRequestError(f"cache_mode {request.cache_mode} is unknown here")
+    if request.cache_scope not in _CACHE_SCOPES:
+        raise MalformedRequestError(f"cache_scope {request.cache_scope} is unknown here")
     return Ask(
-        tenant_id=request.tenant_id,
+        caller=Caller(
+            tenant_id=request.tenant_id,
+            project_id=request.project_id,
+            user_id=request.user_id,
+            cache_scope=_CACHE_SCOPES[request.cache_scope],
+        ),
         model=request.model,
         prompt=_read_prompt(request),
         max_completion_tokens=request.max_completion_tokens,

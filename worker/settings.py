@@ -4,9 +4,10 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, model_validator
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS
+from kvtier.scopes import ScopePath
 from kvtier.settings import ListenAddress, OptionalListenAddress, Seconds, SettingsModel
 
 __all__ = [
@@ -31,7 +32,14 @@ def _split(value: Any) -> Any:
 
 
 OptionalAddress = Annotated[str, Field(pattern=r"^(\S+:\S+)?$")]
-TenantName = Annotated[str, Field(pattern=r"^[^\s*,]{1,128}$")]
+
+
+def _parse(value: Any) -> Any:
+    return ScopePath.parse(value) if isinstance(value, str) else value
+
+
+Grant = Annotated[ScopePath, BeforeValidator(_parse), PlainSerializer(str)]
+"""A scope, written as a path."""
 
 
 class PoolSettings(SettingsModel):
@@ -81,10 +89,11 @@ class WorkerSettings(SettingsModel):
     """A Hugging Face checkpoint's directory."""
     listen: ListenAddress = "127.0.0.1:7421"
     node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
-    tenants: Annotated[tuple[TenantName, ...], BeforeValidator(_split)] = ("default",)
+    tenants: Annotated[tuple[Grant, ...], BeforeValidator(_split)] = (ScopePath("default"),)
     data_directory: Path = Path(".kvtier/worker")
     scope_secret_file: Path | None = None
     public_prefix_directory: Path | None = None
+    organisation_prefix_directory: Path | None = None
     threads: int = Field(default=0, ge=0, le=1024)
     """Of torch; 0: torch's own choice."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

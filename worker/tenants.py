@@ -1,6 +1,11 @@
 """Who may send requests, and the cache scope of each.
 
-Invariant: a scope's salt comes from the server's secret and the tenant's name, never from anything
+The setting `tenants` grants scopes: `acme` lets the organisation's requests share among themselves,
+`acme/search` lets the requests of one project do so. A request says who asks (`Caller`); the
+longest grant that covers it is the widest scope it can have, and `cache_scope` narrows it from
+there, along the caller's own names.
+
+Invariant: a scope's salt comes from the server's secret and the scope's path, never from anything
 else a client sends. The secret lives in a file of its own (0600): whoever loses it loses the warm
 cache, whoever reads it can name other tenants' blocks. Immutable after start, any thread.
 """
@@ -8,34 +13,90 @@ cache, whoever reads it can name other tenants' blocks. Immutable after start, a
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from kvtier.keys import ScopeSalt, scope_salt
+from kvtier.keys import ChainScope
+from kvtier.scopes import (
+    SECRET_BYTES_MIN,
+    MalformedScopeError,
+    ScopeLevel,
+    ScopePath,
+    chain_scope,
+)
 from kvtier.settings import SettingsError
-from worker.errors import TenantUnknownError
+from worker.errors import InvalidScopeError, ScopeTooWideError, TenantUnknownError
 
-__all__ = ["SECRET_BYTES_MIN", "Tenants", "load_scope_secret", "make_scope_secret"]
+__all__ = ["Caller", "Tenants", "load_scope_secret", "make_scope_secret"]
 
-SECRET_BYTES_MIN = 32
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as the request says it; nothing is checked yet."""
+
+    tenant_id: str
+    """The organisation."""
+    project_id: str = ""
+    user_id: str = ""
+    cache_scope: ScopeLevel | None = None
+    """The rung to stay within; None: the widest that is granted."""
 
 
 class Tenants:
-    """The names this worker serves."""
+    """The scopes this worker serves."""
 
-    def __init__(self, names: Sequence[str], secret: bytes) -> None:
+    def __init__(self, grants: Sequence[ScopePath], secret: bytes) -> None:
         """`secret`: at least 32 bytes."""
-        self._salts = {name: scope_salt(secret, name) for name in names}
+        self._grants = frozenset(grants)
+        self._secret = secret
 
-    def salt(self, tenant_id: str) -> ScopeSalt:
-        """Of the tenant's scope. Raises TenantUnknownError."""
-        salt = self._salts.get(tenant_id)
-        if salt is None:
-            raise TenantUnknownError(
-                "no such tenant here; the worker's setting `tenants` lists them"
-                if tenant_id
-                else "tenant_id is empty; say who asks"
+    def scope(self, caller: Caller) -> ScopePath:
+        """The scope of the caller's request.
+
+        Raises TenantUnknownError, InvalidScopeError, ScopeTooWideError.
+        """
+        path = _path(caller)
+        granted = self._granted(path)
+        level = granted.level if caller.cache_scope is None else caller.cache_scope
+        if level < granted.level:
+            raise ScopeTooWideError(
+                f"this worker lets {granted} share blocks within that only; leave cache_scope"
+                " empty or name a narrower one"
             )
-        return salt
+        if level > path.level:
+            missing = "project_id" if path.level is ScopeLevel.ORGANISATION else "user_id"
+            raise InvalidScopeError(f"cache_scope is {level.name.lower()}, but {missing} is empty")
+        return path.at(level)
+
+    def chain_scope(self, path: ScopePath, ends: Sequence[int]) -> ChainScope:
+        """Of a chain that ends in the scope `path`; `ends` as in `kvtier.scopes.chain_scope`."""
+        return chain_scope(self._secret, path, ends)
+
+    def _granted(self, path: ScopePath) -> ScopePath:
+        """The longest grant that covers `path`. Raises TenantUnknownError."""
+        for level in reversed(ScopeLevel):
+            if ScopeLevel.PUBLIC < level <= path.level and path.at(level) in self._grants:
+                return path.at(level)
+        # One answer whichever name is unknown: it tells nobody which projects a tenant has.
+        raise _unknown()
+
+
+def _path(caller: Caller) -> ScopePath:
+    """Raises TenantUnknownError, InvalidScopeError."""
+    if not caller.tenant_id:
+        raise TenantUnknownError("tenant_id is empty; say who asks")
+    try:
+        ScopePath(caller.tenant_id)
+    except MalformedScopeError:
+        raise _unknown() from None
+    try:
+        return ScopePath(caller.tenant_id, caller.project_id, caller.user_id)
+    except MalformedScopeError as error:
+        raise InvalidScopeError(str(error)) from None
+
+
+def _unknown() -> TenantUnknownError:
+    return TenantUnknownError("no such tenant here; the worker's setting `tenants` lists them")
 
 
 def load_scope_secret(path: Path) -> bytes:

@@ -5,10 +5,14 @@
     h_i  = SHA-256(h_{i-1} || token ids of block i as little-endian uint32)
 
 A block hash names its block together with everything before it, so equal hash means reusable KV,
-and the blocks form a tree by parent hash. Where a public prefix goes over into a private suffix,
-the first private block mixes the narrower scope's salt in once, and every later block inherits it:
+and the blocks form a tree by parent hash. A chain may begin in a wide scope and narrow on its way
+(`ChainScope`): the first block of each narrower scope mixes that scope's salt in once, and every
+later block inherits it:
 
     h_i = SHA-256(h_{i-1} || salt || token ids of block i)
+
+The root mixes in the salt of the first block's scope. So equal hash also means: the same scope for
+this block and for each one before it.
 
 A block's bytes are bound to its name by their checksum: xxh3-64 seeded with 8 bytes of the hash.
 
@@ -22,10 +26,11 @@ KV, and a random root would stop sharing between processes and restarts. vLLM mo
 """
 
 import hashlib
-import hmac
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NewType
 
 import xxhash
@@ -35,8 +40,10 @@ __all__ = [
     "HASH_BYTES",
     "KEY_SCHEME_VERSION",
     "PUBLIC_SALT",
+    "PUBLIC_SCOPE",
     "BlockChain",
     "BlockHash",
+    "ChainScope",
     "MalformedHashesError",
     "Namespace",
     "NamespaceId",
@@ -45,7 +52,6 @@ __all__ = [
     "checksum_seed",
     "pack_hashes",
     "payload_checksum",
-    "scope_salt",
     "unpack_hashes",
 ]
 
@@ -123,30 +129,44 @@ class Namespace:
         return hashlib.sha256(self.encode() + len(salt).to_bytes(4, "little") + salt).digest()
 
 
-def scope_salt(secret: bytes, *path: str) -> ScopeSalt:
-    """Salt of the scope `path` (organisation, project, user ...), derived with a server's secret.
+@dataclass(frozen=True, slots=True)
+class ChainScope:
+    """Which blocks of a chain are in which scope; only ever narrowing.
 
-    The client never supplies it. Raises ValueError for an empty path or a secret under 32 bytes.
+    `salts` are the scopes' salts, widest first; `ends[r]` is the block at which scope `r` has
+    ended, and the last scope has no end. A scope that ends where it begins has no block.
     """
-    if len(secret) < 32:
-        raise ValueError("the scope secret must have at least 32 bytes")
-    if not path or not all(path):
-        raise ValueError("a private scope needs a path of non-empty names")
-    encoded = b"".join(len(p.encode()).to_bytes(4, "little") + p.encode() for p in path)
-    return ScopeSalt(hmac.digest(secret, b"kvtier-scope" + encoded, "sha256"))
+
+    salts: tuple[ScopeSalt, ...]
+    ends: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ends) != len(self.salts) - 1:
+            raise ValueError("every scope of a chain but the last has an end")
+        if any(end < start for start, end in pairwise((0, *self.ends))):
+            raise ValueError("the scopes of a chain follow each other")
+        if PUBLIC_SALT in self.salts[1:] or len(set(self.salts)) != len(self.salts):
+            raise ValueError("a chain does not come back to a wider scope")
+
+    def salt_of(self, index: int) -> ScopeSalt:
+        """Salt of the scope that block `index` is in."""
+        return self.salts[bisect_right(self.ends, index)]
+
+
+PUBLIC_SCOPE = ChainScope((PUBLIC_SALT,))
+"""Of a chain that everybody may reuse."""
 
 
 @dataclass(slots=True)
 class BlockChain:
     """The growing chain of one request's full blocks. Owned by one thread.
 
-    `public_blocks` leading blocks are in the public scope; all later ones in the scope of `salt`.
-    Invariant: `hashes[i]` names tokens `[0, (i + 1) * block_tokens)`.
+    Invariant: `hashes[i]` names tokens `[0, (i + 1) * block_tokens)` and the scopes of blocks
+    `[0, i]`.
     """
 
     namespace: Namespace
-    salt: ScopeSalt
-    public_blocks: int = 0
+    scope: ChainScope
     hashes: list[BlockHash] = field(default_factory=list)
     _tail: "array[int]" = field(default_factory=lambda: array("I"))
 
@@ -161,25 +181,30 @@ class BlockChain:
         del self._tail[:full]
         return self.hashes[first:]
 
+    def branch(self, count: int) -> "BlockChain":
+        """A chain of its own that begins with this one's first `count` blocks."""
+        return BlockChain(self.namespace, self.scope, self.hashes[:count])
+
     def _append(self, block: "array[int]") -> None:
         index = len(self.hashes)
-        if index > 0:
-            parent: bytes = self.hashes[-1]
-        elif self.public_blocks > 0:
-            parent = self.namespace.root(PUBLIC_SALT)
+        salt = self.scope.salt_of(index)
+        mixed = PUBLIC_SALT
+        if index == 0:
+            parent = self.namespace.root(salt)
         else:
-            parent = self.namespace.root(self.salt)
-        mixed = self.salt if 0 < index == self.public_blocks else b""
+            parent = self.hashes[-1]
+            if salt != self.scope.salt_of(index - 1):
+                mixed = salt
         self.hashes.append(
             BlockHash(hashlib.sha256(parent + mixed + _little_endian(block)).digest())
         )
 
 
 def block_chain(
-    namespace: Namespace, salt: ScopeSalt, token_ids: Sequence[int], public_blocks: int = 0
+    namespace: Namespace, scope: ChainScope, token_ids: Sequence[int]
 ) -> list[BlockHash]:
     """Hashes of all full blocks of `token_ids`, first to last."""
-    return BlockChain(namespace, salt, public_blocks).extend(token_ids)
+    return BlockChain(namespace, scope).extend(token_ids)
 
 
 def checksum_seed(block_hash: bytes) -> int:

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import PUBLIC_SALT, BlockHash
+from kvtier.keys import PUBLIC_SCOPE, BlockHash
 from worker.cache_port import PageBytes, RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
 from worker.errors import ArchitectureRefusedError
@@ -208,7 +208,7 @@ def run_engine(loaded: LoadedModel, cache: BytesCache) -> list[tuple[list[int], 
     events: list[list[Any]] = []
     for number, prompt in enumerate(prompts()):
         events.append([])
-        request = EngineRequest(RequestId(f"r{number}"), tuple(prompt), NEW_TOKENS, PUBLIC_SALT)
+        request = EngineRequest(RequestId(f"r{number}"), tuple(prompt), NEW_TOKENS, PUBLIC_SCOPE)
         engine.submit(request, events[-1].append)
     while engine.step():
         engine.check_integrity()

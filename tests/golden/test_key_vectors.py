@@ -13,12 +13,14 @@ import pytest
 from kvtier.keys import (
     KEY_SCHEME_VERSION,
     PUBLIC_SALT,
+    PUBLIC_SCOPE,
+    ChainScope,
     Namespace,
     ScopeSalt,
     block_chain,
     payload_checksum,
-    scope_salt,
 )
+from kvtier.scopes import ScopePath, chain_scope, scope_salt
 
 FILE = Path(__file__).with_name("keys.json")
 
@@ -56,16 +58,33 @@ def compute() -> dict[str, Any]:
         "salt_org_other": other.hex(),
         "root_public": PLAIN.root(PUBLIC_SALT).hex(),
         "root_private": PLAIN.root(private).hex(),
-        "chain_public": [h.hex() for h in block_chain(PLAIN, PUBLIC_SALT, tokens)],
-        "chain_private": [h.hex() for h in block_chain(PLAIN, private, tokens)],
-        "chain_other": [h.hex() for h in block_chain(PLAIN, other, tokens)],
-        "chain_public_prefix_2": [h.hex() for h in block_chain(PLAIN, private, tokens, 2)],
-        "chain_extreme_ids": [h.hex() for h in block_chain(PLAIN, private, big)],
+        "chain_public": [h.hex() for h in block_chain(PLAIN, PUBLIC_SCOPE, tokens)],
+        "chain_private": [h.hex() for h in block_chain(PLAIN, ChainScope((private,)), tokens)],
+        "chain_other": [h.hex() for h in block_chain(PLAIN, ChainScope((other,)), tokens)],
+        "chain_public_prefix_2": [
+            h.hex() for h in block_chain(PLAIN, ChainScope((PUBLIC_SALT, private), (2,)), tokens)
+        ],
+        "chain_extreme_ids": [h.hex() for h in block_chain(PLAIN, ChainScope((private,)), big)],
         "payload_checksums": [
             f"{payload_checksum(h, bytes(range(256)) * 20):016x}"
-            for h in block_chain(PLAIN, PUBLIC_SALT, tokens)
+            for h in block_chain(PLAIN, PUBLIC_SCOPE, tokens)
         ],
-        "chain_64": [h.hex() for h in block_chain(FULL, private, list(range(200)))],
+        **ladder(tokens),
+        "chain_64": [h.hex() for h in block_chain(FULL, ChainScope((private,)), list(range(200)))],
+    }
+
+
+def ladder(tokens: list[int]) -> dict[str, Any]:
+    """One user's chains, narrowing once at every rung, at some, and at none."""
+    user = ScopePath("org", "project", "usér")
+    return {
+        "salts_of_the_ladder": [salt.hex() for salt in chain_scope(SECRET, user, (0, 0, 0)).salts],
+        "chains_of_the_ladder": {
+            " ".join(map(str, ends)): [
+                h.hex() for h in block_chain(PLAIN, chain_scope(SECRET, user, ends), tokens)
+            ]
+            for ends in ((0, 0, 0), (1, 2, 3), (0, 1, 1), (1, 1, 4), (2, 2, 2), (4, 4, 4))
+        },
     }
 
 
@@ -80,7 +99,7 @@ def test_a_chain_can_be_recomputed_from_the_written_rule_alone() -> None:
     import struct
 
     salt = ScopeSalt(b"s" * 32)
-    chain = block_chain(PLAIN, salt, [1, 2, 3, 4, 5, 6, 7, 8], public_blocks=1)
+    chain = block_chain(PLAIN, ChainScope((PUBLIC_SALT, salt), (1,)), [1, 2, 3, 4, 5, 6, 7, 8])
     root = hashlib.sha256(PLAIN.encode() + struct.pack("<I", 0)).digest()
     first = hashlib.sha256(root + struct.pack("<4I", 1, 2, 3, 4)).digest()
     second = hashlib.sha256(first + salt + struct.pack("<4I", 5, 6, 7, 8)).digest()

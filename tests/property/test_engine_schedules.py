@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash, ScopeSalt
+from kvtier.keys import PUBLIC_SCOPE, BlockHash
+from kvtier.scopes import ScopePath, chain_scope
 from worker.cache_port import PageBytes, RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
 from worker.errors import PromptTooLongError, QueueFullError
@@ -43,6 +44,7 @@ BLOCK_TOKENS = 4
 PAGE_COUNT = 16
 # Few stems, so that prompts share prefixes of many lengths.
 STEM = [5, 9, 17, 3, 30, 31, 8, 8, 21, 40, 41, 7, 6, 19, 50, 33, 12, 11, 10, 44]
+PATHS = [None, *map(ScopePath.parse, ("a", "a/p", "a/p/u", "a/q", "b", "b/p"))]
 DECISIVE = 1e-3
 """Where the best two logits are nearer than this, either is a right greedy token."""
 
@@ -166,8 +168,8 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
             new=st.integers(1, 12),
             samples=st.integers(1, 3),
             mode=st.sampled_from(CacheMode),
-            scope=st.sampled_from([b"", b"a" * 32, b"b" * 32]),
-            public_blocks=st.integers(0, 2),
+            path=st.sampled_from(PATHS),
+            ends=st.lists(st.integers(0, 4), min_size=3, max_size=3).map(sorted),
         )
         def submit(
             self,
@@ -176,16 +178,17 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
             new: int,
             samples: int,
             mode: CacheMode,
-            scope: bytes,
-            public_blocks: int,
+            path: ScopePath | None,
+            ends: list[int],
         ) -> None:
             watched = Watched(
                 EngineRequest(
                     request_id=RequestId(f"r{len(self.requests)}"),
                     token_ids=(*STEM[:length], *suffix),
                     max_completion_tokens=new,
-                    salt=ScopeSalt(scope),
-                    public_blocks=public_blocks,
+                    scope=chain_scope(bytes(32), path, ends[: path.level])
+                    if path
+                    else PUBLIC_SCOPE,
                     sample_count=samples,
                     cache_mode=mode,
                     stop_token_ids=frozenset({2}),

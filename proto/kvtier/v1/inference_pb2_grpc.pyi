@@ -44,13 +44,14 @@ class InferenceServiceStub:
     The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
     event of the request is durable before `usage` is sent. Cancelling the call ends the request
     and frees what it holds; what was computed until then is metered.
-    Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
+    Precondition: the worker's setting `tenants` grants the tenant a scope. Idempotency: none; every call
     is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
     16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
     model's context, and the worker's deadline for a request, or the call's own when sooner.
-    Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
+    Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
-    PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
+    SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
+    (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
     (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
     could not be made durable.
     """
@@ -76,13 +77,14 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
     event of the request is durable before `usage` is sent. Cancelling the call ends the request
     and frees what it holds; what was computed until then is metered.
-    Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
+    Precondition: the worker's setting `tenants` grants the tenant a scope. Idempotency: none; every call
     is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
     16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
     model's context, and the worker's deadline for a request, or the call's own when sooner.
-    Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
+    Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
-    PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
+    SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
+    (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
     (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
     could not be made durable.
     """
@@ -111,13 +113,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
         event of the request is durable before `usage` is sent. Cancelling the call ends the request
         and frees what it holds; what was computed until then is metered.
-        Precondition: the worker's setting `tenants` names the tenant. Idempotency: none; every call
+        Precondition: the worker's setting `tenants` grants the tenant a scope. Idempotency: none; every call
         is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
         16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
         model's context, and the worker's deadline for a request, or the call's own when sooner.
-        Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); PROMPT_EMPTY,
+        Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
-        PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
+        SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
+        (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
         (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
         could not be made durable.
         """

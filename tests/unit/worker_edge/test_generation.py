@@ -12,7 +12,7 @@ import pytest
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.errors import KvtierError
-from kvtier.keys import PUBLIC_SALT
+from kvtier.keys import PUBLIC_SCOPE
 from worker import generation
 from worker.generation import Generation, GenerationPlan
 from worker.requests import (
@@ -69,7 +69,7 @@ class Edge:
         self, seconds: float, on_end: Any = lambda event, usage: None
     ) -> tuple[Generation, "asyncio.Task[None]"]:
         now = asyncio.get_running_loop().time()
-        request = EngineRequest(RequestId(self._admitted.request_id), (1,) * 80, 8, PUBLIC_SALT)
+        request = EngineRequest(RequestId(self._admitted.request_id), (1,) * 80, 8, PUBLIC_SCOPE)
         plan = GenerationPlan(self._admitted, request, (), now, now + seconds)
         made = Generation(plan, self.engine, self.journal, self.decode, on_end)
         return made, made.start()

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import PUBLIC_SALT, BlockHash
+from kvtier.keys import PUBLIC_SCOPE, BlockHash
 from worker.cache_port import PageBytes, RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
 from worker.model_loader import LoadedModel, load_model
@@ -126,7 +126,7 @@ class Bench:
 
     def request(self, name: str, tokens: Sequence[int], new: int = 4, **more: Any) -> EngineRequest:
         return EngineRequest(
-            RequestId(name), tuple(tokens), new, more.pop("salt", PUBLIC_SALT), **more
+            RequestId(name), tuple(tokens), new, more.pop("scope", PUBLIC_SCOPE), **more
         )
 
     def run(self, engine: Engine, *requests: EngineRequest) -> list[Watcher]:

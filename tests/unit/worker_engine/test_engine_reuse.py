@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import ScopeSalt, block_chain
+from kvtier.keys import PUBLIC_SALT, PUBLIC_SCOPE, ChainScope, ScopeSalt, block_chain
 from worker.requests import CacheMode, EndReason, Sampling
 
 PROMPT = list(range(3, 43))  # 40 tokens: five blocks of eight
@@ -52,7 +52,7 @@ def test_chain_is_offered_from_its_first_block_after_prefill_and_at_the_end(
     engine = bench.engine(memory_cache)
     (watcher,) = bench.run(engine, bench.request("a", PROMPT, new=20))
     tokens = [*PROMPT, *watcher.tokens()]
-    chain = block_chain(bench.loaded.namespace, ScopeSalt(b""), tokens[:-1])
+    chain = block_chain(bench.loaded.namespace, PUBLIC_SCOPE, tokens[:-1])
     assert memory_cache.stored_chains == [chain[:5], chain[:7]]
 
 
@@ -92,9 +92,11 @@ def test_bypass_uses_no_resident_page_and_leaves_none(bench: Any, memory_cache: 
 def test_other_scope_hits_only_the_public_part(bench: Any) -> None:
     engine = bench.engine()
     mine, theirs = ScopeSalt(b"m" * 32), ScopeSalt(b"t" * 32)
-    bench.run(engine, bench.request("mine", PROMPT, salt=mine, public_blocks=2))
-    (other,) = bench.run(engine, bench.request("theirs", PROMPT, salt=theirs, public_blocks=2))
-    (private,) = bench.run(engine, bench.request("private", PROMPT, salt=theirs))
+    bench.run(engine, bench.request("mine", PROMPT, scope=ChainScope((PUBLIC_SALT, mine), (2,))))
+    (other,) = bench.run(
+        engine, bench.request("theirs", PROMPT, scope=ChainScope((PUBLIC_SALT, theirs), (2,)))
+    )
+    (private,) = bench.run(engine, bench.request("private", PROMPT, scope=ChainScope((theirs,))))
     assert other.end.usage.hit_tokens == 16
     assert private.end.usage.hit_tokens == 0
 
