@@ -7,6 +7,7 @@ go to standard error. Main thread.
 import json
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated, NoReturn
 
 import grpc
@@ -35,12 +36,35 @@ Billing = Annotated[
     ),
 ]
 Tenant = Annotated[str, typer.Option("--tenant", help="Who asks, and pays.")]
+Project = Annotated[str, typer.Option("--project", help="Who asks, within the tenant.")]
+User = Annotated[str, typer.Option("--user", help="Who asks, within the project.")]
+
+
+class Scope(StrEnum):
+    """Values of --cache-scope."""
+
+    ORGANISATION = "organisation"
+    PROJECT = "project"
+    USER = "user"
+
+
+CacheScope = Annotated[
+    Scope | None,
+    typer.Option("--cache-scope", help="Share cached blocks within this only."),
+]
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", min=1, max=2**31 - 1, help="Tokens to generate at most.")
 ]
 Temperature = Annotated[
     float, typer.Option("--temperature", min=0.0, max=10.0, help="0 is greedy.")
 ]
+
+_SCOPES = {
+    None: inference_pb2.CACHE_SCOPE_UNSPECIFIED,
+    Scope.ORGANISATION: inference_pb2.CACHE_SCOPE_ORGANISATION,
+    Scope.PROJECT: inference_pb2.CACHE_SCOPE_PROJECT,
+    Scope.USER: inference_pb2.CACHE_SCOPE_USER,
+}
 
 DEFAULT_ADDRESS = "127.0.0.1:7421"
 DEFAULT_BILLING = "127.0.0.1:7431"
@@ -54,6 +78,9 @@ def generate(
     address: Address = DEFAULT_ADDRESS,
     billing: Billing = DEFAULT_BILLING,
     tenant: Tenant = "default",
+    project: Project = "",
+    user: User = "",
+    cache_scope: CacheScope = None,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     raw: Annotated[bool, typer.Option("--raw", help="Send text, not a chat message.")] = False,
@@ -63,7 +90,7 @@ def generate(
 ) -> None:
     """Complete one prompt; show what was reused and what it costs."""
     text = _prompt_text(prompt)
-    request = _request(tenant, max_tokens, temperature)
+    request = _request(tenant, project, user, cache_scope, max_tokens, temperature)
     if raw:
         request.text = text
     else:
@@ -87,6 +114,9 @@ def chat(
     address: Address = DEFAULT_ADDRESS,
     billing: Billing = DEFAULT_BILLING,
     tenant: Tenant = "default",
+    project: Project = "",
+    user: User = "",
+    cache_scope: CacheScope = None,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     system: Annotated[str, typer.Option("--system", help="System message.")] = "",
@@ -98,7 +128,7 @@ def chat(
     with open_channel(address) as channel:
         while line := _next_line():
             history.messages.add(role="user", content=line)
-            request = _request(tenant, max_tokens, temperature)
+            request = _request(tenant, project, user, cache_scope, max_tokens, temperature)
             request.chat.CopyFrom(history)
             try:
                 reply = _answer(channel, request, shown=True)
@@ -112,9 +142,19 @@ def chat(
             _show_usage(reply, _cost(billing, reply))
 
 
-def _request(tenant: str, max_tokens: int, temperature: float) -> inference_pb2.GenerateRequest:
+def _request(
+    tenant: str,
+    project: str,
+    user: str,
+    cache_scope: Scope | None,
+    max_tokens: int,
+    temperature: float,
+) -> inference_pb2.GenerateRequest:
     return inference_pb2.GenerateRequest(
         tenant_id=_checked(tenant),
+        project_id=_checked(project),
+        user_id=_checked(user),
+        cache_scope=_SCOPES[cache_scope],
         max_completion_tokens=max_tokens,
         sampling=inference_pb2.SamplingParameters(temperature=temperature),
     )

@@ -47,7 +47,11 @@ def up(
         ),
     ] = None,
     tenants: Annotated[
-        str, typer.Option("--tenants", help="Comma-separated names that may send requests.")
+        str,
+        typer.Option(
+            "--tenants",
+            help="Who may send requests: TENANT or TENANT/PROJECT, separated by commas.",
+        ),
     ] = "default",
     listen: Annotated[str, typer.Option("--listen", help="The worker's address.")] = DEFAULT_LISTEN,
     settings: Annotated[

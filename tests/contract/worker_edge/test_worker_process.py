@@ -157,6 +157,9 @@ def test_a_data_directory_that_cannot_be_written_is_refused(capsys, tmp_path, ch
         ("tenants=", "tenants"),
         ("tenants=a,a", "twice"),
         ("tenants=a,*", "tenants"),
+        ("tenants=a/", "tenants"),
+        ("tenants=a/p/u/more", "tenants"),
+        ("tenants=a/p,a/p", "twice"),
         ("step_tokens=8", "step_tokens"),
         ("request_deadline_seconds=-1", "request_deadline_seconds"),
         ("pool.page_bytes=many", "pool.page_bytes"),
@@ -165,6 +168,7 @@ def test_a_data_directory_that_cannot_be_written_is_refused(capsys, tmp_path, ch
         ("drain_seconds=inf", "drain_seconds"),
         ("typo=1", "typo"),
         ("public_prefix_directory=/nonexistent", "public_prefix_directory"),
+        ("organisation_prefix_directory=/nonexistent", "organisation_prefix_directory"),
         ("pool.page_bytes=1", "pool.page_bytes"),
     ],
 )

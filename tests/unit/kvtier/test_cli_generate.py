@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from kvtier.cli.main import build
 from kvtier.cli.reply_view import visible
+from kvtier.v1 import inference_pb2 as pb
 from kvtier.v1 import usage_pb2
 
 NOBODY = "127.0.0.1:1"
@@ -37,6 +38,22 @@ def test_the_cost_is_asked_for_the_replys_tokens_model_and_end(worker, till):
     (asked,) = till.requests
     assert (asked.model, asked.tokens.hit_tokens, asked.tokens.miss_tokens) == ("demo", 4_480, 57)
     assert asked.end_time.ToSeconds() == 1_755_000_000
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), ("default", "", "", pb.CACHE_SCOPE_UNSPECIFIED)),
+        (
+            ("--tenant", "acme", "--project", "search", "--user", "ann", "--cache-scope", "user"),
+            ("acme", "search", "ann", pb.CACHE_SCOPE_USER),
+        ),
+    ],
+)
+def test_who_asks_and_the_scope_go_into_the_request(worker, till, more, said):
+    generate(worker, till, "hi", *more)
+    (asked,) = worker.requests
+    assert (asked.tenant_id, asked.project_id, asked.user_id, asked.cache_scope) == said
 
 
 def test_json_is_one_object_with_numbers_and_decimal_text(worker, till):
