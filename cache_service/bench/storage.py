@@ -6,7 +6,6 @@ error. Exit status 1 when something could not be measured at all.
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -18,11 +17,13 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
-from pydantic import ByteSize, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cache_service.bench.tables import show
+from kvtier.bench.figures import byte_sizes, machine
+from kvtier.bench.tables import table_console
 from storage.bench.blocks import measure_blocks
 from storage.bench.fio import INSTALL_HINT, Fio
 from storage.bench.restart_data import make_directory
@@ -35,8 +36,6 @@ __all__ = ["storage"]
 _MIB = 1 << 20
 _RESTARTS = 5
 """Of each kind; with and without the index in the page cache, by turns."""
-_WIDTH = 100
-"""Of the tables, where no terminal says."""
 _QUICK: dict[str, Any] = {
     "rounds": 4,
     "round_bytes": 128 * _MIB,
@@ -72,9 +71,9 @@ def storage(
     try:
         options: dict[str, Any] = {
             "directory": directory.absolute(),
-            "block_bytes": tuple(_bytes(text) for text in blocks.split(",")),
+            "block_bytes": byte_sizes(blocks),
             "rounds": rounds,
-            "round_bytes": _bytes(size),
+            "round_bytes": byte_sizes(size)[0],
             "threads": threads,
             "recovery_blocks": tuple(int(text) for text in recovery.split(",") if text.strip()),
         }
@@ -87,8 +86,7 @@ def storage(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        terminal = Console()
-        show(terminal if terminal.is_terminal else Console(width=_WIDTH), result)
+        show(table_console(), result)
 
 
 def run(settings: BenchSettings) -> dict[str, Any]:
@@ -153,10 +151,7 @@ def _one_restart(path: Path, block_count: int) -> dict[str, float]:
 def _machine(settings: BenchSettings, fio: Fio) -> dict[str, Any]:
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
     return {
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
+        **machine(),
         "fio": "installed" if fio.installed else INSTALL_HINT,
         "settings": plain,
     }
@@ -170,7 +165,3 @@ def _check_room(settings: BenchSettings) -> None:
             f"{settings.directory} has {free} bytes free and {settings.disk_bytes} are needed:"
             " choose another --directory, or a smaller --size or --quick"
         )
-
-
-def _bytes(text: str) -> int:
-    return int(TypeAdapter(ByteSize).validate_python(text.strip()))

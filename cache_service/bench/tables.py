@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from kvtier.bench.tables import at_least, at_most, bench_table, number, size
 
 __all__ = ["show"]
 
@@ -21,8 +22,8 @@ def show(console: Console, result: dict[str, Any]) -> None:
     settings = result["settings"]
     console.print(
         f"{result['system']}, {result['cpu_count']} CPUs, load {result['load_average']:.1f}\n"
-        f"{settings['directory']}: {settings['rounds']} turns of {_mib(settings['round_bytes'])},"
-        f" {settings['threads']} fio threads, ring of {_mib(settings['capacity_bytes'])},"
+        f"{settings['directory']}: {settings['rounds']} turns of {size(settings['round_bytes'])},"
+        f" {settings['threads']} fio threads, ring of {size(settings['capacity_bytes'])},"
         f" {settings['relog_share']:.0%} re-logged",
         highlight=False,
         soft_wrap=True,
@@ -36,31 +37,23 @@ def show(console: Console, result: dict[str, Any]) -> None:
         console.print(_restarts(result["recovery"]))
 
 
-def _table(title: str, *names: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.show_edge = False
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _speeds(rows: list[dict[str, Any]]) -> Table:
-    table = _table(
+    table = bench_table(
         f"\nGB/s (store, cold restore: at least {RATIO_MIN} of fio; synced: as often as appends)",
         *("block", "fill", "store", "fio", "ratio", "to synced", "cold", "fio", "ratio", "warm"),
         *("rocks w", "r"),
     )
     for row in rows:
         table.add_row(
-            _mib(row["block_bytes"]),
+            size(row["block_bytes"]),
             f"{row['first_fill_GBps']:.2f}",
             f"{row['store_GBps']:.2f}",
-            _number(row["fio_write_GBps"]),
-            _at_least(row["store_ratio_to_fio"], RATIO_MIN),
-            _number(row["store_ratio_to_synced_fio"]),
+            number(row["fio_write_GBps"]),
+            at_least(row["store_ratio_to_fio"], RATIO_MIN),
+            number(row["store_ratio_to_synced_fio"]),
             f"{row['cold_restore_GBps']:.2f}",
-            _number(row["fio_read_GBps"]),
-            _at_least(row["cold_restore_ratio_to_fio"], RATIO_MIN),
+            number(row["fio_read_GBps"]),
+            at_least(row["cold_restore_ratio_to_fio"], RATIO_MIN),
             f"{row['warm_restore_GBps']:.2f}",
             f"{row['rocksdict_store_GBps']:.2f}",
             f"{row['rocksdict_restore_GBps']:.2f}",
@@ -69,7 +62,7 @@ def _speeds(rows: list[dict[str, Any]]) -> Table:
 
 
 def _costs(rows: list[dict[str, Any]]) -> Table:
-    table = _table(
+    table = bench_table(
         f"\nCPU s/GB (limit {CPU_SECONDS_PER_GB_MAX}), write amplification"
         f" (limit {AMPLIFICATION_MAX}), one block p50/p99 in ms",
         *("block", "store", "fio", "cold", "fio", "rocks w", "ampl.", "rocks"),
@@ -82,14 +75,14 @@ def _costs(rows: list[dict[str, Any]]) -> Table:
             for kind in ("store", "cold_restore")
         )
         table.add_row(
-            _mib(row["block_bytes"]),
-            _at_most(row["store_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
-            _number(row["fio_write_cpu_seconds_per_GB"], 3),
-            _at_most(row["cold_restore_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
-            _number(row["fio_read_cpu_seconds_per_GB"], 3),
+            size(row["block_bytes"]),
+            at_most(row["store_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
+            number(row["fio_write_cpu_seconds_per_GB"], 3),
+            at_most(row["cold_restore_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
+            number(row["fio_read_cpu_seconds_per_GB"], 3),
             f"{row['rocksdict_store_cpu_seconds_per_GB']:.2f}",
-            _at_most(row["write_amplification"], AMPLIFICATION_MAX, 3),
-            _number(row["rocksdict_write_amplification"]),
+            at_most(row["write_amplification"], AMPLIFICATION_MAX, 3),
+            number(row["rocksdict_write_amplification"]),
             store,
             cold,
             row["io_mode"],
@@ -98,7 +91,7 @@ def _costs(rows: list[dict[str, Any]]) -> Table:
 
 
 def _restarts(rows: list[dict[str, Any]]) -> Table:
-    table = _table(
+    table = bench_table(
         f"\nReady after a restart (limits: {RECOVERY_SECONDS_MAX:.0f} s,"
         f" {INDEX_BYTES_MAX:.0f} bytes of memory a block,"
         f" {FULL_COLLECTION_SECONDS_MAX * 1e3:.0f} ms full collection;"
@@ -109,36 +102,15 @@ def _restarts(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             f"{row['blocks']:,}",
-            *(_at_most(row[name], RECOVERY_SECONDS_MAX) for name in ("seconds", "seconds_max")),
+            *(at_most(row[name], RECOVERY_SECONDS_MAX) for name in ("seconds", "seconds_max")),
             *(f"{row[name]:.2f}" for name in ("tier_seconds", "cpu_seconds")),
             *(
-                _at_most(row[name], RECOVERY_SECONDS_MAX)
+                at_most(row[name], RECOVERY_SECONDS_MAX)
                 for name in ("warm_seconds", "warm_seconds_max")
             ),
             f"{row['warm_cpu_seconds']:.2f}",
-            _at_most(row["index_bytes_per_block"], INDEX_BYTES_MAX, 0),
+            at_most(row["index_bytes_per_block"], INDEX_BYTES_MAX, 0),
             f"{row['index_file_bytes_per_block']:.0f}",
-            _at_most(row["full_collection_seconds"] * 1e3, FULL_COLLECTION_SECONDS_MAX * 1e3, 1),
+            at_most(row["full_collection_seconds"] * 1e3, FULL_COLLECTION_SECONDS_MAX * 1e3, 1),
         )
     return table
-
-
-def _mib(size_bytes: int) -> str:
-    mib = 1 << 20
-    return f"{size_bytes // mib} MiB" if size_bytes >= mib else f"{size_bytes // 1024} KiB"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _at_least(value: float | None, limit: float) -> str:
-    return _number(value) if value is None else _marked(f"{value:.2f}", value >= limit)
-
-
-def _at_most(value: float, limit: float, digits: int = 2) -> str:
-    return _marked(f"{value:.{digits}f}", value <= limit)
-
-
-def _marked(text: str, held: bool) -> str:
-    return f"[{'green' if held else 'red'}]{text}{'' if held else '!'}[/]"

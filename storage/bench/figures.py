@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kvtier.bench.figures import percentile
 from storage.bench.fio import FioFigure
 from storage.bench.meter import Cost
 from storage.bench.rocks import RocksFigures
@@ -132,12 +133,6 @@ def block_figures(
         rocksdict_write_amplification=rocks.store.amplification,
         turns=tuple(_speeds(turn) for turn in turns),
     )
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that so many per cent do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
 def _gbps(figure: FioFigure) -> float:

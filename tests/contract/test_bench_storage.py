@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cache_service.bench import storage as command
-from storage.bench.figures import percentile
+from kvtier.bench.figures import percentile
 from storage.bench.settings import BenchSettings
 from storage.errors import CapacityError
 
