@@ -30,20 +30,32 @@ from storage.ssd.index import IndexBatch, MetaRow, SsdIndex
 from storage.ssd.segments import FREE, SEALED, Segment
 from storage.tier import NO_PARENT, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation
 
-__all__ = ["BLOCK_BYTES", "SEGMENT_BYTES", "capacity_bytes", "make_directory"]
+__all__ = [
+    "BLOCK_BYTES",
+    "NAMESPACE",
+    "SEGMENT_BYTES",
+    "capacity_bytes",
+    "hash_of",
+    "make_directory",
+]
 
 BLOCK_BYTES = 2 << 20
 SEGMENT_BYTES = 1 << 30
+NAMESPACE = NamespaceId(hashlib.sha256(b"kvtier bench restart").digest())
 _CHAIN_BLOCKS = 64
 _FREE_SEGMENTS = 4
 _BLOCKS_PER_BATCH = 4096
-_NAMESPACE = NamespaceId(hashlib.sha256(b"kvtier bench restart").digest())
 _PER_SEGMENT = (SEGMENT_BYTES - PAGE_BYTES) // record_bytes(BLOCK_BYTES)
 
 
 def capacity_bytes(block_count: int) -> int:
     """With which a directory of so many blocks is to be opened."""
     return (-(-block_count // _PER_SEGMENT) + _FREE_SEGMENTS) * SEGMENT_BYTES
+
+
+def hash_of(number: int) -> BlockHash:
+    """The name of block `number`, counted from 0."""
+    return BlockHash(hashlib.sha256(b"%d" % number).digest())
 
 
 def make_directory(path: Path, block_count: int, progress: Callable[[int, int], None]) -> None:
@@ -86,8 +98,8 @@ def _headers(block_count: int) -> Iterator[RecordHeader]:
     for number in range(block_count):
         if number % _CHAIN_BLOCKS == 0:
             parent = NO_PARENT
-        block_hash = BlockHash(hashlib.sha256(b"%d" % number).digest())
-        record = BlockRecord(block_hash, parent, _NAMESPACE, BLOCK_BYTES, number)
+        block_hash = hash_of(number)
+        record = BlockRecord(block_hash, parent, NAMESPACE, BLOCK_BYTES, number)
         at, slot = divmod(number, _PER_SEGMENT)
         offset = PAGE_BYTES + slot * record_bytes(BLOCK_BYTES)
         location = SsdLocation(SegmentId(at), 1, offset, BLOCK_BYTES, number, BLOCK_BYTES)
