@@ -113,9 +113,16 @@ def room_commands() -> dict[str, set[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = {}
     for name, target in project["entry-points"]["kvtier.commands"].items():
-        module, _, attribute = target.partition(":")
-        found[name] = commands(getattr(import_module(module), attribute))
+        found[name] = commands(loaded(target))
+    for name, target in project["entry-points"]["kvtier.benchmarks"].items():
+        assert callable(loaded(target))
+        found["bench"].add(name)
     return found
+
+
+def loaded(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

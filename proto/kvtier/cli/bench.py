@@ -15,6 +15,8 @@ ENTRY_POINTS = "kvtier.benchmarks"
 """Name of the benchmark -> a function that typer makes a command of."""
 
 _HELP = {
+    "lookup": "Lookups of many keys at once, by many clients, with up to millions of blocks.",
+    "path": "A prefix into the cache service and back, beside memcpy, a raw socket, other caches.",
     "storage": "The SSD tier beside fio and RocksDB on this disk, and restarts with many blocks.",
 }
 
