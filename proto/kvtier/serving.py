@@ -1,15 +1,21 @@
 """A gRPC server's manners, the same for every kvtier service.
 
-    intercept -> decode (bad bytes: MALFORMED_REQUEST) -> handler -> error table -> ErrorInfo
+    decode (bad bytes: MALFORMED_REQUEST) -> access (who, may it) -> handler -> errors by table
 
 One interceptor turns every `KvtierError` into the status its table names, a request that does not
-parse into MALFORMED_REQUEST, and anything else into INTERNAL with the traceback in the log. Health
-and reflection are always on. Runs on the server's event loop; owns no state.
+parse into MALFORMED_REQUEST, and anything else into INTERNAL with the traceback in the log; inside
+it `access.py` lets in whom the service's table names. Health and reflection are always on. A TCP
+port is mutual TLS, or refused: `tls.py`. Runs on the server's event loop.
 """
 
 import asyncio
+import inspect
 import logging
+import os
+import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -18,10 +24,20 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
+from kvtier.access import (
+    Access,
+    RoleNotAllowedError,
+    ScopeNotAllowedError,
+    TooManyCallsError,
+    UnauthenticatedError,
+)
 from kvtier.errors import KvtierError, status_of
+from kvtier.gate import AccessInterceptor
+from kvtier.handlers import rewrapped
+from kvtier.listening import AddressInUseError, clear_stale_socket
+from kvtier.tls import in_clear, server_credentials
 
 __all__ = [
-    "AddressInUseError",
     "GrpcServer",
     "InternalError",
     "MalformedRequestError",
@@ -55,16 +71,14 @@ class InternalError(KvtierError):
     reason = "INTERNAL"
 
 
-class AddressInUseError(KvtierError):
-    """Another process listens where this service was told to."""
-
-    reason = "ADDRESS_IN_USE"
-
-
 _COMMON: StatusTable = {
     MalformedRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     ShuttingDownError: grpc.StatusCode.UNAVAILABLE,
     InternalError: grpc.StatusCode.INTERNAL,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    RoleNotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
+    ScopeNotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
+    TooManyCallsError: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 
@@ -76,10 +90,11 @@ class _Malformed:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Maps exceptions of every handler to typed statuses. Stateless."""
+    """Maps exceptions of every handler to typed statuses. Keeps one wrapped handler a method."""
 
     def __init__(self, table: StatusTable) -> None:
         self._table = {**_COMMON, **table}
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -89,24 +104,19 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        decode = _tolerant(handler.request_deserializer)
-        encode = handler.response_serializer
         method = str(handler_call_details.method)
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, method), decode, encode
-            )
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, method), decode, encode
-            )
-        if handler.stream_unary is not None:
-            return grpc.stream_unary_rpc_method_handler(
-                self._unary(handler.stream_unary, method), decode, encode
-            )
-        return grpc.stream_stream_rpc_method_handler(
-            self._stream(handler.stream_stream, method), decode, encode
-        )
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self._wrap(handler, method))
+        return known[1]
+
+    def _wrap(self, handler: Any, method: str) -> Any:
+        def around(call: Any) -> Any:
+            generates = inspect.isasyncgenfunction(call)
+            return self._stream(call, method) if generates else self._unary(call, method)
+
+        decode, encode = _tolerant(handler.request_deserializer), handler.response_serializer
+        return rewrapped(handler, decode, encode, around)
 
     def _unary(self, call: Callable[..., Awaitable[Any]], method: str) -> Any:
         async def wrapped(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -192,9 +202,12 @@ class GrpcServer:
     Usage: construct, register servicers on `server`, `await start(...)`, `await drain(...)`.
     """
 
-    def __init__(self, table: StatusTable) -> None:
+    def __init__(
+        self, table: StatusTable, access: Access, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._security = access.security
         self.server = grpc.aio.server(
-            interceptors=(ErrorInterceptor(table),),
+            interceptors=(ErrorInterceptor(table), AccessInterceptor(access, wall_clock)),
             options=(
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -209,16 +222,21 @@ class GrpcServer:
         """Binds and serves; returns the addresses really bound (port 0 becomes the port chosen).
 
         `addresses` are "host:port" or "unix:PATH"; `services` are full service names for health
-        and reflection. Raises AddressInUseError.
+        and reflection. Raises AddressInUseError, TlsRequiredError, TlsFileError.
         """
         self._services = tuple(services)
         reflection.enable_server_reflection(
             (*services, reflection.SERVICE_NAME, health.SERVICE_NAME), self.server
         )
+        credentials = server_credentials(self._security)
         bound = []
         for address in addresses:
+            clear = in_clear(address, self._security, credentials)
             try:
-                port = self.server.add_insecure_port(address)
+                if clear or credentials is None:
+                    port = self._add_clear_port(address)
+                else:
+                    port = self.server.add_secure_port(address, credentials)
             except RuntimeError as error:
                 raise AddressInUseError(
                     f"cannot listen on {address}: another process does, {_else_wrong(address)}",
@@ -229,6 +247,23 @@ class GrpcServer:
         await self.server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return bound
+
+    def _add_clear_port(self, address: str) -> int:
+        """A Unix socket is its owner's alone, from the moment it is there."""
+        if not address.startswith("unix:"):
+            return self.server.add_insecure_port(address)
+        path = Path(address.removeprefix("unix:"))
+        # gRPC would replace the file under a service that listens on it.
+        clear_stale_socket(path)
+        before = os.umask(0o177)
+        try:
+            port = self.server.add_insecure_port(address)
+        finally:
+            os.umask(before)
+        made = path.stat()
+        assert stat.S_IMODE(made.st_mode) == 0o600, "the socket is open to others"
+        assert made.st_uid == os.geteuid(), "the socket is somebody else's"
+        return port
 
     async def drain(self, grace_seconds: float) -> None:
         """Says NOT_SERVING, refuses new calls, gives running ones `grace_seconds`."""

@@ -7,11 +7,19 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from kvtier.access import Access, Rule, rules
 from kvtier.errors import KvtierError, read_error
-from kvtier.serving import AddressInUseError, GrpcServer
+from kvtier.listening import AddressInUseError
+from kvtier.principals import EVERY_ROLE
+from kvtier.serving import GrpcServer
+from kvtier.tls import SecuritySettings
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
 
 SERVICE = "kvtier.v1.UsageService"
+ACCESS = Access(
+    rules(SERVICE, **dict.fromkeys(("GetUsage", "GetInvoice", "VerifyLedger"), Rule(EVERY_ROLE))),
+    SecuritySettings(development=True),
+)
 
 
 class TeapotError(KvtierError):
@@ -36,7 +44,7 @@ class Failing(usage_pb2_grpc.UsageServiceServicer):
 
 @pytest.fixture
 async def failing() -> AsyncIterator[tuple[Failing, str]]:
-    server = GrpcServer({TeapotError: grpc.StatusCode.FAILED_PRECONDITION})
+    server = GrpcServer({TeapotError: grpc.StatusCode.FAILED_PRECONDITION}, ACCESS)
     servicer = Failing()
     usage_pb2_grpc.add_UsageServiceServicer_to_server(servicer, server.server)
     (address,) = await server.start(["127.0.0.1:0"], [SERVICE])
@@ -129,7 +137,7 @@ async def test_health_answers_for_the_service_by_name(failing: Any) -> None:
 
 async def test_port_in_use_is_a_typed_error(failing: Any) -> None:
     _, address = failing
-    second = GrpcServer({})
+    second = GrpcServer({}, ACCESS)
     with pytest.raises(AddressInUseError) as caught:
         await second.start([address], [SERVICE])
     assert address in str(caught.value)

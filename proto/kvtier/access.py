@@ -1,0 +1,160 @@
+"""What a service demands of its callers: a table of method -> roles, a check of requests, limits.
+
+`gate.py` applies it. Invariant: a method without a row is nobody's. Pure, but for the caller of the
+running handler, which the gate sets and nobody else.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kvtier.errors import KvtierError
+from kvtier.principals import EVERY_ROLE, Principal, Role
+from kvtier.tls import SecuritySettings
+
+__all__ = [
+    "CALLER",
+    "Access",
+    "AuditSink",
+    "CallLimits",
+    "CertificateExpiredError",
+    "RoleNotAllowedError",
+    "Rule",
+    "ScopeNotAllowedError",
+    "TooManyCallsError",
+    "UnauthenticatedError",
+    "caller",
+    "own_tenant_only",
+    "rules",
+]
+
+
+class UnauthenticatedError(KvtierError):
+    """The connection does not say who calls."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class CertificateExpiredError(UnauthenticatedError):
+    """It did, until its certificate ended."""
+
+    reason = "CERTIFICATE_EXPIRED"
+
+
+class RoleNotAllowedError(KvtierError):
+    """The caller is known, and this call is not for its roles."""
+
+    reason = "ROLE_NOT_ALLOWED"
+
+
+class ScopeNotAllowedError(KvtierError):
+    """The call is for the caller's role, and names what belongs to another tenant."""
+
+    reason = "SCOPE_NOT_ALLOWED"
+
+
+class TooManyCallsError(KvtierError):
+    """More calls at a time than the service, or one session, may have."""
+
+    reason = "TOO_MANY_CALLS"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A method's row."""
+
+    roles: frozenset[Role]
+    audited: bool = False
+    """The call is written to the audit log before it starts, and refused when that fails."""
+
+
+def rules(service: str, **rows: Rule) -> dict[str, Rule]:
+    """Rows by full method name, from rows by the method's own."""
+    return {f"/{service}/{method}": rule for method, rule in rows.items()}
+
+
+_COMMON: Mapping[str, Rule] = {
+    **rules(
+        "grpc.health.v1.Health",
+        Check=Rule(EVERY_ROLE),
+        List=Rule(EVERY_ROLE),
+        Watch=Rule(EVERY_ROLE),
+    ),
+    **rules("grpc.reflection.v1alpha.ServerReflection", ServerReflectionInfo=Rule(EVERY_ROLE)),
+}
+
+NOBODY = Rule(frozenset())
+
+
+class AuditSink(Protocol):
+    """Where audited calls are written."""
+
+    def call(
+        self, principal: Principal, method: str, request: Any
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """Writes the call's beginning on entry and its outcome on exit, each durable before it
+        returns. Raises a KvtierError when that cannot be done."""
+
+    async def refused(self, principal: Principal, method: str, reason: str) -> None:
+        """Notes an audited call that was refused; never raises."""
+
+
+RequestCheck = Callable[[Principal, str, Any], None]
+"""Raises when a request (of the caller, to the method) names what is not the caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Calls at a time: of the service, and of one session (of one caller, where none is named)."""
+
+    calls_max: int = 4096
+    calls_per_session_max: int = 1024
+
+
+def _anything(_caller: Principal, _method: str, _request: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a service demands of its callers."""
+
+    rules: Mapping[str, Rule]
+    security: SecuritySettings
+    check: RequestCheck = _anything
+    audit: AuditSink | None = None
+    limits: CallLimits = field(default_factory=CallLimits)
+
+    def __post_init__(self) -> None:
+        assert self.audit is not None or not any(rule.audited for rule in self.rules.values())
+
+    def rule(self, method: str) -> Rule:
+        """The method's row; nobody's when there is none."""
+        return self.rules.get(method) or _COMMON.get(method, NOBODY)
+
+
+CALLER: ContextVar[Principal] = ContextVar("caller")
+
+
+def caller() -> Principal:
+    """Who makes the call that this handler serves. REQUIRES: inside a handler."""
+    return CALLER.get()
+
+
+def own_tenant_only(table: Mapping[str, Rule]) -> RequestCheck:
+    """A check for services whose requests name a `tenant_id`: who may call for its role of tenant
+    alone names its own. Raises ScopeNotAllowedError."""
+
+    def check(principal: Principal, method: str, request: Any) -> None:
+        tenant = getattr(request, "tenant_id", None)
+        rule = table.get(method)
+        if tenant is None or rule is None or principal.roles & rule.roles != {Role.TENANT}:
+            return
+        if tenant not in {scope[0] for scope in principal.scopes}:
+            raise ScopeNotAllowedError(
+                "this certificate speaks for another tenant; name its own tenant_id"
+            )
+
+    return check

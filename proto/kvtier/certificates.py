@@ -1,0 +1,138 @@
+"""A certificate authority in a directory: for trying mutual TLS, for one machine, and for tests.
+
+    ca.pem ca.key         the authority
+    NAME.pem NAME.key     what it issued: a server by host names, a client by roles
+
+Nothing is ever overwritten. Whoever has an authority of his own needs none of this: what counts is
+the certificate's URI (`principals.py`). Main thread; blocks.
+"""
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from kvtier.errors import KvtierError
+
+__all__ = ["CertificateAuthority", "CertificateExistsError"]
+
+CLOCK_SLACK = timedelta(minutes=5)
+"""A certificate counts from a little ago: not all clocks are equal."""
+
+
+class CertificateExistsError(KvtierError):
+    """A file is there already; the message names it."""
+
+    reason = "CERTIFICATE_EXISTS"
+
+
+class CertificateAuthority:
+    """Made in `directory`, or opened there. Raises CertificateExistsError, OSError, ValueError."""
+
+    def __init__(self, directory: Path, days: float = 3650) -> None:
+        self._directory = directory
+        self.certificate_file = directory / "ca.pem"
+        if self.certificate_file.exists():
+            self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
+            key = serialization.load_pem_private_key(
+                (directory / "ca.key").read_bytes(), password=None
+            )
+            assert isinstance(key, ec.EllipticCurvePrivateKey)
+            self._key = key
+            return
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        name = _name("kvtier certificate authority")
+        builder = _builder(name, name, self._key.public_key(), timedelta(days=days))
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        self._certificate = builder.sign(self._key, hashes.SHA256())
+        _write_pair(directory, "ca", self._certificate, self._key)
+
+    def issue_server(self, name: str, hosts: Sequence[str], days: float = 365) -> Path:
+        """A service's certificate for host names and addresses; its file, `.key` beside it."""
+        names = [_host(host) for host in hosts]
+        return self._issue(name, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
+
+    def issue_client(self, name: str, uris: Sequence[str], days: float = 365) -> Path:
+        """A caller's certificate for roles (`principals.role_uri`)."""
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        return self._issue(name, names, ExtendedKeyUsageOID.CLIENT_AUTH, days)
+
+    def _issue(
+        self,
+        name: str,
+        names: Sequence[x509.GeneralName],
+        usage: x509.ObjectIdentifier,
+        days: float,
+    ) -> Path:
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(
+            _name(name), self._certificate.subject, key.public_key(), timedelta(days=days)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return _write_pair(self._directory, name, certificate, key)
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    lifetime: timedelta,
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    start = min(now - CLOCK_SLACK, now + lifetime - CLOCK_SLACK)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(now + lifetime)
+    )
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _write_pair(
+    directory: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+) -> Path:
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    _write(directory / f"{name}.key", private, 0o600)
+    path = directory / f"{name}.pem"
+    _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    return path
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except FileExistsError:
+        raise CertificateExistsError(
+            f"{path} is there already; choose another name, or move it away", file=path
+        ) from None
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
