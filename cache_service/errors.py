@@ -21,7 +21,8 @@
     ├── ChecksumMismatchError        bytes from the wire do not match
     ├── InvalidRangeError            outside the lease, reservation or block
     ├── NoSsdTierError               asked for what only an SSD tier can do
-    └── VerifyRunningError           one verify at a time
+    ├── VerifyRunningError           one verify at a time
+    └── AuditUnavailableError        the audit log cannot be written
 
 Codes: `cache_service/status.py`. Reasons are frozen once released.
 """
@@ -29,6 +30,7 @@ Codes: `cache_service/status.py`. Reasons are frozen once released.
 from kvtier.errors import KvtierError
 
 __all__ = [
+    "AuditUnavailableError",
     "BlockTooLargeForArenaError",
     "CacheError",
     "ChecksumCountMismatchError",
@@ -140,3 +142,7 @@ class NoSsdTierError(CacheError):
 
 class VerifyRunningError(CacheError):
     reason = "VERIFY_RUNNING"
+
+
+class AuditUnavailableError(CacheError):
+    reason = "AUDIT_UNAVAILABLE"

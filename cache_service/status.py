@@ -35,6 +35,7 @@ STATUS_TABLE: StatusTable = {
     errors.InvalidRangeError: StatusCode.OUT_OF_RANGE,
     errors.NoSsdTierError: StatusCode.FAILED_PRECONDITION,
     errors.VerifyRunningError: StatusCode.FAILED_PRECONDITION,
+    errors.AuditUnavailableError: StatusCode.UNAVAILABLE,
     # The core turns a failing disk into misses; a storage error that gets here is our fault.
     StorageError: StatusCode.INTERNAL,
 }

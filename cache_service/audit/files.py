@@ -1,0 +1,82 @@
+"""The audit log's files: numbered, appended, each line durable before `append` returns.
+
+    audit/000001.jsonl, 000002.jsonl, ...      the chain goes on from file to file
+
+Invariant: what `append` returned for is on the disk, whole; a line that failed is taken back, and
+one that a crash tore is cut off at the next opening (nobody was answered for it). One thread at a
+time; blocks.
+"""
+
+import os
+from pathlib import Path
+
+from cache_service.audit.line import AuditEntry, Head, line_of
+from cache_service.audit.walk import AuditBrokenError, audit_files, walk
+
+__all__ = ["AuditFiles"]
+
+FILE_BYTES_MAX = 64 * 1024 * 1024
+
+
+class AuditFiles:
+    """The chain's end, opened. Raises OSError, AuditBrokenError."""
+
+    def __init__(self, directory: Path, file_bytes_max: int = FILE_BYTES_MAX) -> None:
+        self._directory = directory
+        self._file_bytes_max = file_bytes_max
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files = audit_files(directory)
+        self._number = len(files) or 1
+        if files:
+            _cut_torn_line(files[-1])
+        found = walk(directory)
+        if found.problem:
+            raise AuditBrokenError(found.problem)
+        self.head = found.head
+        self._fd = self._open(self._number)
+        self._size = os.fstat(self._fd).st_size
+
+    def append(self, entry: AuditEntry) -> Head:
+        """Writes one line. Raises OSError; then nothing was added."""
+        if self._size >= self._file_bytes_max:
+            self._rotate()
+        line, head = line_of(entry, self.head)
+        try:
+            written = os.write(self._fd, line)
+            if written != len(line):
+                raise OSError(28, "the disk took only part of a line")
+            os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, self._size)
+            raise
+        self._size += len(line)
+        self.head = head
+        return head
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _rotate(self) -> None:
+        fd = self._open(self._number + 1)
+        os.close(self._fd)
+        self._fd, self._size = fd, os.fstat(fd).st_size
+        self._number += 1
+
+    def _open(self, number: int) -> int:
+        path = self._directory / f"{number:06d}.jsonl"
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        directory = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return fd
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("r+b") as file:
+        raw = file.read()
+        whole = raw.rfind(b"\n") + 1
+        if whole < len(raw):
+            file.truncate(whole)
+            os.fsync(file.fileno())
