@@ -99,6 +99,7 @@ class Cache:
         block_tokens: int,
         client_name: str,
         transport: Transport,
+        owner: str = "",
     ) -> SessionView:
         """Raises InvalidNamespaceError, InvalidBlockSizeError, BlockTooLargeForArenaError,
         TooManySessionsError.
@@ -108,7 +109,7 @@ class Cache:
             self._check_block_size(namespace_id, block_bytes)
         self._expect(block_bytes)
         session = self._parts.sessions.open(
-            namespace_id, block_bytes, block_tokens, client_name, transport, now
+            namespace_id, block_bytes, block_tokens, client_name, transport, now, owner
         )
         self._parts.tally.session_opened(session.session_id, client_name)
         limits = self._parts.limits
@@ -120,6 +121,10 @@ class Cache:
             limits.reservation_ttl_seconds,
             limits.max_blocks_per_call,
         )
+
+    def session_owner(self, session_id: str) -> str | None:
+        """Who opened it; None when there is no such session."""
+        return self._parts.sessions.owner(session_id)
 
     def close_session(self, session_id: str) -> None:
         """Ends a session and what it holds. Idempotent."""

@@ -14,8 +14,10 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 
+from cache_service.audit.commands import audit_app
 from cache_service.stats_tables import host_table, ssd_table, tiers_table, totals_table
 from cache_service.verify_command import outcome_data, outcome_text, verified
+from kvtier.cli.channel import open_channel
 from kvtier.errors import WireError, read_error
 from kvtier.v1 import block_pb2, cache_pb2, cache_pb2_grpc
 
@@ -25,6 +27,9 @@ DEFAULT_ADDRESS = "127.0.0.1:7411"
 CALL_SECONDS_MAX = 5.0
 
 app = typer.Typer(no_args_is_help=True, help="Look into the cache.")
+
+
+app.add_typer(audit_app, name="audit", help="The record of operators' calls.")
 
 
 @app.callback()
@@ -114,8 +119,7 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def _get_stats(address: str) -> cache_pb2.GetStatsResponse:
-    options = (("grpc.enable_http_proxy", 0),)
-    with grpc.insecure_channel(address, options=options) as channel:
+    with open_channel(address) as channel:
         try:
             return cache_pb2_grpc.CacheServiceStub(channel).GetStats(
                 cache_pb2.GetStatsRequest(), timeout=CALL_SECONDS_MAX
@@ -132,7 +136,8 @@ def _explain(wire: WireError, address: str) -> str:
     if wire.code is grpc.StatusCode.UNAVAILABLE:
         return (
             f"CACHE_UNREACHABLE: no cache service answers at {address}; start it (kvtier up, or"
-            " python -m cache_service) or name another with --address"
+            " python -m cache_service), name another with --address, or, where it wants TLS, show"
+            " a certificate it takes (kvtier --ca --certificate --key)"
         )
     if wire.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"DEADLINE: the cache service at {address} did not answer in time"

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cache_service.errors import SessionUnknownError
-from kvtier.serving import AddressInUseError
+from kvtier.listening import AddressInUseError, clear_stale_socket
 
-__all__ = ["ArenaHandover", "clear_stale_socket"]
+__all__ = ["ArenaHandover"]
 
 log = logging.getLogger(__name__)
 
@@ -150,25 +150,3 @@ async def _read_exactly(connection: socket.socket, size: int) -> bytes:
             raise EOFError
         received += part
     return received
-
-
-def clear_stale_socket(path: Path) -> None:
-    """Removes a socket file nobody listens on. Raises AddressInUseError when somebody does."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise AddressInUseError(f"{path} is there and is not a socket; remove it", path=path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            raise AddressInUseError(
-                f"cannot tell whether {path} is in use: {error}", path=path
-            ) from error
-    raise AddressInUseError(f"another process listens on {path}", path=path)

@@ -23,7 +23,7 @@ from cache_service.intake import StreamIntake
 from cache_service.listener import QuietListener
 from cache_service.views import CacheStats, PassView
 from kvtier.blocks import MissReason, Tier
-from kvtier.serving import AddressInUseError
+from kvtier.listening import AddressInUseError
 
 __all__ = ["MetricsListener", "MetricsPage"]
 

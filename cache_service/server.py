@@ -22,14 +22,19 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from cache_service.audit.log import AuditLog
 from cache_service.cache import Cache
+from cache_service.edge.owners import own_session_only
 from cache_service.edge.services import services
-from cache_service.handover import ArenaHandover, clear_stale_socket
+from cache_service.handover import ArenaHandover
 from cache_service.intake import StreamIntake
 from cache_service.metrics import MetricsListener, MetricsPage
+from cache_service.roles import RULES
 from cache_service.settings import CacheSettings
 from cache_service.status import STATUS_TABLE
+from kvtier.access import Access
 from kvtier.serving import GrpcServer, until_signalled
+from kvtier.tls import check_listeners
 from storage.errors import DirectoryFullError, DirectoryReadOnlyError
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
@@ -66,6 +71,7 @@ class CacheServer:
 
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        check_listeners(settings.addresses, settings.security)
         _make_directory(settings.data_directory)
         _make_directory(settings.arena_socket_path.parent)
         registry, intake = CollectorRegistry(), StreamIntake()
@@ -83,13 +89,14 @@ class CacheServer:
         ticker = asyncio.create_task(_tick(cache))
         stack.push_async_callback(_cancel, ticker)
 
-        grpc_server = GrpcServer(STATUS_TABLE)
+        audit = AuditLog(settings.data_directory / "audit")
+        stack.callback(audit.close)
+        check, calls = own_session_only(cache), settings.limits.calls()
+        access = Access(RULES, settings.security, check, audit, calls)
+        grpc_server = GrpcServer(STATUS_TABLE, access)
         served = services(cache, intake, str(settings.arena_socket_path))
         for service in served:
             service.add_to(grpc_server.server)
-        if settings.unix_socket is not None:
-            # gRPC would replace the file under a service that listens on it.
-            clear_stale_socket(settings.unix_socket.absolute())
         stack.push_async_callback(grpc_server.drain, settings.drain_seconds)
         names = [service.name for service in served]
         self.listen = (await grpc_server.start(settings.addresses, names))[0]

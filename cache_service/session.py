@@ -19,9 +19,11 @@ from cache_service.errors import (
 from cache_service.views import Transport
 from kvtier.keys import HASH_BYTES, NamespaceId
 
-__all__ = ["Session", "SessionTable"]
+__all__ = ["UNKNOWN_SESSION", "Session", "SessionTable"]
 
 TICKET_BYTES = 32
+
+UNKNOWN_SESSION = "the session was never opened, was closed or has expired; open a new one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Session:
     block_tokens: int
     client_name: str
     transport: Transport
+    owner: str
+    """Who opened it, as the gate knows it; nobody else may name it."""
 
 
 class SessionTable:
@@ -56,6 +60,7 @@ class SessionTable:
         client_name: str,
         transport: Transport,
         now: float,
+        owner: str = "",
     ) -> Session:
         """Raises InvalidNamespaceError, InvalidBlockSizeError, TooManySessionsError."""
         if len(namespace_id) != HASH_BYTES:
@@ -77,6 +82,7 @@ class SessionTable:
             block_tokens,
             client_name,
             transport,
+            owner,
         )
         self._sessions[session.session_id] = session
         self._tickets[session.ticket] = session.session_id
@@ -87,11 +93,14 @@ class SessionTable:
         """The session, which this call keeps alive. Raises SessionUnknownError."""
         session = self._sessions.get(session_id)
         if session is None:
-            raise SessionUnknownError(
-                "the session was never opened, was closed or has expired; open a new one"
-            )
+            raise SessionUnknownError(UNKNOWN_SESSION)
         self._deadlines.set(session_id, now + self._ttl_seconds)
         return session
+
+    def owner(self, session_id: str) -> str | None:
+        """Who opened it; None when there is no such session. Keeps nothing alive."""
+        session = self._sessions.get(session_id)
+        return None if session is None else session.owner
 
     def alive(self, session_id: str) -> bool:
         return session_id in self._sessions

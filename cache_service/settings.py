@@ -4,21 +4,19 @@ Frozen after start. Every part below the composition root receives its own small
 setting is for: `docs/settings.md`.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, PositiveInt, model_validator
 
 from cache_service.views import CacheLimits, CachePolicies
-from kvtier.settings import ListenAddress, OptionalListenAddress, Seconds, SettingsModel
+from kvtier.access import CallLimits
+from kvtier.service_settings import ServiceSettings, check_socket_path
+from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 
 __all__ = ["ENV_PREFIX", "CacheSettings", "HostSettings", "LimitSettings", "SsdSettings"]
 
 ENV_PREFIX = "KVTIER_CACHE_"
-
-SOCKET_PATH_BYTES_MAX = 107
-"""The kernel's limit for a Unix socket's address, less its closing zero."""
 
 SEGMENTS_MIN = 4
 
@@ -78,6 +76,12 @@ class LimitSettings(SettingsModel):
     """A 2 million token context in 64-token blocks; 131,072 hashes are still a 4 MiB message."""
     leases_per_session_max: PositiveInt = 1024
     reservations_per_session_max: PositiveInt = 256
+    calls_max: PositiveInt = 4096
+    calls_per_session_max: PositiveInt = 1024
+
+    def calls(self) -> CallLimits:
+        """As the gate takes them."""
+        return CallLimits(self.calls_max, self.calls_per_session_max)
 
     def core(self) -> CacheLimits:
         """As the core takes them."""
@@ -99,12 +103,10 @@ class LogSettings(SettingsModel):
     style: Literal["text", "json"] = "text"
 
 
-class CacheSettings(SettingsModel):
+class CacheSettings(ServiceSettings):
     """The whole. `arena_socket_path` and `addresses` are what the composition root uses."""
 
-    listen: ListenAddress = "127.0.0.1:7411"
-    unix_socket: Path | None = None
-    """A second listener for clients on this machine."""
+    listen: OptionalListenAddress = "127.0.0.1:7411"
     data_directory: Path = Path(".kvtier/cache")
     socket_path: Path | None = None
     """The arena hand-over's socket; by default `arena.sock` in the data directory."""
@@ -129,25 +131,11 @@ class CacheSettings(SettingsModel):
         )
 
     @model_validator(mode="after")
-    def _socket_paths_fit(self) -> "CacheSettings":
-        for name, path in (
-            ("socket_path", self.arena_socket_path),
-            ("unix_socket", self.unix_socket and self.unix_socket.absolute()),
-        ):
-            if path is not None and len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-                raise ValueError(
-                    f"{name}: {path} is longer than the {SOCKET_PATH_BYTES_MAX} bytes a Unix socket"
-                    " may have; set a shorter one, for example /run/kvtier/arena.sock"
-                )
+    def _socket_path_fits(self) -> "CacheSettings":
+        check_socket_path("socket_path", self.arena_socket_path)
         return self
 
     @property
     def arena_socket_path(self) -> Path:
         """Absolute, because clients have other working directories."""
         return (self.socket_path or self.data_directory / "arena.sock").absolute()
-
-    @property
-    def addresses(self) -> list[str]:
-        """What gRPC listens on."""
-        unix = [f"unix:{self.unix_socket.absolute()}"] if self.unix_socket else []
-        return [self.listen, *unix]

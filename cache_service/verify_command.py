@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-import grpc
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kvtier.cli.channel import open_channel
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 
@@ -22,8 +22,7 @@ __all__ = ["outcome_data", "outcome_text", "verified"]
 def verified(address: str, bytes_per_second: int, console: Console) -> pb.VerifyBlocksResponse:
     """Runs it to its end; the last message. Raises grpc.RpcError, KeyboardInterrupt (then the
     service was told to stop)."""
-    options = (("grpc.enable_http_proxy", 0),)
-    with grpc.insecure_channel(address, options=options) as channel:
+    with open_channel(address) as channel:
         request = pb.VerifyBlocksRequest(bytes_per_second=bytes_per_second)
         call = cache_pb2_grpc.CacheServiceStub(channel).VerifyBlocks(request)
         with closing(_Cancelling(call)):

@@ -4,6 +4,7 @@ from cache_service import wire
 from cache_service.edge.calls import Calls, Context
 from cache_service.errors import KeySchemeMismatchError
 from cache_service.views import Transport
+from kvtier.access import caller
 from kvtier.keys import KEY_SCHEME_VERSION, NamespaceId
 from kvtier.v1 import cache_pb2 as pb
 
@@ -29,6 +30,7 @@ class SessionCalls(Calls):
             request.block_tokens,
             wire.text("client_name", request.client_name),
             transport,
+            caller().key,
         )
         response = pb.OpenSessionResponse(
             session_id=view.session_id,

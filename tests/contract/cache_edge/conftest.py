@@ -115,6 +115,7 @@ def make_service(short_directory: Callable[[], Path]) -> Iterator[Callable[..., 
     def make(directory: Path | None = None, **changes: Any) -> Service:
         values: dict[str, Any] = {
             "listen": "127.0.0.1:0",
+            "security": {"development": True},
             "data_directory": directory or short_directory(),
             "host": {"capacity_bytes": "64MiB"},
             "ssd": {"capacity_bytes": "64MiB", "segment_bytes": "16MiB"},

@@ -11,11 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cache_service.intake import StreamIntake
+from cache_service.roles import RULES
 from cache_service.servicer import SERVICE_NAME, CacheServicer
 from cache_service.status import STATUS_TABLE
 from cache_service.views import MatchView
+from kvtier.access import Access, Rule
 from kvtier.blocks import MissReason
 from kvtier.serving import GrpcServer
+from kvtier.tls import SecuritySettings
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 
@@ -107,12 +110,16 @@ class StuckCache:
             self.closed.set()
 
 
+DEVELOPMENT = SecuritySettings(development=True)
+UNAUDITED = {method: Rule(rule.roles) for method, rule in RULES.items()}
+
+
 def test_a_stream_that_breaks_before_its_end_is_closed_in_the_core() -> None:
     """Closing it is what releases the lease; the core's own tests hold it to that."""
     cache, ready, addresses = StuckCache(), threading.Event(), []
 
     async def run() -> None:
-        server = GrpcServer(STATUS_TABLE)
+        server = GrpcServer(STATUS_TABLE, Access(UNAUDITED, DEVELOPMENT))
         servicer = CacheServicer(cast(Any, cache), StreamIntake(), "/nowhere")
         cache_pb2_grpc.add_CacheServiceServicer_to_server(servicer, server.server)
         addresses.extend(await server.start(["127.0.0.1:0"], [SERVICE_NAME]))

@@ -27,6 +27,7 @@ class Process:
         self.directory = directory
         flags = [
             "listen=127.0.0.1:0",
+            "security.development=true",
             f"data_directory={directory}",
             "host.capacity_bytes=64MiB",
             "ssd.capacity_bytes=128MiB",

@@ -1,0 +1,32 @@
+"""The one table: calls of the cache service -> who may make them. Pure data.
+
+A call that has no row is refused to everybody; a test holds that every call has one.
+"""
+
+from collections.abc import Mapping
+
+from kvtier.access import Rule, rules
+from kvtier.principals import Role
+
+__all__ = ["RULES"]
+
+_DATA = Rule(frozenset({Role.ENGINE}))
+_LOOK = Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
+_OPERATE = Rule(frozenset({Role.OPERATOR}), audited=True)
+
+RULES: Mapping[str, Rule] = rules(
+    "kvtier.v1.CacheService",
+    OpenSession=_DATA,
+    CloseSession=_DATA,
+    LookupPrefix=_DATA,
+    AcquirePrefix=_DATA,
+    RenewLeases=_DATA,
+    ReleaseLease=_DATA,
+    ReserveBlocks=_DATA,
+    CommitBlocks=_DATA,
+    AbortReservation=_DATA,
+    LoadBlocks=_DATA,
+    StoreBlocks=_DATA,
+    GetStats=_LOOK,
+    VerifyBlocks=_OPERATE,
+)
