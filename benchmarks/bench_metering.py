@@ -70,6 +70,7 @@ def one_round(arguments: argparse.Namespace) -> Result:
     """A fresh ledger, all events, one verification."""
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         command = [sys.executable, "-m", "billing", "--set", "listen=127.0.0.1:0"]
+        command += ["--set", "security.development=true"]
         command += ["--set", f"data_directory={directory}", "--set", "log.level=ERROR"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:

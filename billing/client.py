@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 import typer
 
+from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
 from kvtier.v1 import usage_pb2_grpc
 
@@ -25,12 +26,8 @@ def call_billing(
     timeout_seconds: float = 30.0,
 ) -> Reply:
     """`call(stub, timeout)` on the service at `address`; ends the command with 1 when it fails."""
-    options = (
-        ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
-        # A web proxy that the environment names is not for a service of one's own.
-        ("grpc.enable_http_proxy", 0),
-    )
-    with grpc.insecure_channel(address, options=options) as channel:
+    options = (("grpc.max_receive_message_length", REPLY_BYTES_MAX),)
+    with open_channel(address, options) as channel:
         try:
             return call(usage_pb2_grpc.UsageServiceStub(channel), timeout_seconds)
         except grpc.RpcError as error:
@@ -45,7 +42,8 @@ def _explain(error: grpc.RpcError, address: str) -> str:
     if known.code is grpc.StatusCode.UNAVAILABLE:
         return (
             f"BILLING_UNREACHABLE: no billing service answers at {address};"
-            " start it (kvtier up, or python -m billing) or name another with --address"
+            " start it (kvtier up, or python -m billing), name another with --address, or, where"
+            " it wants TLS, show a certificate it takes (kvtier --ca --certificate --key)"
         )
     if known.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"DEADLINE: the billing service at {address} did not answer in time"

@@ -23,10 +23,14 @@ from billing.ledger import Ledger
 from billing.ledger_store import LedgerStore
 from billing.metrics import BillingMetrics
 from billing.price_book_file import load_price_book
+from billing.roles import RULES
 from billing.servicer import UsageParts, UsageServicer
 from billing.settings import BillingSettings
 from billing.status import STATUS_TABLE
-from kvtier.serving import AddressInUseError, GrpcServer
+from kvtier.access import Access, own_tenant_only
+from kvtier.listening import AddressInUseError
+from kvtier.serving import GrpcServer
+from kvtier.tls import check_listeners
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
 
 __all__ = ["RunningBilling", "start_billing"]
@@ -55,8 +59,9 @@ async def start_billing(
 ) -> RunningBilling:
     """Builds and starts everything.
 
-    Raises AddressInUseError and of `billing.errors`: PriceBookError, LedgerReadOnlyError,
-    LedgerLockedError, LedgerTooNewError, LedgerForeignError, LedgerUnavailableError.
+    Raises AddressInUseError, TlsRequiredError, TlsFileError and of `billing.errors`:
+    PriceBookError, LedgerReadOnlyError, LedgerLockedError, LedgerTooNewError,
+    LedgerForeignError, LedgerUnavailableError.
     """
     async with AsyncExitStack() as parts:
         return await _build(settings, clock_ns, parts)
@@ -65,6 +70,7 @@ async def start_billing(
 async def _build(
     settings: BillingSettings, clock_ns: Callable[[], int], parts: AsyncExitStack
 ) -> RunningBilling:
+    check_listeners(settings.addresses, settings.security)
     metrics = BillingMetrics()
     book = load_price_book(settings.price_book)
     store = LedgerStore(settings.data_directory)
@@ -84,11 +90,11 @@ async def _build(
         stopping=threading.Event(),
     )
     parts.callback(edge.stopping.set)
-    server = GrpcServer(STATUS_TABLE)
+    server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, own_tenant_only(RULES)))
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(edge), server.server)
     if settings.metrics_listen:
         parts.callback(_serve_metrics(settings.metrics_listen, metrics))
-    bound = await server.start([settings.listen], [SERVICE])
+    bound = await server.start(settings.addresses, [SERVICE])
     parts.push_async_callback(server.drain, settings.drain_seconds)
     # The head's hash in a log kept elsewhere proves later that no entry was cut off the end.
     log.info(

@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from kvtier.settings import ListenAddress, OptionalListenAddress, SettingsModel
+from kvtier.service_settings import ServiceSettings
+from kvtier.settings import OptionalListenAddress, SettingsModel
 
 __all__ = ["ENV_PREFIX", "BillingSettings", "LogSettings"]
 
@@ -17,10 +18,10 @@ class LogSettings(SettingsModel):
     style: Literal["text", "json"] = "text"
 
 
-class BillingSettings(SettingsModel):
+class BillingSettings(ServiceSettings):
     """Everything a billing process is told."""
 
-    listen: ListenAddress = "127.0.0.1:7431"
+    listen: OptionalListenAddress = "127.0.0.1:7431"
     data_directory: Path = Path(".kvtier/billing")
     price_book: Path | None = None
     """None: the example that ships with kvtier."""

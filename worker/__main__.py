@@ -11,6 +11,8 @@ from kvtier.errors import KvtierError
 from kvtier.log import setup_logging
 from kvtier.serving import until_signalled
 from kvtier.settings import parse_command_line
+from kvtier.tls import check_listeners
+from worker.peers import peers_of
 from worker.settings import ENV_PREFIX, WorkerSettings
 
 __all__ = ["main"]
@@ -41,6 +43,8 @@ async def serve(settings: WorkerSettings) -> int:
     """Runs until a signal asks for the end, or the engine gave up: a worker that refuses everything
     must not look alive. Raises KvtierError when the start fails.
     """
+    check_listeners(settings.addresses, settings.security)
+    peers_of(settings)
     # Late: reading --help or a bad setting should not take the seconds that torch takes.
     from worker.server import start_worker
 

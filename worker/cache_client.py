@@ -12,6 +12,8 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import grpc
+
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from worker.breaker import Breaker
@@ -51,12 +53,19 @@ class CacheClient:
         client_name: str,
         transport: TransportChoice = "auto",
         *,
+        credentials: grpc.ChannelCredentials | None = None,
         store_seconds_max: float = STORE_SECONDS_MAX,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         terms = SessionTerms(
-            address, namespace_id, block_bytes, block_tokens, client_name, transport
+            address,
+            namespace_id,
+            block_bytes,
+            block_tokens,
+            client_name,
+            transport,
+            credentials,
         )
         self._block_bytes = block_bytes
         self._store_seconds_max = store_seconds_max

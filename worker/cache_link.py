@@ -35,8 +35,16 @@ GOODBYE_SECONDS_MAX = 1.0
 EVIDENCE_SECONDS = 0.2
 """A timeout after less than this says more about the caller's hurry than about the service."""
 
-PEER_REASONS = ("", "INTERNAL", "SHUTTING_DOWN")
-"""Reasons that say something about the service, not about the call."""
+PEER_REASONS = (
+    "",
+    "INTERNAL",
+    "SHUTTING_DOWN",
+    "UNAUTHENTICATED",
+    "CERTIFICATE_EXPIRED",
+    "ROLE_NOT_ALLOWED",
+)
+"""Reasons that say something about the service or this client's standing there, not about the call:
+the next call would end the same way."""
 
 PEER_FAILURES = (grpc.RpcError, NonsenseError, OSError)
 """What a call raises when the other side is to blame."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import grpc
 
+from kvtier.channels import open_channel
 from kvtier.keys import KEY_SCHEME_VERSION, NamespaceId
 from kvtier.v1 import cache_pb2, cache_pb2_grpc
 from worker.arena_handover import take_arena
@@ -36,7 +37,6 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     # A session has its own connection: a new session tries at once, whatever the last one saw.
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
 )
 
@@ -52,6 +52,8 @@ class SessionTerms:
     block_tokens: int
     client_name: str
     transport: TransportChoice
+    credentials: grpc.ChannelCredentials | None = None
+    """None: in clear."""
 
 
 class CacheSession:
@@ -172,7 +174,7 @@ def open_session(
     to the service at `address`, so a shared volume between containers counts as the same host.
     A service that was not restarted since `previous` keeps its arena mapped.
     """
-    channel = grpc.insecure_channel(terms.address, options=CHANNEL_OPTIONS)
+    channel = open_channel(terms.address, terms.credentials, CHANNEL_OPTIONS)
     stub = cache_pb2_grpc.CacheServiceStub(channel)
     try:
         if terms.transport != "stream":

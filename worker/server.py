@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import torch
 from prometheus_client import start_http_server
 
-from kvtier.serving import AddressInUseError, GrpcServer
+from kvtier.access import Access, own_tenant_only
+from kvtier.listening import AddressInUseError
+from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
 from kvtier.v1 import inference_pb2, inference_pb2_grpc
 from worker.cache_client import CacheClient
@@ -27,9 +29,11 @@ from worker.engine import Engine
 from worker.engine_settings import EngineSettings
 from worker.metrics import WorkerMetrics
 from worker.model_loader import LoadedModel, load_model
+from worker.peers import Peers, peers_of
 from worker.request_checks import ModelLimits
 from worker.request_desk import DeskLimits, RequestDesk
 from worker.requests import EngineUsage
+from worker.roles import RULES
 from worker.servicer import InferenceServicer
 from worker.settings import WorkerSettings
 from worker.shared_prefixes import load_shared_prefixes
@@ -71,19 +75,21 @@ class RunningWorker:
 async def start_worker(settings: WorkerSettings) -> RunningWorker:
     """Builds and starts everything.
 
-    Raises SettingsError, AddressInUseError, and of `worker.errors`: CheckpointError,
-    ArchitectureRefusedError, SelfTestFailedError, JournalLockedError, JournalDirectoryError.
+    Raises SettingsError, AddressInUseError, TlsRequiredError, TlsFileError, and of
+    `worker.errors`: CheckpointError, ArchitectureRefusedError, SelfTestFailedError,
+    JournalLockedError, JournalDirectoryError.
     """
     async with AsyncExitStack() as parts:
         return await _build(settings, parts)
 
 
 async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWorker:
+    peers = peers_of(settings)
     metrics = WorkerMetrics()
     tenants = Tenants(settings.tenants, _scope_secret(settings))
     journal = _open_journal(settings, metrics)
     parts.callback(journal.close)
-    delivery = _start_delivery(settings, journal, metrics)
+    delivery = _start_delivery(settings, peers, journal, metrics)
     if delivery is not None:
         parts.push_async_callback(_stop_delivery, delivery)
 
@@ -94,7 +100,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     prefixes = load_shared_prefixes(
         settings.public_prefix_directory, settings.organisation_prefix_directory, encoder
     )
-    cache = _connect_cache(settings, loaded)
+    cache = _connect_cache(settings, peers, loaded)
     if cache is not None:
         parts.callback(cache.close)
     failed = asyncio.Event()
@@ -136,7 +142,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     def describe() -> inference_pb2.GetModelResponse:
         return _describe(loaded, engine, cache)
 
-    server = GrpcServer(STATUS_TABLE)
+    server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, own_tenant_only(RULES)))
     parts.push_async_callback(server.drain, settings.drain_seconds)
     parts.callback(desk.drain)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
@@ -144,7 +150,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     )
     if settings.metrics_listen:
         parts.callback(_serve_metrics(settings.metrics_listen, metrics))
-    bound = await server.start([settings.listen], [SERVICE])
+    bound = await server.start(settings.addresses, [SERVICE])
     log.info("worker ready", extra={"model": loaded.name, "listen": bound[0]})
     return RunningWorker(bound[0], loaded.name, failed, parts.pop_all())
 
@@ -185,7 +191,7 @@ def _open_journal(settings: WorkerSettings, metrics: WorkerMetrics) -> UsageJour
 
 
 def _start_delivery(
-    settings: WorkerSettings, journal: UsageJournal, metrics: WorkerMetrics
+    settings: WorkerSettings, peers: Peers, journal: UsageJournal, metrics: WorkerMetrics
 ) -> UsageDelivery | None:
     if not settings.billing.address:
         return None
@@ -196,6 +202,7 @@ def _start_delivery(
         outbox,
         DeliverySettings(
             settings.billing.address,
+            credentials=peers.billing,
             call_timeout_seconds=settings.billing.call_timeout_seconds,
             backoff_seconds_max=settings.billing.backoff_seconds_max,
         ),
@@ -220,7 +227,7 @@ def _load_model(settings: WorkerSettings) -> LoadedModel:
     )
 
 
-def _connect_cache(settings: WorkerSettings, loaded: LoadedModel) -> CachePort | None:
+def _connect_cache(settings: WorkerSettings, peers: Peers, loaded: LoadedModel) -> CachePort | None:
     if not settings.cache.address:
         return None
     return CacheClient(
@@ -229,6 +236,7 @@ def _connect_cache(settings: WorkerSettings, loaded: LoadedModel) -> CachePort |
         block_bytes=loaded.block_bytes,
         block_tokens=loaded.block_tokens,
         client_name=settings.node,
+        credentials=peers.cache,
     )
 
 

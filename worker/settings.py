@@ -8,7 +8,9 @@ from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, model_va
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS
 from kvtier.scopes import ScopePath
-from kvtier.settings import ListenAddress, OptionalListenAddress, Seconds, SettingsModel
+from kvtier.service_settings import ServiceSettings
+from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
+from kvtier.tls import ClientTls
 
 __all__ = [
     "ENV_PREFIX",
@@ -82,12 +84,12 @@ class LogSettings(SettingsModel):
     style: Literal["text", "json"] = "text"
 
 
-class WorkerSettings(SettingsModel):
+class WorkerSettings(ServiceSettings):
     """Everything a worker process is told."""
 
     model: Path
     """A Hugging Face checkpoint's directory."""
-    listen: ListenAddress = "127.0.0.1:7421"
+    listen: OptionalListenAddress = "127.0.0.1:7421"
     node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
     tenants: Annotated[tuple[Grant, ...], BeforeValidator(_split)] = (ScopePath("default"),)
     data_directory: Path = Path(".kvtier/worker")
@@ -105,6 +107,7 @@ class WorkerSettings(SettingsModel):
     metrics_listen: OptionalListenAddress = ""
     pool: PoolSettings = PoolSettings()
     queue: QueueSettings = QueueSettings()
+    client: ClientTls = ClientTls()
     cache: CacheSettings = CacheSettings()
     billing: BillingSettings = BillingSettings()
     journal: JournalSettings = JournalSettings()

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from kvtier.channels import open_aio_channel
 from kvtier.errors import read_error
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
 from worker.usage_outbox import DeadLetter, PendingEvent, UsageOutbox
@@ -27,7 +28,6 @@ __all__ = ["DeliveryListener", "DeliverySettings", "UsageDelivery"]
 log = logging.getLogger(__name__)
 
 CHANNEL_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
     # A new channel gets a connection of its own, whatever the last one knew.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -39,6 +39,8 @@ Result = TypeVar("Result")
 class DeliverySettings:
     address: str
     """Of the billing service."""
+    credentials: grpc.ChannelCredentials | None = None
+    """None: in clear."""
     batch_events_max: int = 500
     call_timeout_seconds: float = 10.0
     backoff_seconds: float = 0.2
@@ -66,7 +68,7 @@ class UsageDelivery:
         self._settings = settings
         self._listener = listener
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="usage-delivery")
-        self._channel = grpc.aio.insecure_channel(settings.address, options=CHANNEL_OPTIONS)
+        self._channel = self._connect()
         self._new = asyncio.Event()
         self._idle = asyncio.Event()
         self._batch_max = settings.batch_events_max
@@ -141,7 +143,10 @@ class UsageDelivery:
         it tries again; how long to wait is decided here only.
         """
         await self._channel.close()
-        self._channel = grpc.aio.insecure_channel(self._settings.address, options=CHANNEL_OPTIONS)
+        self._channel = self._connect()
+
+    def _connect(self) -> grpc.aio.Channel:
+        return open_aio_channel(self._settings.address, self._settings.credentials, CHANNEL_OPTIONS)
 
     async def _narrow_down(
         self, pending: Sequence[PendingEvent], error: grpc.aio.AioRpcError

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from billing.server import start_billing
 from billing.settings import BillingSettings
 from kvtier.errors import read_error
+from kvtier.tls import SecuritySettings
 from kvtier.v1 import usage_pb2 as pb
 from kvtier.v1 import usage_pb2_grpc
 
@@ -49,7 +50,11 @@ def _event(
 
 @pytest.fixture
 async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
-    settings = BillingSettings(listen="127.0.0.1:0", data_directory=tmp_path / "billing")
+    settings = BillingSettings(
+        listen="127.0.0.1:0",
+        data_directory=tmp_path / "billing",
+        security=SecuritySettings(development=True),
+    )
     billing = await start_billing(settings, lambda: NOW)
     async with grpc.aio.insecure_channel(billing.listen) as channel:
         yield channel

@@ -51,6 +51,7 @@ def _event(number: int) -> pb.UsageEvent:
 
 def _command(directory: Path, *settings: str) -> list[str]:
     command = [sys.executable, "-m", "billing", "--set", "listen=127.0.0.1:0"]
+    command += ["--set", "security.development=true"]
     for setting in (f"data_directory={directory}", "log.level=WARNING", *settings):
         command += ["--set", setting]
     return command

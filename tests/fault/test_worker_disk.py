@@ -22,7 +22,12 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     """The line of a start that must end with status 2, at the latest at its missing model."""
 
     def start(directory: Path) -> str:
-        values = ("model=/nonexistent", "listen=127.0.0.1:0", f"data_directory={directory}")
+        values = (
+            "model=/nonexistent",
+            "listen=127.0.0.1:0",
+            "security.development=true",
+            f"data_directory={directory}",
+        )
         capsys.readouterr()
         assert main([part for value in values for part in ("--set", value)]) == 2
         said = capsys.readouterr()

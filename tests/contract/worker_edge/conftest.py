@@ -78,6 +78,7 @@ async def start(checkpoint: Path, tmp_path: Path) -> AsyncIterator[StartWorker]:
                 overrides=(
                     f"model={checkpoint}",
                     "listen=127.0.0.1:0",
+                    "security.development=true",
                     f"data_directory={tmp_path / 'data'}",
                     "tenants=acme,umbra",
                     "pool.page_bytes=16MiB",

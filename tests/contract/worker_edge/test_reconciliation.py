@@ -20,6 +20,7 @@ from kvtier.v1 import inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 pytestmark = pytest.mark.slow
 
 CLIENTS = 5
+DEVELOPMENT = "security.development=true"
 
 
 class Service:
@@ -31,7 +32,7 @@ class Service:
         self.address = "127.0.0.1:0"
 
     async def start(self) -> None:
-        settings = (*self._settings, f"listen={self.address}", "log.level=ERROR")
+        settings = (*self._settings, f"listen={self.address}", "log.level=ERROR", DEVELOPMENT)
         words = [word for setting in settings for word in ("--set", setting)]
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", self._module, *words, stdout=asyncio.subprocess.PIPE

@@ -27,6 +27,7 @@ def arguments(checkpoint: Path, data: Path, *overrides: str) -> list[str]:
     values = (
         f"model={checkpoint}",
         "listen=127.0.0.1:0",
+        "security.development=true",
         f"data_directory={data}",
         "threads=1",
         "pool.page_bytes=16MiB",

@@ -56,6 +56,7 @@ def _event(request_id: str, tenant: str, hit: int, miss: int, output: int) -> us
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory: Path = tmp_path_factory.mktemp("billing")
     command = [sys.executable, "-m", "billing", "--set", "listen=127.0.0.1:0"]
+    command += ["--set", "security.development=true"]
     command += ["--set", f"data_directory={directory}", "--set", "log.level=ERROR"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

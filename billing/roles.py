@@ -1,0 +1,24 @@
+"""The one table: calls of billing -> who may make them. Pure data.
+
+A call that has no row is refused to everybody; a test holds that every call has one.
+"""
+
+from collections.abc import Mapping
+
+from kvtier.access import Rule, rules
+from kvtier.principals import EVERY_ROLE, Role
+
+__all__ = ["RULES"]
+
+_FIGURES = Rule(frozenset({Role.TENANT, Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
+"""A tenant asks for its own alone: `own_tenant_only`."""
+
+RULES: Mapping[str, Rule] = rules(
+    "kvtier.v1.UsageService",
+    RecordUsage=Rule(frozenset({Role.ENGINE})),
+    RateUsage=Rule(EVERY_ROLE),
+    GetUsage=_FIGURES,
+    GetInvoice=_FIGURES,
+    VerifyLedger=Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR})),
+    GetPriceBook=Rule(EVERY_ROLE),
+)

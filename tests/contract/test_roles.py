@@ -1,0 +1,121 @@
+"""Roles of billing and of the worker, over mutual TLS: each method, each role."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pool import Default
+
+import billing.roles
+import worker.roles
+from billing.server import start_billing
+from billing.settings import BillingSettings
+from kvtier.access import Access, Rule, own_tenant_only
+from kvtier.channels import open_aio_channel
+from kvtier.errors import read_error
+from kvtier.principals import EVERY_ROLE, Role
+from kvtier.serving import GrpcServer
+from kvtier.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
+from tests.pki import Pki, raw_call
+
+TABLES = {
+    "kvtier.v1.UsageService": billing.roles.RULES,
+    "kvtier.v1.InferenceService": worker.roles.RULES,
+}
+assert usage_pb2.DESCRIPTOR
+assert inference_pb2.DESCRIPTOR
+REFUSED = ("ROLE_NOT_ALLOWED", grpc.StatusCode.PERMISSION_DENIED)
+
+
+def methods(service: str) -> dict[str, Any]:
+    described = Default().FindServiceByName(service).methods
+    return {f"/{service}/{method.name}": method for method in described}
+
+
+@pytest.mark.parametrize("service", TABLES)
+def test_every_call_has_a_row_and_every_row_a_call(service: str) -> None:
+    assert set(TABLES[service]) == set(methods(service))
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    return Pki(tmp_path / "tls")
+
+
+@pytest.fixture
+async def till(pki: Pki, tmp_path: Path) -> AsyncIterator[str]:
+    running = await start_billing(
+        BillingSettings(
+            listen="127.0.0.1:0", data_directory=tmp_path / "billing", security=pki.security
+        )
+    )
+    yield running.listen
+    await running.drain()
+
+
+@pytest.fixture
+async def engine_edge(pki: Pki) -> AsyncIterator[str]:
+    """The worker's gate; behind it every call is unimplemented."""
+    table = worker.roles.RULES
+    server = GrpcServer({}, Access(table, pki.security, own_tenant_only(table)))
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+        inference_pb2_grpc.InferenceServiceServicer(), server.server
+    )
+    (address,) = await server.start(["127.0.0.1:0"], ["kvtier.v1.InferenceService"])
+    yield address
+    await server.drain(0)
+
+
+async def check_every_role(address: str, pki: Pki, service: str) -> None:
+    for role in EVERY_ROLE:
+        with grpc.secure_channel(address, pki.role(role)) as channel:
+            for method, described in methods(service).items():
+                said = await asyncio.to_thread(outcome, channel, method, described)
+                allowed = role in TABLES[service].get(method, Rule(frozenset())).roles
+                assert (said == REFUSED) == (not allowed), (method, role, said)
+                if role is Role.TENANT and "tenant_id" in described.input_type.fields_by_name:
+                    assert said[0] == "SCOPE_NOT_ALLOWED", "an empty tenant_id is everybody's"
+
+
+def outcome(channel: grpc.Channel, method: str, described: Any) -> tuple[str, Any]:
+    try:
+        raw_call(channel, method, (described.client_streaming, described.server_streaming))
+    except grpc.RpcError as error:
+        wire = read_error(error)
+        return wire.reason, wire.code
+    return "", None
+
+
+async def test_a_role_reaches_its_own_calls_of_billing_and_no_other(till: str, pki: Pki) -> None:
+    await check_every_role(till, pki, "kvtier.v1.UsageService")
+
+
+async def test_a_role_reaches_its_own_calls_of_the_worker_and_no_other(
+    engine_edge: str, pki: Pki
+) -> None:
+    await check_every_role(engine_edge, pki, "kvtier.v1.InferenceService")
+
+
+async def test_an_engine_records_usage_over_tls(till: str, pki: Pki) -> None:
+    async with open_aio_channel(till, pki.engine) as channel:
+        stub = usage_pb2_grpc.UsageServiceStub(channel)
+        answer = await stub.RecordUsage(usage_pb2.RecordUsageRequest(), timeout=10)
+        assert not answer.outcomes
+
+
+async def test_billing_on_its_unix_socket_alone(tmp_path: Path) -> None:
+    path = tmp_path / "b.sock"
+    running = await start_billing(
+        BillingSettings(listen="", unix_socket=path, data_directory=tmp_path / "billing")
+    )
+    try:
+        assert running.listen == f"unix:{path}"
+        async with open_aio_channel(running.listen) as channel:
+            stub = usage_pb2_grpc.UsageServiceStub(channel)
+            assert await stub.VerifyLedger(usage_pb2.VerifyLedgerRequest(), timeout=10)
+            assert await stub.GetUsage(usage_pb2.GetUsageRequest(), timeout=10) is not None
+    finally:
+        await running.drain()

@@ -1,0 +1,18 @@
+"""The one table: calls of the worker -> who may make them. Pure data.
+
+A call that has no row is refused to everybody; a test holds that every call has one.
+"""
+
+from collections.abc import Mapping
+
+from kvtier.access import Rule, rules
+from kvtier.principals import EVERY_ROLE, Role
+
+__all__ = ["RULES"]
+
+RULES: Mapping[str, Rule] = rules(
+    "kvtier.v1.InferenceService",
+    # A tenant asks in its own name alone: `own_tenant_only`.
+    Generate=Rule(frozenset({Role.TENANT, Role.OPERATOR})),
+    GetModel=Rule(EVERY_ROLE),
+)
