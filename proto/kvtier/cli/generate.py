@@ -241,7 +241,8 @@ def _explain(error: grpc.RpcError, address: str) -> str:
     if wire.code is grpc.StatusCode.UNAVAILABLE:
         return (
             f"WORKER_UNREACHABLE: no worker answers at {address}, or it ended; start one (kvtier"
-            " up) or name another with --address"
+            " up), name another with --address, or, where it wants TLS, show a certificate it takes"
+            " (kvtier --ca --certificate --key)"
         )
     if wire.code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return (

@@ -26,5 +26,5 @@ def serving(address: str) -> bool:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m kvtier.cli.health HOST:PORT")
+        sys.exit("usage: python -m kvtier.cli.health HOST:PORT|unix:PATH")
     sys.exit(0 if serving(sys.argv[1]) else 1)

@@ -186,8 +186,9 @@ def run_room_tool(module: str, *arguments: str, say: Callable[[str], object] = s
 
 @dataclass(slots=True)
 class LocalCluster:
-    """Cache service, billing and worker on this machine, all on loopback.
+    """Cache service, billing and worker on this machine, on loopback in clear (development).
 
+    An address that others can reach is refused by its service until it has TLS settings.
     `directory` holds their data and logs and outlives them.
     """
 
@@ -239,4 +240,5 @@ class LocalCluster:
 
     def _start(self, room: str, settings: Mapping[str, object]) -> ServiceProcess:
         log_path = self.directory / "logs" / f"{room}.log"
+        settings = {"security.development": "true"} | dict(settings)
         return start_service(room, settings, log_path, self.ready_seconds_max)

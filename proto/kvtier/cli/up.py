@@ -160,6 +160,7 @@ def _tell_ready(console: Console, services: dict[str, ServiceProcess], demo: boo
     ]
     if demo:
         lines.append("The demo checkpoint has random weights: what it answers means nothing.")
+    lines.append("On loopback in clear, for development: everybody on this machine may call.")
     console.print("\n".join([*lines, "Ctrl-C drains and stops."]), markup=False, soft_wrap=True)
 
 

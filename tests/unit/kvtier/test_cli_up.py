@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from kvtier.cli.claim import ClaimError, check_addresses, claim_directory
 from kvtier.cli.main import build
-from kvtier.cli.processes import ServiceStartError, run_room_tool, start_service
+from kvtier.cli.processes import LocalCluster, ServiceStartError, run_room_tool, start_service
 
 
 @pytest.fixture
@@ -107,3 +107,9 @@ def test_a_tool_tells_its_steps_and_its_failure():
     assert said[0] == "The Zen of Python, by Tim Peters"
     with pytest.raises(ServiceStartError, match="no_such_module"):
         run_room_tool("no_such_module")
+
+
+def test_a_service_that_others_could_reach_in_clear_is_not_started(tmp_path: Path) -> None:
+    with pytest.raises(ServiceStartError, match="TLS_REQUIRED") as caught:
+        LocalCluster(tmp_path, tmp_path).start_billing("0.0.0.0:0")
+    assert "security.certificate_file" in str(caught.value)
