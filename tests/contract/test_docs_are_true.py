@@ -103,7 +103,8 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
 
 
 def commands(app: typer.Typer) -> set[str]:
-    return {
+    groups = {each.name for each in app.registered_groups if each.name}
+    return groups | {
         (each.name or getattr(each.callback, "__name__", "")) for each in app.registered_commands
     }
 
