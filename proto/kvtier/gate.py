@@ -11,7 +11,7 @@ state is the calls in flight and the principals seen.
 import contextlib
 import inspect
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -88,23 +88,20 @@ class _Calls:
         self._total = 0
         self._of: dict[str, int] = {}
 
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Raises TooManyCallsError."""
+    def begin(self) -> None:
+        """One more; `end` follows. Raises TooManyCallsError."""
         if self._total >= self._limits.calls_max:
             raise TooManyCallsError(
                 f"{self._limits.calls_max} calls are being served; try again, or raise the limit",
                 calls_max=self._limits.calls_max,
             )
         self._total += 1
-        try:
-            yield
-        finally:
-            self._total -= 1
 
-    @contextlib.contextmanager
-    def one_of(self, name: str) -> Iterator[None]:
-        """Raises TooManyCallsError."""
+    def end(self) -> None:
+        self._total -= 1
+
+    def begin_of(self, name: str) -> None:
+        """One more of a session or caller; `end_of` follows. Raises TooManyCallsError."""
         count = self._of.get(name, 0)
         if count >= self._limits.calls_per_session_max:
             raise TooManyCallsError(
@@ -113,12 +110,11 @@ class _Calls:
                 calls_per_session_max=self._limits.calls_per_session_max,
             )
         self._of[name] = count + 1
-        try:
-            yield
-        finally:
-            self._of[name] -= 1
-            if not self._of[name]:
-                del self._of[name]
+
+    def end_of(self, name: str) -> None:
+        self._of[name] -= 1
+        if not self._of[name]:
+            del self._of[name]
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
@@ -157,7 +153,24 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             async with contextlib.AsyncExitStack() as stack:
                 return await call(await self._admit(stack, request, context, method), context)
 
-        return guarded
+        async def guarded_plainly(request: Any, context: Context) -> Any:
+            if hasattr(request, "__aiter__"):
+                return await guarded(request, context)
+            # The way of nearly every call, without what only the others need.
+            principal = await self._principal(context, method)
+            self._calls.begin()
+            try:
+                self._access.check(principal, method, request)
+                name = _session(request) or principal.key
+                self._calls.begin_of(name)
+                try:
+                    return await call(request, context)
+                finally:
+                    self._calls.end_of(name)
+            finally:
+                self._calls.end()
+
+        return guarded if self._access.rule(method).audited else guarded_plainly
 
     def _stream(self, call: Callable[..., AsyncGenerator[Any, None]], method: str) -> Any:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -175,19 +188,30 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         self, stack: contextlib.AsyncExitStack, request: Any, context: Context, method: str
     ) -> Any:
         """The request to go on with, whose messages are checked. `stack` ends with the call."""
+        principal = await self._principal(context, method)
+        self._calls.begin()
+        stack.callback(self._calls.end)
+        if hasattr(request, "__aiter__"):
+            return self._checked(stack, principal, method, request)
+        self._access.check(principal, method, request)
+        self._count(stack, principal, request)
+        if self._access.rule(method).audited and self._access.audit is not None:
+            await stack.enter_async_context(self._access.audit.call(principal, method, request))
+        return request
+
+    async def _principal(self, context: Context, method: str) -> Principal:
+        """Who calls, and may. From here on `caller()` says so."""
         rule = self._access.rule(method)
         principal = self._principals.of(context)
         if not principal.may(rule.roles):
             raise await self._refusal(principal, method, rule)
         CALLER.set(principal)
-        stack.enter_context(self._calls.one())
-        if hasattr(request, "__aiter__"):
-            return self._checked(stack, principal, method, request)
-        self._access.check(principal, method, request)
-        stack.enter_context(self._calls.one_of(_session(request) or principal.key))
-        if rule.audited and self._access.audit is not None:
-            await stack.enter_async_context(self._access.audit.call(principal, method, request))
-        return request
+        return principal
+
+    def _count(self, stack: contextlib.AsyncExitStack, principal: Principal, request: Any) -> None:
+        name = _session(request) or principal.key
+        self._calls.begin_of(name)
+        stack.callback(self._calls.end_of, name)
 
     async def _checked(
         self, stack: contextlib.AsyncExitStack, principal: Principal, method: str, requests: Any
@@ -197,7 +221,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             self._access.check(principal, method, request)
             if not counted:
                 counted = True
-                stack.enter_context(self._calls.one_of(_session(request) or principal.key))
+                self._count(stack, principal, request)
             yield request
 
     async def _refusal(self, principal: Principal, method: str, rule: Rule) -> RoleNotAllowedError:
