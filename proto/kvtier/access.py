@@ -144,17 +144,23 @@ def caller() -> Principal:
 
 
 def own_tenant_only(table: Mapping[str, Rule]) -> RequestCheck:
-    """A check for services whose requests name a `tenant_id`: who may call for its role of tenant
-    alone names its own. Raises ScopeNotAllowedError."""
+    """A check for services whose requests name a `tenant_id`, and perhaps a project and user: who
+    may call for its role of tenant alone stays within its scope. Raises ScopeNotAllowedError."""
 
     def check(principal: Principal, method: str, request: Any) -> None:
-        tenant = getattr(request, "tenant_id", None)
         rule = table.get(method)
-        if tenant is None or rule is None or principal.roles & rule.roles != {Role.TENANT}:
+        if not hasattr(request, "tenant_id") or rule is None:
             return
-        if tenant not in {scope[0] for scope in principal.scopes}:
+        if principal.roles & rule.roles != {Role.TENANT}:
+            return
+        path = tuple(getattr(request, name, "") for name in _PATH_FIELDS)
+        if not any(path[: len(scope)] == scope for scope in principal.scopes):
             raise ScopeNotAllowedError(
-                "this certificate speaks for another tenant; name its own tenant_id"
+                "this certificate speaks for another tenant, project or user; name its own"
+                " tenant_id, project_id and user_id"
             )
 
     return check
+
+
+_PATH_FIELDS = ("tenant_id", "project_id", "user_id")

@@ -1,6 +1,7 @@
 """The gate over a real server: who calls is asked anew with every call, and calls are counted."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,11 +10,19 @@ from typing import Any
 import grpc
 import pytest
 
-from kvtier.access import Access, CallLimits, Rule, caller, own_tenant_only, rules
+from kvtier.access import (
+    Access,
+    CallLimits,
+    Rule,
+    ScopeNotAllowedError,
+    caller,
+    own_tenant_only,
+    rules,
+)
 from kvtier.errors import read_error
-from kvtier.principals import EVERY_ROLE, Role, role_uri
+from kvtier.principals import EVERY_ROLE, Principal, Role, grants, role_uri
 from kvtier.serving import GrpcServer
-from kvtier.v1 import usage_pb2, usage_pb2_grpc
+from kvtier.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
 from tests.pki import Pki
 
 SERVICE = "kvtier.v1.UsageService"
@@ -99,11 +108,32 @@ async def test_a_call_without_a_row_is_nobodys(gate: Gate) -> None:
 
 
 async def test_a_tenant_names_itself_alone(gate: Gate) -> None:
-    stub = gate.stub(role_uri(Role.TENANT, ["acme", "web"]))
+    stub = gate.stub(role_uri(Role.TENANT, ["acme"]))
     await stub.GetUsage(usage("acme"))
     for other in ("", "web", "Acme", "acme "):
         refused = ("SCOPE_NOT_ALLOWED", grpc.StatusCode.PERMISSION_DENIED)
         assert await reason(stub.GetUsage(usage(other))) == refused
+
+
+@pytest.mark.parametrize(
+    ("scope", "path", "allowed"),
+    [
+        (["acme"], ("acme", "web", "ann"), True),
+        (["acme", "web"], ("acme", "web", "ann"), True),
+        (["acme", "web"], ("acme", "", ""), False),
+        (["acme", "web"], ("acme", "api", "ann"), False),
+        (["acme", "web", "ann"], ("acme", "web", "bob"), False),
+        (["acme", "web", "ann", "more"], ("acme", "web", "ann"), False),
+        (["acme/web"], ("acme", "web", ""), False),
+    ],
+)
+def test_a_scope_holds_what_is_below_it(scope: list[str], path: Any, allowed: bool) -> None:
+    roles, scopes = grants([role_uri(Role.TENANT, scope)])
+    table = {"/m": Rule(frozenset({Role.TENANT}))}
+    request = inference_pb2.GenerateRequest(tenant_id=path[0], project_id=path[1], user_id=path[2])
+    expected = contextlib.nullcontext() if allowed else pytest.raises(ScopeNotAllowedError)
+    with expected:
+        own_tenant_only(table)(Principal("k", roles, scopes), "/m", request)
 
 
 async def test_a_role_that_may_not_call_widens_nothing(gate: Gate) -> None:
