@@ -29,7 +29,6 @@ def cache_service_process(
     with tempfile.TemporaryDirectory(prefix="kvb-") as name:
         defaults = {
             "listen": "127.0.0.1:0",
-            "security.development": "true",
             "data_directory": f"{name}/data",
             "socket_path": f"{name}/arena.sock",
             "log.level": "WARNING",

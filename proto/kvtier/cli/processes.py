@@ -28,6 +28,8 @@ STOP_SECONDS_MAX = 30.0
 
 LAST_WORDS_MAX = 20
 
+DEVELOPMENT = {"security.development": "true"}
+
 
 class ServiceStartError(KvtierError):
     """A service ended, or said nothing, before it was ready; the message has its last words."""
@@ -87,9 +89,13 @@ def start_service(
     log_path: Path,
     ready_seconds_max: float = READY_SECONDS_MAX,
 ) -> ServiceProcess:
-    """Starts `python -m room` and waits until it serves. Raises ServiceStartError."""
+    """Starts `python -m room` and waits until it serves. Raises ServiceStartError.
+
+    On loopback it goes without TLS (`security.development`) unless `settings` say otherwise; an
+    address that others can reach it refuses all the same.
+    """
     command = [sys.executable, "-m", room]
-    for key, value in settings.items():
+    for key, value in (DEVELOPMENT | dict(settings)).items():
         command += ["--set", f"{key}={value}"]
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
@@ -240,5 +246,4 @@ class LocalCluster:
 
     def _start(self, room: str, settings: Mapping[str, object]) -> ServiceProcess:
         log_path = self.directory / "logs" / f"{room}.log"
-        settings = {"security.development": "true"} | dict(settings)
         return start_service(room, settings, log_path, self.ready_seconds_max)
