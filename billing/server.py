@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from prometheus_client import start_http_server
-
 from billing.ledger import Ledger
 from billing.ledger_store import LedgerStore
 from billing.metrics import BillingMetrics
@@ -28,7 +26,7 @@ from billing.servicer import UsageParts, UsageServicer
 from billing.settings import BillingSettings
 from billing.status import STATUS_TABLE
 from kvtier.access import Access, own_tenant_only
-from kvtier.listening import AddressInUseError
+from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.tls import check_listeners
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
@@ -93,7 +91,8 @@ async def _build(
     server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, own_tenant_only(RULES)))
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(edge), server.server)
     if settings.metrics_listen:
-        parts.callback(_serve_metrics(settings.metrics_listen, metrics))
+        _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
+        parts.callback(stop_page)
     bound = await server.start(settings.addresses, [SERVICE])
     parts.push_async_callback(server.drain, settings.drain_seconds)
     # The head's hash in a log kept elsewhere proves later that no entry was cut off the end.
@@ -114,22 +113,3 @@ def _executor(parts: AsyncExitStack, name: str, threads: int) -> ThreadPoolExecu
     executor = ThreadPoolExecutor(threads, thread_name_prefix=f"billing-{name}")
     parts.callback(executor.shutdown, wait=False, cancel_futures=True)
     return executor
-
-
-def _serve_metrics(address: str, metrics: BillingMetrics) -> Callable[[], None]:
-    host, _, port = address.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), host, metrics.registry)
-    except OSError as error:
-        raise AddressInUseError(
-            f"cannot serve metrics on {address}: {error.strerror}; choose another with"
-            " --set metrics_listen=HOST:PORT",
-            address=address,
-        ) from None
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop

@@ -11,11 +11,9 @@ which asks the loop for the stats.
 import asyncio
 import concurrent.futures
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -23,7 +21,7 @@ from cache_service.intake import StreamIntake
 from cache_service.listener import QuietListener
 from cache_service.views import CacheStats, PassView
 from kvtier.blocks import MissReason, Tier
-from kvtier.listening import AddressInUseError
+from kvtier.metrics_page import serve_metrics
 
 __all__ = ["MetricsListener", "MetricsPage"]
 
@@ -175,8 +173,7 @@ class MetricsPage(Collector):
         self._registry = registry
         self._stats = stats
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: WSGIServer | None = None
-        self._thread: threading.Thread | None = None
+        self._stop: Callable[[], None] | None = None
 
     def start(self, address: str) -> str:
         """Serves on `address`; returns it with the port really bound. Raises AddressInUseError.
@@ -184,28 +181,15 @@ class MetricsPage(Collector):
         REQUIRES: called on the running event loop, which is the core's.
         """
         self._loop = asyncio.get_running_loop()
-        host, _, port = address.rpartition(":")
-        try:
-            self._server, self._thread = start_http_server(
-                int(port), addr=host, registry=self._registry
-            )
-        except OSError as error:
-            raise AddressInUseError(
-                f"cannot serve metrics on {address}: {error.strerror}; choose another with"
-                " --set metrics_listen=HOST:PORT",
-                address=address,
-            ) from error
+        bound, self._stop = serve_metrics(address, self._registry)
         self._registry.register(self)
-        return f"{host}:{self._server.server_port}"
+        return bound
 
     async def stop(self) -> None:
         """Idempotent. A scrape that is running gets its answer first."""
-        if self._server is None or self._thread is None:
-            return
-        server, self._server = self._server, None
-        await asyncio.to_thread(server.shutdown)
-        server.server_close()
-        await asyncio.to_thread(self._thread.join)
+        if self._stop is not None:
+            stop, self._stop = self._stop, None
+            await asyncio.to_thread(stop)
 
     def describe(self) -> list[Metric]:
         """Nothing ahead of time, so that registering asks the loop nothing."""

@@ -15,10 +15,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import torch
-from prometheus_client import start_http_server
 
 from kvtier.access import Access, own_tenant_only
-from kvtier.listening import AddressInUseError
+from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
 from kvtier.v1 import inference_pb2, inference_pb2_grpc
@@ -149,7 +148,8 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         InferenceServicer(desk, describe, metrics.refused), server.server
     )
     if settings.metrics_listen:
-        parts.callback(_serve_metrics(settings.metrics_listen, metrics))
+        _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
+        parts.callback(stop_page)
     bound = await server.start(settings.addresses, [SERVICE])
     log.info("worker ready", extra={"model": loaded.name, "listen": bound[0]})
     return RunningWorker(bound[0], loaded.name, failed, parts.pop_all())
@@ -258,25 +258,6 @@ def _make_engine(
         return Engine(loaded, engine_settings, cache, on_failure=on_failure)
     except ValueError as error:
         raise SettingsError(f"pool.page_bytes: {error}") from None
-
-
-def _serve_metrics(address: str, metrics: WorkerMetrics) -> Callable[[], None]:
-    host, _, port = address.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), host, metrics.registry)
-    except OSError as error:
-        raise AddressInUseError(
-            f"cannot serve metrics on {address}: {error.strerror}; choose another with"
-            " --set metrics_listen=HOST:PORT",
-            address=address,
-        ) from None
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop
 
 
 def _describe(

@@ -1,48 +1,21 @@
 """Rounds of lookups: client processes that start each round together. One thread."""
 
 import json
-import selectors
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from cache_service.bench.lookup_settings import LookupSettings
-from kvtier.bench.errors import BenchError
 from kvtier.bench.figures import percentile
+from kvtier.bench.line_process import LineProcess, line_process
 from kvtier.bench.service import cpu_seconds
 
 __all__ = ["measure_lookups"]
 
 _WAIT_SECONDS_MAX = 120.0
 _STOP_SECONDS_MAX = 10.0
-
-
-class _Client:
-    """A client process and its two pipes."""
-
-    def __init__(self, process: "subprocess.Popen[str]", log_path: Path) -> None:
-        self._process = process
-        self._log_path = log_path
-
-    def say(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> str:
-        """Its next line. Raises BenchError."""
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            line = self._process.stdout.readline() if selector.select(_WAIT_SECONDS_MAX) else ""
-        if not line:
-            words = self._log_path.read_text(errors="replace").strip().splitlines()[-1:]
-            raise BenchError(f"a lookup client ended or hangs: {' '.join(words)}")
-        return line
 
 
 def measure_lookups(
@@ -64,12 +37,12 @@ def measure_lookups(
             for seed in range(client_count)
         ]
         for client in clients:
-            client.answer()
+            client.answer(_WAIT_SECONDS_MAX)
         for _ in range(settings.rounds):
             before = cpu_seconds(service_pid)
             for client in clients:
                 client.say(str(settings.round_seconds))
-            windows = [json.loads(client.answer()) for client in clients]
+            windows = [json.loads(client.answer(_WAIT_SECONDS_MAX)) for client in clients]
             spent = cpu_seconds(service_pid) - before
             keys = sum(len(w["call_seconds"]) for w in windows) * keys_per_call
             calls += [each for w in windows for each in w["call_seconds"]]
@@ -93,31 +66,10 @@ def measure_lookups(
     }
 
 
-@contextmanager
-def _client(directory: Path, number: int, *arguments: object) -> Iterator[_Client]:
+def _client(
+    directory: Path, number: int, *arguments: object
+) -> AbstractContextManager[LineProcess]:
+    module = "cache_service.bench.lookup_client"
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     log_path = directory / f"client-{number}.log"
-    with (
-        log_path.open("wb") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", "cache_service.bench.lookup_client", *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        ) as process,
-    ):
-        try:
-            yield _Client(process, log_path)
-        finally:
-            _stop(process)
-
-
-def _stop(process: "subprocess.Popen[str]") -> None:
-    """A client ends when its standard input does."""
-    assert process.stdin is not None
-    try:
-        process.stdin.close()
-        process.wait(_STOP_SECONDS_MAX)
-    except (OSError, subprocess.TimeoutExpired):
-        process.kill()
-        process.wait()
+    return line_process("a client", command, log_path, _STOP_SECONDS_MAX)

@@ -9,12 +9,9 @@ state is the calls in flight and the principals seen.
 """
 
 import contextlib
-import inspect
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
-
-import grpc
 
 from kvtier.access import (
     CALLER,
@@ -26,7 +23,7 @@ from kvtier.access import (
     TooManyCallsError,
     UnauthenticatedError,
 )
-from kvtier.handlers import rewrapped
+from kvtier.handlers import WrappingInterceptor
 from kvtier.principals import EVERY_ROLE, Principal, Role, principal_of
 
 __all__ = ["AccessInterceptor"]
@@ -117,36 +114,14 @@ class _Calls:
             del self._of[name]
 
 
-class AccessInterceptor(grpc.aio.ServerInterceptor):
+class AccessInterceptor(WrappingInterceptor):
     """Applies an `Access` to every call. REQUIRES: something outside maps KvtierErrors."""
 
     def __init__(self, access: Access, wall_clock: Callable[[], float]) -> None:
+        super().__init__()
         self._access = access
         self._principals = _Principals(access.security.development, wall_clock)
         self._calls = _Calls(access.limits)
-        self._guarded: dict[str, tuple[Any, Any]] = {}
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = str(handler_call_details.method)
-        known = self._guarded.get(method)
-        if known is None or known[0] is not handler:
-            known = self._guarded[method] = (handler, self._guard(handler, method))
-        return known[1]
-
-    def _guard(self, handler: Any, method: str) -> Any:
-        decode, encode = handler.request_deserializer, handler.response_serializer
-        return rewrapped(handler, decode, encode, lambda call: self._guarding(call, method))
-
-    def _guarding(self, call: Any, method: str) -> Any:
-        generates = inspect.isasyncgenfunction(call)
-        return self._stream(call, method) if generates else self._unary(call, method)
 
     def _unary(self, call: Callable[..., Awaitable[Any]], method: str) -> Any:
         async def guarded(request: Any, context: Context) -> Any:

@@ -9,7 +9,6 @@ port is mutual TLS, or refused: `tls.py`. Runs on the server's event loop.
 """
 
 import asyncio
-import inspect
 import logging
 import os
 import stat
@@ -33,7 +32,7 @@ from kvtier.access import (
 )
 from kvtier.errors import KvtierError, status_of
 from kvtier.gate import AccessInterceptor
-from kvtier.handlers import rewrapped
+from kvtier.handlers import WrappingInterceptor
 from kvtier.listening import AddressInUseError, clear_stale_socket
 from kvtier.tls import in_clear, server_credentials
 
@@ -89,34 +88,15 @@ class _Malformed:
         self.problem = problem
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Maps exceptions of every handler to typed statuses. Keeps one wrapped handler a method."""
+class ErrorInterceptor(WrappingInterceptor):
+    """Maps exceptions of every handler to typed statuses."""
 
     def __init__(self, table: StatusTable) -> None:
+        super().__init__()
         self._table = {**_COMMON, **table}
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = str(handler_call_details.method)
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(handler, method))
-        return known[1]
-
-    def _wrap(self, handler: Any, method: str) -> Any:
-        def around(call: Any) -> Any:
-            generates = inspect.isasyncgenfunction(call)
-            return self._stream(call, method) if generates else self._unary(call, method)
-
-        decode, encode = _tolerant(handler.request_deserializer), handler.response_serializer
-        return rewrapped(handler, decode, encode, around)
+    def _decoder(self, decode: Any) -> Any:
+        return _tolerant(decode)
 
     def _unary(self, call: Callable[..., Awaitable[Any]], method: str) -> Any:
         async def wrapped(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

@@ -6,8 +6,6 @@ Every wait has a bound; a driver that dies is an error with its last words. One 
 
 import json
 import os
-import selectors
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import worker
-from kvtier.bench.errors import BenchError
+from kvtier.bench.line_process import LineProcess, line_process
 from worker.bench.turns import Turn
 
 __all__ = ["PEERS", "PeerKind", "PeerProcess", "peer_process"]
@@ -49,32 +47,22 @@ PEERS = (
 class PeerProcess:
     """A running driver. `absent` says why there is nothing to measure."""
 
-    def __init__(self, process: "subprocess.Popen[str]", log_path: Path) -> None:
+    def __init__(self, driver: LineProcess) -> None:
         """Raises BenchError."""
-        self._process = process
-        self._log_path = log_path
+        self._driver = driver
         ready = self._answer(_START_SECONDS_MAX)
         self.version: str | None = ready.get("ready")
         self.absent: str | None = ready.get("absent")
 
     def turn(self, number: int) -> Turn:
         """As `Contender.turn`. Raises BenchError."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{number}\n")
-        self._process.stdin.flush()
+        self._driver.say(str(number))
         answer = self._answer(_TURN_SECONDS_MAX)
         singles = tuple(answer["single_seconds"])
         return Turn(answer["store_seconds"], answer["restore_seconds"], singles, {})
 
     def _answer(self, seconds_max: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            line = self._process.stdout.readline() if selector.select(seconds_max) else ""
-        if not line:
-            words = self._log_path.read_text(errors="replace").strip().splitlines()[-3:]
-            raise BenchError(f"a peer's driver ended or hangs: {' | '.join(words)}")
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = json.loads(self._driver.answer(seconds_max))
         return answer
 
 
@@ -89,30 +77,9 @@ def peer_process(
         (directory / "path" / "worker").symlink_to(Path(worker.__path__[0]).absolute())
         terms = block_bytes, block_count, single_blocks, kind.transport, directory
         module = f"worker.bench.peers.{kind.module}"
-        with (
-            (directory / "log").open("wb") as log,
-            subprocess.Popen(
-                [str(python), "-m", module, *map(str, terms)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                cwd=directory,
-                env=os.environ | {"PYTHONPATH": str(directory / "path"), "PYTHONNOUSERSITE": "1"},
-            ) as process,
-        ):
-            try:
-                yield PeerProcess(process, directory / "log")
-            finally:
-                _stop(process)
-
-
-def _stop(process: "subprocess.Popen[str]") -> None:
-    """The driver ends, and stops its servers, when its standard input does."""
-    assert process.stdin is not None
-    try:
-        process.stdin.close()
-        process.wait(_STOP_SECONDS_MAX)
-    except (OSError, subprocess.TimeoutExpired):
-        process.kill()
-        process.wait()
+        command = [str(python), "-m", module, *map(str, terms)]
+        env = os.environ | {"PYTHONPATH": str(directory / "path"), "PYTHONNOUSERSITE": "1"}
+        with line_process(
+            "a peer's driver", command, directory / "log", _STOP_SECONDS_MAX, cwd=directory, env=env
+        ) as driver:
+            yield PeerProcess(driver)
