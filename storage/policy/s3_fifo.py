@@ -96,11 +96,11 @@ class S3Fifo(SlotOrder):
         if not self._mains[slot]:
             self._ghosts.add(self._names[slot])
         super().evict(slot)
-        self._ghosts.trim(self._count)
 
     def remove(self, slot: int) -> None:
         self._small_count -= not self._mains[slot]
         super().remove(slot)
+        self._ghosts.trim(self._count)
 
     def worth(self, slot: int) -> int:
         return self._worths[slot]
