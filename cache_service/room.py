@@ -98,7 +98,8 @@ class HostRoom:
             return True
         if not unwritten:
             may_leave = [self._ahead.may_leave(row) for row in rows]
-            if not all(may_leave):
+            # Asking about one may have queued another that is before it, and so pinned it.
+            if not all(may_leave) or any(map(self._index.tree.pins, rows)):
                 return False
         on_ssd = self._index.tree.on_ssd
         self._writer.left_unwritten(sum(not on_ssd(row) for row in rows))

@@ -50,11 +50,17 @@ async def leaving(
     opened: list[Cache] = []
     patient = replace(limits, room_wait_seconds=20.0)
 
-    def made(segments: int = 12, some: CacheLimits = patient, **policies: Any) -> Cache:
+    def made(
+        segments: int = 12,
+        some: CacheLimits = patient,
+        slabs: int = SLABS,
+        extent: int = 4,
+        **policies: Any,
+    ) -> Cache:
         ssd = SsdTier.open(
             tmp_path / "ssd", capacity_bytes=segments * SEGMENT_BYTES, segment_bytes=SEGMENT_BYTES
         )
-        arena = HostArena(SLABS * PAGE_BYTES, extent_bytes=4 * PAGE_BYTES)
+        arena = HostArena(slabs * PAGE_BYTES, extent_bytes=extent * PAGE_BYTES)
         chosen = CachePolicies(ssd_write_when="leaving", **policies)
         opened.append(Cache(arena, ssd, some, clock, heard, chosen))
         return opened[-1]
@@ -355,3 +361,30 @@ def test_the_window_is_a_batch_or_a_share_of_a_large_arena_and_never_much_of_a_s
     assert window_bytes(limits, 512 * MIB) == 64 * MIB
     assert window_bytes(limits, 2048 * MIB) == 64 * MIB
     assert window_bytes(limits, 64 * 1024 * MIB) == int(0.02 * 64 * 1024 * MIB)
+
+
+@pytest.mark.parametrize("fillers", range(44, 49))
+@pytest.mark.parametrize("hour_records", [2, 3, 4, 5])
+async def test_what_asking_about_one_block_pins_does_not_leave_with_another(
+    leaving: Any, connect: Any, chain: Any, hour_records: int, fillers: int
+) -> None:
+    """What is before a block is queued, the block itself not affordable any more, and both lie in
+    the extent that has to be emptied for another size."""
+    cache = leaving(
+        slabs=64,
+        extent=16,
+        ssd_admission="first_new",
+        ssd_new_blocks_max=1,
+        ssd_write_bytes_per_day=24 * hour_records * RECORD_BYTES,
+    )
+    client = connect(cache)
+    for i in range(fillers):
+        await client.store(chain("filler", i))
+    await client.store(chain("root", "a"))
+    await client.store(chain("root", "a", "b"))
+    slab = cache._parts.room.take(2 * PAGE_BYTES)
+    for owner in (cache._parts.index, *cache._sides):
+        owner.check_integrity()
+    if slab is not None:
+        cache.arena.free(slab)
+    await settle(cache)
