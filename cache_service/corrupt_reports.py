@@ -53,14 +53,16 @@ class CorruptReports(Side):
         return counts
 
     async def _check(self, held: list[int]) -> None:
-        while held:
-            row, tree = held[-1], self._index.tree
-            try:
+        tree = self._index.tree
+        try:
+            while held:
+                row = held[-1]
                 if tree.cached(row) and not await self._intact(row) and tree.cached(row):
                     self._drop(row)
-            finally:
-                held.pop()
-                self._index.unpin(row)
+                self._index.unpin(held.pop())
+        finally:
+            while held:
+                self._index.unpin(held.pop())
 
     async def _intact(self, row: int) -> bool:
         tree = self._index.tree

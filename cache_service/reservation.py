@@ -68,8 +68,10 @@ class Reservation:
         """Rows of cached parents of missing blocks, pinned."""
         self.waits_for: list[Reservation] = []
         """Reservations of others that are storing parents of our blocks."""
-        self.awaited_by: list[tuple[Reservation, BlockHash]] = []
-        """Who continues a block that we store, and which."""
+        self.continues: list[tuple[Reservation, BlockHash]] = []
+        """Blocks of others that ours follow at once."""
+        self.awaited_by: dict[str, list[BlockHash]] = {}
+        """Live reservation that continues blocks of ours -> which."""
         self.refused_count = 0
         self.refused_reason = MissReason.NONE
         self.formed = asyncio.Event()
@@ -131,14 +133,17 @@ class ReservationTable:
             self._claims[block_hash] = reservation
         for parent in reservation.parents:
             self._index.pin(parent)
+        for other, block_hash in reservation.continues:
+            # Held for us from the moment it is there; until then nobody can evict it.
+            other.awaited_by.setdefault(reservation.reservation_id, []).append(block_hash)
 
     def hold_for_others(self, reservation: Reservation) -> None:
         """Pins what others continue, until they end: what they wait for has just been entered."""
-        for other, block_hash in reservation.awaited_by:
-            row = self._index.tree.find(block_hash)
-            if self._live.get(other.reservation_id) is other and row != ABSENT:
-                self._index.pin(row)
-                other.parents.append(row)
+        for reservation_id, hashes in reservation.awaited_by.items():
+            for row in map(self._index.tree.find, hashes):
+                if row != ABSENT:
+                    self._index.pin(row)
+                    self._live[reservation_id].parents.append(row)
         reservation.awaited_by.clear()
 
     def refuse_tail(self, reservation: Reservation, reason: MissReason) -> None:
@@ -178,7 +183,8 @@ class ReservationTable:
         reservation = self._live.get(reservation_id)
         if reservation is None or reservation.session_id != session_id:
             return False
-        self._deadlines.set(reservation_id, deadline)
+        # One that is being committed may have been given more than that.
+        self._deadlines.set(reservation_id, max(deadline, self.deadline(reservation)))
         return True
 
     def deadline(self, reservation: Reservation) -> float:
@@ -207,6 +213,9 @@ class ReservationTable:
                 self._quarantine.append((rest_until, slab))
         reservation.slabs.clear()
         reservation.parents.clear()
+        for other, _ in reservation.continues:
+            other.awaited_by.pop(reservation.reservation_id, None)
+        reservation.continues.clear()
         reservation.waits_for.clear()
         reservation.awaited_by.clear()
         reservation.formed.set()
@@ -255,6 +264,7 @@ class ReservationTable:
         assert sum(len(r.missing) for r in self._live.values()) == len(claimed), "claimed twice"
         for reservation in self._live.values():
             assert reservation.state is not ReservationState.ENDED
+            assert reservation.awaited_by.keys() <= self._live.keys()
             if reservation.state is not ReservationState.FORMING:
                 assert len(reservation.slabs) == len(reservation.missing)
         listed = {r.reservation_id for held in self._by_session.values() for r in held.values()}

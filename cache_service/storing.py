@@ -43,6 +43,7 @@ class Storing(Side):
 
     def __init__(self, parts: Parts) -> None:
         self._index = parts.index
+        self._sessions = parts.sessions
         self._reservations = parts.reservations
         self._room = parts.room
         self._writer = parts.writer
@@ -62,6 +63,8 @@ class Storing(Side):
                 return self._view(repeat)
             # Being committed: nobody may write into its slabs now; what it stores is here soon.
             await repeat.ended.wait()
+            if not self._sessions.alive(session.session_id):
+                raise SessionUnknownError("the session ended during the call")
         reservation = Reservation(session.session_id, request_id, chain)
         self._plan(session, reservation)
         if not reservation.missing:
@@ -100,8 +103,7 @@ class Storing(Side):
                 if previous != NOWHERE:
                     reservation.parents.append(previous)
                 elif before is not None:
-                    # Held for us from the moment it is there; until then nobody can evict it.
-                    before.awaited_by.append((reservation, reservation.chain[position - 1]))
+                    reservation.continues.append((before, reservation.chain[position - 1]))
             else:
                 present.append(row)
             previous, before = row, claimant

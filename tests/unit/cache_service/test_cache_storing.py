@@ -1,10 +1,12 @@
 """The two-phase store: reserve, write, commit, and every way in which it ends."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cache_service.cache import Cache
 from cache_service.errors import (
     ChecksumCountMismatchError,
     ChecksumMismatchError,
@@ -14,6 +16,7 @@ from cache_service.errors import (
     SessionUnknownError,
     TooManyReservationsError,
 )
+from cache_service.listener import QuietListener
 from kvtier.blocks import MissReason
 
 
@@ -71,6 +74,40 @@ async def test_what_others_wait_for_stays_until_they_have_continued_it(
     await client.store(chain("full", *range(20)))
     assert await other.commit(second, other.write(blocks, second)) == 1
     assert client.present(blocks) == 3
+
+
+async def test_who_gives_up_again_and_again_is_not_remembered(
+    client: Any, connect: Any, chain: Any
+) -> None:
+    other = connect(client.cache)
+    blocks = chain(1, 2, 3)
+    first = await client.reserve(blocks[:2])
+    for _ in range(5):
+        second = await other.reserve(blocks)
+        client.cache.abort(other.session_id, second.reservation_id)
+        # Every reservation that somebody waits with is a live one: `check_integrity` says so.
+        client.cache.check_integrity()
+    held = [await client.reserve(chain(f"held {n}")) for n in range(3)]
+    with pytest.raises(TooManyReservationsError):
+        await client.reserve(blocks, "one too many")
+    client.cache.check_integrity()
+    for view in [first, *held]:
+        client.cache.abort(client.session_id, view.reservation_id)
+    client.cache.check_integrity()
+
+
+async def test_a_repeated_reserve_of_a_session_that_ended_reserves_nothing(
+    client: Any, chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache_service.storing.STEP_BLOCKS", 1)  # others come in between
+    blocks = chain(*range(6))
+    first = asyncio.ensure_future(client.cache.reserve(client.session_id, "r", blocks))
+    again = asyncio.ensure_future(client.cache.reserve(client.session_id, "r", blocks))
+    await asyncio.sleep(0)
+    client.cache.close_session(client.session_id)
+    for outcome in await asyncio.gather(first, again, return_exceptions=True):
+        assert isinstance(outcome, SessionUnknownError)
+    assert client.cache.stats().reservation_count == 0
 
 
 async def test_who_gave_up_holds_nothing_that_is_stored_later(
@@ -300,3 +337,29 @@ async def test_draining_takes_no_more_blocks(client: Any, chain: Any) -> None:
     view = await client.reserve(chain(1))
     assert view.refused_count == 1
     assert view.refused_reason is MissReason.UNAVAILABLE
+
+
+async def test_a_commit_that_waits_may_be_renewed(
+    arena: Any, limits: Any, clock: Any, connect: Any, chain: Any
+) -> None:
+    """Its deadline was moved past what a renewal gives: that must not move it back."""
+    longer = replace(limits, reservation_grace_seconds=20, room_wait_seconds=5)
+    cache = Cache(arena, None, longer, clock, QuietListener())
+    client, other = connect(cache), connect(cache)
+    blocks = chain(1, 2)
+    first = await client.reserve(blocks[:1])
+    second = await other.reserve(blocks)
+    committing = asyncio.ensure_future(
+        cache.commit(
+            other.session_id, second.reservation_id, other.write(blocks, second), verify=False
+        )
+    )
+    await asyncio.sleep(0)
+    clock.advance(limits.reservation_ttl_seconds - 1)
+    cache.renew(client.session_id, [first.reservation_id])
+    clock.advance(2)
+    cache.tick()  # the second is overdue, but being committed
+    assert cache.renew(other.session_id, [second.reservation_id])[second.reservation_id]
+    await client.commit(first, client.write(blocks[:1], first))
+    assert await committing == 1
+    cache.check_integrity()
