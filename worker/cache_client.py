@@ -187,22 +187,21 @@ class CacheClient:
         deadline: float,
     ) -> StoreResult | None:
         """One attempt in one session; None when another session may do better."""
-        started, session = self._clock(), None
-        nothing = StoreResult(0, 0, len(chain))
+        started, session, store = self._clock(), None, None
         if not chain:
-            return nothing
+            return StoreResult(0, 0, 0)
         try:
             with self._link.session(deadline) as session:
                 end = min(len(chain), session.max_blocks_per_call)
-                result = Store(
-                    session, self._lanes, self._clock, chain[:end], pages[:end], deadline
-                ).run(request_id)
+                store = Store(session, self._lanes, self._clock, chain[:end], pages[:end], deadline)
+                result = store.run(request_id)
         except (LinkDownError, TimeUpError):
             self._counts.add("calls_not_made")
-            return nothing
+            return _cut_short(store, len(chain))
         except PEER_FAILURES as error:
             again = self._link.report(error, session, self._clock() - started)
-            return None if again and self._clock() < deadline else nothing
+            # Another attempt finds the slices of this one present.
+            return None if again and self._clock() < deadline else _cut_short(store, len(chain))
         self._link.succeeded()
         refused = result.refused_count + len(chain) - end
         return StoreResult(result.stored_count, result.present_count, refused)
@@ -218,3 +217,9 @@ class CacheClient:
         self._counts.add("restores")
         self._counts.add("restored_blocks", len(restored.tiers))
         self._counts.add(f"restores_ended_{restored.reason.name.lower()}")
+
+
+def _cut_short(store: Store | None, count: int) -> StoreResult:
+    """Of a store that ended with an error: slices before it may be stored."""
+    stored_count = store.stored_count() if store is not None else 0
+    return StoreResult(stored_count, 0, count - stored_count)

@@ -55,6 +55,8 @@ class Store:
         self._pages = pages
         self._deadline = deadline
 
+        self._reserved_id = ""
+        """Reserved, and not committed yet."""
         self._coming: grpc.Future[cache_pb2.ReserveBlocksResponse] | None = None
         """The next slice's reservation, asked for."""
         self._commits: list[grpc.Future[cache_pb2.CommitBlocksResponse]] = []
@@ -68,13 +70,21 @@ class Store:
                 self._let_go()
                 raise
 
+    def stored_count(self) -> int:
+        """Blocks that the service said it has, so far; for who met an error in `run`."""
+        return sum(
+            commit.result().committed_count
+            for commit in self._commits
+            if commit.done() and not commit.cancelled() and commit.exception() is None
+        )
+
     def _run(self, request_id: str, renewed: contextlib.ExitStack) -> StoreResult:
         missing_count = refused_count = 0
         ends = self._ends()
         coming = self._coming = self._reserve(request_id, ends[0])
         for end, following in zip_longest(ends, ends[1:]):
             reserved = coming.result()
-            self._coming = None
+            self._coming, self._reserved_id = None, reserved.reservation_id
             missing = self._checked(reserved, end)
             missing_count += len(missing)
             refused_count = reserved.refused_count
@@ -83,7 +93,9 @@ class Store:
             if following is not None and not refused_count:
                 coming = self._coming = self._reserve(request_id, following)
             if missing:
-                self._commits.append(self._moved(reserved, missing))
+                checksums = self._move(reserved, missing)
+                self._commits.append(self._commit(reserved.reservation_id, checksums))
+                self._reserved_id = ""
             if refused_count:
                 refused_count += len(self._chain) - end
                 break
@@ -114,29 +126,16 @@ class Store:
         missing = list(reserved.missing_indexes)
         ascending = all(a < b for a, b in pairwise(missing))
         if bool(missing) != bool(reserved.reservation_id):
-            self._abort(reserved.reservation_id)
             raise NonsenseError("a reservation without blocks, or blocks without one")
         if missing and (not ascending or missing[0] < 0 or missing[-1] >= end):
-            self._abort(reserved.reservation_id)
             raise NonsenseError("a reservation for blocks outside the chain")
         if self._session.arena is not None and len(reserved.slab_offsets) != len(missing):
-            self._abort(reserved.reservation_id)
             raise NonsenseError("not one slab for each missing block")
         return missing
 
-    def _moved(
-        self, reserved: cache_pb2.ReserveBlocksResponse, missing: list[int]
-    ) -> "grpc.Future[cache_pb2.CommitBlocksResponse]":
-        """Copies, then commits; the answer is on its way."""
-        try:
-            checksums = self._move(reserved, missing)
-            return self._commit(reserved.reservation_id, checksums)
-        except BaseException:
-            self._abort(reserved.reservation_id)
-            raise
-
     def _let_go(self) -> None:
         """Nobody waits any more: what is reserved is given back, what is committed runs on."""
+        self._abort(self._reserved_id)
         for commit in self._commits:
             self._session.send_off(commit)
         if self._coming is not None:

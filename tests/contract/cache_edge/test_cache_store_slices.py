@@ -1,5 +1,7 @@
 """A long store goes in slices that overlap: the outcome is that of one, whatever fails between."""
 
+import itertools
+import time
 from typing import Any
 
 import numpy as np
@@ -81,3 +83,26 @@ def test_a_copy_that_fails_leaves_whole_slices_and_nothing_reserved(
     whole = max(end for end in (0, 1, 4, 7) if end <= at)
     assert client.store("r", chain, pages) == StoreResult(10 - whole, whole, 0)
     check_restored(client, tools, chain, 10)
+
+
+@pytest.mark.parametrize("call", range(1, 60, 2))
+def test_time_that_is_up_anywhere_leaves_nothing_reserved(
+    service: Any, make_client: Any, tools: Any, call: int
+) -> None:
+    """A clock that jumps at the nth look at it: between any two steps of a store."""
+    looks = itertools.count()
+    armed: list[int] = []
+
+    def clock() -> float:
+        jumped = bool(armed) and next(looks) >= call
+        return time.monotonic() + (1e6 if jumped else 0.0)
+
+    client = make_client(service.address, "shared_memory", block_bytes=BLOCK_BYTES, clock=clock)
+    client.restore("r", tools.fresh_chain(1), tools.empty_pages(1, BLOCK_BYTES), 5)  # connects
+    chain = tools.fresh_chain(10)
+    armed.append(1)
+    result = client.store("r", chain, tools.filled_pages(chain, BLOCK_BYTES))
+    armed.clear()
+    stats = service.until(lambda stats: stats.reservation_count == 0)
+    assert result.stored_count <= stats.tiers[0].block_count
+    assert result.stored_count + result.refused_count == 10
