@@ -16,10 +16,13 @@ from kvtier.tls import SecuritySettings
 
 __all__ = [
     "CALLER",
+    "REFLECTIONS_PER_CALLER_MAX",
+    "WATCHES_PER_CALLER_MAX",
     "Access",
     "AuditSink",
     "CallLimits",
     "CertificateExpiredError",
+    "FirstMessageLateError",
     "RoleNotAllowedError",
     "Rule",
     "ScopeNotAllowedError",
@@ -61,6 +64,12 @@ class TooManyCallsError(KvtierError):
     reason = "TOO_MANY_CALLS"
 
 
+class FirstMessageLateError(KvtierError):
+    """A stream that began without a message, for longer than a place may be held so."""
+
+    reason = "FIRST_MESSAGE_LATE"
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A method's row."""
@@ -68,6 +77,11 @@ class Rule:
     roles: frozenset[Role]
     audited: bool = False
     """The call is written to the audit log before it starts, and refused when that fails."""
+    counted: bool = True
+    """False: it stands apart from the service's limits, which neither count nor refuse it."""
+    per_caller_max: int | None = None
+    """Of a call that stands apart, how many at a time one caller may have. None where the answer
+    does not wait for anything."""
 
 
 def rules(service: str, **rows: Rule) -> dict[str, Rule]:
@@ -75,14 +89,26 @@ def rules(service: str, **rows: Rule) -> dict[str, Rule]:
     return {f"/{service}/{method}": rule for method, rule in rows.items()}
 
 
+WATCHES_PER_CALLER_MAX = 1024
+"""Room for every channel of many clients with one certificate: gRPC's health checking holds one."""
+
+REFLECTIONS_PER_CALLER_MAX = 16
+"""People with a tool."""
+
 _COMMON: Mapping[str, Rule] = {
+    # A full service is alive, and must be able to say so.
     **rules(
         "grpc.health.v1.Health",
-        Check=Rule(EVERY_ROLE),
-        List=Rule(EVERY_ROLE),
-        Watch=Rule(EVERY_ROLE),
+        Check=Rule(EVERY_ROLE, counted=False),
+        List=Rule(EVERY_ROLE, counted=False),
+        Watch=Rule(EVERY_ROLE, counted=False, per_caller_max=WATCHES_PER_CALLER_MAX),
     ),
-    **rules("grpc.reflection.v1alpha.ServerReflection", ServerReflectionInfo=Rule(EVERY_ROLE)),
+    **rules(
+        "grpc.reflection.v1alpha.ServerReflection",
+        ServerReflectionInfo=Rule(
+            EVERY_ROLE, counted=False, per_caller_max=REFLECTIONS_PER_CALLER_MAX
+        ),
+    ),
 }
 
 NOBODY = Rule(frozenset())
@@ -111,6 +137,8 @@ class CallLimits:
 
     calls_max: int = 4096
     calls_per_session_max: int = 1024
+    first_message_seconds: float = 10.0
+    """How long a stream of requests may wait for its first."""
 
 
 def _anything(_caller: Principal, _method: str, _request: Any) -> None:

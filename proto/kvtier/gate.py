@@ -1,13 +1,16 @@
 """The gate of every service: one interceptor, default deny.
 
     connection -> principal -> certificate still valid? -> role in the method's row?
-               -> calls in flight under the limits? -> request names only what is the caller's
+               -> request names only what is the caller's -> calls in flight under the limits?
                -> audit line, where the row asks for one -> handler
 
-Invariant: no handler runs for somebody whom its method's row does not name. Event loop only; the
-state is the calls in flight and the principals seen.
+A stream of requests counts for its caller from its beginning, for its session from its first
+message, and must have one soon. Invariants: no handler runs for somebody whom its method's row does
+not name, and whatever is held open is bounded for one caller. Event loop only; the state is the
+calls in flight and the principals seen.
 """
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -18,6 +21,7 @@ from kvtier.access import (
     Access,
     CallLimits,
     CertificateExpiredError,
+    FirstMessageLateError,
     RoleNotAllowedError,
     Rule,
     TooManyCallsError,
@@ -77,41 +81,76 @@ class _Principals:
         return principal
 
 
+class _Places:
+    """Calls in flight by name, so many of each name."""
+
+    def __init__(self, limit: str, each_max: int, way_out: str) -> None:
+        self._limit, self._each_max, self._way_out = limit, each_max, way_out
+        self._of: dict[str, int] = {}
+
+    def begin(self, name: str) -> None:
+        """One more; `end` follows. Raises TooManyCallsError."""
+        count = self._of.get(name, 0)
+        if count >= self._each_max:
+            raise TooManyCallsError(
+                f"{count} such calls of this session or caller are being served; {self._way_out}",
+                **{self._limit: self._each_max},
+            )
+        self._of[name] = count + 1
+
+    def end(self, name: str) -> None:
+        self._of[name] -= 1
+        if not self._of[name]:
+            del self._of[name]
+
+
 class _Calls:
     """Calls in flight, all together and by session or caller."""
 
     def __init__(self, limits: CallLimits) -> None:
-        self._limits = limits
+        self._all_max = limits.calls_max
         self._total = 0
-        self._of: dict[str, int] = {}
+        self._places = _Places(
+            "calls_per_session_max",
+            limits.calls_per_session_max,
+            "wait for one to end, or raise limits.calls_per_session_max",
+        )
 
-    def begin(self) -> None:
+    def begin(self, name: str) -> None:
         """One more; `end` follows. Raises TooManyCallsError."""
-        if self._total >= self._limits.calls_max:
+        if self._total >= self._all_max:
             raise TooManyCallsError(
-                f"{self._limits.calls_max} calls are being served; try again, or raise the limit",
-                calls_max=self._limits.calls_max,
+                f"{self._all_max} calls are being served; try again, or raise limits.calls_max",
+                calls_max=self._all_max,
             )
+        self._places.begin(name)
         self._total += 1
 
-    def end(self) -> None:
+    def end(self, name: str) -> None:
+        self._places.end(name)
         self._total -= 1
 
-    def begin_of(self, name: str) -> None:
-        """One more of a session or caller; `end_of` follows. Raises TooManyCallsError."""
-        count = self._of.get(name, 0)
-        if count >= self._limits.calls_per_session_max:
-            raise TooManyCallsError(
-                f"{count} calls of this session are being served; wait for one to end, or raise"
-                " the limit",
-                calls_per_session_max=self._limits.calls_per_session_max,
-            )
-        self._of[name] = count + 1
+    def move(self, old: str, new: str) -> None:
+        """A call that counted for one counts for another. Raises TooManyCallsError."""
+        self._places.begin(new)
+        self._places.end(old)
 
-    def end_of(self, name: str) -> None:
-        self._of[name] -= 1
-        if not self._of[name]:
-            del self._of[name]
+
+class _Place:
+    """One call's place: its caller's, until its first message names a session."""
+
+    def __init__(self, calls: _Calls, name: str) -> None:
+        calls.begin(name)
+        self._calls, self._name = calls, name
+
+    def move(self, name: str) -> None:
+        """Raises TooManyCallsError; the place is then the old one."""
+        if name != self._name:
+            self._calls.move(self._name, name)
+            self._name = name
+
+    def end(self) -> None:
+        self._calls.end(self._name)
 
 
 class AccessInterceptor(WrappingInterceptor):
@@ -122,6 +161,8 @@ class AccessInterceptor(WrappingInterceptor):
         self._access = access
         self._principals = _Principals(access.security.development, wall_clock)
         self._calls = _Calls(access.limits)
+        self._apart: dict[str, _Places] = {}
+        """By method, of those that stand apart from the limits."""
 
     def _unary(self, call: Callable[..., Awaitable[Any]], method: str) -> Any:
         async def guarded(request: Any, context: Context) -> Any:
@@ -133,19 +174,16 @@ class AccessInterceptor(WrappingInterceptor):
                 return await guarded(request, context)
             # The way of nearly every call, without what only the others need.
             principal = await self._principal(context, method)
-            self._calls.begin()
+            self._access.check(principal, method, request)
+            name = _session(request) or principal.key
+            self._calls.begin(name)
             try:
-                self._access.check(principal, method, request)
-                name = _session(request) or principal.key
-                self._calls.begin_of(name)
-                try:
-                    return await call(request, context)
-                finally:
-                    self._calls.end_of(name)
+                return await call(request, context)
             finally:
-                self._calls.end()
+                self._calls.end(name)
 
-        return guarded if self._access.rule(method).audited else guarded_plainly
+        rule = self._access.rule(method)
+        return guarded_plainly if rule.counted and not rule.audited else guarded
 
     def _stream(self, call: Callable[..., AsyncGenerator[Any, None]], method: str) -> Any:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -164,12 +202,12 @@ class AccessInterceptor(WrappingInterceptor):
     ) -> Any:
         """The request to go on with, whose messages are checked. `stack` ends with the call."""
         principal = await self._principal(context, method)
-        self._calls.begin()
-        stack.callback(self._calls.end)
-        if hasattr(request, "__aiter__"):
-            return self._checked(stack, principal, method, request)
-        self._access.check(principal, method, request)
-        self._count(stack, principal, request)
+        streams = hasattr(request, "__aiter__")
+        if not streams:
+            self._access.check(principal, method, request)
+        place = self._place(stack, principal, method, "" if streams else _session(request))
+        if streams:
+            return self._checked(place, principal, method, request)
         if self._access.rule(method).audited and self._access.audit is not None:
             await stack.enter_async_context(self._access.audit.call(principal, method, request))
         return request
@@ -183,20 +221,38 @@ class AccessInterceptor(WrappingInterceptor):
         CALLER.set(principal)
         return principal
 
-    def _count(self, stack: contextlib.AsyncExitStack, principal: Principal, request: Any) -> None:
-        name = _session(request) or principal.key
-        self._calls.begin_of(name)
-        stack.callback(self._calls.end_of, name)
+    def _place(
+        self, stack: contextlib.AsyncExitStack, principal: Principal, method: str, session: str
+    ) -> _Place | None:
+        """A place until `stack` ends; None: the call stands apart. Raises TooManyCallsError."""
+        rule = self._access.rule(method)
+        if rule.counted:
+            place = _Place(self._calls, session or principal.key)
+            stack.callback(place.end)
+            return place
+        if rule.per_caller_max is not None:
+            apart = self._apart.get(method)
+            if apart is None:
+                bound = "calls_per_caller_max", rule.per_caller_max
+                apart = self._apart[method] = _Places(*bound, "end one of them")
+            apart.begin(principal.key)
+            stack.callback(apart.end, principal.key)
+        return None
 
     async def _checked(
-        self, stack: contextlib.AsyncExitStack, principal: Principal, method: str, requests: Any
+        self, place: _Place | None, principal: Principal, method: str, requests: Any
     ) -> AsyncIterator[Any]:
-        counted = False
-        async for request in requests:
+        messages = aiter(requests)
+        try:
+            request = await _soon(anext(messages), self._access.limits.first_message_seconds)
+        except StopAsyncIteration:
+            return
+        self._access.check(principal, method, request)
+        if place is not None:
+            place.move(_session(request) or principal.key)
+        yield request
+        async for request in messages:
             self._access.check(principal, method, request)
-            if not counted:
-                counted = True
-                self._count(stack, principal, request)
             yield request
 
     async def _refusal(self, principal: Principal, method: str, rule: Rule) -> RoleNotAllowedError:
@@ -210,6 +266,18 @@ class AccessInterceptor(WrappingInterceptor):
         if rule.audited and self._access.audit is not None:
             await self._access.audit.refused(principal, method, error.reason)
         return error
+
+
+async def _soon(message: Awaitable[Any], seconds: float) -> Any:
+    """The first message of a stream. Raises FirstMessageLateError, StopAsyncIteration."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await message
+    except TimeoutError:
+        raise FirstMessageLateError(
+            f"the stream began without a message, and none came in {seconds} seconds; open it when"
+            " there is something to send"
+        ) from None
 
 
 def _session(request: Any) -> str:

@@ -25,6 +25,7 @@ from grpc_status import rpc_status
 
 from kvtier.access import (
     Access,
+    FirstMessageLateError,
     RoleNotAllowedError,
     ScopeNotAllowedError,
     TooManyCallsError,
@@ -78,6 +79,7 @@ _COMMON: StatusTable = {
     RoleNotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
     ScopeNotAllowedError: grpc.StatusCode.PERMISSION_DENIED,
     TooManyCallsError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    FirstMessageLateError: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
 
