@@ -7,14 +7,15 @@
     kvtier://auditor                  reads figures, proves the ledger
 
 The URIs are subject alternative names of the client's certificate; one certificate may hold
-several. Path segments are percent-encoded. Any thread.
+several. Path segments are UTF-8, percent-encoded in capital digits but for ASCII letters, digits
+and "-._~". Invariant: one URI for each grant, and no other grants it. Any thread.
 """
 
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -58,23 +59,27 @@ class Principal:
 
 
 def grants(uris: Iterable[str]) -> tuple[frozenset[Role], frozenset[Scope]]:
-    """The roles and tenant scopes that URIs name. What is not ours or not whole grants nothing."""
+    """The roles and tenant scopes that URIs name. What `role_uri` does not write grants nothing."""
     roles, scopes = set(), set()
     for uri in uris:
         try:
-            parts = urlsplit(uri)
-            if parts.scheme != SCHEME or parts.query or parts.fragment:
-                continue
-            role = Role(parts.netloc)
+            role, path = _read(uri)
         except ValueError:
             continue
-        path = tuple(unquote(part) for part in parts.path.split("/")[1:])
-        if not all(path) or bool(path) != (role is Role.TENANT):
-            continue  # a tenant without a scope could be anybody; the others have none
         roles.add(role)
         if path:
             scopes.add(path)
     return frozenset(roles), frozenset(scopes)
+
+
+def _read(uri: str) -> tuple[Role, Scope]:
+    """Raises ValueError for every URI but the one that is written for what it reads as."""
+    word, *parts = uri.removeprefix(f"{SCHEME}://").split("/")
+    role, path = Role(word), tuple(unquote(part, errors="strict") for part in parts)
+    # A tenant without a scope could be anybody; the others have none.
+    if role_uri(role, path) != uri or not all(path) or bool(path) != (role is Role.TENANT):
+        raise ValueError("not exactly a role's URI")
+    return role, path
 
 
 def role_uri(role: Role, scope: Sequence[str] = ()) -> str:

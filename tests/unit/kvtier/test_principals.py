@@ -14,12 +14,46 @@ def test_a_tenants_scope_comes_back_whatever_its_names(path: list[str]) -> None:
     assert grants([role_uri(Role.TENANT, path)]) == ({Role.TENANT}, {tuple(path)})
 
 
-@given(st.text(max_size=60))
-def test_no_text_is_more_than_it_says(text: str) -> None:
-    roles, scopes = grants([text])
-    assert len(roles) <= 1
-    assert not roles or text.startswith(("kvtier://", "KVTIER://")) or "kvtier" in text.lower()
-    assert not scopes or roles == {Role.TENANT}
+HEADS = st.sampled_from([f"kvtier://{role}" for role in Role] + ["kvtier://tenant/a", "KVTIER://"])
+
+
+@given(
+    HEADS | st.just(""),
+    st.text(max_size=60) | st.text(st.sampled_from("/a%2fFeE? #\t\n\x00:@.~é"), max_size=6),
+)
+def test_a_uri_grants_only_what_it_would_be_written_for(head: str, more: str) -> None:
+    roles, scopes = grants([head + more])
+    written = {role_uri(role, path) for role in roles for path in scopes or [()]}
+    assert written in (set(), {head + more})
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "KVTIER://engine",
+        "Kvtier://engine",
+        "kvtier://engine?",
+        "kvtier://engine#",
+        "kvtier://eng\tine",
+        "kvtier://engine\n",
+        "\x00kvtier://engine",
+        " kvtier://engine",
+        "kvtier:// engine",
+        "kvtier://tenant/ac\tme",
+        "kvtier://tenant/acme#",
+        "kvtier://tenant/acme?",
+        "kvtier://tenant/%ff",
+        "kvtier://tenant/%FE",
+        "kvtier://tenant/%2f",
+        "kvtier://tenant/%61cme",
+        "kvtier://tenant/a b",
+        "kvtier://tenant/%",
+        "kvtier://tenant/é",
+        "kvtier://tenant/\ud800",
+    ],
+)
+def test_what_is_not_written_exactly_so_grants_nothing(uri: str) -> None:
+    assert grants([uri, role_uri(Role.BILLER)]) == ({Role.BILLER}, frozenset())
 
 
 @pytest.mark.parametrize("role", sorted(set(Role) - {Role.TENANT}))
