@@ -88,7 +88,8 @@ async def _build(
         stopping=threading.Event(),
     )
     parts.callback(edge.stopping.set)
-    server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, own_tenant_only(RULES)))
+    check, limits = own_tenant_only(RULES), settings.call_limits
+    server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, check, limits=limits))
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(edge), server.server)
     if settings.metrics_listen:
         _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)

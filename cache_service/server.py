@@ -91,8 +91,8 @@ class CacheServer:
 
         audit = AuditLog(settings.data_directory / "audit")
         stack.callback(audit.close)
-        check, calls = own_session_only(cache), settings.limits.calls()
-        access = Access(RULES, settings.security, check, audit, calls)
+        check, limits = own_session_only(cache), settings.call_limits
+        access = Access(RULES, settings.security, check, audit, limits)
         grpc_server = GrpcServer(STATUS_TABLE, access)
         served = services(cache, intake, str(settings.arena_socket_path))
         for service in served:

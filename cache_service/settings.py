@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ByteSize, Field, PositiveInt, model_validator
 
 from cache_service.views import CacheLimits, CachePolicies
-from kvtier.access import CallLimits
-from kvtier.service_settings import ServiceSettings, check_socket_path
+from kvtier.service_settings import CallLimitSettings, ServiceSettings, check_socket_path
 from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 
 __all__ = ["ENV_PREFIX", "CacheSettings", "HostSettings", "LimitSettings", "SsdSettings"]
@@ -63,7 +62,7 @@ class SsdSettings(SettingsModel):
         return self
 
 
-class LimitSettings(SettingsModel):
+class LimitSettings(CallLimitSettings):
     """Deadlines and bounds that an operator may want to move; the rest are constants."""
 
     session_ttl_seconds: Seconds = 60.0
@@ -76,12 +75,6 @@ class LimitSettings(SettingsModel):
     """A 2 million token context in 64-token blocks; 131,072 hashes are still a 4 MiB message."""
     leases_per_session_max: PositiveInt = 1024
     reservations_per_session_max: PositiveInt = 256
-    calls_max: PositiveInt = 4096
-    calls_per_session_max: PositiveInt = 1024
-
-    def calls(self) -> CallLimits:
-        """As the gate takes them."""
-        return CallLimits(self.calls_max, self.calls_per_session_max)
 
     def core(self) -> CacheLimits:
         """As the core takes them."""

@@ -141,7 +141,8 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     def describe() -> inference_pb2.GetModelResponse:
         return _describe(loaded, engine, cache)
 
-    server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, own_tenant_only(RULES)))
+    check, limits = own_tenant_only(RULES), settings.call_limits
+    server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, check, limits=limits))
     parts.push_async_callback(server.drain, settings.drain_seconds)
     parts.callback(desk.drain)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, model_validator
 
+from kvtier.access import CallLimits
 from kvtier.keys import DEFAULT_BLOCK_TOKENS
 from kvtier.scopes import ScopePath
-from kvtier.service_settings import ServiceSettings
+from kvtier.service_settings import CallLimitSettings, ServiceSettings
 from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 from kvtier.tls import ClientTls
 
@@ -20,6 +21,7 @@ __all__ = [
     "LogSettings",
     "PoolSettings",
     "QueueSettings",
+    "WorkerCallLimitSettings",
     "WorkerSettings",
 ]
 
@@ -58,6 +60,18 @@ class QueueSettings(SettingsModel):
     waiting_requests_max: int = Field(default=256, ge=1, le=65_536)
     age_limit_seconds: Seconds = 5.0
     encoding_requests_max: int = Field(default=64, ge=1, le=65_536)
+
+    @property
+    def requests_max(self) -> int:
+        """In the worker at a time; more are refused by name of what is full."""
+        return self.running_requests_max + self.waiting_requests_max + self.encoding_requests_max
+
+
+class WorkerCallLimitSettings(CallLimitSettings):
+    """0: as many as the queue needs; see `WorkerSettings.call_limits`."""
+
+    calls_max: int = Field(default=0, ge=0)
+    calls_per_session_max: int = Field(default=0, ge=0)
 
 
 class CacheSettings(SettingsModel):
@@ -107,11 +121,20 @@ class WorkerSettings(ServiceSettings):
     metrics_listen: OptionalListenAddress = ""
     pool: PoolSettings = PoolSettings()
     queue: QueueSettings = QueueSettings()
+    limits: WorkerCallLimitSettings = WorkerCallLimitSettings()
     client: ClientTls = ClientTls()
     cache: CacheSettings = CacheSettings()
     billing: BillingSettings = BillingSettings()
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def call_limits(self) -> CallLimits:
+        """Behind one gateway's certificate are all callers: it must be the queue that says no to
+        them, so by default one caller has twice what the queue takes, and all have four times that.
+        """
+        each = self.limits.calls_per_session_max or max(1024, 2 * self.queue.requests_max)
+        return CallLimits(self.limits.calls_max or 4 * each, each)
 
     @model_validator(mode="after")
     def _check(self) -> "WorkerSettings":

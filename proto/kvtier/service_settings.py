@@ -3,15 +3,23 @@
 import os
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import PositiveInt, model_validator
 
+from kvtier.access import CallLimits
 from kvtier.settings import OptionalListenAddress, SettingsModel
 from kvtier.tls import SecuritySettings
 
-__all__ = ["ServiceSettings", "check_socket_path"]
+__all__ = ["CallLimitSettings", "ServiceSettings", "check_socket_path"]
 
 SOCKET_PATH_BYTES_MAX = 107
 """The kernel's limit for a Unix socket's address, less its closing zero."""
+
+
+class CallLimitSettings(SettingsModel):
+    """Calls being served at a time. A service with other limits puts them beside these."""
+
+    calls_max: PositiveInt = 4096
+    calls_per_session_max: PositiveInt = 1024
 
 
 class ServiceSettings(SettingsModel):
@@ -22,6 +30,7 @@ class ServiceSettings(SettingsModel):
     unix_socket: Path | None = None
     """A listener for clients of the same user on this machine, in clear."""
     security: SecuritySettings = SecuritySettings()
+    limits: CallLimitSettings = CallLimitSettings()
 
     @model_validator(mode="after")
     def _listens(self) -> "ServiceSettings":
@@ -36,6 +45,11 @@ class ServiceSettings(SettingsModel):
         """What gRPC listens on."""
         unix = [f"unix:{self.unix_socket.absolute()}"] if self.unix_socket else []
         return [self.listen, *unix] if self.listen else unix
+
+    @property
+    def call_limits(self) -> CallLimits:
+        """As the gate takes them."""
+        return CallLimits(self.limits.calls_max, self.limits.calls_per_session_max)
 
 
 def check_socket_path(name: str, path: Path) -> None:

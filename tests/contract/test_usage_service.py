@@ -1,5 +1,6 @@
 """What `usage.proto` promises, asked over gRPC of a real billing service in this process."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from billing.server import start_billing
 from billing.settings import BillingSettings
 from kvtier.errors import read_error
+from kvtier.service_settings import CallLimitSettings
 from kvtier.tls import SecuritySettings
 from kvtier.v1 import usage_pb2 as pb
 from kvtier.v1 import usage_pb2_grpc
@@ -288,3 +290,26 @@ async def test_reflection_describes_the_service(channel: grpc.aio.Channel) -> No
     names, described = [answer async for answer in stub.ServerReflectionInfo(iter(questions))]
     assert "kvtier.v1.UsageService" in {s.name for s in names.list_services_response.service}
     assert described.file_descriptor_response.file_descriptor_proto
+
+
+@pytest.mark.parametrize("limit", ["calls_max", "calls_per_session_max"])
+async def test_more_calls_than_the_setting_are_refused(tmp_path: Path, limit: str) -> None:
+    settings = BillingSettings(
+        listen="127.0.0.1:0",
+        data_directory=tmp_path / "billing",
+        security=SecuritySettings(development=True),
+        limits=CallLimitSettings(**{limit: 1}),
+    )
+    billing = await start_billing(settings)
+    async with grpc.aio.insecure_channel(billing.listen) as channel:
+        stub = usage_pb2_grpc.UsageServiceStub(channel)
+        refused = set()
+        for _ in range(100):  # until two are there at a time
+            calls = [stub.GetUsage(pb.GetUsageRequest()) for _ in range(20)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            errors = [read_error(e) for e in answers if isinstance(e, grpc.RpcError)]
+            refused |= {(error.code, error.reason, error.metadata.get(limit)) for error in errors}
+            if refused:
+                break
+    await billing.drain()
+    assert refused == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", "1")}
