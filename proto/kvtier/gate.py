@@ -2,12 +2,12 @@
 
     connection -> principal -> certificate still valid? -> role in the method's row?
                -> request names only what is the caller's -> calls in flight under the limits?
-               -> audit line, where the row asks for one -> handler
+               -> handler; where the row asks for it, an audit line first, and one for every no
 
 A stream of requests counts for its caller from its beginning, for its session from its first
 message, and must have one soon. Invariants: no handler runs for somebody whom its method's row does
-not name, and whatever is held open is bounded for one caller. Event loop only; the state is the
-calls in flight and the principals seen.
+not name, and what may stay open is bounded, for one session or caller too. Event loop only; the
+state is the calls in flight and the principals seen.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from kvtier.access import (
     TooManyCallsError,
     UnauthenticatedError,
 )
+from kvtier.errors import KvtierError
 from kvtier.handlers import WrappingInterceptor
 from kvtier.principals import EVERY_ROLE, Principal, Role, principal_of
 
@@ -43,6 +44,9 @@ LOCAL_OWNER = Principal("local", frozenset({Role.ENGINE, Role.OPERATOR}))
 DEVELOPER = Principal("development", EVERY_ROLE)
 """Whoever came over loopback in clear, which `security.development` allows."""
 
+UNKNOWN = Principal("unknown", frozenset())
+"""In the audit log: whoever did not say who calls."""
+
 
 class _Principals:
     """Who is at the other end of a connection."""
@@ -53,7 +57,7 @@ class _Principals:
         self._known: OrderedDict[bytes, Principal] = OrderedDict()
 
     def of(self, context: Context) -> Principal:
-        """Raises UnauthenticatedError, CertificateExpiredError."""
+        """Raises UnauthenticatedError."""
         if context.peer().startswith("unix:"):
             return LOCAL_OWNER
         certificates = context.auth_context().get("x509_pem_cert")
@@ -76,9 +80,12 @@ class _Principals:
                 self._known.popitem(last=False)
             self._known[pem] = principal
         self._known.move_to_end(pem)
+        return principal
+
+    def check_valid(self, principal: Principal) -> None:
+        """Raises CertificateExpiredError."""
         if principal.not_after <= self._wall_clock():
             raise CertificateExpiredError("the certificate has expired; connect with a new one")
-        return principal
 
 
 class _Places:
@@ -173,7 +180,8 @@ class AccessInterceptor(WrappingInterceptor):
             if hasattr(request, "__aiter__"):
                 return await guarded(request, context)
             # The way of nearly every call, without what only the others need.
-            principal = await self._principal(context, method)
+            principal = self._principals.of(context)
+            self._let_in(principal, method)
             self._access.check(principal, method, request)
             name = _session(request) or principal.key
             self._calls.begin(name)
@@ -201,25 +209,33 @@ class AccessInterceptor(WrappingInterceptor):
         self, stack: contextlib.AsyncExitStack, request: Any, context: Context, method: str
     ) -> Any:
         """The request to go on with, whose messages are checked. `stack` ends with the call."""
-        principal = await self._principal(context, method)
+        rule, audit = self._access.rule(method), self._access.audit
         streams = hasattr(request, "__aiter__")
-        if not streams:
-            self._access.check(principal, method, request)
-        place = self._place(stack, principal, method, "" if streams else _session(request))
+        assert not (streams and rule.audited), "the audit log has a line for a whole request"
+        principal = UNKNOWN
+        try:
+            principal = self._principals.of(context)
+            self._let_in(principal, method)
+            if not streams:
+                self._access.check(principal, method, request)
+            place = self._place(stack, principal, method, "" if streams else _session(request))
+        except KvtierError as error:
+            if rule.audited and audit is not None:
+                await audit.refused(principal, method, error.reason)
+            raise
         if streams:
             return self._checked(place, principal, method, request)
-        if self._access.rule(method).audited and self._access.audit is not None:
-            await stack.enter_async_context(self._access.audit.call(principal, method, request))
+        if rule.audited and audit is not None:
+            await stack.enter_async_context(audit.call(principal, method, request))
         return request
 
-    async def _principal(self, context: Context, method: str) -> Principal:
-        """Who calls, and may. From here on `caller()` says so."""
+    def _let_in(self, principal: Principal, method: str) -> None:
+        """From here on `caller()` says who. Raises CertificateExpiredError, RoleNotAllowedError."""
+        self._principals.check_valid(principal)
         rule = self._access.rule(method)
-        principal = self._principals.of(context)
         if not principal.may(rule.roles):
-            raise await self._refusal(principal, method, rule)
+            raise _refusal(principal, method, rule)
         CALLER.set(principal)
-        return principal
 
     def _place(
         self, stack: contextlib.AsyncExitStack, principal: Principal, method: str, session: str
@@ -255,17 +271,15 @@ class AccessInterceptor(WrappingInterceptor):
             self._access.check(principal, method, request)
             yield request
 
-    async def _refusal(self, principal: Principal, method: str, rule: Rule) -> RoleNotAllowedError:
-        error = RoleNotAllowedError(
-            f"{method} is for {_names(rule.roles) or 'nobody'}; this certificate says"
-            f" {_names(principal.roles) or 'no role of kvtier'}",
-            method=method,
-            allowed=_names(rule.roles),
-            roles=_names(principal.roles),
-        )
-        if rule.audited and self._access.audit is not None:
-            await self._access.audit.refused(principal, method, error.reason)
-        return error
+
+def _refusal(principal: Principal, method: str, rule: Rule) -> RoleNotAllowedError:
+    return RoleNotAllowedError(
+        f"{method} is for {_names(rule.roles) or 'nobody'}; this certificate says"
+        f" {_names(principal.roles) or 'no role of kvtier'}",
+        method=method,
+        allowed=_names(rule.roles),
+        roles=_names(principal.roles),
+    )
 
 
 async def _soon(message: Awaitable[Any], seconds: float) -> Any:

@@ -1,9 +1,10 @@
-"""A worker and a till that say what a test tells them to, over real gRPC."""
+"""A worker and a till that say what a test tells them to, and gates, over real gRPC."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +12,8 @@ import pytest
 
 from kvtier.v1 import inference_pb2 as pb
 from kvtier.v1 import inference_pb2_grpc, usage_pb2, usage_pb2_grpc
+from tests.gate import SERVICE, Gate, StartGate
+from tests.pki import Pki
 
 END_SECONDS = 1_755_000_000
 
@@ -98,3 +101,25 @@ def till(serve: Callable[..., str]) -> FakeTill:
     fake = FakeTill()
     fake.address = serve(lambda s: usage_pb2_grpc.add_UsageServiceServicer_to_server(fake, s))
     return fake
+
+
+@pytest.fixture
+async def start_gate(tmp_path: Path) -> AsyncIterator[StartGate]:
+    """Starts a gate with these limits."""
+    started: list[Gate] = []
+
+    async def make(*args: Any) -> Gate:
+        made = Gate(Pki(tmp_path / "tls"), *args)
+        (made.address,) = await made.server.start(["127.0.0.1:0"], [SERVICE])
+        started.append(made)
+        return made
+
+    yield make
+    for made in started:
+        made.servicer.go.set()
+        await made.server.drain(0)
+
+
+@pytest.fixture
+async def gate(start_gate: StartGate) -> Gate:
+    return await start_gate()
