@@ -21,6 +21,7 @@ from cache_service.bench.lookup_settings import LookupSettings
 from cache_service.bench.lookup_tables import show
 from kvtier.bench.errors import BenchError
 from kvtier.bench.figures import machine
+from kvtier.bench.options import given
 from kvtier.bench.service import cache_service_process
 from kvtier.bench.tables import table_console
 from kvtier.cli.progress import step
@@ -30,12 +31,22 @@ from storage.bench.restart_data import SEGMENT_BYTES, capacity_bytes, make_direc
 __all__ = ["lookup", "run"]
 
 _ARENA_BYTES = 64 << 20
-_QUICK: dict[str, Any] = {"rounds": 3, "round_seconds": 0.5}
-_QUICK_BLOCKS_MAX = 1_000_000
+_QUICK: dict[str, Any] = {
+    "cached_blocks": (10_000, 1_000_000),
+    "rounds": 3,
+    "round_seconds": 0.5,
+}
+_FIELDS = {
+    "cached": "cached_blocks",
+    "keys": "keys_per_call",
+    "clients": "clients",
+    "rounds": "rounds",
+}
 _MAKING_STEPS = 10
 
 
 def lookup(
+    context: typer.Context,
     directory: Annotated[
         Path, typer.Option(help="For the indexes, some GiB; must exist.", exists=True)
     ] = Path(),
@@ -47,7 +58,8 @@ def lookup(
         bool, typer.Option(help="TCP over loopback instead of a Unix socket.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option(help="Short rounds, and no more than a million blocks.")
+        bool,
+        typer.Option(help="Where nothing else is given, few short rounds and a million blocks."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
@@ -56,18 +68,17 @@ def lookup(
     Takes some minutes, most of them to make an index of five million blocks.
     """
     try:
-        settings = LookupSettings(
-            directory.absolute(),
-            _numbers(cached),
-            _numbers(keys),
-            _numbers(clients),
-            rounds=rounds,
-            loopback=loopback,
-        )
+        options: dict[str, Any] = {
+            "directory": directory.absolute(),
+            "cached_blocks": _numbers(cached),
+            "keys_per_call": _numbers(keys),
+            "clients": _numbers(clients),
+            "rounds": rounds,
+            "loopback": loopback,
+        }
         if quick:
-            few = tuple(n for n in settings.cached_blocks if n <= _QUICK_BLOCKS_MAX)
-            settings = replace(settings, cached_blocks=few, **_QUICK)
-        result = run(settings)
+            options |= _QUICK | given(context, _FIELDS, options)
+        result = run(LookupSettings(**options))
     except (KvtierError, OSError) as error:
         print(f"kvtier: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

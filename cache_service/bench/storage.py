@@ -23,6 +23,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cache_service.bench.tables import show
 from kvtier.bench.figures import byte_sizes, machine
+from kvtier.bench.options import given
 from kvtier.bench.tables import table_console
 from storage.bench.blocks import measure_blocks
 from storage.bench.fio import INSTALL_HINT, Fio
@@ -39,15 +40,22 @@ _RESTARTS = 5
 _QUICK: dict[str, Any] = {
     "rounds": 4,
     "round_bytes": 128 * _MIB,
-    "segment_bytes": 64 * _MIB,
-    "capacity_bytes": 512 * _MIB,
     "single_blocks": 30,
     "rocksdb_bytes": 64 * _MIB,
     "recovery_blocks": (100_000,),
 }
+_QUICK_RING = {"segment_bytes": 64 * _MIB, "capacity_bytes": 512 * _MIB}
+_FIELDS = {
+    "blocks": "block_bytes",
+    "rounds": "rounds",
+    "size": "round_bytes",
+    "threads": "threads",
+    "recovery": "recovery_blocks",
+}
 
 
 def storage(
+    context: typer.Context,
     directory: Annotated[
         Path, typer.Option(help="On the file system to measure; must exist.", exists=True)
     ] = Path(),
@@ -60,7 +68,9 @@ def storage(
     recovery: Annotated[
         str, typer.Option(help="Restarts with so many blocks, by comma; empty for none.")
     ] = "100000,1000000",
-    quick: Annotated[bool, typer.Option(help="Small sizes: a look, not a measurement.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="Small sizes where none are given: a look, not a measurement.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
     """The SSD tier beside fio and RocksDB on this disk, and restarts with many blocks.
@@ -77,7 +87,9 @@ def storage(
             "threads": threads,
             "recovery_blocks": tuple(int(text) for text in recovery.split(",") if text.strip()),
         }
-        settings = BenchSettings(**(options | _QUICK if quick else options))
+        if quick:
+            options |= quick_options(given(context, _FIELDS, options))
+        settings = BenchSettings(**options)
         _check_room(settings)
         result = run(settings)
     except (StorageError, ValidationError, ValueError) as error:
@@ -87,6 +99,15 @@ def storage(
         print(json.dumps(result, indent=2))
     else:
         show(table_console(), result)
+
+
+def quick_options(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Of a quick run. What is given and does not fit the small ring goes round the usual one."""
+    small_enough = (
+        2 * chosen.get("round_bytes", 0) <= _QUICK_RING["capacity_bytes"]
+        and 4 * max(chosen.get("block_bytes", (0,))) <= _QUICK_RING["segment_bytes"]
+    )
+    return _QUICK | (_QUICK_RING if small_enough else {}) | chosen
 
 
 def run(settings: BenchSettings) -> dict[str, Any]:

@@ -68,3 +68,14 @@ def test_what_measures_nothing_is_refused(tmp_path) -> None:
     assert outcome.exit_code == 1
     assert outcome.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_quick_changes_only_what_was_not_given(tmp_path) -> None:
+    app = Typer()
+    app.command()(command.lookup)
+    given = ["--cached", "1000", "--keys", "256", "--clients", "1", "--rounds", "1"]
+    outcome = CliRunner().invoke(app, [*given, "--directory", str(tmp_path), "--quick", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    used = json.loads(outcome.stdout)["settings"]
+    assert (used["cached_blocks"], used["rounds"]) == ([1000], 1)
+    assert used["round_seconds"] == 0.5

@@ -189,3 +189,16 @@ def test_turns_rotate_and_warm_ups_do_not_count() -> None:
         "store_ratio_to_limit": 1.0,
         "restore_ratio_to_limit": 1.0,
     }
+
+
+def test_quick_changes_only_what_was_not_given() -> None:
+    app = Typer()
+    app.command()(command.path)
+    given = ["--blocks", "64KiB", "--prefix", "1MiB", "--rounds", "1"]
+    outcome = CliRunner().invoke(app, [*given, "--quick", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    used = json.loads(outcome.stdout)["settings"]
+    assert used["block_bytes"] == [64 << 10]
+    assert used["prefix_bytes"] == 1 << 20
+    assert used["rounds"] == 1
+    assert (used["single_blocks"], used["fresh_starts"]) == (30, 1)

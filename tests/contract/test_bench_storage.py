@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from typer import Typer
+from typer.testing import CliRunner
 
 from cache_service.bench import storage as command
 from kvtier.bench.figures import percentile
@@ -76,3 +78,23 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile([3.0, 1.0, 2.0], 50) == 2.0
     assert percentile([3.0, 1.0, 2.0], 99) == 3.0
     assert percentile([5.0], 50) == 5.0
+
+
+def test_quick_changes_only_what_was_not_given(tmp_path) -> None:
+    app = Typer()
+    app.command()(command.storage)
+    given = ["--blocks", "256KiB", "--size", "8MiB", "--rounds", "1", "--recovery", ""]
+    outcome = CliRunner().invoke(app, [*given, "--directory", str(tmp_path), "--quick", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    used = json.loads(outcome.stdout)["settings"]
+    assert used["block_bytes"] == [256 << 10]
+    assert used["round_bytes"] == 8 * SMALL
+    assert (used["rounds"], used["recovery_blocks"]) == (1, [])
+    assert (used["single_blocks"], used["capacity_bytes"]) == (30, 512 * SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", [{"round_bytes": 1024 * SMALL}, {"block_bytes": (64 * SMALL,)}])
+def test_what_is_given_beside_quick_has_the_room_it_has_without(tmp_path, given) -> None:
+    assert BenchSettings(tmp_path, **given)
+    assert BenchSettings(tmp_path, **command.quick_options(given))

@@ -7,7 +7,7 @@ error. Exit status 1 when something could not be measured at all.
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from kvtier.bench.figures import byte_sizes, machine
+from kvtier.bench.options import given
 from kvtier.bench.tables import size, table_console
 from kvtier.cli.progress import step
 from kvtier.errors import KvtierError
@@ -33,9 +34,11 @@ _QUICK: dict[str, Any] = {
     "single_blocks": 30,
     "fresh_starts": 1,
 }
+_FIELDS = {"blocks": "block_bytes", "prefix": "prefix_bytes", "rounds": "rounds"}
 
 
 def path(
+    context: typer.Context,
     blocks: Annotated[str, typer.Option(help="Block sizes, by comma.")] = "256KiB,1MiB,2MiB,8MiB",
     prefix: Annotated[str, typer.Option(help="Size of the prefix.")] = "256MiB",
     rounds: Annotated[int, typer.Option(min=1, help="Turns that everybody takes.")] = 5,
@@ -47,7 +50,9 @@ def path(
             " lmcache, redis); what it lacks is named as absent.",
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option(help="Small sizes: a look, not a measurement.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="Small sizes where none are given: a look, not a measurement.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
     """A prefix into the cache service and back, beside memcpy, a raw socket and other caches.
@@ -56,8 +61,15 @@ def path(
     that they meet the same machine.
     """
     try:
-        settings = PathSettings(byte_sizes(blocks), byte_sizes(prefix)[0], rounds, peers=peers)
-        result = run(replace(settings, **_QUICK) if quick else settings)
+        options: dict[str, Any] = {
+            "block_bytes": byte_sizes(blocks),
+            "prefix_bytes": byte_sizes(prefix)[0],
+            "rounds": rounds,
+            "peers": peers,
+        }
+        if quick:
+            options |= _QUICK | given(context, _FIELDS, options)
+        result = run(PathSettings(**options))
     except (KvtierError, OSError, ValidationError) as error:
         print(f"kvtier: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
