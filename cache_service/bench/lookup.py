@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from cache_service.bench.lookup_rounds import measure_lookups
 from cache_service.bench.lookup_settings import LookupSettings
 from cache_service.bench.lookup_tables import show
 from kvtier.bench.errors import BenchError
-from kvtier.bench.figures import machine
+from kvtier.bench.figures import machine, plain
 from kvtier.bench.options import given
 from kvtier.bench.service import cache_service_process
 from kvtier.bench.tables import table_console
@@ -96,8 +96,7 @@ def run(settings: LookupSettings) -> dict[str, Any]:
     ):
         own = replace(settings, directory=Path(name))
         results = [row for count in own.cached_blocks for row in _rows(own, count, told)]
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
-    return {**machine(), "settings": plain, "results": results}
+    return {**machine(), "settings": plain(settings), "results": results}
 
 
 def _rows(

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cache_service.bench.tables import show
-from kvtier.bench.figures import byte_sizes, machine
+from kvtier.bench.figures import byte_sizes, machine, plain
 from kvtier.bench.options import given
 from kvtier.bench.tables import table_console
 from storage.bench.blocks import measure_blocks
@@ -170,11 +170,10 @@ def _one_restart(path: Path, block_count: int) -> dict[str, float]:
 
 
 def _machine(settings: BenchSettings, fio: Fio) -> dict[str, Any]:
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
     return {
         **machine(),
         "fio": "installed" if fio.installed else INSTALL_HINT,
-        "settings": plain,
+        "settings": plain(settings),
     }
 
 

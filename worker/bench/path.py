@@ -7,7 +7,6 @@ error. Exit status 1 when something could not be measured at all.
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from kvtier.bench.figures import byte_sizes, machine
+from kvtier.bench.figures import byte_sizes, machine, plain
 from kvtier.bench.options import given
 from kvtier.bench.tables import size, table_console
 from kvtier.cli.progress import step
@@ -91,10 +90,9 @@ def run(settings: PathSettings) -> dict[str, Any]:
             ):
                 said = _prefixed(told, f"{size(block_bytes)} blocks, {name}: ")
                 passes.append(measure(settings, block_bytes, said))
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
     return {
         **machine(),
-        "settings": plain,
+        "settings": plain(settings),
         "memcpy_GBps": _limit(same),
         "raw_socket_GBps": _limit(other),
         "same_host": [row for figures in same for row in figures.ours],

@@ -3,11 +3,16 @@
 import os
 import platform
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ByteSize, TypeAdapter
 
-__all__ = ["byte_sizes", "machine", "percentile"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["byte_sizes", "machine", "percentile", "plain"]
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -24,6 +29,11 @@ def machine() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "load_average": os.getloadavg()[0],
     }
+
+
+def plain(settings: "DataclassInstance") -> dict[str, Any]:
+    """What was measured, as JSON can say it."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
 
 
 def byte_sizes(text: str) -> tuple[int, ...]:

@@ -1,13 +1,16 @@
 """What benchmarks share: figures, marks, the clock of another process."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from kvtier.bench.figures import byte_sizes
+from kvtier.bench.figures import byte_sizes, plain
 from kvtier.bench.service import cpu_seconds
 from kvtier.bench.tables import at_least, at_most, number, size
 
@@ -20,6 +23,19 @@ def test_another_process_has_its_own_clock() -> None:
         gone = child.pid
     with pytest.raises(OSError):
         cpu_seconds(gone)
+
+
+@dataclass(frozen=True)
+class Run:
+    directory: Path
+    sizes: tuple[int, ...] = (1, 2)
+    peers: Path | None = None
+
+
+def test_settings_are_told_as_plain_data() -> None:
+    told = plain(Run(Path("/tmp/x")))
+    assert told == {"directory": "/tmp/x", "sizes": (1, 2), "peers": None}
+    assert json.loads(json.dumps(told))["sizes"] == [1, 2]
 
 
 def test_sizes_are_read_and_written_alike() -> None:
