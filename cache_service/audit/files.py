@@ -3,10 +3,11 @@
     audit/000001.jsonl, 000002.jsonl, ...      the chain goes on from file to file
 
 Invariant: what `append` returned for is on the disk, whole; a line that failed is taken back, and
-one that a crash tore is cut off at the next opening (nobody was answered for it). One thread at a
-time; blocks.
+one that a crash or the disk left torn is cut off at the next opening (nobody was answered for it).
+One thread at a time; blocks.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -35,19 +36,22 @@ class AuditFiles:
         self.head = found.head
         self._fd = self._open(self._number)
         self._size = os.fstat(self._fd).st_size
+        self.usable = True
 
     def append(self, entry: AuditEntry) -> Head:
-        """Writes one line. Raises OSError; then nothing was added."""
+        """Writes one line. Raises OSError; then nothing was added, or `usable` is false."""
+        if not self.usable:
+            raise OSError(errno.EIO, "the audit log's files must be opened again")
         if self._size >= self._file_bytes_max:
             self._rotate()
         line, head = line_of(entry, self.head)
         try:
             written = os.write(self._fd, line)
             if written != len(line):
-                raise OSError(28, "the disk took only part of a line")
+                raise OSError(errno.ENOSPC, "the disk took only part of a line")
             os.fsync(self._fd)
         except OSError:
-            os.ftruncate(self._fd, self._size)
+            self._take_back()
             raise
         self._size += len(line)
         self.head = head
@@ -55,6 +59,14 @@ class AuditFiles:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _take_back(self) -> None:
+        """What cannot be taken back must have no line after it: opening again cuts it off."""
+        try:
+            os.ftruncate(self._fd, self._size)
+            os.fsync(self._fd)
+        except OSError:
+            self.usable = False
 
     def _rotate(self) -> None:
         fd = self._open(self._number + 1)

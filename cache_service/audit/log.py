@@ -97,7 +97,13 @@ class AuditLog:
     def _append(self, entry: AuditEntry) -> None:
         if self._files is None:
             self._files = AuditFiles(self._directory)
-        self._files.append(entry)
+        try:
+            self._files.append(entry)
+        except OSError:
+            if not self._files.usable:
+                self._files.close()
+                self._files = None
+            raise
 
     def _entry(
         self,

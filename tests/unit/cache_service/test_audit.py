@@ -119,15 +119,15 @@ def test_a_full_disk_adds_nothing_and_later_lines_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = written(tmp_path, 2)
-    real = os.fsync
+    real = os.write
 
-    def full(_fd: int) -> None:
+    def full(_fd: int, _line: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
         files.append(entry("lost"))
-    monkeypatch.setattr(os, "fsync", real)
+    monkeypatch.setattr(os, "write", real)
     files.append(entry("kept"))
     files.close()
     walked = walk(tmp_path)
@@ -189,3 +189,27 @@ def test_what_the_command_says(tmp_path: Path) -> None:
     said = json.loads(bad.stdout)
     assert (bad.exit_code, said["verified"], said["line_count"]) == (1, False, 1)
     assert "000001.jsonl, line 2 was changed" in said["problem"]
+
+
+async def test_torn_bytes_that_stay_do_not_break_the_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AuditLog(tmp_path)
+    request = pb.VerifyBlocksRequest()
+    async with log.call(OPERATOR, "/m", request):
+        pass
+    real = os.write
+
+    def refuses(*_args: object) -> None:
+        raise OSError(5, "refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, line: real(fd, line[:9]))
+        patch.setattr(os, "ftruncate", refuses)
+        with pytest.raises(AuditUnavailableError):
+            async with log.call(OPERATOR, "/m", request):
+                pass
+    async with log.call(OPERATOR, "/m", request):
+        pass
+    log.close()
+    assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (4, "")

@@ -1,0 +1,83 @@
+"""The audit log's files on a disk that refuses, in two hands, and when they are opened again."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cache_service.audit.files import AuditFiles
+from cache_service.audit.line import AuditEntry
+from cache_service.audit.walk import walk
+
+
+def entry(target: str) -> AuditEntry:
+    return AuditEntry("2026-01-01T00:00:00.000Z", "key", ("operator",), "/m", target, "done")
+
+
+def written(directory: Path, count: int, file_bytes_max: int = 1 << 20) -> AuditFiles:
+    files = AuditFiles(directory, file_bytes_max)
+    for number in range(count):
+        files.append(entry(f"n={number}"))
+    return files
+
+
+class Disk:
+    """The real calls, with some that refuse while told to."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.refuses: set[str] = set()
+        self.calls: list[str] = []
+        self._write = os.write
+        for name in ("ftruncate", "fsync"):
+            patch.setattr(os, name, self._refusing(name, getattr(os, name)))
+        patch.setattr(os, "write", self._torn)
+
+    def _refusing(self, name: str, real: "object") -> "object":
+        def call(*args: object) -> object:
+            self.calls.append(name)
+            if name in self.refuses:
+                raise OSError(5, f"{name} refused")
+            return real(*args)  # type: ignore[operator]
+
+        return call
+
+    def _torn(self, fd: int, data: bytes) -> int:
+        self.calls.append("write")
+        return self._write(fd, data[: len(data) // 2] if "write" in self.refuses else data)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+# A line that failed is taken back.
+
+
+def test_a_torn_line_is_taken_back_and_that_is_on_the_disk_too(tmp_path: Path, disk: Disk) -> None:
+    files = written(tmp_path, 2)
+    disk.refuses.add("write")
+    disk.calls.clear()
+    with pytest.raises(OSError, match="part of a line"):
+        files.append(entry("torn"))
+    assert disk.calls == ["write", "ftruncate", "fsync"]
+    disk.refuses.clear()
+    files.append(entry("kept"))
+    files.close()
+    assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (3, "")
+
+
+@pytest.mark.parametrize("refused", ["ftruncate", "fsync"])
+def test_what_cannot_be_taken_back_ends_the_use_of_the_files(
+    tmp_path: Path, disk: Disk, refused: str
+) -> None:
+    files = written(tmp_path, 2)
+    disk.refuses |= {"write", refused}
+    with pytest.raises(OSError, match="part of a line"):
+        files.append(entry("torn"))
+    disk.refuses.clear()
+    with pytest.raises(OSError, match="opened again"):
+        files.append(entry("would follow torn bytes"))
+    files.close()
+    written(tmp_path, 1).close()
+    assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (3, "")
