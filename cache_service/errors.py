@@ -23,6 +23,7 @@
     ├── NoSsdTierError               asked for what only an SSD tier can do
     ├── VerifyRunningError           one verify at a time
     └── AuditUnavailableError        the audit log cannot be written
+        └── AuditLockedError         another service writes it
 
 Codes: `cache_service/status.py`. Reasons are frozen once released.
 """
@@ -30,6 +31,7 @@ Codes: `cache_service/status.py`. Reasons are frozen once released.
 from kvtier.errors import KvtierError
 
 __all__ = [
+    "AuditLockedError",
     "AuditUnavailableError",
     "BlockTooLargeForArenaError",
     "CacheError",
@@ -146,3 +148,7 @@ class VerifyRunningError(CacheError):
 
 class AuditUnavailableError(CacheError):
     reason = "AUDIT_UNAVAILABLE"
+
+
+class AuditLockedError(AuditUnavailableError):
+    reason = "AUDIT_LOCKED"

@@ -36,6 +36,7 @@ STATUS_TABLE: StatusTable = {
     errors.NoSsdTierError: StatusCode.FAILED_PRECONDITION,
     errors.VerifyRunningError: StatusCode.FAILED_PRECONDITION,
     errors.AuditUnavailableError: StatusCode.UNAVAILABLE,
+    errors.AuditLockedError: StatusCode.UNAVAILABLE,
     # The core turns a failing disk into misses; a storage error that gets here is our fault.
     StorageError: StatusCode.INTERNAL,
 }

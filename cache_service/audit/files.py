@@ -4,15 +4,18 @@
 
 Invariant: what `append` returned for is on the disk, whole; a line that failed is taken back, and
 one that a crash or the disk left torn is cut off at the next opening (nobody was answered for it).
+One process at a time, held by a lock on the directory itself: it goes where the directory goes.
 One thread at a time; blocks.
 """
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
 from cache_service.audit.line import AuditEntry, Head, line_of
 from cache_service.audit.walk import AuditBrokenError, audit_files, walk
+from cache_service.errors import AuditLockedError
 
 __all__ = ["AuditFiles"]
 
@@ -20,21 +23,19 @@ FILE_BYTES_MAX = 64 * 1024 * 1024
 
 
 class AuditFiles:
-    """The chain's end, opened. Raises OSError, AuditBrokenError."""
+    """The chain's end, opened. Raises OSError, AuditBrokenError, AuditLockedError."""
 
     def __init__(self, directory: Path, file_bytes_max: int = FILE_BYTES_MAX) -> None:
         self._directory = directory
         self._file_bytes_max = file_bytes_max
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files = audit_files(directory)
-        self._number = len(files) or 1
-        if files:
-            _cut_torn_line(files[-1])
-        found = walk(directory)
-        if found.problem:
-            raise AuditBrokenError(found.problem)
-        self.head = found.head
-        self._fd = self._open(self._number)
+        self._directory_fd = _locked(directory)
+        try:
+            self._number, self.head = _end(directory)
+            self._fd = self._open(self._number)
+        except BaseException:
+            os.close(self._directory_fd)
+            raise
         self._size = os.fstat(self._fd).st_size
         self.usable = True
 
@@ -58,7 +59,9 @@ class AuditFiles:
         return head
 
     def close(self) -> None:
+        """Gives the directory to whoever opens it next."""
         os.close(self._fd)
+        os.close(self._directory_fd)
 
     def _take_back(self) -> None:
         """What cannot be taken back must have no line after it: opening again cuts it off."""
@@ -77,12 +80,38 @@ class AuditFiles:
     def _open(self, number: int) -> int:
         path = self._directory / f"{number:06d}.jsonl"
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            os.fsync(self._directory_fd)
+        except OSError:
+            os.close(fd)
+            raise
         return fd
+
+
+def _locked(directory: Path) -> int:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        raise AuditLockedError(
+            f"another cache service writes {directory.name}/ in this data directory; stop it, or"
+            " give each service its own data_directory"
+        ) from None
+    return fd
+
+
+def _end(directory: Path) -> tuple[int, Head]:
+    """The last file's number and the chain's head."""
+    files = audit_files(directory)
+    if files:
+        _cut_torn_line(files[-1])
+    found = walk(directory)
+    if found.problem:
+        raise AuditBrokenError(found.problem)
+    return len(files) or 1, found.head
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -439,6 +439,22 @@ def test_a_log_that_cannot_be_written_stops_operators_and_nobody_else(
     assert list(again)[-1].done, "the log is tried again with the next call"
 
 
+def test_two_services_do_not_write_one_log(
+    make_service: Callable[..., Any], short_directory: Callable[[], Path], tools: Any
+) -> None:
+    first = make_service(ssd={"enabled": False})
+    socket_path = short_directory() / "arena.sock"
+    data = first.settings.data_directory
+    second = make_service(data, ssd={"enabled": False}, socket_path=socket_path)
+    refused = []
+    for service in (first, second):
+        call = service.stub.VerifyBlocks(pb.VerifyBlocksRequest(), timeout=10)
+        refused.append(tools.refusal(lambda: list(call)))  # noqa: B023
+    assert [refusal.reason for refusal in refused] == ["NO_SSD_TIER", "AUDIT_LOCKED"]
+    assert "give each service its own data_directory" in refused[1].message
+    assert [line["outcome"] for line in audit_lines(first)] == ["begun", "failed"]
+
+
 def test_refusals_of_operator_calls_are_recorded(
     make_service: Callable[..., Any], pki: Pki, tools: Any
 ) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from cache_service.audit.files import AuditFiles
 from cache_service.audit.line import AuditEntry
-from cache_service.audit.walk import walk
+from cache_service.audit.walk import AuditBrokenError, walk
+from cache_service.errors import AuditLockedError
 
 
 def entry(target: str) -> AuditEntry:
@@ -81,3 +82,28 @@ def test_what_cannot_be_taken_back_ends_the_use_of_the_files(
     files.close()
     written(tmp_path, 1).close()
     assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (3, "")
+
+
+# One service at a time.
+
+
+def test_a_directory_in_use_is_refused_until_it_is_given_back(tmp_path: Path) -> None:
+    files = written(tmp_path, 2)
+    with pytest.raises(AuditLockedError, match="stop it, or give each service its own"):
+        AuditFiles(tmp_path)
+    files.append(entry("goes on"))
+    files.close()
+    written(tmp_path, 1).close()
+    assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (4, "")
+
+
+def test_a_log_that_could_not_be_opened_is_not_kept_locked(tmp_path: Path) -> None:
+    written(tmp_path, 1).close()
+    path = tmp_path / "000001.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"junk\n")
+    with pytest.raises(AuditBrokenError):
+        AuditFiles(tmp_path)
+    path.write_bytes(whole)
+    written(tmp_path, 1).close()
+    assert walk(tmp_path).head.number == 2
