@@ -14,7 +14,13 @@ import os
 from pathlib import Path
 
 from cache_service.audit.line import AuditEntry, Head, line_of
-from cache_service.audit.walk import AuditBrokenError, audit_files, walk
+from cache_service.audit.walk import (
+    LINE_BYTES_MAX,
+    AuditBrokenError,
+    audit_files,
+    in_order,
+    walk_file,
+)
 from cache_service.errors import AuditLockedError
 
 __all__ = ["AuditFiles"]
@@ -104,20 +110,26 @@ def _locked(directory: Path) -> int:
 
 
 def _end(directory: Path) -> tuple[int, Head]:
-    """The last file's number and the chain's head."""
-    files = audit_files(directory)
-    if files:
-        _cut_torn_line(files[-1])
-    found = walk(directory)
-    if found.problem:
-        raise AuditBrokenError(found.problem)
-    return len(files) or 1, found.head
+    """The last file's number and the chain's head, by that file's own lines: what it follows is
+    `walk`'s to prove."""
+    files = list(in_order(audit_files(directory)))
+    if not files:
+        return 1, Head()
+    _cut_torn_line(files[-1])
+    for path in reversed(files[-2:]):
+        head = Head() if path == files[0] else None
+        for after in walk_file(path, head):
+            head = after
+        if head is not None:
+            return len(files), head
+    raise AuditBrokenError(f"{files[-2].name} has no line")
 
 
 def _cut_torn_line(path: Path) -> None:
     with path.open("r+b") as file:
-        raw = file.read()
-        whole = raw.rfind(b"\n") + 1
-        if whole < len(raw):
+        size = file.seek(0, os.SEEK_END)
+        start = file.seek(max(0, size - LINE_BYTES_MAX))
+        whole = start + file.read().rfind(b"\n") + 1
+        if whole < size and (whole > start or not start):  # else it is no line of ours
             file.truncate(whole)
             os.fsync(file.fileno())

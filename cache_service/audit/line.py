@@ -13,7 +13,15 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["FIRST_PREVIOUS", "AuditEntry", "BrokenLineError", "Head", "line_of", "read_line"]
+__all__ = [
+    "FIRST_PREVIOUS",
+    "AuditEntry",
+    "BrokenLineError",
+    "Head",
+    "head_before",
+    "line_of",
+    "read_line",
+]
 
 FIRST_PREVIOUS = "0" * 64
 
@@ -51,6 +59,18 @@ def line_of(entry: AuditEntry, head: Head) -> tuple[bytes, Head]:
     fields["roles"] = list(entry.roles)
     own = _hash(fields)
     return _canonical(fields | {"hash": own}) + b"\n", Head(head.number + 1, own)
+
+
+def head_before(line: bytes) -> Head:
+    """The head that `line` says it follows. Raises BrokenLineError."""
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        raise BrokenLineError("is not JSON") from None
+    match fields:
+        case {"number": int(number), "previous": str(previous)}:
+            return Head(number - 1, previous)
+    raise BrokenLineError("is not written as this log writes")
 
 
 def read_line(line: bytes, head: Head) -> Head:

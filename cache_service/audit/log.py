@@ -17,10 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache_service.audit.files import AuditFiles
 from cache_service.audit.line import AuditEntry
 from cache_service.audit.target import target_of
-from cache_service.audit.walk import AuditBrokenError
+from cache_service.audit.writer import AuditWriter
 from cache_service.errors import AuditUnavailableError
 from kvtier.errors import KvtierError
 from kvtier.principals import Principal
@@ -37,9 +36,8 @@ class AuditLog:
     """Implements `kvtier.access.AuditSink`."""
 
     def __init__(self, directory: Path, wall_clock: Callable[[], float] = time.time) -> None:
-        self._directory = directory
+        self._writer = AuditWriter(directory)
         self._wall_clock = wall_clock
-        self._files: AuditFiles | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._refused_count = 0
         self._refused_at = float("-inf")
@@ -77,32 +75,16 @@ class AuditLog:
     def close(self) -> None:
         """Says where the chain ends: kept elsewhere, that proves later that no line was cut off."""
         self._thread.shutdown()
-        if self._files is not None:
-            head = self._files.head
+        head = self._writer.close()
+        if head is not None:
             log.info("audit log closed", extra={"number": head.number, "head_hash": head.hash})
-            self._files.close()
-            self._files = None
 
     async def _write(self, entry: AuditEntry) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._thread, self._append, entry)
-        except (OSError, AuditBrokenError) as error:
-            log.error("the audit log cannot be written: %s", error)
-            raise AuditUnavailableError(
-                "the audit log cannot be written, so this call is refused; make room for"
-                f" {self._directory.name}/ in the data directory, or move it away whole and keep it"
-            ) from None
-
-    def _append(self, entry: AuditEntry) -> None:
-        if self._files is None:
-            self._files = AuditFiles(self._directory)
-        try:
-            self._files.append(entry)
-        except OSError:
-            if not self._files.usable:
-                self._files.close()
-                self._files = None
+            await loop.run_in_executor(self._thread, self._writer.append, entry)
+        except AuditUnavailableError as error:
+            log.error("%s", error)
             raise
 
     def _entry(

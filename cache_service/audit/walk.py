@@ -1,11 +1,12 @@
 """Walks the audit log's chain from its first line to its last. Reads only; blocks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache_service.audit.line import BrokenLineError, Head, read_line
+from cache_service.audit.line import BrokenLineError, Head, head_before, read_line
 
-__all__ = ["AuditBrokenError", "Walked", "audit_files", "walk"]
+__all__ = ["AuditBrokenError", "Walked", "audit_files", "in_order", "walk", "walk_file"]
 
 LINE_BYTES_MAX = 64 * 1024
 
@@ -30,20 +31,37 @@ def audit_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("[0-9]*.jsonl"))
 
 
-def walk(directory: Path, wanted_hash: str = "") -> Walked:
-    """Walks until the end or the first break. Raises OSError."""
-    head, seen = Head(), not wanted_hash
-    files = audit_files(directory)
+def in_order(files: list[Path]) -> Iterator[Path]:
+    """Each file, until one is missing. Raises AuditBrokenError."""
     for place, path in enumerate(files, start=1):
         if path.name != f"{place:06d}.jsonl":
-            return Walked(len(files), head, f"{place:06d}.jsonl is missing", seen)
-        with path.open("rb") as lines:
-            number = 0
-            while line := lines.readline(LINE_BYTES_MAX):
-                number += 1
-                try:
-                    head = read_line(line, head)
-                except BrokenLineError as error:
-                    return Walked(len(files), head, f"{path.name}, line {number} {error}", seen)
+            raise AuditBrokenError(f"{place:06d}.jsonl is missing")
+        yield path
+
+
+def walk_file(path: Path, head: Head | None) -> Iterator[Head]:
+    """The head after each line. The first must follow `head`; None takes its word for what it
+    follows. Raises OSError, AuditBrokenError."""
+    with path.open("rb") as lines:
+        number = 0
+        while line := lines.readline(LINE_BYTES_MAX):
+            number += 1
+            try:
+                head = read_line(line, head_before(line) if head is None else head)
+            except BrokenLineError as error:
+                raise AuditBrokenError(f"{path.name}, line {number} {error}") from None
+            yield head
+
+
+def walk(directory: Path, wanted_hash: str = "") -> Walked:
+    """Walks until the end or the first break. Raises OSError."""
+    head, seen, problem = Head(), not wanted_hash, ""
+    files = audit_files(directory)
+    try:
+        for path in in_order(files):
+            for after in walk_file(path, head):
+                head = after
                 seen = seen or head.hash == wanted_hash
-    return Walked(len(files), head, "", seen)
+    except AuditBrokenError as error:
+        problem = str(error)
+    return Walked(len(files), head, problem, seen)

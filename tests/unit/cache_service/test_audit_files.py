@@ -107,3 +107,55 @@ def test_a_log_that_could_not_be_opened_is_not_kept_locked(tmp_path: Path) -> No
     path.write_bytes(whole)
     written(tmp_path, 1).close()
     assert walk(tmp_path).head.number == 2
+
+
+# What an opening reads.
+
+
+def test_an_opening_reads_the_last_file_only_and_goes_on_from_its_end(tmp_path: Path) -> None:
+    written(tmp_path, 20, file_bytes_max=1000).close()
+    earlier = tmp_path / "000001.jsonl"
+    good = earlier.read_bytes()
+    earlier.write_bytes(good.replace(b"n=1", b"n=7"))
+    written(tmp_path, 20, file_bytes_max=1000).close()
+    assert "000001.jsonl, line 2 was changed" in walk(tmp_path).problem
+    earlier.write_bytes(good)
+    assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (40, "")
+
+
+def test_a_last_file_without_a_line_follows_the_one_before_it(tmp_path: Path) -> None:
+    files = written(tmp_path, 4)
+    head = files.head
+    files.close()
+    (tmp_path / "000002.jsonl").write_bytes(b'{"torn')
+    files = AuditFiles(tmp_path)
+    assert files.head == head
+    files.append(entry("first of its file"))
+    files.close()
+    assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (5, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"junk\n", "000003.jsonl, line 1 is not JSON"),
+        (b'{"number":"x","previous":1}\n', "000003.jsonl, line 1"),
+        (b"[]\n", "000003.jsonl, line 1"),
+        (b"\n", "000003.jsonl, line 1"),
+    ],
+)
+def test_a_last_file_that_does_not_hold_is_refused(
+    tmp_path: Path, content: bytes, word: str
+) -> None:
+    written(tmp_path, 6, file_bytes_max=1000).close()
+    (tmp_path / "000003.jsonl").write_bytes(content)
+    with pytest.raises(AuditBrokenError, match=word):
+        AuditFiles(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["000001.jsonl", "000002.jsonl"])
+def test_a_missing_file_is_found_by_its_name(tmp_path: Path, missing: str) -> None:
+    written(tmp_path, 12, file_bytes_max=1000).close()
+    (tmp_path / missing).unlink()
+    with pytest.raises(AuditBrokenError, match=f"{missing} is missing"):
+        AuditFiles(tmp_path)
