@@ -13,14 +13,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from cache_service.audit.end import NOTHING_LEFT, End, find_end
 from cache_service.audit.line import AuditEntry, Head, line_of
-from cache_service.audit.walk import (
-    LINE_BYTES_MAX,
-    AuditBrokenError,
-    audit_files,
-    in_order,
-    walk_file,
-)
 from cache_service.errors import AuditLockedError
 
 __all__ = ["AuditFiles"]
@@ -31,19 +25,41 @@ FILE_BYTES_MAX = 64 * 1024 * 1024
 class AuditFiles:
     """The chain's end, opened. Raises OSError, AuditBrokenError, AuditLockedError."""
 
-    def __init__(self, directory: Path, file_bytes_max: int = FILE_BYTES_MAX) -> None:
+    def __init__(
+        self, directory: Path, file_bytes_max: int = FILE_BYTES_MAX, left: End = NOTHING_LEFT
+    ) -> None:
+        """`left`: where this process left the log before, which must be there still, or no log."""
         self._directory = directory
         self._file_bytes_max = file_bytes_max
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory_fd = _locked(directory)
         try:
-            self._number, self.head = _end(directory)
+            _sync(directory.parent)
+            self._number, self.head = find_end(directory, left)
             self._fd = self._open(self._number)
         except BaseException:
             os.close(self._directory_fd)
             raise
         self._size = os.fstat(self._fd).st_size
+        self._refused_hash = ""
         self.usable = True
+
+    @property
+    def end(self) -> End:
+        """Where the log is left; `left` of the next opening."""
+        opened = os.fstat(self._fd)
+        return End(self.head, (opened.st_dev, opened.st_ino), self._size, self._refused_hash)
+
+    def in_place(self) -> bool:
+        """Whether the log's path names what is open here, as it was left."""
+        path = self._path(self._number)
+        pairs = ((self._directory_fd, self._directory), (self._fd, path))
+        try:
+            same = all(os.path.samestat(os.fstat(fd), path.stat()) for fd, path in pairs)
+        except OSError:
+            return False  # opening again says what is wrong
+        opened = os.fstat(self._fd)
+        return same and opened.st_nlink > 0 and opened.st_size == self._size
 
     def append(self, entry: AuditEntry) -> Head:
         """Writes one line. Raises OSError; then nothing was added, or `usable` is false."""
@@ -58,16 +74,19 @@ class AuditFiles:
                 raise OSError(errno.ENOSPC, "the disk took only part of a line")
             os.fsync(self._fd)
         except OSError:
+            self._refused_hash = head.hash
             self._take_back()
             raise
         self._size += len(line)
-        self.head = head
+        self.head, self._refused_hash = head, ""
         return head
 
     def close(self) -> None:
         """Gives the directory to whoever opens it next."""
-        os.close(self._fd)
-        os.close(self._directory_fd)
+        try:
+            os.close(self._fd)
+        finally:
+            os.close(self._directory_fd)
 
     def _take_back(self) -> None:
         """What cannot be taken back must have no line after it: opening again cuts it off."""
@@ -84,14 +103,27 @@ class AuditFiles:
         self._number += 1
 
     def _open(self, number: int) -> int:
-        path = self._directory / f"{number:06d}.jsonl"
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(
+            self._path(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         try:
             os.fsync(self._directory_fd)
         except OSError:
             os.close(fd)
             raise
         return fd
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number:06d}.jsonl"
+
+
+def _sync(directory: Path) -> None:
+    """Makes the names in it durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _locked(directory: Path) -> int:
@@ -107,29 +139,3 @@ def _locked(directory: Path) -> int:
             " give each service its own data_directory"
         ) from None
     return fd
-
-
-def _end(directory: Path) -> tuple[int, Head]:
-    """The last file's number and the chain's head, by that file's own lines: what it follows is
-    `walk`'s to prove."""
-    files = list(in_order(audit_files(directory)))
-    if not files:
-        return 1, Head()
-    _cut_torn_line(files[-1])
-    for path in reversed(files[-2:]):
-        head = Head() if path == files[0] else None
-        for after in walk_file(path, head):
-            head = after
-        if head is not None:
-            return len(files), head
-    raise AuditBrokenError(f"{files[-2].name} has no line")
-
-
-def _cut_torn_line(path: Path) -> None:
-    with path.open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = file.seek(max(0, size - LINE_BYTES_MAX))
-        whole = start + file.read().rfind(b"\n") + 1
-        if whole < size and (whole > start or not start):  # else it is no line of ours
-            file.truncate(whole)
-            os.fsync(file.fileno())

@@ -1,7 +1,8 @@
 """One line of the audit log, and the chain. Pure.
 
     {"number": 7, "time": "...Z", "principal": .., "roles": [..], "method": .., "target": ..,
-     "outcome": "begun" | "done" | "failed" | "stopped" | "refused", "reason": .., "count": 1,
+     "outcome": "begun" | "done" | "failed" | "stopped" | "refused" | "moved", "reason": ..,
+     "count": 1,
      "previous": <hash of line 6>, "hash": SHA-256 of this line without "hash"}
 
 A line is canonical JSON (keys sorted, no blanks, ASCII) and a line feed. The first line's

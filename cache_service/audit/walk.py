@@ -39,17 +39,19 @@ def in_order(files: list[Path]) -> Iterator[Path]:
         yield path
 
 
-def walk_file(path: Path, head: Head | None) -> Iterator[Head]:
-    """The head after each line. The first must follow `head`; None takes its word for what it
-    follows. Raises OSError, AuditBrokenError."""
+def walk_file(path: Path, head: Head | None, offset: int = 0) -> Iterator[Head]:
+    """The head after each line from `offset` on. The first must follow `head`; None takes its word
+    for what it follows. Raises OSError, AuditBrokenError."""
+    after = f" after byte {offset}" if offset else ""
     with path.open("rb") as lines:
+        lines.seek(offset)
         number = 0
         while line := lines.readline(LINE_BYTES_MAX):
             number += 1
             try:
                 head = read_line(line, head_before(line) if head is None else head)
             except BrokenLineError as error:
-                raise AuditBrokenError(f"{path.name}, line {number} {error}") from None
+                raise AuditBrokenError(f"{path.name}{after}, line {number} {error}") from None
             yield head
 
 
