@@ -2,16 +2,18 @@
 
     gate -> call(...): "begun" durable -> the call runs -> "done", "failed" or "stopped" durable
 
-Lines are written one at a time on a thread; who waits is bounded by the calls in flight. The files
-are opened with the first call, so a log that cannot be written costs operators their calls and
-engines nothing. Event loop; `close` once, at the end.
+Invariant: a call whose "begun" is on the disk gets its last line, whatever becomes of its task;
+only a crash, or a disk that refuses that line, leaves "begun" alone. Lines are written one at a
+time on a thread; who waits is bounded by the calls in flight. The files are opened with the first
+call, so a log that cannot be written costs operators their calls and engines nothing. Event loop;
+`close` once, at the end.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,9 @@ __all__ = ["AuditLog"]
 
 log = logging.getLogger(__name__)
 
+Refusal = AuditUnavailableError | None
+"""Why a line is not on the disk."""
+
 REFUSAL_SECONDS = 1.0
 """One line for all refusals in so long: a storm of them must not fill the disk."""
 
@@ -39,6 +44,8 @@ class AuditLog:
         self._writer = AuditWriter(directory)
         self._wall_clock = wall_clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._records: set[asyncio.Task[Refusal]] = set()
+        """One of each open call; held here, since a loop holds its tasks weakly."""
         self._refused_count = 0
         self._refused_at = float("-inf")
 
@@ -47,20 +54,30 @@ class AuditLog:
         """Raises AuditUnavailableError."""
         target = target_of(request)
 
-        async def write(outcome: str, reason: str = "") -> None:
-            await self._write(self._entry(principal, method, target, outcome, reason))
+        def write(outcome: str, reason: str) -> Awaitable[Refusal]:
+            return self._write(self._entry(principal, method, target, outcome, reason))
 
-        await write("begun")
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[Refusal] = loop.create_future()
+        ended: asyncio.Future[tuple[str, str]] = loop.create_future()
+        record = loop.create_task(_record(write, begun, ended))
+        self._records.add(record)
+        record.add_done_callback(self._records.discard)
+        outcome, reason = "stopped", ""
         try:
+            _raise(await asyncio.shield(begun))
             yield
-        except (asyncio.CancelledError, GeneratorExit):
-            # The caller went away; the line must be there whatever becomes of this task.
-            await asyncio.shield(write("stopped"))
-            raise
+            outcome = "done"
         except Exception as error:
-            await write("failed", error.reason if isinstance(error, KvtierError) else "INTERNAL")
+            outcome = "failed"
+            reason = error.reason if isinstance(error, KvtierError) else "INTERNAL"
             raise
-        await write("done")
+        finally:
+            if not ended.done():  # a loop that ends has cancelled it
+                ended.set_result((outcome, reason))
+            refusal = await asyncio.shield(record)
+            if outcome != "stopped":  # else there is nobody to tell
+                _raise(refusal)
 
     async def refused(self, principal: Principal, method: str, reason: str) -> None:
         self._refused_count += 1
@@ -69,8 +86,7 @@ class AuditLog:
             return
         count, self._refused_count, self._refused_at = self._refused_count, 0, now
         entry = self._entry(principal, method, "", "refused", reason, count)
-        with contextlib.suppress(AuditUnavailableError):  # refused it is, either way
-            await self._write(entry)
+        await self._write(entry)  # refused it is, either way
 
     def close(self) -> None:
         """Says where the chain ends: kept elsewhere, that proves later that no line was cut off."""
@@ -79,13 +95,19 @@ class AuditLog:
         if head is not None:
             log.info("audit log closed", extra={"number": head.number, "head_hash": head.hash})
 
-    async def _write(self, entry: AuditEntry) -> None:
+    async def _write(self, entry: AuditEntry) -> Refusal:
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._thread, self._writer.append, entry)
         except AuditUnavailableError as error:
             log.error("%s", error)
-            raise
+            return error
+        except Exception:
+            log.exception("unexpected failure of the audit log")
+            return AuditUnavailableError(
+                "the audit log failed, so this call is refused; the service's log has the details"
+            )
+        return None
 
     def _entry(
         self,
@@ -107,3 +129,20 @@ class AuditLog:
             reason,
             count,
         )
+
+
+async def _record(
+    write: Callable[[str, str], Awaitable[Refusal]],
+    begun: "asyncio.Future[Refusal]",
+    ended: "asyncio.Future[tuple[str, str]]",
+) -> Refusal:
+    """A call's lines, written whatever becomes of the call's own task."""
+    refusal = await write("begun", "")
+    if not begun.done():
+        begun.set_result(refusal)
+    return refusal or await write(*await ended)
+
+
+def _raise(refusal: Refusal) -> None:
+    if refusal is not None:
+        raise refusal

@@ -1,0 +1,171 @@
+"""The audit log on its loop: callers that go away, a stop with calls open, refusals in a storm."""
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_service.audit.log import AuditLog
+from cache_service.audit.walk import walk
+from kvtier.principals import Principal, Role
+from kvtier.v1 import cache_pb2 as pb
+
+OPERATOR = Principal("k" * 64, frozenset({Role.OPERATOR}))
+REQUEST = pb.VerifyBlocksRequest(bytes_per_second=5)
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "000001.jsonl").read_text().splitlines()]
+
+
+def outcomes(directory: Path, method: str) -> list[str]:
+    return [line["outcome"] for line in lines(directory) if line["method"] == method]
+
+
+class SlowDisk:
+    """Real writes, each of which waits until it is let through."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._real = os.write
+        self._passes = threading.Event()
+        self._passes.set()
+        self._waits = threading.Event()
+        patch.setattr(os, "write", self._write)
+
+    def _write(self, fd: int, line: bytes) -> int:
+        if threading.current_thread().name.startswith("audit"):
+            self._waits.set()
+            assert self._passes.wait(10)
+        return self._real(fd, line)
+
+    async def hold(self) -> None:
+        """Returns when a line waits."""
+        assert await asyncio.to_thread(self._waits.wait, 10)
+
+    def stop(self) -> None:
+        self._passes.clear()
+        self._waits.clear()
+
+    def go_on(self) -> None:
+        self._passes.set()
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowDisk]:
+    disk = SlowDisk(monkeypatch)
+    yield disk
+    disk.go_on()
+
+
+class Call:
+    """A call in a task of its own, whose handler runs until told to end."""
+
+    def __init__(self, log: AuditLog, method: str) -> None:
+        self.began, self._ends = asyncio.Event(), asyncio.Event()
+        self._fails: Exception | None = None
+        self.task = asyncio.ensure_future(self._run(log, method))
+
+    async def _run(self, log: AuditLog, method: str) -> None:
+        async with log.call(OPERATOR, method, REQUEST):
+            self.began.set()
+            await self._ends.wait()
+            if self._fails is not None:
+                raise self._fails
+
+    async def end(self, error: Exception | None = None) -> None:
+        """Lets the handler end; returns when its line has been handed on."""
+        self._fails = error
+        self._ends.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def cancel(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.task.cancel()
+            await asyncio.sleep(0)
+
+    async def gone(self) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+
+
+# A caller that goes away while a line waits.
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(None, "done"), (RuntimeError("of the handler"), "failed")]
+)
+async def test_a_call_cancelled_at_its_end_has_its_line(
+    tmp_path: Path, disk: SlowDisk, error: Exception | None, outcome: str, times: int
+) -> None:
+    log = AuditLog(tmp_path)
+    call = Call(log, "/ends")
+    await call.began.wait()
+    disk.stop()
+    before = Call(log, "/in front")
+    await disk.hold()
+    await call.end(error)
+    await call.cancel(times)
+    disk.go_on()
+    await call.gone()
+    await before.began.wait()
+    await before.end()
+    await before.task
+    await closed(log)
+    assert outcomes(tmp_path, "/ends") == ["begun", outcome]
+
+
+async def test_a_call_cancelled_twice_in_its_middle_has_its_line(
+    tmp_path: Path, disk: SlowDisk
+) -> None:
+    log = AuditLog(tmp_path)
+    call = Call(log, "/stops")
+    await call.began.wait()
+    disk.stop()
+    before = Call(log, "/in front")
+    await disk.hold()
+    await call.cancel(3)
+    disk.go_on()
+    await call.gone()
+    await before.began.wait()
+    await before.end()
+    await before.task
+    await closed(log)
+    assert outcomes(tmp_path, "/stops") == ["begun", "stopped"]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+async def test_a_call_cancelled_at_its_beginning_shows_no_crash(
+    tmp_path: Path, disk: SlowDisk, behind: bool
+) -> None:
+    log = AuditLog(tmp_path)
+    disk.stop()
+    before = Call(log, "/in front") if behind else None
+    if before is not None:
+        await disk.hold()
+    call = Call(log, "/begins")
+    await disk.hold()
+    await call.cancel()
+    disk.go_on()
+    await call.gone()
+    assert not call.began.is_set()
+    if before is not None:
+        await before.began.wait()
+        await before.end()
+        await before.task
+    await closed(log)
+    assert outcomes(tmp_path, "/begins") == ["begun", "stopped"]
+    assert not walk(tmp_path).problem
+
+
+async def closed(log: AuditLog) -> None:
+    """Waits for the lines, then closes."""
+    while len(asyncio.all_tasks()) > 1:
+        await asyncio.sleep(0.005)
+    log.close()
