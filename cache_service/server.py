@@ -90,7 +90,7 @@ class CacheServer:
         stack.push_async_callback(_cancel, ticker)
 
         audit = AuditLog(settings.data_directory / "audit")
-        stack.callback(audit.close)
+        stack.push_async_callback(audit.close, settings.drain_seconds)
         check, limits = own_session_only(cache), settings.call_limits
         access = Access(RULES, settings.security, check, audit, limits)
         grpc_server = GrpcServer(STATUS_TABLE, access)

@@ -25,6 +25,7 @@ from cache_service.audit.writer import AuditWriter
 from cache_service.errors import AuditUnavailableError
 from kvtier.errors import KvtierError
 from kvtier.principals import Principal
+from kvtier.serving import ShuttingDownError
 
 __all__ = ["AuditLog"]
 
@@ -44,6 +45,7 @@ class AuditLog:
         self._writer = AuditWriter(directory)
         self._wall_clock = wall_clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._closing = self._closed = False
         self._records: set[asyncio.Task[Refusal]] = set()
         """One of each open call; held here, since a loop holds its tasks weakly."""
         self._refused_count = 0
@@ -51,7 +53,9 @@ class AuditLog:
 
     @contextlib.asynccontextmanager
     async def call(self, principal: Principal, method: str, request: Any) -> AsyncIterator[None]:
-        """Raises AuditUnavailableError."""
+        """Raises AuditUnavailableError, ShuttingDownError."""
+        if self._closing:
+            raise ShuttingDownError("the service is stopping; try again once it has restarted")
         target = target_of(request)
 
         def write(outcome: str, reason: str) -> Awaitable[Refusal]:
@@ -88,14 +92,28 @@ class AuditLog:
         entry = self._entry(principal, method, "", "refused", reason, count)
         await self._write(entry)  # refused it is, either way
 
-    def close(self) -> None:
-        """Says where the chain ends: kept elsewhere, that proves later that no line was cut off."""
-        self._thread.shutdown()
-        head = self._writer.close()
-        if head is not None:
+    async def close(self, seconds: float) -> None:
+        """Takes no new calls, waits up to `seconds` for the last lines of those that are open, and
+        as long again for the disk. Says where the chain ends: kept elsewhere, that proves later
+        that no line was cut off."""
+        self._closing = True
+        if self._records:
+            await asyncio.wait(self._records, timeout=seconds)
+        if self._records:
+            count = len(self._records)
+            log.error("the audit log closes without the end of calls", extra={"call_count": count})
+        self._closed = True
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)
+        self._thread.shutdown(wait=False)
+        await asyncio.wait([closing], timeout=seconds)
+        if not closing.done():
+            log.error("the disk holds the audit log up; it is left open")
+        elif (head := closing.result()) is not None:
             log.info("audit log closed", extra={"number": head.number, "head_hash": head.hash})
 
     async def _write(self, entry: AuditEntry) -> Refusal:
+        if self._closed:
+            return AuditUnavailableError("the audit log is closed, so this call has no line there")
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._thread, self._writer.append, entry)

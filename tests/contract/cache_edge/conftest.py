@@ -70,13 +70,16 @@ class Service:
         await self._stopping.wait()
         await self.server.stop()
 
-    def stop(self) -> None:
-        """Drains. Idempotent."""
-        if not self._thread.is_alive():
-            return
-        self.channel.close()
+    def end(self) -> None:
+        """Drains, with this side's calls still open."""
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(60)
+
+    def stop(self) -> None:
+        """Drains. Idempotent."""
+        if self._thread.is_alive():
+            self.channel.close()
+            self.end()
         assert not self._thread.is_alive()
 
     def stats(self) -> pb.GetStatsResponse:

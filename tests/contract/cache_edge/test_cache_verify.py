@@ -84,6 +84,23 @@ def tried(service: Any) -> list[pb.VerifyBlocksResponse] | str:
         return read_error(error).reason
 
 
+def test_a_stop_in_the_middle_of_a_verify_is_no_crash_in_the_audit_log(
+    make_service: Any, open_peer: Any, tools: Any
+) -> None:
+    service = make_service(drain_seconds=0.1)
+    open_peer(service, "shared_memory").store(tools.fresh_chain(6))
+    service.until(lambda stats: stats.tiers[1].block_count == 6)
+    running = service.stub.VerifyBlocks(pb.VerifyBlocksRequest(bytes_per_second=1), timeout=60)
+    next(running)
+    service.end()
+    with pytest.raises(grpc.RpcError):
+        list(running)
+    service.stop()
+    path = service.settings.data_directory / "audit" / "000001.jsonl"
+    outcomes = [json.loads(line)["outcome"] for line in path.read_text().splitlines()]
+    assert outcomes == ["begun", "stopped"]
+
+
 def test_a_negative_budget_is_malformed(stored: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         verify(stored, bytes_per_second=-1)

@@ -153,7 +153,7 @@ async def test_a_call_is_done_failed_or_stopped(tmp_path: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    log.close()
+    await log.close(10)
     lines = [json.loads(line) for line in (tmp_path / "000001.jsonl").read_text().splitlines()]
     outcomes = [line["outcome"] for line in lines]
     assert outcomes == ["begun", "done", "begun", "failed", "begun", "stopped"]
@@ -168,7 +168,7 @@ async def test_many_refusals_are_a_few_lines_that_count_them(tmp_path: Path) -> 
         await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
     now[0] += 1.0
     await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
-    log.close()
+    await log.close(10)
     lines = [json.loads(line) for line in (tmp_path / "000001.jsonl").read_text().splitlines()]
     assert [line["count"] for line in lines] == [1, 50]
 
@@ -211,5 +211,5 @@ async def test_torn_bytes_that_stay_do_not_break_the_chain(
                 pass
     async with log.call(OPERATOR, "/m", request):
         pass
-    log.close()
+    await log.close(10)
     assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (4, "")

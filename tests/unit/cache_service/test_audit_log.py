@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from cache_service.audit.files import AuditFiles
 from cache_service.audit.log import AuditLog
 from cache_service.audit.walk import walk
+from cache_service.errors import AuditUnavailableError
 from kvtier.principals import Principal, Role
+from kvtier.serving import ShuttingDownError
 from kvtier.v1 import cache_pb2 as pb
 
 OPERATOR = Principal("k" * 64, frozenset({Role.OPERATOR}))
@@ -117,7 +120,7 @@ async def test_a_call_cancelled_at_its_end_has_its_line(
     await before.began.wait()
     await before.end()
     await before.task
-    await closed(log)
+    await log.close(10)
     assert outcomes(tmp_path, "/ends") == ["begun", outcome]
 
 
@@ -136,7 +139,7 @@ async def test_a_call_cancelled_twice_in_its_middle_has_its_line(
     await before.began.wait()
     await before.end()
     await before.task
-    await closed(log)
+    await log.close(10)
     assert outcomes(tmp_path, "/stops") == ["begun", "stopped"]
 
 
@@ -159,13 +162,63 @@ async def test_a_call_cancelled_at_its_beginning_shows_no_crash(
         await before.began.wait()
         await before.end()
         await before.task
-    await closed(log)
+    await log.close(10)
     assert outcomes(tmp_path, "/begins") == ["begun", "stopped"]
     assert not walk(tmp_path).problem
 
 
-async def closed(log: AuditLog) -> None:
-    """Waits for the lines, then closes."""
-    while len(asyncio.all_tasks()) > 1:
-        await asyncio.sleep(0.005)
-    log.close()
+# A stop.
+
+
+async def test_a_stop_waits_for_the_lines_of_calls_that_it_cut(
+    tmp_path: Path, disk: SlowDisk
+) -> None:
+    log = AuditLog(tmp_path)
+    calls = [Call(log, f"/{number}") for number in range(5)]
+    for call in calls:
+        await call.began.wait()
+    disk.stop()
+    for call in calls:
+        await call.cancel()
+    closing = asyncio.ensure_future(log.close(10))
+    await disk.hold()
+    with pytest.raises(ShuttingDownError):
+        async with log.call(OPERATOR, "/late", REQUEST):
+            pass
+    disk.go_on()
+    await closing
+    for call in calls:
+        await call.gone()
+    assert [outcomes(tmp_path, f"/{n}") for n in range(5)] == [["begun", "stopped"]] * 5
+    assert not walk(tmp_path).problem
+    assert not outcomes(tmp_path, "/late")
+    AuditFiles(tmp_path).close()
+
+
+async def test_a_call_that_outlives_the_stop_shows_as_begun(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path)
+    call = Call(log, "/for ever")
+    await call.began.wait()
+    await log.close(0.01)
+    await call.end()
+    with pytest.raises(AuditUnavailableError, match="closed"):
+        await call.task
+    assert outcomes(tmp_path, "/for ever") == ["begun"]
+
+
+async def test_a_disk_that_hangs_does_not_hold_up_the_stop(tmp_path: Path, disk: SlowDisk) -> None:
+    log = AuditLog(tmp_path)
+    disk.stop()
+    call = Call(log, "/hangs")
+    await disk.hold()
+    await log.close(0.01)
+    disk.go_on()
+    await call.began.wait()
+    await call.end()
+    with pytest.raises(AuditUnavailableError, match="closed"):
+        await call.task
+
+
+async def test_a_log_without_a_line_closes(tmp_path: Path) -> None:
+    await AuditLog(tmp_path / "audit").close(10)
+    assert not (tmp_path / "audit").exists()
