@@ -41,9 +41,15 @@ REFUSAL_SECONDS = 1.0
 class AuditLog:
     """Implements `kvtier.access.AuditSink`."""
 
-    def __init__(self, directory: Path, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._writer = AuditWriter(directory)
         self._wall_clock = wall_clock
+        self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._closing = self._closed = False
         self._records: set[asyncio.Task[Refusal]] = set()
@@ -85,7 +91,7 @@ class AuditLog:
 
     async def refused(self, principal: Principal, method: str, reason: str) -> None:
         self._refused_count += 1
-        now = self._wall_clock()
+        now = self._clock()
         if now < self._refused_at + REFUSAL_SECONDS:
             return
         count, self._refused_count, self._refused_at = self._refused_count, 0, now

@@ -163,7 +163,7 @@ async def test_a_call_is_done_failed_or_stopped(tmp_path: Path) -> None:
 
 async def test_many_refusals_are_a_few_lines_that_count_them(tmp_path: Path) -> None:
     now = [1000.0]
-    log = AuditLog(tmp_path, lambda: now[0])
+    log = AuditLog(tmp_path, clock=lambda: now[0])
     for _ in range(50):
         await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
     now[0] += 1.0

@@ -222,3 +222,20 @@ async def test_a_disk_that_hangs_does_not_hold_up_the_stop(tmp_path: Path, disk:
 async def test_a_log_without_a_line_closes(tmp_path: Path) -> None:
     await AuditLog(tmp_path / "audit").close(10)
     assert not (tmp_path / "audit").exists()
+
+
+# Refusals.
+
+
+async def test_a_wall_clock_set_back_silences_no_refusal(tmp_path: Path) -> None:
+    wall, now = [1000.0], [0.0]
+    log = AuditLog(tmp_path, lambda: wall[0], lambda: now[0])
+    await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
+    wall[0] = 10.0
+    now[0] += 2.0
+    await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
+    assert [line["time"][:19] for line in lines(tmp_path)] == [
+        "1970-01-01T00:16:40",
+        "1970-01-01T00:00:10",
+    ]
+    await log.close(10)
