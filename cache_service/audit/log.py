@@ -15,11 +15,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cache_service.audit.line import AuditEntry
+from cache_service.audit.refusals import RefusalTable, Refused
 from cache_service.audit.target import target_of
 from cache_service.audit.writer import AuditWriter
 from cache_service.errors import AuditUnavailableError
@@ -35,7 +37,9 @@ Refusal = AuditUnavailableError | None
 """Why a line is not on the disk."""
 
 REFUSAL_SECONDS = 1.0
-"""One line for all refusals in so long: a storm of them must not fill the disk."""
+"""From one writing of refusals to the next: a storm of them must not fill the disk."""
+REFUSAL_SECONDS_MAX = 60.0
+"""Where the pause, twice as long after each writing that fails, ends to grow."""
 
 
 class AuditLog:
@@ -45,17 +49,18 @@ class AuditLog:
         self,
         directory: Path,
         wall_clock: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._writer = AuditWriter(directory)
         self._wall_clock = wall_clock
-        self._clock = clock
+        self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._closing = self._closed = False
         self._records: set[asyncio.Task[Refusal]] = set()
         """One of each open call; held here, since a loop holds its tasks weakly."""
-        self._refused_count = 0
-        self._refused_at = float("-inf")
+        self._refusals = RefusalTable()
+        self._flush: asyncio.Task[bool] | None = None
+        self._flusher: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def call(self, principal: Principal, method: str, request: Any) -> AsyncIterator[None]:
@@ -65,7 +70,8 @@ class AuditLog:
         target = target_of(request)
 
         def write(outcome: str, reason: str) -> Awaitable[Refusal]:
-            return self._write(self._entry(principal, method, target, outcome, reason))
+            about = (principal.key, _roles(principal), method, target, outcome, reason)
+            return self._write(AuditEntry(self._now(), *about))
 
         loop = asyncio.get_running_loop()
         begun: asyncio.Future[Refusal] = loop.create_future()
@@ -90,13 +96,42 @@ class AuditLog:
                 _raise(refusal)
 
     async def refused(self, principal: Principal, method: str, reason: str) -> None:
-        self._refused_count += 1
-        now = self._clock()
-        if now < self._refused_at + REFUSAL_SECONDS:
+        """The first after a quiet time is on the disk, or cannot be, when this returns."""
+        self._refusals.add(Refused(principal.key, _roles(principal), method, reason))
+        if self._closing or not (self._flusher is None or self._flusher.done()):
             return
-        count, self._refused_count, self._refused_at = self._refused_count, 0, now
-        entry = self._entry(principal, method, "", "refused", reason, count)
-        await self._write(entry)  # refused it is, either way
+        self._flush = asyncio.create_task(self._write_refusals())
+        self._flusher = asyncio.create_task(self._flush_on(self._flush))
+        await asyncio.shield(self._flush)
+
+    async def _flush_on(self, flush: "asyncio.Task[bool]") -> None:
+        """Writes what was refused in each pause, until one in which nothing was."""
+        pause = REFUSAL_SECONDS
+        while True:
+            written = await asyncio.shield(flush)
+            pause = REFUSAL_SECONDS if written else min(2 * pause, REFUSAL_SECONDS_MAX)
+            await self._sleep(pause)
+            if not self._refusals:
+                return
+            flush = self._flush = asyncio.create_task(self._write_refusals())
+
+    async def _write_refusals(self) -> bool:
+        """Whether all have their lines; those that have not wait on."""
+        waiting = self._refusals.take()
+        for place, (refused, count) in enumerate(waiting):
+            who, roles, method, reason = astuple(refused)
+            entry = AuditEntry(self._now(), who, roles, method, "", "refused", reason, count)
+            if await self._write(entry) is not None:
+                self._refusals.put_back(waiting[place:])
+                return False
+        return True
+
+    async def _write_last_refusals(self) -> None:
+        if self._flusher is not None:
+            self._flusher.cancel()
+        if self._flush is not None:
+            await asyncio.shield(self._flush)
+        await self._write_refusals()
 
     async def close(self, seconds: float) -> None:
         """Takes no new calls, waits up to `seconds` for the last lines of those that are open, and
@@ -108,10 +143,16 @@ class AuditLog:
         if self._records:
             count = len(self._records)
             log.error("the audit log closes without the end of calls", extra={"call_count": count})
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        await asyncio.wait([loop.create_task(self._write_last_refusals())], timeout=seconds)
+        if self._refusals:
+            count = self._refusals.total
+            log.error("refusals have no line in the audit log", extra={"refused_count": count})
         self._closed = True
-        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._writer.close)
+        closing = loop.run_in_executor(self._thread, self._writer.close)
         self._thread.shutdown(wait=False)
-        await asyncio.wait([closing], timeout=seconds)
+        await asyncio.wait([closing], timeout=max(0.0, deadline - loop.time()))
         if not closing.done():
             log.error("the disk holds the audit log up; it is left open")
         elif (head := closing.result()) is not None:
@@ -133,26 +174,13 @@ class AuditLog:
             )
         return None
 
-    def _entry(
-        self,
-        principal: Principal,
-        method: str,
-        target: str,
-        outcome: str,
-        reason: str,
-        count: int = 1,
-    ) -> AuditEntry:
+    def _now(self) -> str:
         moment = datetime.fromtimestamp(self._wall_clock(), UTC)
-        return AuditEntry(
-            moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            principal.key,
-            tuple(sorted(principal.roles)),
-            method,
-            target,
-            outcome,
-            reason,
-            count,
-        )
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _roles(principal: Principal) -> tuple[str, ...]:
+    return tuple(sorted(principal.roles))
 
 
 async def _record(

@@ -15,6 +15,7 @@ from cache_service.audit.commands import audit_app
 from cache_service.audit.files import AuditFiles
 from cache_service.audit.line import AuditEntry, BrokenLineError, Head, line_of, read_line
 from cache_service.audit.log import AuditLog
+from cache_service.audit.refusals import REFUSED_MAX, RefusalTable, Refused
 from cache_service.audit.walk import AuditBrokenError, walk
 from cache_service.errors import AuditUnavailableError
 from kvtier.principals import Principal, Role
@@ -161,18 +162,6 @@ async def test_a_call_is_done_failed_or_stopped(tmp_path: Path) -> None:
     assert {line["target"] for line in lines} == {"bytes_per_second=5"}
 
 
-async def test_many_refusals_are_a_few_lines_that_count_them(tmp_path: Path) -> None:
-    now = [1000.0]
-    log = AuditLog(tmp_path, clock=lambda: now[0])
-    for _ in range(50):
-        await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
-    now[0] += 1.0
-    await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
-    await log.close(10)
-    lines = [json.loads(line) for line in (tmp_path / "000001.jsonl").read_text().splitlines()]
-    assert [line["count"] for line in lines] == [1, 50]
-
-
 def test_what_the_command_says(tmp_path: Path) -> None:
     nothing = CliRunner().invoke(audit_app, ["verify", str(tmp_path)])
     assert (nothing.exit_code, nothing.stdout) == (2, "")
@@ -213,3 +202,18 @@ async def test_torn_bytes_that_stay_do_not_break_the_chain(
         pass
     await log.close(10)
     assert (walk(tmp_path).head.number, walk(tmp_path).problem) == (4, "")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2 * REFUSED_MAX), st.booleans())))
+def test_no_refusal_is_lost_and_the_table_is_bounded(steps: list[tuple[int, bool]]) -> None:
+    table, added, written = RefusalTable(), 0, 0
+    for number, taken in steps:
+        table.add(Refused(f"{number}", (), "/m", "R"))
+        added += 1
+        if taken:
+            found = table.take()
+            assert len(found) <= REFUSED_MAX + 1
+            half = len(found) // 2
+            written += sum(count for _, count in found[:half])
+            table.put_back(found[half:])
+    assert written + table.total == added

@@ -12,6 +12,7 @@ import pytest
 
 from cache_service.audit.files import AuditFiles
 from cache_service.audit.log import AuditLog
+from cache_service.audit.refusals import REFUSED_MAX
 from cache_service.audit.walk import walk
 from cache_service.errors import AuditUnavailableError
 from kvtier.principals import Principal, Role
@@ -226,14 +227,128 @@ async def test_a_log_without_a_line_closes(tmp_path: Path) -> None:
 
 # Refusals.
 
+OTHER = Principal("o" * 64, frozenset({Role.BILLER}))
+DECOY = Principal("d" * 64, frozenset({Role.OPERATOR}))
+
+
+class Pauses:
+    """Sleeps until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._asleep, self._slept = asyncio.Event(), asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self._slept.clear()
+        self._asleep.set()
+        await self._slept.wait()
+
+    async def over(self) -> None:
+        """Ends the pause; returns when the next begins."""
+        await self._asleep.wait()
+        self._asleep.clear()
+        self._slept.set()
+        await self._asleep.wait()
+
+
+def refusals(directory: Path) -> list[tuple[str, list[str], str, str, int]]:
+    return [
+        (line["principal"][:1], line["roles"], line["method"], line["reason"], line["count"])
+        for line in lines(directory)
+        if line["outcome"] == "refused"
+    ]
+
+
+async def storm(log: AuditLog) -> None:
+    for _ in range(4):
+        await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
+        await log.refused(OTHER, "/m", "ROLE_NOT_ALLOWED")
+    await log.refused(OTHER, "/m", "ROLE_NOT_ALLOWED")
+    await log.refused(OTHER, "/n", "ROLE_NOT_ALLOWED")
+    await log.refused(OTHER, "/n", "ANOTHER")
+
+
+STORM = [
+    ("o", ["biller"], "/m", "ROLE_NOT_ALLOWED", 5),
+    ("k", ["operator"], "/m", "ROLE_NOT_ALLOWED", 3),
+    ("o", ["biller"], "/n", "ROLE_NOT_ALLOWED", 1),
+    ("o", ["biller"], "/n", "ANOTHER", 1),
+]
+
+
+async def test_refusals_are_counted_under_whose_they_are(tmp_path: Path) -> None:
+    pauses = Pauses()
+    log = AuditLog(tmp_path, sleep=pauses.sleep)
+    await storm(log)
+    assert refusals(tmp_path) == [("k", ["operator"], "/m", "ROLE_NOT_ALLOWED", 1)]
+    await pauses.over()
+    assert refusals(tmp_path)[1:] == STORM, "written though none came after them"
+    async with log.call(DECOY, "/m", REQUEST):
+        await log.refused(OTHER, "/m", "ROLE_NOT_ALLOWED")
+    await log.refused(DECOY, "/decoy", "DECOY")
+    await log.close(10)
+    assert refusals(tmp_path)[5:] == [
+        ("o", ["biller"], "/m", "ROLE_NOT_ALLOWED", 1),
+        ("d", ["operator"], "/decoy", "DECOY", 1),
+    ]
+    assert pauses.seconds == [1.0, 1.0]
+
+
+async def test_a_stop_writes_the_refusals_that_wait(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, sleep=Pauses().sleep)
+    await storm(log)
+    await log.close(10)
+    assert refusals(tmp_path)[1:] == STORM
+
+
+async def test_what_does_not_fit_the_table_is_counted_together(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, sleep=Pauses().sleep)
+    for number in range(REFUSED_MAX + 10):
+        principal = Principal(f"{number}", frozenset({Role.BILLER}))
+        await log.refused(principal, "/m", "ROLE_NOT_ALLOWED")
+        await log.refused(principal, "/m", "ROLE_NOT_ALLOWED")
+    await log.close(10)
+    written = lines(tmp_path)[1:]
+    assert [line["principal"] for line in written[:-1]] == [str(n) for n in range(REFUSED_MAX)]
+    last = written[-1]
+    assert (last["principal"], last["method"], last["reason"]) == ("others", "", "")
+    assert sum(line["count"] for line in written) == 2 * REFUSED_MAX + 19
+    assert last["count"] == 20
+
+
+async def test_refusals_that_the_disk_refuses_are_written_when_it_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = Pauses()
+    log = AuditLog(tmp_path, sleep=pauses.sleep)
+    real, fails = os.write, True
+
+    def write(fd: int, line: bytes) -> int:
+        if fails and threading.current_thread().name.startswith("audit"):
+            raise OSError(28, "No space left on device")
+        return real(fd, line)
+
+    monkeypatch.setattr(os, "write", write)
+    await storm(log)
+    await pauses.over()
+    await pauses.over()
+    assert pauses.seconds == [2.0, 4.0, 8.0]
+    fails = False
+    await pauses.over()
+    assert pauses.seconds[3:] == [1.0]
+    await log.close(10)
+    operators = ("k", ["operator"], "/m", "ROLE_NOT_ALLOWED", 4)
+    assert refusals(tmp_path) == [operators, STORM[0], *STORM[2:]]
+
 
 async def test_a_wall_clock_set_back_silences_no_refusal(tmp_path: Path) -> None:
-    wall, now = [1000.0], [0.0]
-    log = AuditLog(tmp_path, lambda: wall[0], lambda: now[0])
+    wall, pauses = [1000.0], Pauses()
+    log = AuditLog(tmp_path, lambda: wall[0], pauses.sleep)
     await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
     wall[0] = 10.0
-    now[0] += 2.0
     await log.refused(OPERATOR, "/m", "ROLE_NOT_ALLOWED")
+    await pauses.over()
     assert [line["time"][:19] for line in lines(tmp_path)] == [
         "1970-01-01T00:16:40",
         "1970-01-01T00:00:10",
