@@ -52,6 +52,7 @@ __all__ = [
     "checksum_seed",
     "pack_hashes",
     "payload_checksum",
+    "payload_checksums",
     "unpack_hashes",
 ]
 
@@ -219,6 +220,13 @@ def checksum_seed(block_hash: bytes) -> int:
 def payload_checksum(block_hash: bytes, payload: Buffer) -> int:
     """xxh3-64 of a block's payload, seeded with its name; what travels with it everywhere."""
     return xxhash.xxh3_64_intdigest(payload, checksum_seed(block_hash))
+
+
+def payload_checksums(hashes: Sequence[bytes], payloads: Sequence[Buffer]) -> list[int]:
+    """`payload_checksum` of each. A payload drives the interpreter out of the processor's caches,
+    so nothing of it runs between two of them."""
+    seeds = [checksum_seed(block_hash) for block_hash in hashes]
+    return list(map(xxhash.xxh3_64_intdigest, payloads, seeds))
 
 
 def pack_hashes(hashes: Sequence[BlockHash]) -> bytes:

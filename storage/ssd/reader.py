@@ -9,22 +9,21 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, ParamSpec
 
-from kvtier.keys import payload_checksum
+from kvtier.keys import payload_checksum, payload_checksums
 from storage.codec import Codec, CodecError, decode
 from storage.env import Env
 from storage.errors import CorruptBlockError, StorageError, TierIOError
-from storage.ssd.files import Scratch, TruncatedFileError, aligned_pages, check_aligned, read_all
+from storage.ssd.files import Scratch, TruncatedFileError, aligned_buffer, check_aligned, read_all
 from storage.ssd.format import (
     BadPageError,
+    RawPages,
     RecordHeader,
-    SegmentHeader,
-    is_raw_record,
     parse_record_header,
     record_bytes,
 )
 from storage.ssd.payload import payload_matches
 from storage.ssd.segments import FREE, Segment, SegmentTable
-from storage.tier import BlockRecord, SegmentId, SsdLocation, rounded
+from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
 
 __all__ = ["BlockRead", "BlockReader", "runs"]
 
@@ -33,9 +32,10 @@ P = ParamSpec("P")
 RUN_READS_MAX = 64
 """Records in one system call."""
 
-RUN_BYTES_MAX = 4 << 20
-"""A run grows while it is smaller: fewer, larger system calls (1 MiB took a fifth more CPU), and
-short enough for the first block of a chain, a millisecond or two."""
+FIRST_RUN_BYTES = 4 << 20
+RUN_BYTES_MAX = 16 << 20
+"""A run grows while it is smaller. Each costs a processor that slept three wake-ups, so few and
+large ones take the least; the first of a call is short, for whoever waits for its first block."""
 
 
 class BlockRead(NamedTuple):
@@ -54,15 +54,16 @@ def runs(reads: Sequence[BlockRead]) -> Iterator[tuple[int, int, int]]:
     where it is wanted.
     """
     start = size = 0
+    size_max = FIRST_RUN_BYTES
     follows: tuple[SegmentId, int, int] | None = None
     for i, (_, at, _) in enumerate(reads):
         raw = at.stored_bytes == at.payload_bytes
         room = record_bytes(at.stored_bytes)
         place = at.segment_id, at.generation, at.offset
-        full = size >= RUN_BYTES_MAX or i - start >= RUN_READS_MAX
+        full = size >= size_max or i - start >= RUN_READS_MAX
         if i > start and (full or not raw or place != follows):
             yield start, i, size
-            start, size = i, 0
+            start, size, size_max = i, 0, RUN_BYTES_MAX
         size += room
         follows = (at.segment_id, at.generation, at.offset + room) if raw else None
     if reads:
@@ -85,9 +86,11 @@ class BlockReader:
         stored_bytes = _stored_bytes(record, location)
         if stored_bytes == size:
             page = self._page_and(into, location)
-            segment = self._segment_of(location)
-            expected = self._table.header_of(segment)
-            self._check(page, segment, expected, BlockRead(record, location, into))
+            segment, this = self._segment_of(location), BlockRead(record, location, into)
+            if self._memory.pages.hold(self._table.header_of(segment), [this]):
+                _check_payload(*this)
+            else:
+                self._check(page, segment, this)
             return
         stored = self._memory.stored.take(rounded(stored_bytes))
         header = self._header_and(stored, record, location)
@@ -104,8 +107,10 @@ class BlockReader:
         if segment is None:
             return [_outcome(self.read, *each) for each in reads]
         header = self._table.header_of(segment)
-        pages = zip(self._memory.pages, reads, strict=False)
-        return [_outcome(self._check, page, segment, header, each) for page, each in pages]
+        if self._memory.pages.hold(header, reads) and _payloads_match(reads):
+            return [None] * len(reads)
+        pages = zip(self._memory.pages.views, reads, strict=False)
+        return [_outcome(self._check, page, segment, each) for page, each in pages]
 
     def read_stored(self, record: BlockRecord, location: SsdLocation, into: memoryview) -> Codec:
         """As `read`, but `into` (`rounded(stored_bytes)` bytes) gets the bytes as they are stored;
@@ -136,7 +141,7 @@ class BlockReader:
     def _page_and(self, stored: memoryview, location: SsdLocation) -> memoryview:
         """Reads the record, its bytes into `stored`; the header's page, not looked at yet."""
         segment = self._segment_of(location)
-        page = self._memory.pages[0]
+        page = self._memory.pages.views[0]
         try:
             read_all(self._env, segment.fd, [page, stored], location.offset)
         except OSError as error:
@@ -169,7 +174,7 @@ class BlockReader:
         fails for any of them: each alone then shows which."""
         first = reads[0].location
         buffers: list[memoryview] = []
-        for page, (_, location, into) in zip(self._memory.pages, reads, strict=False):
+        for page, (_, location, into) in zip(self._memory.pages.views, reads, strict=False):
             if into.nbytes != rounded(location.stored_bytes):
                 return None
             buffers += (page, into)
@@ -180,21 +185,17 @@ class BlockReader:
         except (OSError, CorruptBlockError, TruncatedFileError):
             return None
 
-    def _check(
-        self, page: memoryview, segment: Segment, header: SegmentHeader, read: BlockRead
-    ) -> None:
+    def _check(self, page: memoryview, segment: Segment, read: BlockRead) -> None:
         """What `read` checks, of a record without codec that is in memory already."""
-        record, location, into = read
-        if not is_raw_record(page, header, record, location):
-            self._checked_header(page, segment, record, location)  # says why, unless it is
-        _check_payload(record, location, into)
+        self._checked_header(page, segment, read.record, read.location)
+        _check_payload(*read)
 
 
 class _ThreadMemory(threading.local):
     """Made anew in each thread that looks at it."""
 
     def __init__(self) -> None:
-        self.pages = aligned_pages(RUN_READS_MAX)
+        self.pages = RawPages(aligned_buffer(RUN_READS_MAX * PAGE_BYTES))
         """Header pages of a run."""
         self.stored = Scratch()
         self.payload = Scratch()
@@ -213,6 +214,18 @@ def _check_payload(record: BlockRecord, location: SsdLocation, into: memoryview)
         raise _corrupt("its payload does not match its checksum", location)
     if size != into.nbytes:
         into[size:] = bytes(into.nbytes - size)
+
+
+def _payloads_match(reads: Sequence[BlockRead]) -> bool:
+    """True when each payload fills its memory and has its checksum; one by one else."""
+    hashes, checksums, targets = [], [], []
+    for record, _, into in reads:
+        if into.nbytes != record.payload_bytes:
+            return False
+        hashes.append(record.block_hash)
+        checksums.append(record.checksum)
+        targets.append(into)
+    return payload_checksums(hashes, targets) == checksums
 
 
 def _outcome(check: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Exception | None:

@@ -10,6 +10,7 @@ from storage.errors import FormatTooNewError
 from storage.ssd.format import (
     BadPageError,
     Marker,
+    RawPages,
     RecordHeader,
     SegmentHeader,
     pack_marker,
@@ -21,7 +22,7 @@ from storage.ssd.format import (
     parse_segment_name,
     record_bytes,
 )
-from storage.tier import PAGE_BYTES, SegmentId, SsdLocation
+from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation
 from tests.ssd.blocks import block
 
 SEGMENT = SegmentHeader(SegmentId(3), 7, 1 << 20, seed=0xABCDEF)
@@ -60,6 +61,42 @@ def test_a_record_made_without_knowing_the_seed_is_refused() -> None:
     page = memoryview(pack_record_header(header(), seed=SEGMENT.seed + 1))
     with pytest.raises(BadPageError, match="checksum"):
         parse_record_header(page, SEGMENT, OFFSET)
+
+
+def a_row(count: int) -> tuple[RawPages, memoryview, list[tuple[BlockRecord, SsdLocation, None]]]:
+    """Headers of records in a row as they come from the disk, and what is wanted of them."""
+    memory, wanted = memoryview(bytearray(count * PAGE_BYTES)), []
+    for at in range(count):
+        here = header(offset=OFFSET + at * PAGE_BYTES)._replace(sequence=100 + at)
+        memory[at * PAGE_BYTES :][:PAGE_BYTES] = pack_record_header(here, SEGMENT.seed)
+        wanted.append((here.record, here.location, None))
+    return RawPages(memory), memory, wanted
+
+
+@given(st.integers(0, 3 * PAGE_BYTES - 1), st.integers(1, 255))
+def test_a_row_of_headers_holds_the_records_wanted_and_no_changed_byte(at: int, bits: int) -> None:
+    pages, memory, wanted = a_row(3)
+    assert pages.hold(SEGMENT, wanted)
+    assert pages.hold(SEGMENT, wanted[:1])
+    memory[at] ^= bits
+    assert not pages.hold(SEGMENT, wanted)
+
+
+def test_a_row_of_headers_is_not_that_of_another_order_segment_or_record() -> None:
+    pages, _, wanted = a_row(2)
+    assert not pages.hold(SEGMENT, wanted[::-1])
+    assert not pages.hold(SEGMENT._replace(generation=6), wanted)
+    assert not pages.hold(SEGMENT._replace(segment_id=SegmentId(4)), wanted)
+    assert not pages.hold(SEGMENT._replace(seed=1), wanted)
+    (record, location, _), second = wanted
+    for field, value in record._asdict().items():
+        other = bytes(31) + b"\1" if isinstance(value, bytes) else value + 1
+        assert not pages.hold(
+            SEGMENT, [(record._replace(**{field: other}), location, None), second]
+        )
+    for field, value in location._asdict().items():
+        moved = location._replace(**{field: value + 1})
+        assert not pages.hold(SEGMENT, [(record, moved, None), second])
 
 
 def test_a_record_copied_to_another_place_is_refused() -> None:
