@@ -72,15 +72,9 @@ class Acquiring:
         tree, columns = self._index.tree, self._index.tree.columns
         kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
         rows = tree.find_chain(chain)
-        # A row ABSENT is the last one here: what it says does not matter.
-        in_host = columns.array("slab_page")[rows] != NOWHERE
-        served = (rows != ABSENT) & (
-            columns.array("kind")[rows] == (ABSENT if kind is None else kind)
-        )
-        if not self._health.available:
-            served &= in_host
-        count = len(rows) if served.all() else int(served.argmin())
-        tiers = np.where(in_host[:count], _HOST, _SSD).tobytes()
+        count = tree.served_count(rows, kind, host_only=not self._health.available)
+        in_host = columns.array("slab_page")[rows[:count]] != NOWHERE
+        tiers = np.where(in_host, _HOST, _SSD).tobytes()
         reason = MissReason.NONE
         if count < len(rows):
             reason = self._why_not(int(rows[count]), kind, chain[count])

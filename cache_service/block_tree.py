@@ -64,6 +64,20 @@ class BlockTree:
         """The row of each block of a chain; ABSENT where there is none."""
         return self.directory.find_words(chain.words)
 
+    def served_count(
+        self, rows: "NDArray[np.int64]", kind: int | None, *, host_only: bool
+    ) -> int:
+        """How many of a chain's first blocks are there and of `kind`, in one look at all.
+
+        None is nobody's kind. `host_only`: what lies on the SSD alone does not count.
+        """
+        # A row ABSENT is the last one in the columns: what that says does not matter.
+        kinds = self.columns.array("kind")[rows]
+        served = (rows != ABSENT) & (kinds == (ABSENT if kind is None else kind))
+        if host_only:
+            served &= self.columns.array("slab_page")[rows] != NOWHERE
+        return len(rows) if served.all() else int(served.argmin())
+
     # -- facts about one row -----------------------------------------------------------------------
 
     def block_hash(self, row: int) -> BlockHash:

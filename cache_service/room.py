@@ -49,29 +49,37 @@ class HostRoom:
 
         None when all is held, or when what leaves next has to be written first.
         """
-        return self._take(block_bytes, unwritten=False)
+        slabs = self.take_up_to(block_bytes, 1)
+        return slabs[0] if slabs else None
 
-    def _take(self, block_bytes: int, unwritten: bool) -> Slab | None:
+    def take_up_to(self, block_bytes: int, count: int) -> list[Slab]:
+        """So many slabs, or as many as `take` would give one after the other, told of once."""
+        return self._take(block_bytes, count, unwritten=False)
+
+    def _take(self, block_bytes: int, count: int, unwritten: bool) -> list[Slab]:
         """`unwritten`: what has to be written first leaves all the same.
 
         There is one order of leaving for blocks of all sizes. Where the next to leave has slabs of
         another size, a whole extent of such slabs is emptied, so no size starves another and none
         loses more than one extent for it.
         """
-        evicted = 0
-        slab = self._arena.allocate(block_bytes)
-        while slab is None:
-            slab, left = self._make_room(self._arena.slab_bytes(block_bytes), unwritten)
-            if not left:
-                break
-            evicted += left
-            slab = slab or self._arena.allocate(block_bytes)
+        slabs: list[Slab] = []
+        evicted, slab_bytes = 0, self._arena.slab_bytes(block_bytes)
+        while len(slabs) < count:
+            slab = self._arena.allocate(block_bytes)
+            if slab is None:
+                slab, left = self._make_room(slab_bytes, unwritten)
+                if not left:
+                    break
+                evicted += left
+            if slab is not None:
+                slabs.append(slab)
         if evicted:
             self.evicted_count += evicted
             self._listener.blocks_evicted(Tier.HOST, evicted)
         if self._writer is not None:
             self._writer.wake()
-        return slab
+        return slabs
 
     def _make_room(self, slab_bytes: int, unwritten: bool) -> tuple[Slab | None, int]:
         """Evicts for one slab; returns the slab of who left, when it fits, and how many left: 0
@@ -126,7 +134,9 @@ class HostRoom:
                 while slab is None and worth_waiting():
                     await self._change.wait()
                     slab = self.take(block_bytes)
-        return slab if slab is not None else self._take(block_bytes, unwritten=True)
+        if slab is None:
+            slab = next(iter(self._take(block_bytes, 1, unwritten=True)), None)
+        return slab
 
     def give_back(self, slab: Slab) -> None:
         """Frees a slab that was taken and not used."""

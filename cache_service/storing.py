@@ -83,12 +83,16 @@ class Storing(Side):
     def _plan(self, session: Session, reservation: Reservation) -> None:
         """Decides which blocks are missing, and what holds their parents."""
         tree = self._index.tree
-        previous, before = NOWHERE, None
-        present = []
-        rows = tree.find_chain(reservation.chain).tolist()
+        found = tree.find_chain(reservation.chain)
         kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
         ssd_available = self._health.available
-        for position, (block_hash, row) in enumerate(zip(reservation.chain, rows, strict=True)):
+        leading = tree.served_count(found, kind, host_only=not ssd_available)
+        rows: list[int] = found.tolist()
+        present = rows[:leading]
+        previous = rows[leading - 1] if leading else NOWHERE
+        before: Reservation | None = None
+        for position in range(leading, len(rows)):
+            block_hash, row = reservation.chain[position], rows[position]
             claimant = self._reservations.claimant(block_hash)
             if claimant is not None:
                 if claimant not in reservation.waits_for:
@@ -112,19 +116,20 @@ class Storing(Side):
     async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
         busy = self._writer.busy if self._writer is not None else _never
         patience = self._room.patience()
-        for done in range(len(reservation.missing)):
-            slab = self._room.take(session.block_bytes)
-            if slab is None:
+        while left := len(reservation.missing) - len(reservation.slabs):
+            slabs = self._room.take_up_to(session.block_bytes, min(left, STEP_BLOCKS))
+            if not slabs:
                 slab = await self._room.take_waiting(session.block_bytes, busy, patience)
+                slabs = [] if slab is None else [slab]
             if reservation.state is ReservationState.ENDED:
-                if slab is not None:
+                for slab in slabs:
                     self._room.give_back(slab)
                 return
-            if slab is None:
+            if not slabs:
                 self._reservations.refuse_tail(reservation, MissReason.ARENA_FULL)
                 return
-            reservation.slabs.append(slab)
-            if done % STEP_BLOCKS == STEP_BLOCKS - 1:
+            reservation.slabs += slabs
+            if left > len(slabs):
                 await asyncio.sleep(0)
 
     def _formed(self, reservation: Reservation) -> ReservationView:
@@ -214,10 +219,11 @@ class Storing(Side):
         ):
             return ChecksumMismatchError
         await self._await_parents(reservation)
-        if not self._parents_present(reservation):
+        rows: list[int] = self._index.tree.find_chain(reservation.chain).tolist()
+        if not _parents_present(reservation, rows):
             self._listener.blocks_refused(len(reservation.missing), MissReason.EVICTED)
             return 0
-        return await self._enter(session, reservation, checksums)
+        return self._enter(session, reservation, checksums, rows)
 
     async def _await_parents(self, reservation: Reservation) -> None:
         """Gives others who store our blocks' parents a bounded time to finish."""
@@ -230,18 +236,12 @@ class Storing(Side):
         except TimeoutError:
             return
 
-    def _parents_present(self, reservation: Reservation) -> bool:
-        rows = self._index.tree.find_chain(reservation.chain).tolist()
-        ours = set(reservation.missing)
-        return all(
-            position == 0 or position - 1 in ours or rows[position - 1] != ABSENT
-            for position in reservation.missing
-        )
-
-    async def _enter(self, session: Session, reservation: Reservation, checksums: list[int]) -> int:
-        """Makes the blocks visible, parents first. From here on nothing can fail."""
+    def _enter(
+        self, session: Session, reservation: Reservation, checksums: list[int], rows: list[int]
+    ) -> int:
+        """Makes the blocks visible, parents first. `rows` are the chain's, now. From here on
+        nothing can fail."""
         tree = self._index.tree
-        rows = tree.find_chain(reservation.chain).tolist()
         copies: list[HostCopy] = []
         slabs, reservation.slabs = reservation.slabs, []
         stored = zip(reservation.missing, reservation.hashes, slabs, checksums, strict=True)
@@ -263,6 +263,14 @@ class Storing(Side):
             self._writer.committed(entered)
         self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
         return len(entered)
+
+
+def _parents_present(reservation: Reservation, rows: Sequence[int]) -> bool:
+    ours = set(reservation.missing)
+    return all(
+        position == 0 or position - 1 in ours or rows[position - 1] != ABSENT
+        for position in reservation.missing
+    )
 
 
 def _answer(outcome: Outcome, reservation_id: str) -> int:

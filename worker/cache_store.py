@@ -29,8 +29,9 @@ __all__ = ["Store"]
 FRAME_BYTES = 1024 * 1024
 ABORT_SECONDS_MAX = 5.0
 
-SLICE_BYTES = 32 * 1024 * 1024
-"""Long enough that the service's work on the next slice is hidden behind the copies of this one."""
+SLICE_BYTES = 64 * 1024 * 1024
+"""Long enough that the service's work on the next slice is hidden behind the copies of this one,
+and that its two calls cost little beside them."""
 
 FIRST_SLICE_BYTES = 8 * 1024 * 1024
 """What is reserved while nothing is copied yet."""
