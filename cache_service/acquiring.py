@@ -87,29 +87,44 @@ class Acquiring:
             return MissReason.OTHER_NAMESPACE
         return MissReason.UNAVAILABLE
 
+    def acquire_resident(self, session: Session, chain: Chain) -> list[AcquireEvent]:
+        """What `acquire` would say, where it has nothing to load. Else nothing is done, and [].
+
+        Raises TooManyLeasesError.
+        """
+        match = self.match(session, chain)
+        if Tier.SSD in match.tiers:
+            return []
+        if not len(match.rows):
+            return self._nothing(chain, match)
+        began = self._clock()
+        lease = self._lease(session, chain, match, began)
+        self._note_use(lease.rows)
+        count = len(lease.rows)
+        self._make_ready(lease, count)
+        end = self._end(lease, match.reason)
+        self._listener.prefix_ready(count, match.reason, self._clock() - began)
+        return [
+            self._match_view(lease, match),
+            _ready(self._index.tree, lease.rows, 0, count),
+            end,
+        ]
+
     async def acquire(
         self, session: Session, chain: Chain, load_timeout_seconds: float | None
     ) -> AsyncGenerator[AcquireEvent, None]:
         """The events of one acquire. Raises TooManyLeasesError before the first."""
         match = self.match(session, chain)
-        if self._writer is not None and len(match.rows) < len(chain):
-            self._writer.missed(chain[len(match.rows)])
-        tiers = match.tiers
-        host_count = tiers.count(Tier.HOST)
         if not len(match.rows):
-            self._listener.prefix_matched(len(chain), 0, 0, match.reason)
-            self._listener.prefix_ready(0, match.reason, 0.0)
-            yield MatchView("", 0.0, 0, b"", match.reason)
-            yield EndView(0, match.reason)
+            for event in self._nothing(chain, match):
+                yield event
             return
         began = self._clock()
-        ttl = self._limits.lease_ttl_seconds
-        lease = self._leases.open(session.session_id, match.rows.tolist(), began + ttl)
-        self._listener.prefix_matched(len(chain), host_count, len(tiers) - host_count, match.reason)
+        lease = self._lease(session, chain, match, began)
         finished = False
         try:
             self._note_use(lease.rows)
-            yield MatchView(lease.lease_id, ttl, len(lease.rows), tiers, match.reason)
+            yield self._match_view(lease, match)
             deadline = asyncio.get_running_loop().time() + self._timeout(load_timeout_seconds)
             reason = match.reason
             # Whoever reads the events may take his time: the lease may have ended since the last,
@@ -131,6 +146,29 @@ class Acquiring:
         finally:
             if not finished:
                 self._leases.release(session.session_id, lease.lease_id)
+
+    def _note_match(self, chain: Chain, match: Match) -> None:
+        if self._writer is not None and len(match.rows) < len(chain):
+            self._writer.missed(chain[len(match.rows)])
+        host_count = match.tiers.count(Tier.HOST)
+        ssd_count = len(match.tiers) - host_count
+        self._listener.prefix_matched(len(chain), host_count, ssd_count, match.reason)
+
+    def _lease(self, session: Session, chain: Chain, match: Match, now: float) -> Lease:
+        lease = self._leases.open(
+            session.session_id, match.rows.tolist(), now + self._limits.lease_ttl_seconds
+        )
+        self._note_match(chain, match)
+        return lease
+
+    def _nothing(self, chain: Chain, match: Match) -> list[AcquireEvent]:
+        self._note_match(chain, match)
+        self._listener.prefix_ready(0, match.reason, 0.0)
+        return [MatchView("", 0.0, 0, b"", match.reason), EndView(0, match.reason)]
+
+    def _match_view(self, lease: Lease, match: Match) -> MatchView:
+        ttl = self._limits.lease_ttl_seconds
+        return MatchView(lease.lease_id, ttl, len(lease.rows), match.tiers, match.reason)
 
     def _note_use(self, rows: Sequence[int]) -> None:
         """Counts a use of a prefix, and of what lies before it.

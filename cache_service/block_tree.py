@@ -64,9 +64,7 @@ class BlockTree:
         """The row of each block of a chain; ABSENT where there is none."""
         return self.directory.find_words(chain.words)
 
-    def served_count(
-        self, rows: "NDArray[np.int64]", kind: int | None, *, host_only: bool
-    ) -> int:
+    def served_count(self, rows: "NDArray[np.int64]", kind: int | None, *, host_only: bool) -> int:
         """How many of a chain's first blocks are there and of `kind`, in one look at all.
 
         None is nobody's kind. `host_only`: what lies on the SSD alone does not count.

@@ -148,6 +148,17 @@ class Cache:
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
         return self._acquiring.lookup(session, checked)
 
+    def acquire_resident(
+        self, session_id: str, request_id: str, chain: Sequence[BlockHash]
+    ) -> list[AcquireEvent]:
+        """All events of an acquire that has nothing to load; none, and nothing done, when it has.
+
+        Raises as `acquire`.
+        """
+        session = self._session(session_id)
+        checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
+        return self._acquiring.acquire_resident(session, checked)
+
     async def acquire(
         self,
         session_id: str,
@@ -187,6 +198,14 @@ class Cache:
             )
         self._parts.leases.release(session_id, lease_id)
         self._parts.room.changed()
+
+    def give_back(self, session_id: str, lease_ids: Sequence[str]) -> None:
+        """As `release` for each. Raises SessionUnknownError."""
+        if lease_ids:
+            self._session(session_id)
+            for lease_id in lease_ids:
+                self._parts.leases.release(session_id, lease_id)
+            self._parts.room.changed()
 
     def renew(self, session_id: str, ids: Sequence[str]) -> dict[str, float | None]:
         """Seconds until each lease or reservation ends from now; None: unknown or expired.

@@ -20,6 +20,7 @@ RULES: Mapping[str, Rule] = rules(
     CloseSession=_DATA,
     LookupPrefix=_DATA,
     AcquirePrefix=_DATA,
+    AcquireResident=_DATA,
     RenewLeases=_DATA,
     ReleaseLease=_DATA,
     ReserveBlocks=_DATA,

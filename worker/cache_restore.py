@@ -1,7 +1,8 @@
-"""Restore: one AcquirePrefix, its ranges copied into pages as they become readable.
+"""Restore: one acquire, its ranges copied into pages as they become readable.
 
-    match -> ready ranges -> (copy, checksum of the page) -> end -> release
+    match -> ready ranges -> (copy, checksum of the page) -> end -> the lease goes back
 
+What is all in host memory comes in one answer; else the service says so, and a stream is asked for.
 A message of the stream carries one of these events or several; they are taken in this order.
 
 Invariant: `Restored.tiers` grows by verified pages only, in chain order; whatever goes wrong later
@@ -20,7 +21,7 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
 from worker.cache_port import PageBytes
-from worker.cache_session import CacheSession
+from worker.cache_session import RELEASE_SECONDS_MAX, CacheSession
 from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
 
 __all__ = ["Restore", "Restored", "failure_reason"]
@@ -28,9 +29,9 @@ __all__ = ["Restore", "Restored", "failure_reason"]
 LOAD_SHARE = 0.9
 """Share of the caller's time the service may take: its own cut comes before our deadline."""
 
-RELEASE_SECONDS_MAX = 5.0
-
 FRAME_BYTES_MAX = 2 * 1024 * 1024
+
+Acquired = cache_pb2.AcquirePrefixResponse | cache_pb2.AcquireResidentResponse
 
 
 @dataclass(slots=True)
@@ -67,25 +68,46 @@ class Restore:
 
     def run(self, request_id: str, restored: Restored) -> None:
         """Fills `restored`, also when it raises: grpc.RpcError, NonsenseError, TimeUpError."""
+        answer = self._session.stub.AcquireResident(
+            cache_pb2.AcquireResidentRequest(
+                session_id=self._session.id,
+                request_id=request_id,
+                block_hashes=pack_hashes(self._chain),
+                returned_lease_ids=self._session.lease_returns.take(),
+            ),
+            timeout=self._seconds_left(),
+        )
+        if answer.ByteSize():
+            if not (answer.HasField("match") and answer.HasField("end")):
+                raise NonsenseError("an acquire in one answer without its match or its end")
+            with self._leased(answer.match, restored):
+                self._read_match(answer.match)
+                self._take(answer, restored)
+            return
         call = self._session.stub.AcquirePrefix(
             self._request(request_id), timeout=self._seconds_left()
         )
         try:
-            first = next(iter(call), None)
-            if first is None or not first.HasField("match"):
-                raise NonsenseError("an acquire did not begin with its match")
-            with self._leased(first.match, restored):
-                self._read_match(first.match)
-                if not self._take(first, restored):
-                    return
-                for message in call:
-                    if message.HasField("match") or not _says_anything(message):
-                        raise NonsenseError("an acquire's event out of order")
-                    if not self._take(message, restored):
-                        return
-                raise NonsenseError("an acquire stopped before its end")
+            self._run_stream(call, restored)
         finally:
             call.cancel()
+
+    def _run_stream(
+        self, call: Iterator[cache_pb2.AcquirePrefixResponse], restored: Restored
+    ) -> None:
+        first = next(iter(call), None)
+        if first is None or not first.HasField("match"):
+            raise NonsenseError("an acquire did not begin with its match")
+        with self._leased(first.match, restored):
+            self._read_match(first.match)
+            if not self._take(first, restored):
+                return
+            for message in call:
+                if message.HasField("match") or not _says_anything(message):
+                    raise NonsenseError("an acquire's event out of order")
+                if not self._take(message, restored):
+                    return
+            raise NonsenseError("an acquire stopped before its end")
 
     def _request(self, request_id: str) -> cache_pb2.AcquirePrefixRequest:
         request = cache_pb2.AcquirePrefixRequest(
@@ -105,15 +127,21 @@ class Restore:
             try:
                 yield
             finally:
-                # Nobody waits for the answer: a release that is lost ends at the lease's deadline.
-                request = cache_pb2.ReleaseLeaseRequest(
-                    session_id=self._session.id,
-                    lease_id=match.lease_id,
-                    corrupt_block_hashes=pack_hashes(restored.corrupt),
-                )
-                self._session.send_off(
-                    self._session.stub.ReleaseLease.future(request, timeout=RELEASE_SECONDS_MAX)
-                )
+                self._give_back(match.lease_id, restored.corrupt)
+
+    def _give_back(self, lease_id: str, corrupt: Sequence[BlockHash]) -> None:
+        if not corrupt:
+            self._session.lease_returns.put(lease_id)
+            return
+        # Nobody waits for the answer: a release that is lost ends at the lease's deadline.
+        request = cache_pb2.ReleaseLeaseRequest(
+            session_id=self._session.id,
+            lease_id=lease_id,
+            corrupt_block_hashes=pack_hashes(corrupt),
+        )
+        self._session.send_off(
+            self._session.stub.ReleaseLease.future(request, timeout=RELEASE_SECONDS_MAX)
+        )
 
     def _read_match(self, match: cache_pb2.PrefixMatch) -> None:
         if len(match.tiers) != match.matched_count or match.matched_count > len(self._chain):
@@ -124,7 +152,7 @@ class Restore:
             raise NonsenseError(str(error)) from None
         self._lease_id = match.lease_id
 
-    def _take(self, message: cache_pb2.AcquirePrefixResponse, restored: Restored) -> bool:
+    def _take(self, message: Acquired, restored: Restored) -> bool:
         """Takes what a message says after a match; False when that was all that matters."""
         if message.HasField("ready") and not self._take_range(message.ready, restored):
             return False

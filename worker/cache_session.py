@@ -10,7 +10,7 @@ A lock guards the user count and the set of live lease and reservation ids; any 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,13 +20,16 @@ from kvtier.channels import open_channel
 from kvtier.keys import KEY_SCHEME_VERSION, NamespaceId
 from kvtier.v1 import cache_pb2, cache_pb2_grpc
 from worker.arena_handover import take_arena
+from worker.lease_returns import LeaseReturns
 from worker.transfer import ArenaMap, NonsenseError
 
-__all__ = ["CacheSession", "SessionTerms", "TransportChoice", "open_session"]
+__all__ = ["RELEASE_SECONDS_MAX", "CacheSession", "SessionTerms", "TransportChoice", "open_session"]
 
 TransportChoice = Literal["auto", "shared_memory", "stream"]
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+RELEASE_SECONDS_MAX = 5.0
 
 RENEW_SECONDS_MIN = 0.05
 RENEW_SECONDS_MAX = 3600.0
@@ -85,6 +88,7 @@ class CacheSession:
         self._leases: set[str] = set()
         self._reservations: set[str] = set()
         self._unawaited: set[Any] = set()
+        self.lease_returns = LeaseReturns(self._return_leases)
 
     @property
     def retired(self) -> bool:
@@ -133,6 +137,11 @@ class CacheSession:
         )
         self.stub.RenewLeases(request, timeout=timeout_seconds)
 
+    def _return_leases(self, lease_ids: Sequence[str]) -> None:
+        # Nobody waits for the answer: what is lost ends at the lease's deadline.
+        request = cache_pb2.ReleaseLeaseRequest(session_id=self.id, returned_lease_ids=lease_ids)
+        self.send_off(self.stub.ReleaseLease.future(request, timeout=RELEASE_SECONDS_MAX))
+
     def send_off(self, future: "grpc.Future[Any]") -> None:
         """Lets a call run to its end with nobody waiting for the answer.
 
@@ -160,6 +169,7 @@ class CacheSession:
             if self._closed or not self._retired or self._user_count:
                 return
             self._closed = True
+        self.lease_returns.close()
         if self._connection is not None:
             self._connection.close()
         self._channel.close()

@@ -119,6 +119,7 @@ class Store:
             session_id=self._session.id,
             request_id=request_id,
             block_hashes=pack_hashes(self._chain[:end]),
+            returned_lease_ids=self._session.lease_returns.take(),
         )
         return self._session.stub.ReserveBlocks.future(request, timeout=self._seconds_left())
 

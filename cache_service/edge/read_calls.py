@@ -12,6 +12,8 @@ from kvtier.v1 import cache_pb2 as pb
 
 __all__ = ["ReadCalls"]
 
+Acquired = pb.AcquirePrefixResponse | pb.AcquireResidentResponse
+
 
 class ReadCalls(Calls):
     """From a chain to the payloads of its blocks, under a lease."""
@@ -26,9 +28,24 @@ class ReadCalls(Calls):
             miss_reason=wire.reason(view.miss_reason),
         )
 
+    async def AcquireResident(
+        self, request: pb.AcquireResidentRequest, context: Context
+    ) -> pb.AcquireResidentResponse:
+        self._cache.give_back(request.session_id, request.returned_lease_ids)
+        events = self._cache.acquire_resident(
+            request.session_id,
+            wire.text("request_id", request.request_id),
+            wire.chain(request.block_hashes),
+        )
+        response = pb.AcquireResidentResponse()
+        for event in events:
+            self._add_event(response, request.session_id, event)
+        return response
+
     async def AcquirePrefix(
         self, request: pb.AcquirePrefixRequest, context: Context
     ) -> AsyncIterator[pb.AcquirePrefixResponse]:
+        self._cache.give_back(request.session_id, request.returned_lease_ids)
         timeout = (
             wire.load_timeout(request.load_timeout) if request.HasField("load_timeout") else None
         )
@@ -66,6 +83,7 @@ class ReadCalls(Calls):
     ) -> pb.ReleaseLeaseResponse:
         corrupt = wire.chain(request.corrupt_block_hashes)
         self._cache.release(request.session_id, request.lease_id, corrupt)
+        self._cache.give_back(request.session_id, request.returned_lease_ids)
         return pb.ReleaseLeaseResponse()
 
     async def LoadBlocks(
@@ -86,9 +104,7 @@ class ReadCalls(Calls):
                 data = bytes(self._cache.arena.view(slab)[offset:end])
                 yield pb.LoadBlocksResponse(index=index, offset=offset, data=data)
 
-    def _add_event(
-        self, response: pb.AcquirePrefixResponse, session_id: str, event: AcquireEvent
-    ) -> None:
+    def _add_event(self, response: Acquired, session_id: str, event: AcquireEvent) -> None:
         if isinstance(event, MatchView):
             response.match.lease_id = event.lease_id
             response.match.matched_count = event.matched_count

@@ -16,6 +16,7 @@ class StoreCalls(Calls):
     async def ReserveBlocks(
         self, request: pb.ReserveBlocksRequest, context: Context
     ) -> pb.ReserveBlocksResponse:
+        self._cache.give_back(request.session_id, request.returned_lease_ids)
         view = await self._cache.reserve(
             request.session_id,
             wire.text("request_id", request.request_id),

@@ -94,18 +94,42 @@ class LookupPrefixResponse(_message.Message):
     def __init__(self, present_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
 
 class AcquirePrefixRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout")
+    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     LOAD_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
     load_timeout: _duration_pb2.Duration
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AcquirePrefixResponse(_message.Message):
+    __slots__ = ("match", "ready", "end")
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    match: PrefixMatch
+    ready: ReadyRange
+    end: AcquireEnd
+    def __init__(self, match: _Optional[_Union[PrefixMatch, _Mapping]] = ..., ready: _Optional[_Union[ReadyRange, _Mapping]] = ..., end: _Optional[_Union[AcquireEnd, _Mapping]] = ...) -> None: ...
+
+class AcquireResidentRequest(_message.Message):
+    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    request_id: str
+    block_hashes: bytes
+    returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AcquireResidentResponse(_message.Message):
     __slots__ = ("match", "ready", "end")
     MATCH_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -172,28 +196,32 @@ class Renewal(_message.Message):
     def __init__(self, id: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ReleaseLeaseRequest(_message.Message):
-    __slots__ = ("session_id", "lease_id", "corrupt_block_hashes")
+    __slots__ = ("session_id", "lease_id", "corrupt_block_hashes", "returned_lease_ids")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     CORRUPT_BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     lease_id: str
     corrupt_block_hashes: bytes
-    def __init__(self, session_id: _Optional[str] = ..., lease_id: _Optional[str] = ..., corrupt_block_hashes: _Optional[bytes] = ...) -> None: ...
+    returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., lease_id: _Optional[str] = ..., corrupt_block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReleaseLeaseResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ReserveBlocksRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes")
+    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ...) -> None: ...
+    returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReserveBlocksResponse(_message.Message):
     __slots__ = ("reservation_id", "expire_time", "missing_indexes", "slab_offsets", "refused_count", "refused_reason")

@@ -63,6 +63,11 @@ class CacheServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_cache__pb2.AcquirePrefixRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_cache__pb2.AcquirePrefixResponse.FromString,
                 _registered_method=True)
+        self.AcquireResident = channel.unary_unary(
+                '/kvtier.v1.CacheService/AcquireResident',
+                request_serializer=kvtier_dot_v1_dot_cache__pb2.AcquireResidentRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_cache__pb2.AcquireResidentResponse.FromString,
+                _registered_method=True)
         self.RenewLeases = channel.unary_unary(
                 '/kvtier.v1.CacheService/RenewLeases',
                 request_serializer=kvtier_dot_v1_dot_cache__pb2.RenewLeasesRequest.SerializeToString,
@@ -171,6 +176,21 @@ class CacheServiceServicer(object):
         never longer than the service's own.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
         TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcquireResident(self, request, context):
+        """As AcquirePrefix, in one answer, where nothing has to be loaded: half the time of a stream.
+
+        The answer says `match`, `ready` and `end` of the whole matched prefix when all of it is in host
+        memory, or when nothing matches. It is empty when some of it would have to be loaded: then
+        nothing was leased, used or counted, and AcquirePrefix is the call to make. A lease whose answer
+        is lost ends at its deadline or with its session.
+        Precondition: an open session. Idempotency: none; each call makes its own lease. Limit as
+        AcquirePrefix.
+        Errors: as AcquirePrefix.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -312,6 +332,11 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.AcquirePrefix,
                     request_deserializer=kvtier_dot_v1_dot_cache__pb2.AcquirePrefixRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_cache__pb2.AcquirePrefixResponse.SerializeToString,
+            ),
+            'AcquireResident': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcquireResident,
+                    request_deserializer=kvtier_dot_v1_dot_cache__pb2.AcquireResidentRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_cache__pb2.AcquireResidentResponse.SerializeToString,
             ),
             'RenewLeases': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewLeases,
@@ -476,6 +501,33 @@ class CacheService(object):
             '/kvtier.v1.CacheService/AcquirePrefix',
             kvtier_dot_v1_dot_cache__pb2.AcquirePrefixRequest.SerializeToString,
             kvtier_dot_v1_dot_cache__pb2.AcquirePrefixResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcquireResident(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.CacheService/AcquireResident',
+            kvtier_dot_v1_dot_cache__pb2.AcquireResidentRequest.SerializeToString,
+            kvtier_dot_v1_dot_cache__pb2.AcquireResidentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,17 @@ class CacheServiceStub:
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
     TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
     """
+    AcquireResident: _grpc.UnaryUnaryMultiCallable[_cache_pb2.AcquireResidentRequest, _cache_pb2.AcquireResidentResponse]
+    """As AcquirePrefix, in one answer, where nothing has to be loaded: half the time of a stream.
+
+    The answer says `match`, `ready` and `end` of the whole matched prefix when all of it is in host
+    memory, or when nothing matches. It is empty when some of it would have to be loaded: then
+    nothing was leased, used or counted, and AcquirePrefix is the call to make. A lease whose answer
+    is lost ends at its deadline or with its session.
+    Precondition: an open session. Idempotency: none; each call makes its own lease. Limit as
+    AcquirePrefix.
+    Errors: as AcquirePrefix.
+    """
     RenewLeases: _grpc.UnaryUnaryMultiCallable[_cache_pb2.RenewLeasesRequest, _cache_pb2.RenewLeasesResponse]
     """Extends leases and reservations, and the session.
 
@@ -210,6 +221,17 @@ class CacheServiceAsyncStub(CacheServiceStub):
     never longer than the service's own.
     Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
     TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
+    """
+    AcquireResident: _aio.UnaryUnaryMultiCallable[_cache_pb2.AcquireResidentRequest, _cache_pb2.AcquireResidentResponse]  # type: ignore[assignment]
+    """As AcquirePrefix, in one answer, where nothing has to be loaded: half the time of a stream.
+
+    The answer says `match`, `ready` and `end` of the whole matched prefix when all of it is in host
+    memory, or when nothing matches. It is empty when some of it would have to be loaded: then
+    nothing was leased, used or counted, and AcquirePrefix is the call to make. A lease whose answer
+    is lost ends at its deadline or with its session.
+    Precondition: an open session. Idempotency: none; each call makes its own lease. Limit as
+    AcquirePrefix.
+    Errors: as AcquirePrefix.
     """
     RenewLeases: _aio.UnaryUnaryMultiCallable[_cache_pb2.RenewLeasesRequest, _cache_pb2.RenewLeasesResponse]  # type: ignore[assignment]
     """Extends leases and reservations, and the session.
@@ -362,6 +384,23 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         never longer than the service's own.
         Errors: SESSION_UNKNOWN (NOT_FOUND), MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT),
         TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
+        """
+
+    @_abc_1.abstractmethod
+    def AcquireResident(
+        self,
+        request: _cache_pb2.AcquireResidentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_pb2.AcquireResidentResponse, _abc.Awaitable[_cache_pb2.AcquireResidentResponse]]:
+        """As AcquirePrefix, in one answer, where nothing has to be loaded: half the time of a stream.
+
+        The answer says `match`, `ready` and `end` of the whole matched prefix when all of it is in host
+        memory, or when nothing matches. It is empty when some of it would have to be loaded: then
+        nothing was leased, used or counted, and AcquirePrefix is the call to make. A lease whose answer
+        is lost ends at its deadline or with its session.
+        Precondition: an open session. Idempotency: none; each call makes its own lease. Limit as
+        AcquirePrefix.
+        Errors: as AcquirePrefix.
         """
 
     @_abc_1.abstractmethod

@@ -5,7 +5,7 @@ import itertools
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from kvtier.v1 import cache_pb2_grpc
 from worker.arena_handover import take_arena
 from worker.cache_client import CacheClient
 from worker.transfer import ArenaMap
+
+Acquired = pb.AcquirePrefixResponse | pb.AcquireResidentResponse
 
 BLOCK_BYTES = 1024 * 1024 + 4000
 """More than a frame, and not whole pages."""
@@ -260,12 +262,20 @@ class Peer:
             )
         )
 
+    def acquire_resident(self, chain: list[BlockHash], **fields: Any) -> pb.AcquireResidentResponse:
+        return self.service.stub.AcquireResident(
+            pb.AcquireResidentRequest(
+                session_id=self.id, block_hashes=pack_hashes(chain), **fields
+            ),
+            timeout=10,
+        )
+
     def lookup(self, chain: list[BlockHash]) -> pb.LookupPrefixResponse:
         return self.service.stub.LookupPrefix(
             pb.LookupPrefixRequest(session_id=self.id, block_hashes=pack_hashes(chain)), timeout=10
         )
 
-    def read(self, events: list[pb.AcquirePrefixResponse]) -> list[bytes]:
+    def read(self, events: Sequence[Acquired]) -> list[bytes]:
         """Payloads of all ready blocks of an acquire."""
         payloads: list[bytes] = []
         for event in events:

@@ -43,6 +43,8 @@ def test_encoded_blocks_come_back_after_a_restart(
     stats = again.stats()
     assert (stats.recovery.kept_count, stats.ssd_codec.name) == (8, "none")
     reader = open_peer(again, "stream")
+    assert not reader.acquire_resident(chain).ByteSize(), "it would have to be loaded"
+    assert again.stats().lease_count == 0
     events = reader.acquire(chain)
     assert events[0].match.tiers == bytes([Tier.SSD] * 8)
     assert reader.read(events) == [page.tobytes() for page in pages]

@@ -102,6 +102,9 @@ class StuckCache:
     def __init__(self) -> None:
         self.closed = threading.Event()
 
+    def give_back(self, *_: object) -> None:
+        """Nothing is held here."""
+
     async def acquire(self, *_: object) -> AsyncIterator[MatchView]:
         try:
             yield MatchView("lease", 30.0, 1, b"\x03", MissReason.NONE)

@@ -50,6 +50,43 @@ def test_what_needs_no_waiting_comes_in_one_message(peer: Any, tools: Any) -> No
         assert len(message.ready.checksums) == ready_count
 
 
+def test_what_is_all_in_memory_is_acquired_in_one_answer(peer: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(3)
+    peer.store(chain[:2])
+    answer = peer.acquire_resident(chain)
+    assert (answer.match.matched_count, answer.end.ready_count) == (2, 2)
+    assert answer.end.miss_reason == MissReason.NEVER_STORED
+    assert peer.read([answer]) == [page.tobytes() for page in tools.filled_pages(chain[:2])]
+    nothing = peer.acquire_resident(tools.fresh_chain(1))
+    assert (nothing.match.lease_id, nothing.end.ready_count) == ("", 0)
+    assert nothing.end.miss_reason == MissReason.NEVER_STORED
+
+
+def test_leases_go_back_along_with_the_next_call(peer: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(1)
+    peer.store(chain)
+
+    def leases() -> int:
+        return int(peer.service.stats().lease_count)
+
+    first = peer.acquire_resident(chain).match.lease_id
+    assert leases() == 1
+    second = peer.acquire_resident(chain, returned_lease_ids=[first, "unknown"]).match.lease_id
+    assert leases() == 1
+    third = peer.acquire(chain, returned_lease_ids=[second])[0].match.lease_id
+    assert leases() == 1
+    request = pb.ReserveBlocksRequest(
+        session_id=peer.id, block_hashes=pack_hashes(chain), returned_lease_ids=[third]
+    )
+    peer.service.stub.ReserveBlocks(request, timeout=10)
+    assert leases() == 0
+    last = [peer.acquire_resident(chain).match.lease_id for _ in range(2)]
+    peer.service.stub.ReleaseLease(
+        pb.ReleaseLeaseRequest(session_id=peer.id, returned_lease_ids=last), timeout=10
+    )
+    assert leases() == 0
+
+
 def test_an_acquire_of_nothing_makes_no_lease(peer: Any, tools: Any) -> None:
     before = peer.service.stats().lease_count
     events = peer.acquire(tools.fresh_chain(2))

@@ -41,10 +41,17 @@ class Call:
 class Wire:
     """The generated stub's place: answers an acquire as told, a load with the payloads."""
 
-    def __init__(self, messages: list[Message]) -> None:
+    def __init__(self, messages: list[Message], resident: bool) -> None:
+        """`resident`: the one message is the whole answer, and no stream is asked for."""
         self.acquire = Call(messages)
+        self._answer = messages[0] if resident else Message()
         self.released: list[pb.ReleaseLeaseRequest] = []
         self.ReleaseLease = self
+
+    def AcquireResident(
+        self, _: pb.AcquireResidentRequest, timeout: float
+    ) -> pb.AcquireResidentResponse:
+        return pb.AcquireResidentResponse.FromString(self._answer.SerializeToString())
 
     def AcquirePrefix(self, _: pb.AcquirePrefixRequest, timeout: float) -> Call:
         return self.acquire
@@ -93,9 +100,11 @@ def spreads(events: list[Message]) -> Iterator[list[Message]]:
                 yield [merged(*events[:size]), *rest]
 
 
-def restore(messages: list[Message], restored: Restored) -> tuple[Wire, list[bytes]]:
-    """Restores by `messages` into fresh pages."""
-    wire = Wire(messages)
+def restore(
+    messages: list[Message], restored: Restored, resident: bool = False
+) -> tuple[list[bytes], list[bytes]]:
+    """Restores by `messages` into fresh pages; the corrupt hashes of each lease given back."""
+    wire = Wire(messages, resident)
     pages = [np.zeros(BLOCK_BYTES, dtype=np.uint8) for _ in CHAIN]
     opened = pb.OpenSessionResponse(session_id="session", max_blocks_per_call=64)
     with grpc.insecure_channel("unix:/nowhere") as channel:
@@ -105,8 +114,12 @@ def restore(messages: list[Message], restored: Restored) -> tuple[Wire, list[byt
             Restore(session, lanes, lambda: 0.0, CHAIN, pages, 10.0).run("r", restored)
         finally:
             lanes.close()
-            assert wire.acquire.cancelled
-    return wire, [page.tobytes() for page in pages]
+            session.lease_returns.close()
+            assert wire.acquire.cancelled != resident
+    # Those that are not sound go back at once; the others when there is a call to go along with.
+    given_back = [release.corrupt_block_hashes for release in wire.released]
+    given_back += [b"" for _ in session.lease_returns.take()]
+    return [page.tobytes() for page in pages], given_back
 
 
 WHOLE = [match(), ready(0, CHECKSUMS[:2]), ready(2, CHECKSUMS[2:]), end(4)]
@@ -136,13 +149,13 @@ def test_however_events_are_spread_over_messages_the_same_is_restored(
     events: list[Message], good: int, reason: MissReason
 ) -> None:
     for messages in spreads(events):
-        restored = Restored()
-        wire, pages = restore(messages, restored)
-        assert (restored.tiers, restored.reason, restored.ended) == (TIERS[:good], reason, True)
-        assert pages[:good] == PAYLOADS[:good]
-        (release,) = wire.released
-        corrupt = CHAIN[good : good + 1] if reason is MissReason.CORRUPT else []
-        assert release.corrupt_block_hashes == pack_hashes(corrupt)
+        for resident in (False, True)[: 1 + (len(messages) == 1)]:
+            restored = Restored()
+            pages, given_back = restore(messages, restored, resident)
+            assert (restored.tiers, restored.reason, restored.ended) == (TIERS[:good], reason, True)
+            assert pages[:good] == PAYLOADS[:good]
+            corrupt = CHAIN[good : good + 1] if reason is MissReason.CORRUPT else []
+            assert given_back == [pack_hashes(corrupt)]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +174,9 @@ def test_however_events_are_spread_over_messages_the_same_is_restored(
 def test_nonsense_in_messages_of_several_keeps_what_was_verified(
     messages: list[Message], good: int
 ) -> None:
-    restored = Restored()
-    with pytest.raises(NonsenseError):
-        restore(messages, restored)
-    assert (restored.tiers, restored.ended) == (TIERS[:good], False)
+    for resident in (False, True)[: 1 + (len(messages) == 1)]:
+        restored = Restored()
+        with pytest.raises(NonsenseError):
+            restore(messages, restored, resident)
+        expected = 0 if resident and not messages[0].HasField("end") else good
+        assert (restored.tiers, restored.ended) == (TIERS[:expected], False)
