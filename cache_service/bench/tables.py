@@ -65,7 +65,7 @@ def _costs(rows: list[dict[str, Any]]) -> Table:
     table = bench_table(
         f"\nCPU s/GB (limit {CPU_SECONDS_PER_GB_MAX}), write amplification"
         f" (limit {AMPLIFICATION_MAX}), one block p50/p99 in ms",
-        *("block", "store", "fio", "cold", "fio", "rocks w", "ampl.", "rocks"),
+        *("block", "store", "fio", "cold", "fio", "floor", "rocks w", "ampl.", "rocks"),
         *("store ms", "cold ms", "io"),
     )
     for row in rows:
@@ -80,6 +80,7 @@ def _costs(rows: list[dict[str, Any]]) -> Table:
             number(row["fio_write_cpu_seconds_per_GB"], 3),
             at_most(row["cold_restore_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
             number(row["fio_read_cpu_seconds_per_GB"], 3),
+            number(row["floor_cpu_seconds_per_GB"], 3),
             f"{row['rocksdict_store_cpu_seconds_per_GB']:.2f}",
             at_most(row["write_amplification"], AMPLIFICATION_MAX, 3),
             number(row["rocksdict_write_amplification"]),

@@ -1,6 +1,7 @@
 """Measures one block size: fills a ring, then ours and fio take turns on the same file system."""
 
 import asyncio
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -45,6 +46,7 @@ async def _measured(
         await ring.settle()
         progress("ring full, warming up")
         await ring.steady_store()
+        gc.freeze()  # as the service does when it has started
         written, payload = ring.tier.stats().written_bytes, 0
         turns = []
         for number in range(settings.rounds):
@@ -55,6 +57,7 @@ async def _measured(
                 )
             )
             payload += turns[-1].store.payload_bytes
+        gc.unfreeze()
         amplification = (ring.tier.stats().written_bytes - written) / payload
         progress("one block at a time")
         singles = await ring.single_stores(), await ring.single_restores()
@@ -78,4 +81,5 @@ async def _turn(ring: Ring, fio: Fio, block_bytes: int, batch_bytes: int, ours_f
         store = await ring.steady_store()
         fio_read = await asyncio.to_thread(fio.read, block_bytes)
         cold = await ring.cold_restore()
-    return Turn(store, fio_write, fio_synced, cold, fio_read, await ring.warm_restore())
+    floor = await ring.floor(fio.verified_read()) if fio_read else None
+    return Turn(store, fio_write, fio_synced, cold, fio_read, floor, await ring.warm_restore())

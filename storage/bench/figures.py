@@ -21,6 +21,7 @@ class Turn:
     fio_synced: FioFigure | None
     cold: Cost
     fio_read: FioFigure | None
+    floor: Cost | None
     warm: Cost
 
 
@@ -45,6 +46,10 @@ class BlockFigures:
     """The same with fio syncing as often as appends do; above, it syncs once at the end."""
     store_cpu_seconds_per_GB: float
     cold_restore_cpu_seconds_per_GB: float
+    floor_cpu_seconds_per_GB: float | None
+    """Of reading and hashing as many bytes in as large reads, and nothing else; None without fio,
+    whose file they come from."""
+    floor_GBps: float | None
     warm_restore_cpu_seconds_per_GB: float
     fio_write_cpu_seconds_per_GB: float | None
     fio_read_cpu_seconds_per_GB: float | None
@@ -98,6 +103,7 @@ def block_figures(
         ]
         return statistics.median(ratios) if ratios else None
 
+    floors = [turn.floor for turn in turns if turn.floor is not None]
     amplifications = [x for turn in turns if (x := turn.store.amplification) is not None]
     store, restore = singles
     return BlockFigures(
@@ -114,6 +120,12 @@ def block_figures(
         store_ratio_to_synced_fio=ratio(lambda t: t.store, lambda t: t.fio_synced),
         store_cpu_seconds_per_GB=median(lambda t: t.store.cpu_seconds_per_gb),
         cold_restore_cpu_seconds_per_GB=median(lambda t: t.cold.cpu_seconds_per_gb),
+        floor_cpu_seconds_per_GB=(
+            statistics.median(each.cpu_seconds_per_gb for each in floors) if floors else None
+        ),
+        floor_GBps=(
+            statistics.median(each.bytes_per_second for each in floors) / 1e9 if floors else None
+        ),
         warm_restore_cpu_seconds_per_GB=median(lambda t: t.warm.cpu_seconds_per_gb),
         fio_write_cpu_seconds_per_GB=fio(lambda t: t.fio_write, lambda f: f.cpu_seconds_per_gb),
         fio_read_cpu_seconds_per_GB=fio(lambda t: t.fio_read, lambda f: f.cpu_seconds_per_gb),

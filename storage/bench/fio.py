@@ -10,6 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.bench.floor import VerifiedRead
+
 __all__ = ["INSTALL_HINT", "Fio", "FioFigure"]
 
 INSTALL_HINT = "fio is not installed; without it there is no ratio. On Debian: apt-get install fio"
@@ -45,6 +47,11 @@ class Fio:
     @property
     def installed(self) -> bool:
         return self._program is not None
+
+    def verified_read(self) -> VerifiedRead:
+        """The same bytes as `read` reads, for whoever reads and verifies them himself."""
+        direct = self.io_mode == "direct"
+        return VerifiedRead(self._file, self._offset, self._turn_bytes, direct)
 
     def prepare(self) -> None:
         """Writes the whole file, once: writing into blocks that are only reserved costs more."""

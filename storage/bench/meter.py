@@ -1,6 +1,5 @@
 """What a piece of work cost: seconds, CPU of all threads, bytes to the device. Any thread."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,10 +41,10 @@ class Cost:
 def measured() -> Iterator[Cost]:
     """Fills the cost it yields."""
     cost = Cost()
-    device, cpu, began = device_bytes_written(), _cpu_seconds(), time.perf_counter()
+    device, cpu, began = device_bytes_written(), time.process_time(), time.perf_counter()
     yield cost
     cost.seconds = time.perf_counter() - began
-    cost.cpu_seconds = _cpu_seconds() - cpu
+    cost.cpu_seconds = time.process_time() - cpu
     after = device_bytes_written()
     if device is not None and after is not None:
         cost.device_bytes = after - device
@@ -58,8 +57,3 @@ def device_bytes_written() -> int | None:
     except OSError:
         return None
     return next((int(x.split()[1]) for x in lines if x.startswith("write_bytes:")), None)
-
-
-def _cpu_seconds() -> float:
-    times = os.times()
-    return times.user + times.system

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from kvtier.keys import BlockHash, NamespaceId
+from storage.bench.floor import VerifiedRead
 from storage.bench.memory import BlockMemory
 from storage.bench.meter import Cost, measured
 from storage.bench.settings import BenchSettings
@@ -167,6 +168,11 @@ class Ring:
                 BlockRead(*place, target) for place, target in zip(chosen, targets, strict=False)
             ]
             await self.tier.read_many(reads, _must_be_whole)
+
+    async def floor(self, read: VerifiedRead) -> Cost:
+        """The same amount of other bytes, into the same memory, with nothing but reading and
+        hashing done to them."""
+        return await asyncio.to_thread(read.run, self._memory.targets)
 
     async def single_restores(self) -> Cost:
         """Reads blocks one by one, from all over the ring."""
