@@ -2,7 +2,7 @@
 
 An open-addressing table of 4-byte entries over one column of 32-byte hashes:
 
-    table   | 0 | row + 1 | 0 | row + 1 | row + 1 | ...     power of two, at most half full
+    table   | 0 | row + 1 | 0 | row + 1 | row + 1 | ...     power of two, at most a quarter full
     hashes  | 32 bytes | 32 bytes | ...                     one per row
 
 A row is a small number that its owner's columns are indexed with. Taking an entry out moves later
@@ -127,14 +127,14 @@ class BlockDirectory:
     def unlist(self, row: int) -> None:
         """The hash leads nowhere from now on; the row stays taken until `free`."""
         table, mask = self._entries, self._mask
-        hole = self._home(self.hash_of(row))
+        hole = self._home_of(row)
         while table[hole] != row + 1:
             assert table[hole], "the row is not listed"
             hole = (hole + 1) & mask
         # Later entries of the run move up unless that would put one before its home.
         at = hole
         while entry := table[(at := (at + 1) & mask)]:
-            home = self._home(self.hash_of(entry - 1))
+            home = self._home_of(entry - 1)
             if (at - home) & mask >= (at - hole) & mask:
                 table[hole] = entry
                 hole = at
@@ -194,8 +194,11 @@ class BlockDirectory:
 
     # -- below -------------------------------------------------------------------------------------
 
-    def _home(self, block_hash: bytes) -> int:
-        a, b, c, d = _WORDS.unpack(block_hash)
+    def _home_of(self, row: int) -> int:
+        return self._home(self._bytes, row * HASH_BYTES)
+
+    def _home(self, hashes: bytes | memoryview, start: int = 0) -> int:
+        a, b, c, d = _WORDS.unpack_from(hashes, start)
         m0, m1, m2, m3 = self._multipliers
         home: int = ((a * m0 + b * m1 + c * m2 + d * m3) & _WORD_MASK) >> self._shift
         return home
@@ -209,7 +212,7 @@ class BlockDirectory:
         listed = np.empty(0, np.int64)
         if self._capacity:
             listed = self._table[self._table != 0].astype(np.int64) - 1
-        slots = 1 << max(2 * row_count - 1, 1).bit_length()
+        slots = 1 << max(4 * row_count - 1, 1).bit_length()
         hashes = np.empty((row_count, HASH_BYTES), np.uint8)
         if self._high:
             hashes[: self._high] = self._bytes_column[: self._high]
