@@ -55,7 +55,8 @@ PROTOC = ../$(GEN)/bin/python -m grpc_tools.protoc -I . \
 proto: $(GEN)/.ready  ## regenerate the code beside the .proto files, byte for byte repeatable
 	@cd proto && $(PROTOC) --python_out=$(OUT) --pyi_out=$(OUT) kvtier/v1/*.proto
 	@cd proto && $(PROTOC) --grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) \
-	  kvtier/v1/cache.proto kvtier/v1/usage.proto kvtier/v1/inference.proto
+	  kvtier/v1/cache.proto kvtier/v1/usage.proto kvtier/v1/inference.proto \
+	  kvtier/v1/events.proto
 
 proto-check: $(GEN)/.ready
 	@out=$$(mktemp -d) && $(MAKE) --no-print-directory proto OUT=$$out && \

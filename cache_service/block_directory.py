@@ -106,6 +106,11 @@ class BlockDirectory:
         names: NDArray[np.uint64] = self._words[rows, 0]
         return names
 
+    def words(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """`hash_of` for many rows, as words (n, 4); for a row of -1 something."""
+        words: NDArray[np.uint64] = self._words[rows]
+        return words
+
     def insert(self, block_hash: bytes) -> int:
         """A row for a hash that is absent."""
         if self._free:

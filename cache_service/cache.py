@@ -25,6 +25,8 @@ from cache_service.errors import (
     NoSsdTierError,
     ReservationUnknownError,
 )
+from cache_service.events.log import EventLog
+from cache_service.events.watching import Watching
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
 from cache_service.parts import build_parts
@@ -86,6 +88,8 @@ class Cache:
         self._acquiring = Acquiring(parts)
         self._storing = self._enter(Storing(parts))
         self._reports = self._enter(CorruptReports(parts))
+        events = self._enter(EventLog(parts))
+        self.watching = Watching(events, self.instance_id, limits, clock)
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)

@@ -22,6 +22,9 @@
     ├── InvalidRangeError            outside the lease, reservation or block
     ├── NoSsdTierError               asked for what only an SSD tier can do
     ├── VerifyRunningError           one verify at a time
+    ├── EventsLostError              a watcher's next event is not kept
+    ├── TooManyWatchersError         the limit of watchers is reached
+    ├── WatcherStalledError          a watcher took nothing for too long
     └── AuditUnavailableError        the audit log cannot be written
         └── AuditLockedError         another service writes it
 
@@ -37,6 +40,7 @@ __all__ = [
     "CacheError",
     "ChecksumCountMismatchError",
     "ChecksumMismatchError",
+    "EventsLostError",
     "InvalidBlockSizeError",
     "InvalidNamespaceError",
     "InvalidRangeError",
@@ -54,7 +58,9 @@ __all__ = [
     "TooManyLeasesError",
     "TooManyReservationsError",
     "TooManySessionsError",
+    "TooManyWatchersError",
     "VerifyRunningError",
+    "WatcherStalledError",
 ]
 
 
@@ -144,6 +150,18 @@ class NoSsdTierError(CacheError):
 
 class VerifyRunningError(CacheError):
     reason = "VERIFY_RUNNING"
+
+
+class EventsLostError(CacheError):
+    reason = "EVENTS_LOST"
+
+
+class TooManyWatchersError(CacheError):
+    reason = "TOO_MANY_WATCHERS"
+
+
+class WatcherStalledError(CacheError):
+    reason = "WATCHER_STALLED"
 
 
 class AuditUnavailableError(CacheError):

@@ -4,6 +4,7 @@
     orders     who leaves host memory, who the SSD  (storage/policy)
     segments   what lies in which segment           (segment_loads.py)
     departures who must be written before it leaves (departures.py: only when that is asked for)
+    changes    copies that came and left            (events/changes.py: only when somebody follows)
 
 A block is a row of the tree. Other files of this room keep rows of blocks that they pinned, and
 read the tree; every change goes through the methods here.
@@ -25,6 +26,15 @@ from typing import TYPE_CHECKING
 from cache_service.absences import Absences
 from cache_service.block_tree import NOWHERE, BlockTree
 from cache_service.departures import Departures
+from cache_service.events.changes import (
+    DEMOTED_SSD,
+    LEFT_HOST,
+    LEFT_SSD,
+    PROMOTED_HOST,
+    STORED_HOST,
+    Changes,
+    left_code,
+)
 from cache_service.integrity import check_copies
 from cache_service.segment_loads import SegmentLoads
 from kvtier.blocks import MissReason
@@ -64,6 +74,7 @@ class BlockIndex:
         self.segments = SegmentLoads(self.tree, ssd_order)
         """For reading only."""
         self._departures: Departures | None = None
+        self._changes: Changes | None = None
         self._pinned: set[int] = set()
         self.host_only_count = 0
         """Blocks in host memory that the SSD lacks: what a crash now would lose."""
@@ -98,6 +109,10 @@ class BlockIndex:
         self._departures = Departures(self.tree, self._host)
         return self._departures
 
+    def follow_changes(self, changes: Changes) -> None:
+        """From now on every copy that comes or leaves is noted there."""
+        self._changes = changes
+
     # -- copies come ---------------------------------------------------------------------------
 
     def recover(self, found: "RecoveredColumns") -> None:
@@ -116,6 +131,8 @@ class BlockIndex:
         REQUIRES: the hash is not cached; `parent` is, or is NOWHERE.
         """
         self.absences.forget(block_hash)
+        if self._changes is not None:
+            self._changes.before_add()
         return self.tree.add(block_hash, parent, namespace_id, payload_bytes)
 
     def put_host(self, row: int, slab: Slab, checksum: int) -> None:
@@ -149,6 +166,9 @@ class BlockIndex:
         parent = columns.parent[row]
         if parent != NOWHERE:
             columns.host_children[parent] += 1
+        if self._changes is not None:
+            new = columns.segment[row] == NOWHERE
+            self._changes.came(row, parent, STORED_HOST if new else PROMOTED_HOST)
 
     def put_ssd(self, row: int, location: SsdLocation) -> None:
         """The block's record is durable at `location`.
@@ -166,6 +186,8 @@ class BlockIndex:
         self.segments.put(row, location)
         if parent != NOWHERE:
             columns.ssd_children[parent] += 1
+        if self._changes is not None:
+            self._changes.came(row, parent, DEMOTED_SSD)
         self._review(row)
 
     def move_ssd(self, row: int, location: SsdLocation) -> None:
@@ -265,15 +287,16 @@ class BlockIndex:
         tree = self.tree
         forgotten = []
         for each in reversed(tree.subtree(row)):
+            why = reason if each == row else MissReason.EVICTED
             if tree.on_ssd(each):
-                self._leave_ssd(each)
+                self._leave_ssd(each, why)
                 forgotten.append(tree.block_hash(each))
             if tree.in_host(each):
                 self._host.remove(each)
-                self._leave_host(each)
+                self._leave_host(each, why)
                 if not tree.pins(each):
                     self._free_slab(each)
-            self._leave(each, reason if each == row else MissReason.EVICTED)
+            self._leave(each, why)
         return forgotten
 
     def drop_ssd(self, row: int, reason: MissReason) -> list[BlockHash]:
@@ -286,7 +309,7 @@ class BlockIndex:
         below = [each for each in tree.subtree(row) if tree.on_ssd(each)]
         forgotten = [tree.block_hash(each) for each in below]
         for each in reversed(below):
-            self._leave_ssd(each)
+            self._leave_ssd(each, reason if each == row else MissReason.EVICTED)
         for each in reversed(below):
             # Last to first: what has no copy left takes with it only what follows it in memory,
             # and rows that are looked at later are still those of `below`.
@@ -367,7 +390,7 @@ class BlockIndex:
 
         Its slab is another's already, or free.
         """
-        self._leave_host(row)
+        self._leave_host(row, MissReason.EVICTED)
         columns = self.tree.columns
         columns.slab_page[row] = NOWHERE
         if columns.segment[row] == NOWHERE:
@@ -375,7 +398,7 @@ class BlockIndex:
         elif columns.parent[row] != NOWHERE:
             self._review(columns.parent[row])
 
-    def _leave_host(self, row: int) -> None:
+    def _leave_host(self, row: int, reason: MissReason) -> None:
         """The copy goes; whoever calls sees to its slab, and looks at the parent again."""
         columns = self.tree.columns
         self.host_payload_bytes -= self.tree.payload_bytes(row)
@@ -383,10 +406,12 @@ class BlockIndex:
         if self._departures is not None:
             self._departures.left(row)
         parent = columns.parent[row]
+        if self._changes is not None:
+            self._changes.left(row, parent, left_code(LEFT_HOST, reason))
         if parent != NOWHERE:
             columns.host_children[parent] -= 1
 
-    def _leave_ssd(self, row: int) -> None:
+    def _leave_ssd(self, row: int, reason: MissReason) -> None:
         columns = self.tree.columns
         self.segments.take(row)
         self._ssd.remove(row)
@@ -395,6 +420,8 @@ class BlockIndex:
             self.host_only_count += 1
             self._unsettle(row)
         parent = columns.parent[row]
+        if self._changes is not None:
+            self._changes.left(row, parent, left_code(LEFT_SSD, reason))
         if parent != NOWHERE:
             columns.ssd_children[parent] -= 1
 

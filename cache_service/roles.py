@@ -14,7 +14,7 @@ _DATA = Rule(frozenset({Role.ENGINE}))
 _LOOK = Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
 _OPERATE = Rule(frozenset({Role.OPERATOR}), audited=True)
 
-RULES: Mapping[str, Rule] = rules(
+_CACHE = rules(
     "kvtier.v1.CacheService",
     OpenSession=_DATA,
     CloseSession=_DATA,
@@ -31,3 +31,8 @@ RULES: Mapping[str, Rule] = rules(
     GetStats=_LOOK,
     VerifyBlocks=_OPERATE,
 )
+
+# Events name blocks, and whoever may read blocks and knows a name has the block: no engine's.
+_EVENTS = rules("kvtier.v1.CacheEvents", WatchEvents=Rule(frozenset({Role.OPERATOR})))
+
+RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS}

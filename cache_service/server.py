@@ -98,6 +98,8 @@ class CacheServer:
         for service in served:
             service.add_to(grpc_server.server)
         stack.push_async_callback(grpc_server.drain, settings.drain_seconds)
+        for service in served:
+            stack.callback(service.before_drain)
         names = [service.name for service in served]
         self.listen = (await grpc_server.start(settings.addresses, names))[0]
 
@@ -113,6 +115,9 @@ class CacheServer:
             settings.limits.core(),
             scrub_bytes_per_second=budget,
             write_out_seconds=WRITE_OUT_SHARE * settings.drain_seconds,
+            events_retained=settings.events.retained,
+            watchers_max=settings.events.watchers_max,
+            watch_stall_seconds=settings.events.stall_seconds,
         )
         cache = Cache(arena, ssd, limits, time.monotonic, listener, settings.policies)
         # What was made until now stays: a full collection looks only at what came after.

@@ -13,7 +13,14 @@ from cache_service.views import CacheLimits, CachePolicies
 from kvtier.service_settings import CallLimitSettings, ServiceSettings, check_socket_path
 from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 
-__all__ = ["ENV_PREFIX", "CacheSettings", "HostSettings", "LimitSettings", "SsdSettings"]
+__all__ = [
+    "ENV_PREFIX",
+    "CacheSettings",
+    "EventSettings",
+    "HostSettings",
+    "LimitSettings",
+    "SsdSettings",
+]
 
 ENV_PREFIX = "KVTIER_CACHE_"
 
@@ -91,6 +98,14 @@ class LimitSettings(CallLimitSettings):
         )
 
 
+class EventSettings(SettingsModel):
+    """The stream of events."""
+
+    retained: PositiveInt = 262_144
+    watchers_max: PositiveInt = 16
+    stall_seconds: Seconds = 10.0
+
+
 class LogSettings(SettingsModel):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     style: Literal["text", "json"] = "text"
@@ -109,6 +124,7 @@ class CacheSettings(ServiceSettings):
     host: HostSettings = HostSettings()
     ssd: SsdSettings = SsdSettings()
     limits: LimitSettings = LimitSettings()
+    events: EventSettings = EventSettings()
     log: LogSettings = LogSettings()
 
     @property

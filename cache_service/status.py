@@ -35,6 +35,9 @@ STATUS_TABLE: StatusTable = {
     errors.InvalidRangeError: StatusCode.OUT_OF_RANGE,
     errors.NoSsdTierError: StatusCode.FAILED_PRECONDITION,
     errors.VerifyRunningError: StatusCode.FAILED_PRECONDITION,
+    errors.EventsLostError: StatusCode.OUT_OF_RANGE,
+    errors.TooManyWatchersError: StatusCode.RESOURCE_EXHAUSTED,
+    errors.WatcherStalledError: StatusCode.DEADLINE_EXCEEDED,
     errors.AuditUnavailableError: StatusCode.UNAVAILABLE,
     errors.AuditLockedError: StatusCode.UNAVAILABLE,
     # The core turns a failing disk into misses; a storage error that gets here is our fault.

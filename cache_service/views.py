@@ -81,6 +81,11 @@ class CacheLimits:
     """What background passes over the SSD may read; 0 for none."""
     evicted_memory_count: int = 65_536
     """Hashes remembered as evicted, to tell EVICTED from NEVER_STORED."""
+    events_retained: int = 262_144
+    """Events kept for watchers that continue; each takes about a hundred bytes."""
+    watchers_max: int = 16
+    watch_stall_seconds: float = 10.0
+    """How long a watcher may take nothing before it is cut off."""
     answer_memory_count: int = 65_536
     """Ended reservations remembered, so that a repeated commit gets its first answer."""
 

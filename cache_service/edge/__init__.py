@@ -4,6 +4,7 @@
     read_calls       look up, acquire, load, renew, release
     store_calls      reserve, store, commit, abort
     operator_calls   statistics, verify
+    event_calls      watch events
     calls            what these share
     services         which services are served
 

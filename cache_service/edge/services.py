@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 
+from cache_service.edge.event_calls import EVENTS_NAME, EventsServicer
 from cache_service.intake import StreamIntake
 from cache_service.servicer import SERVICE_NAME, CacheServicer
-from kvtier.v1 import cache_pb2_grpc
+from kvtier.v1 import cache_pb2_grpc, events_pb2_grpc
 
 if TYPE_CHECKING:
     from cache_service.cache import Cache
@@ -21,6 +22,10 @@ __all__ = ["Service", "services"]
 Servicer = TypeVar("Servicer")
 
 
+def _nothing() -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class Service(Generic[Servicer]):
     """A service to be served. `add` is the function the generator wrote for its servicers."""
@@ -28,6 +33,8 @@ class Service(Generic[Servicer]):
     name: str
     servicer: Servicer
     add: Callable[[Servicer, Any], None]
+    before_drain: Callable[[], None] = _nothing
+    """Called when the service begins to end: what runs for ever ends by itself."""
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """REQUIRES: the server is not started yet."""
@@ -36,10 +43,17 @@ class Service(Generic[Servicer]):
 
 def services(cache: "Cache", intake: StreamIntake, arena_socket_path: str) -> list[Service[Any]]:
     """Every service, with its servicer built."""
+    events = EventsServicer(cache)
     return [
         Service(
             SERVICE_NAME,
             CacheServicer(cache, intake, arena_socket_path),
             cache_pb2_grpc.add_CacheServiceServicer_to_server,
+        ),
+        Service(
+            EVENTS_NAME,
+            events,
+            events_pb2_grpc.add_CacheEventsServicer_to_server,
+            events.before_drain,
         ),
     ]
