@@ -88,7 +88,7 @@ class Cache:
         self._acquiring = Acquiring(parts)
         self._storing = self._enter(Storing(parts))
         self._reports = self._enter(CorruptReports(parts))
-        events = self._enter(EventLog(parts))
+        events = self._enter(EventLog(parts.index, limits))
         self.watching = Watching(events, self.instance_id, limits, clock)
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:

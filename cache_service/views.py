@@ -83,6 +83,10 @@ class CacheLimits:
     """Hashes remembered as evicted, to tell EVICTED from NEVER_STORED."""
     events_retained: int = 262_144
     """Events kept for watchers that continue; each takes about a hundred bytes."""
+    events_per_message: int = 4096
+    """Events, and rows of a snapshot, that a watcher gets at once: about 300 KB of each."""
+    event_batch_seconds: float = 0.05
+    """Events of so long go in one message."""
     watchers_max: int = 16
     watch_stall_seconds: float = 10.0
     """How long a watcher may take nothing before it is cut off."""

@@ -16,7 +16,7 @@ from kvtier.v1 import events_pb2_grpc
 if TYPE_CHECKING:
     from cache_service.cache import Cache
 
-__all__ = ["EVENTS_NAME", "EventsServicer"]
+__all__ = ["EVENTS_NAME", "EventsServicer", "watch_message"]
 
 EVENTS_NAME = "kvtier.v1.CacheEvents"
 
@@ -40,7 +40,7 @@ class EventsServicer(events_pb2_grpc.CacheEventsServicer):
                 # Written here and not yielded: a write that takes too long can be given up.
                 try:
                     async with asyncio.timeout(watching.stall_seconds):
-                        await context.write(_message(view))
+                        await context.write(watch_message(view))
                 except TimeoutError:
                     raise WatcherStalledError(
                         f"the watcher took nothing for {watching.stall_seconds:g} seconds; watch"
@@ -60,7 +60,8 @@ def _after(request: pb.WatchEventsRequest) -> Position | None:
     return Position(request.after.instance_id, request.after.sequence)
 
 
-def _message(view: WatchView) -> pb.WatchEventsResponse:
+def watch_message(view: WatchView) -> pb.WatchEventsResponse:
+    """The view as it travels."""
     position = view.position
     message = pb.WatchEventsResponse(
         position=pb.EventPosition(instance_id=position.instance_id, sequence=position.sequence),

@@ -8,25 +8,22 @@ from cache_service.events.changes import Changes
 from cache_service.events.ring import EventRing
 from cache_service.events.runs import BlockRun, EventRun, event_runs
 from cache_service.events.snapshot import blocks_between
-from cache_service.parts import Parts
+from cache_service.index import BlockIndex
 from cache_service.side import Side
+from cache_service.views import CacheLimits
 
-__all__ = ["EVENTS_PER_READ", "ROWS_PER_CHUNK", "EventLog"]
-
-EVENTS_PER_READ = 4096
-"""Events in one message at most: about 300 KB and a few hundred microseconds of the loop."""
-ROWS_PER_CHUNK = 4096
-"""The same for a snapshot."""
+__all__ = ["EventLog"]
 
 
 class EventLog(Side):
     """Follows the index from its making; keeps `limits.events_retained` events."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._tree = parts.index.tree
-        self._ring = EventRing(parts.limits.events_retained)
+    def __init__(self, index: BlockIndex, limits: CacheLimits) -> None:
+        self._tree = index.tree
+        self._ring = EventRing(limits.events_retained)
+        self._count_max = limits.events_per_message
         self._changes = Changes(self._tree, self._ring.append)
-        parts.index.follow_changes(self._changes)
+        index.follow_changes(self._changes)
 
     @property
     def last_sequence(self) -> int:
@@ -42,17 +39,17 @@ class EventLog(Side):
         return self._ring.first_sequence - 1 <= after <= self._ring.last_sequence
 
     def read(self, after: int) -> tuple[EventRun, ...]:
-        """The next events, `EVENTS_PER_READ` at most. REQUIRES: `keeps(after)`."""
-        return event_runs(self._ring.read(after, EVENTS_PER_READ))
+        """The next events, as many as go at once. REQUIRES: `keeps(after)`."""
+        return event_runs(self._ring.read(after, self._count_max))
 
-    @property
-    def row_count(self) -> int:
-        """Rows that a snapshot walks."""
-        return self._tree.directory.row_high
+    def chunk(self, row: int) -> tuple[tuple[BlockRun, ...], int | None]:
+        """What the rows from this one hold now, as many as go at once, and the next row, if any.
 
-    def chunk(self, first_row: int) -> tuple[BlockRun, ...]:
-        """What `ROWS_PER_CHUNK` rows hold now. True after `settle`, at `last_sequence`."""
-        return blocks_between(self._tree, first_row, first_row + ROWS_PER_CHUNK)
+        True after `settle`, at `last_sequence`.
+        """
+        end = row + self._count_max
+        blocks = blocks_between(self._tree, row, end)
+        return blocks, end if end < self._tree.directory.row_high else None
 
     def tick(self) -> None:
         self.settle()

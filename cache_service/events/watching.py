@@ -4,7 +4,7 @@
 
 A watcher holds nothing but its position: who reads slowly falls behind, and is cut off when its
 next event is kept no more. Invariants: `watchers_max` at a time; a view holds at most
-`EVENTS_PER_READ` events and a chunk of rows, and the loop is given away between two. Event loop
+`events_per_message` events and as many rows, and the loop is given away between two. Event loop
 only.
 """
 
@@ -14,14 +14,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
 from cache_service.errors import EventsLostError, TooManyWatchersError
-from cache_service.events.log import ROWS_PER_CHUNK, EventLog
+from cache_service.events.log import EventLog
 from cache_service.events.runs import BlockRun, EventRun
 from cache_service.views import CacheLimits
 
 __all__ = ["Position", "WatchView", "Watching"]
 
-BATCH_SECONDS = 0.05
-"""Events of so long go in one message."""
 SILENCE_SECONDS_MAX = 5.0
 """A message at least so often: who hears nothing for much longer has lost the service."""
 
@@ -58,6 +56,12 @@ class Watching:
         self._clock = clock
         self._ended = asyncio.Event()
         self.watcher_count = 0
+
+    @property
+    def last_sequence(self) -> int:
+        """Of the newest event; 0 before the first."""
+        self._log.settle()
+        return self._log.last_sequence
 
     @property
     def stall_seconds(self) -> float:
@@ -118,14 +122,13 @@ class Watching:
         view = self._step(sent)
         if view.position.sequence < self._log.last_sequence:
             return WatchView(view.position, view.events, snapshot_under_way=True), row
-        blocks, row = self._log.chunk(row), row + ROWS_PER_CHUNK
-        done = row >= self._log.row_count
-        step = WatchView(view.position, view.events, blocks, not done, done)
-        return step, None if done else row
+        blocks, next_row = self._log.chunk(row)
+        done = next_row is None
+        return WatchView(view.position, view.events, blocks, not done, done), next_row
 
     async def _pause(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BATCH_SECONDS):
+            async with asyncio.timeout(self._limits.event_batch_seconds):
                 await self._ended.wait()
 
     def _lost(self, why: str) -> EventsLostError:

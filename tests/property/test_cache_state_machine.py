@@ -25,13 +25,17 @@ from hypothesis.stateful import (
 )
 
 from cache_service.cache import Cache
+from cache_service.edge.event_calls import watch_message
 from cache_service.errors import (
     ChecksumMismatchError,
     ReservationExpiredError,
     ReservationUnknownError,
 )
+from cache_service.events.watching import Position
 from cache_service.listener import QuietListener
 from cache_service.views import CacheLimits, CachePolicies, EndView, MatchView, ReadyView, Transport
+from kvtier.block_places import BlockPlaces
+from kvtier.blocks import Tier
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
 from storage.policy.choice import POLICIES
@@ -53,6 +57,8 @@ LIMITS = CacheLimits(
     read_ahead_blocks=2,
     write_batch_blocks=3,
     evicted_memory_count=16,
+    events_per_message=5,
+    event_batch_seconds=0.0001,
 )
 
 Result = TypeVar("Result")
@@ -67,6 +73,33 @@ def chain_of(path: list[int]) -> list[BlockHash]:
         parent = hashlib.sha256(parent + bytes([name])).digest()
         hashes.append(BlockHash(parent))
     return hashes
+
+
+ALL_PATHS = [[number >> bit & 1 for bit in range(5)] for number in range(32)]
+"""Whatever is cached lies on one of them."""
+
+
+class Watcher:
+    """An index of the cache from its events alone; `slow` ones read a message now and then."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.places = BlockPlaces()
+        self.cache = cache
+        self.open()
+
+    def open(self) -> None:
+        request = self.places.begin()
+        after = Position(request.after.instance_id, request.after.sequence)
+        self.views = self.cache.watching.watch(
+            after if request.HasField("after") else None, request.snapshot
+        )
+
+    async def read(self) -> None:
+        self.places.apply(watch_message(await anext(self.views)))
+
+    def behind(self) -> bool:
+        position = self.places.position
+        return position is None or position.sequence < self.cache.watching.last_sequence
 
 
 def payload_of(block_hash: BlockHash) -> bytes:
@@ -118,6 +151,7 @@ class CacheLife(RuleBasedStateMachine):
         self.sessions: list[str] = []
         self.leases: list[tuple[str, str, list[BlockHash], list[tuple[int, int]], float]] = []
         self.reservations: list[tuple[str, list[BlockHash], Any]] = []
+        self.watcher, self.slow = Watcher(self.cache), Watcher(self.cache)
         self.open_session()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -281,8 +315,14 @@ class CacheLife(RuleBasedStateMachine):
     @rule(path=paths, number=st.integers(0, 2))
     def store(self, path: list[int], number: int) -> None:
         """The usual way: reserve, write, commit in one go."""
-        chain = chain_of(path)
-        session_id = self.session(number)
+        self.store_chain(chain_of(path), self.session(number))
+
+    @rule(paths=st.lists(st.sampled_from(ALL_PATHS), min_size=2, max_size=6))
+    def store_more_than_fits(self, paths: list[list[int]]) -> None:
+        for path in paths:
+            self.store_chain(chain_of(path), self.session(0))
+
+    def store_chain(self, chain: list[BlockHash], session_id: str) -> None:
         view = self.run(self.cache.reserve(session_id, "", chain))
         if view.reservation_id:
             self.committed.update(chain[i] for i in view.missing)
@@ -308,6 +348,34 @@ class CacheLife(RuleBasedStateMachine):
                 self.cache.check_integrity()
 
         self.run(waited())
+
+    @rule(count=st.integers(1, 3))
+    def the_slow_watcher_reads(self, count: int) -> None:
+        for _ in range(count):
+            if self.slow.behind():
+                self.run(self.slow.read())
+        if not self.slow.behind():
+            self.check_index(self.slow.places)
+
+    @rule(resume=st.booleans())
+    def the_slow_watcher_connects_anew(self, resume: bool) -> None:
+        self.run(self.slow.views.aclose())
+        if not resume:
+            self.slow.places.lost()
+        self.slow.open()
+
+    def check_index(self, places: BlockPlaces) -> None:
+        """`places` says what the cache says, block by block and in sum."""
+        session_id = self.session(0)
+        for path in ALL_PATHS:
+            chain = chain_of(path)
+            found = self.cache.lookup(session_id, chain)
+            assert bytes(places.prefix(chain)) == found.tiers
+        for tier in self.cache.stats().tiers:
+            held = sum(tier.tier in places.tiers(each) for each in places)
+            assert held == tier.block_count
+        assert all(places.tiers(each) for each in places)
+        assert {tier for each in places for tier in places.tiers(each)} <= {Tier.HOST, Tier.SSD}
 
     @rule()
     def restart(self) -> None:
@@ -362,8 +430,16 @@ class CacheLife(RuleBasedStateMachine):
             if self.now < deadline:
                 self.check_bytes(chain, blocks)
 
+    @invariant()
+    def events_are_enough_to_know_what_is_cached(self) -> None:
+        while self.watcher.behind():
+            self.run(self.watcher.read())
+        self.check_index(self.watcher.places)
+
     def teardown(self) -> None:
         async def ended() -> None:
+            await self.watcher.views.aclose()
+            await self.slow.views.aclose()
             for session_id in self.sessions:
                 self.cache.close_session(session_id)
             await self.cache.drain()

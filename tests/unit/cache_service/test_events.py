@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from cache_service.events.changes import EventColumns, EventKind, read_code
 from cache_service.events.ring import EventRing
 from cache_service.events.runs import event_runs
 from cache_service.events.watching import Position, WatchView
+from cache_service.listener import QuietListener
+from cache_service.views import CacheLimits
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
 
@@ -76,6 +79,16 @@ def test_every_reason_fits_a_code(reason: MissReason) -> None:
 # -- through the core ------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def make_cache(arena: Any, limits: CacheLimits, clock: Any) -> Callable[..., Cache]:
+    """Room for sixteen blocks, no SSD tier."""
+
+    def make(**changes: Any) -> Cache:
+        return Cache(arena, None, replace(limits, **changes), clock, QuietListener())
+
+    return make
+
+
 class Watch:
     """A watch that is read by hand."""
 
@@ -94,10 +107,10 @@ def told(view: WatchView) -> list[tuple[EventKind, Tier, MissReason, int]]:
 
 
 async def test_a_store_is_told_with_parents_namespace_and_size(
-    make_cache: Callable[..., Cache], open_client: Any
+    make_cache: Callable[..., Cache], connect: Any
 ) -> None:
     cache = make_cache()
-    client = open_client(cache)
+    client = connect(cache)
     watch = Watch(cache.watching.watch(None, False))
     first = await watch.next()
     assert first.position == Position(cache.instance_id, 0)
@@ -109,36 +122,37 @@ async def test_a_store_is_told_with_parents_namespace_and_size(
     assert (run.kind, run.tier, run.reason) == (EventKind.STORED, Tier.HOST, MissReason.NONE)
     assert run.hashes == b"".join(hashes)
     assert run.parents == bytes(32) + b"".join(hashes[:-1])
-    assert (run.namespace_id, run.block_bytes) == (client.namespace_id, client.block_bytes)
+    assert run.namespace_id == hashlib.sha256(b"a namespace").digest()
+    assert run.block_bytes == cache.stats().tiers[0].payload_bytes // 3
     assert view.position == Position(cache.instance_id, 3)
     await watch.close()
 
 
 async def test_blocks_that_leave_for_room_are_told_last_to_first(
-    make_cache: Callable[..., Cache], open_client: Any
+    make_cache: Callable[..., Cache], connect: Any
 ) -> None:
-    cache = make_cache(slabs=4)
-    client = open_client(cache)
-    old, new = chain("old", 4), chain("new", 3)
+    cache = make_cache()
+    client = connect(cache)
+    old, new = chain("old", 14), chain("new", 5)
     await client.store(old)
     await client.store(new)
-    watch = Watch(cache.watching.watch(Position(cache.instance_id, 4), False))
+    watch = Watch(cache.watching.watch(Position(cache.instance_id, 14), False))
     view = await watch.next()
     assert told(view) == [
         (EventKind.EVICTED, Tier.HOST, MissReason.EVICTED, 3),
-        (EventKind.STORED, Tier.HOST, MissReason.NONE, 3),
+        (EventKind.STORED, Tier.HOST, MissReason.NONE, 5),
     ]
     left = view.events[0]
-    assert left.hashes == b"".join(reversed(old[1:]))
-    assert left.parents == b"".join(reversed(old[:-1])), "read although the rows are others' now"
+    assert left.hashes == b"".join(reversed(old[-3:]))
+    assert left.parents == b"".join(reversed(old[-4:-1])), "read although the rows are others' now"
     await watch.close()
 
 
 async def test_a_corrupt_block_is_told_as_such_and_what_continued_it_as_evicted(
-    make_cache: Callable[..., Cache], open_client: Any
+    make_cache: Callable[..., Cache], connect: Any
 ) -> None:
     cache = make_cache()
-    client = open_client(cache)
+    client = connect(cache)
     hashes = chain("a", 3)
     await client.store(hashes)
     watch = Watch(cache.watching.watch(None, False))
@@ -157,10 +171,10 @@ async def test_a_corrupt_block_is_told_as_such_and_what_continued_it_as_evicted(
 
 
 async def test_a_position_of_another_start_or_not_kept_is_lost(
-    make_cache: Callable[..., Cache], open_client: Any
+    make_cache: Callable[..., Cache], connect: Any
 ) -> None:
     cache = make_cache(events_retained=2)
-    client = open_client(cache)
+    client = connect(cache)
     await client.store(chain("a", 4))
     for position in (
         Position("somebody else", 4),
@@ -179,10 +193,10 @@ async def test_a_position_of_another_start_or_not_kept_is_lost(
 
 
 async def test_a_watcher_that_falls_behind_is_cut_off(
-    make_cache: Callable[..., Cache], open_client: Any
+    make_cache: Callable[..., Cache], connect: Any
 ) -> None:
     cache = make_cache(events_retained=3)
-    client = open_client(cache)
+    client = connect(cache)
     watch = Watch(cache.watching.watch(None, False))
     await watch.next()
     await client.store(chain("a", 4))
