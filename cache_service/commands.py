@@ -15,11 +15,18 @@ from google.protobuf.message import Message
 from rich.console import Console
 
 from cache_service.audit.commands import audit_app
+from cache_service.events.printing import (
+    HEADER,
+    json_lines,
+    messages,
+    position_of,
+    text_lines,
+)
 from cache_service.stats_tables import host_table, ssd_table, tiers_table, totals_table
 from cache_service.verify_command import outcome_data, outcome_text, verified
 from kvtier.cli.channel import open_channel
 from kvtier.errors import WireError, read_error
-from kvtier.v1 import block_pb2, cache_pb2, cache_pb2_grpc
+from kvtier.v1 import block_pb2, cache_pb2, cache_pb2_grpc, events_pb2
 
 __all__ = ["app"]
 
@@ -79,6 +86,52 @@ def verify(
     print(json.dumps(outcome_data(last), indent=2) if as_json else outcome_text(last))
     if last.progress.corrupt_count or last.progress.unreadable_count or not last.done:
         raise typer.Exit(1)
+
+
+@app.command(short_help="What the tiers gain and lose, as it happens.")
+def events(
+    address: Annotated[
+        str, typer.Option(help="Of the cache service: HOST:PORT or unix:PATH.")
+    ] = DEFAULT_ADDRESS,
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="Begin with every block that is cached.")
+    ] = False,
+    after: Annotated[
+        str, typer.Option(help="Go on from where another one ended: INSTANCE:SEQUENCE.")
+    ] = "",
+    follow: Annotated[
+        bool, typer.Option(help="Go on with what happens; else end when all is told.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """What the tiers gain and lose, a line each. Ctrl-C ends it and says where to go on."""
+    request, place = _watch_request(after, snapshot), None
+    if not as_json:
+        print(HEADER, flush=True)
+    try:
+        for message in messages(address, request, follow):
+            place = message.position
+            for line in json_lines(message) if as_json else text_lines(message):
+                print(line)
+            sys.stdout.flush()
+    except grpc.RpcError as error:
+        print(f"kvtier cache: {_explain(read_error(error), address)}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        pass
+    if place is not None:
+        print(f"go on with --after {place.instance_id}:{place.sequence}", file=sys.stderr)
+
+
+def _watch_request(after: str, snapshot: bool) -> events_pb2.WatchEventsRequest:
+    if not after:
+        return events_pb2.WatchEventsRequest(snapshot=snapshot)
+    if snapshot:
+        raise typer.BadParameter("begin with --snapshot or --after, not with both")
+    try:
+        return events_pb2.WatchEventsRequest(after=position_of(after))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--after") from None
 
 
 def stats_data(response: cache_pb2.GetStatsResponse) -> dict[str, Any]:

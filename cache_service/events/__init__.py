@@ -6,7 +6,7 @@
              snapshot  all rows, a chunk at a time
              log       the side of the cache that owns these
              watching  watchers: bounded, each at its own position
-    commands           `kvtier cache events`
+    printing           `kvtier cache events`
 
 Invariant: an index rebuilt from a snapshot and the events after it is the tree's, at every event.
 The cost on the way of a store is noting two integers a copy. Event loop only.

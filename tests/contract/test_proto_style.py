@@ -12,6 +12,8 @@ from kvtier.v1 import (
     block_pb2,
     cache_pb2,
     cache_pb2_grpc,
+    events_pb2,
+    events_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
     usage_pb2,
@@ -19,7 +21,7 @@ from kvtier.v1 import (
 )
 
 FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (block_pb2, cache_pb2, inference_pb2, usage_pb2)
+    module.DESCRIPTOR for module in (block_pb2, cache_pb2, events_pb2, inference_pb2, usage_pb2)
 ]
 METHODS = [
     method
@@ -27,7 +29,7 @@ METHODS = [
     for service in file.services_by_name.values()
     for method in service.methods
 ]
-STUBS = (cache_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc)
+STUBS = (cache_pb2_grpc, events_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc)
 
 
 def messages() -> list[Any]:
@@ -64,6 +66,14 @@ def test_transports_are_the_same_numbers_on_both_sides() -> None:
 
     assert numbers(cache_pb2.Transport.DESCRIPTOR, "TRANSPORT_") == {
         t.name: t.value for t in Transport
+    }
+
+
+def test_kinds_of_event_are_the_same_numbers_on_both_sides() -> None:
+    from cache_service.events.changes import EventKind
+
+    assert numbers(events_pb2.EventKind.DESCRIPTOR, "EVENT_KIND_") == {
+        kind.name: kind.value for kind in EventKind
     }
 
 

@@ -1,6 +1,8 @@
 """The stream of events over real gRPC: resume, snapshot, loss, limits, slow watchers, shutdown."""
 
 import asyncio
+import json
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
+from typer.testing import CliRunner
 
+from cache_service.commands import app
 from kvtier.block_places import BlockPlaces, EventGapError
 from kvtier.blocks import Tier
 from kvtier.errors import WireError, read_error
@@ -280,3 +284,62 @@ def test_a_router_knows_what_the_service_has_over_its_restart(
         again.stop()
     finally:
         router.stop()
+
+
+def test_bytes_that_are_no_request_are_refused_or_are_one(make_service: Callable[..., Any]) -> None:
+    service, rng = make_service(**SMALL), random.Random(4)
+    watch = service.channel.unary_stream("/kvtier.v1.CacheEvents/WatchEvents")
+    reasons = set()
+    for size in [*range(40), 500, 5000]:
+        call = watch(rng.randbytes(size), timeout=SECONDS_MAX)
+        try:
+            assert pb.WatchEventsResponse.FromString(next(call)).position.instance_id
+        except grpc.RpcError as error:
+            reasons.add(read_error(error).reason)
+        call.cancel()
+    assert reasons <= {"MALFORMED_REQUEST", "EVENTS_LOST", "TOO_MANY_WATCHERS"}
+    service.stop()
+
+
+def printed(service: Any, *arguments: str) -> Any:
+    return CliRunner().invoke(app, ["events", "--address", service.address, *arguments])
+
+
+def test_the_command_prints_what_is_cached_and_then_what_happened_since(
+    make_service: Callable[..., Any], open_peer: Callable[..., Any], tools: Any
+) -> None:
+    service = make_service(**SMALL)
+    peer, chain = open_peer(service, "shared_memory"), tools.fresh_chain(3)
+    peer.store(chain[:2])
+    first = printed(service, "--snapshot", "--no-follow", "--json")
+    assert first.exit_code == 0
+    *cached, position = [json.loads(line) for line in first.stdout.splitlines()]
+    assert [each["block_hash"] for each in cached] == [each.hex() for each in chain[:2]]
+    assert [each["parent_hash"] for each in cached] == [None, chain[0].hex()]
+    assert {(each["kind"], *each["tiers"]) for each in cached} == {("cached", "host")}
+    place = f"{position['instance_id']}:{position['sequence']}"
+    assert first.stderr == f"go on with --after {place}\n"
+    peer.store(chain[2:])
+    later = printed(service, "--after", place, "--no-follow", "--json")
+    event, position = [json.loads(line) for line in later.stdout.splitlines()]
+    assert event == {
+        "sequence": 3,
+        "kind": "stored",
+        "tier": "host",
+        "reason": None,
+        "block_hash": chain[2].hex(),
+        "parent_hash": None,
+        "namespace_id": bytes(range(32)).hex(),
+        "block_bytes": tools.block_bytes,
+    }
+    assert position["sequence"] == 3
+    header, *rows = printed(service, "--snapshot", "--no-follow").stdout.splitlines()
+    assert header.split() == ["event", "what", "tier", "why", "block", "after", "namespace", "size"]
+    assert [row.split()[:3] for row in rows] == [
+        ["cached", "host", each.hex()[:16]] for each in chain
+    ]
+    lost = printed(service, "--after", "somebody:1")
+    assert (lost.exit_code, "EVENTS_LOST" in lost.stderr) == (1, True)
+    assert printed(service, "--after", "1").exit_code == 2
+    assert printed(service, "--after", place, "--snapshot").exit_code == 2
+    service.stop()

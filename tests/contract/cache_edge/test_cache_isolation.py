@@ -26,8 +26,9 @@ from tests.pki import Pki, raw_call
 from worker.breaker import Breaker, BreakerState
 
 METHODS = {
-    f"/kvtier.v1.CacheService/{method.name}": method
-    for method in Default().FindServiceByName("kvtier.v1.CacheService").methods
+    f"/{service}/{method.name}": method
+    for service in ("kvtier.v1.CacheService", "kvtier.v1.CacheEvents")
+    for method in Default().FindServiceByName(service).methods
 }
 REFUSED = ("ROLE_NOT_ALLOWED", grpc.StatusCode.PERMISSION_DENIED)
 
