@@ -33,7 +33,6 @@ from cache_service.events.changes import (
     PROMOTED_HOST,
     STORED_HOST,
     Changes,
-    left_code,
 )
 from cache_service.integrity import check_copies
 from cache_service.segment_loads import SegmentLoads
@@ -131,8 +130,8 @@ class BlockIndex:
         REQUIRES: the hash is not cached; `parent` is, or is NOWHERE.
         """
         self.absences.forget(block_hash)
-        if self._changes is not None:
-            self._changes.before_add()
+        if self._changes is not None and self._changes.rows_left:
+            self._changes.settle()
         return self.tree.add(block_hash, parent, namespace_id, payload_bytes)
 
     def put_host(self, row: int, slab: Slab, checksum: int) -> None:
@@ -407,7 +406,7 @@ class BlockIndex:
             self._departures.left(row)
         parent = columns.parent[row]
         if self._changes is not None:
-            self._changes.left(row, parent, left_code(LEFT_HOST, reason))
+            self._changes.left(row, parent, LEFT_HOST, reason)
         if parent != NOWHERE:
             columns.host_children[parent] -= 1
 
@@ -421,7 +420,7 @@ class BlockIndex:
             self._unsettle(row)
         parent = columns.parent[row]
         if self._changes is not None:
-            self._changes.left(row, parent, left_code(LEFT_SSD, reason))
+            self._changes.left(row, parent, LEFT_SSD, reason)
         if parent != NOWHERE:
             columns.ssd_children[parent] -= 1
 

@@ -5,38 +5,42 @@ at a time. Invariant: a row is resolved before it can be another block's (the in
 before it adds one), so what is read is what was noted. Written by the index; event loop only.
 """
 
-from collections.abc import Callable
+from array import array
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from cache_service.block_tree import NOWHERE, BlockTree
 from kvtier.blocks import MissReason, Tier
+from storage.tier import NO_PARENT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CODE_BITS",
     "DEMOTED_SSD",
     "LEFT_HOST",
     "LEFT_SSD",
     "PROMOTED_HOST",
+    "REASON_SHIFT",
     "STORED_HOST",
     "Changes",
     "EventColumns",
     "EventKind",
+    "EventSink",
     "block_facts",
     "event_code",
-    "left_code",
     "read_code",
 ]
 
 CODE_BITS = 12
 _CODE_MASK = (1 << CODE_BITS) - 1
-PENDING_MAX = 4096
-"""Noted changes that an `add` may find; more are resolved first."""
+REASON_SHIFT = 6
+_VECTOR_MIN = 24
+"""Fewer changes than this are resolved one by one: NumPy calls cost more."""
 
 
 class EventKind(IntEnum):
@@ -53,13 +57,8 @@ def event_code(kind: EventKind, tier: Tier) -> int:
     return kind | tier << 3
 
 
-def left_code(tier_left: int, reason: MissReason) -> int:
-    """Of a copy that left: `LEFT_HOST` or `LEFT_SSD`, and why."""
-    return tier_left | reason << 6
-
-
 def read_code(code: int) -> tuple[EventKind, Tier, MissReason]:
-    return EventKind(code & 7), Tier(code >> 3 & 7), MissReason(code >> 6)
+    return EventKind(code & 7), Tier(code >> 3 & 7), MissReason(code >> REASON_SHIFT)
 
 
 STORED_HOST = event_code(EventKind.STORED, Tier.HOST)
@@ -94,17 +93,26 @@ class EventColumns:
         )
 
 
+class EventSink(Protocol):
+    """Takes events in order, many or one."""
+
+    def append(self, events: EventColumns) -> None: ...
+
+    def append_one(
+        self, code: int, block_hash: bytes, parent: bytes, namespace_id: bytes, block_bytes: int
+    ) -> None: ...
+
+
 class Changes:
     """What was noted since `settle`, which hands it to `sink` in order."""
 
-    def __init__(self, tree: BlockTree, sink: Callable[[EventColumns], None]) -> None:
+    def __init__(self, tree: BlockTree, sink: EventSink) -> None:
         self._tree = tree
         self._sink = sink
-        self._noted: list[int] = []
-        """Row and code."""
-        self._parents: list[int] = []
-        self._left = False
-        """Whether a row that was noted may have been given away."""
+        self._noted, self._parents = array("q"), array("q")
+        """Row and code of each change; row of the block before it."""
+        self.rows_left = False
+        """True when rows that were noted may be given away: `settle` before a row is."""
 
     def __len__(self) -> int:
         return len(self._noted)
@@ -114,27 +122,32 @@ class Changes:
         self._noted.append(row << CODE_BITS | code)
         self._parents.append(parent)
 
-    def left(self, row: int, parent: int, code: int) -> None:
-        """A copy left. Noted before the row is."""
-        self._noted.append(row << CODE_BITS | code)
+    def left(self, row: int, parent: int, code: int, reason: int) -> None:
+        """A copy left, for a `MissReason`. Noted before the row is given away."""
+        self._noted.append(row << CODE_BITS | reason << REASON_SHIFT | code)
         self._parents.append(parent)
-        self._left = True
-
-    def before_add(self) -> None:
-        """A row is about to be given to a block."""
-        if self._left or len(self._noted) > PENDING_MAX:
-            self.settle()
+        self.rows_left = True
 
     def settle(self) -> None:
         """Hands on what was noted."""
         if not self._noted:
             return
-        noted = np.array(self._noted, np.int64)
-        parents = np.array(self._parents, np.int64)
-        self._noted, self._parents, self._left = [], [], False
-        facts = block_facts(self._tree, noted >> CODE_BITS, parents)
-        codes = (noted & _CODE_MASK).astype(np.uint16)
-        self._sink(EventColumns(codes, *facts))
+        noted, parents, self.rows_left = self._noted, self._parents, False
+        self._noted, self._parents = array("q"), array("q")
+        if len(noted) < _VECTOR_MIN:
+            for each, parent in zip(noted, parents, strict=True):
+                self._sink.append_one(each & _CODE_MASK, *self._facts(each >> CODE_BITS, parent))
+            return
+        packed = np.frombuffer(noted, np.int64)
+        facts = block_facts(self._tree, packed >> CODE_BITS, np.frombuffer(parents, np.int64))
+        self._sink.append(EventColumns((packed & _CODE_MASK).astype(np.uint16), *facts))
+
+    def _facts(self, row: int, parent: int) -> tuple[bytes, bytes, bytes, int]:
+        """As `block_facts`, of one row."""
+        hash_of = self._tree.directory.hash_of
+        namespace_id, size = self._tree.namespaces.kind(self._tree.columns.kind[row])
+        before = NO_PARENT if parent == NOWHERE else hash_of(parent)
+        return hash_of(row), before, namespace_id, size
 
 
 def block_facts(tree: BlockTree, rows: "NDArray[np.int64]", parents: "NDArray[np.int64]") -> Any:
@@ -142,7 +155,11 @@ def block_facts(tree: BlockTree, rows: "NDArray[np.int64]", parents: "NDArray[np
     hashes = tree.directory.words(rows)
     parent_hashes = tree.directory.words(parents)
     parent_hashes[parents == NOWHERE] = 0
-    kinds, kind_of = np.unique(tree.columns.array("kind")[rows], return_inverse=True)
+    of_rows = tree.columns.array("kind")[rows]
+    if (of_rows == of_rows[0]).all():
+        kinds, kind_of = of_rows[:1], np.zeros(len(rows), np.int64)
+    else:
+        kinds, kind_of = np.unique(of_rows, return_inverse=True)
     known = [tree.namespaces.kind(kind) for kind in kinds.tolist()]
     names = np.frombuffer(b"".join(name for name, _ in known), np.uint64).reshape(-1, 4)
     sizes = np.array([size for _, size in known], np.int64)

@@ -22,7 +22,7 @@ class EventLog(Side):
         self._tree = index.tree
         self._ring = EventRing(limits.events_retained)
         self._count_max = limits.events_per_message
-        self._changes = Changes(self._tree, self._ring.append)
+        self._changes = Changes(self._tree, self._ring)
         index.follow_changes(self._changes)
 
     @property

@@ -10,7 +10,8 @@ from cache_service.events.changes import EventColumns
 
 __all__ = ["EVENT_BYTES", "EventRing"]
 
-EVENT_BYTES = 2 + 3 * 32 + 8
+HASH_BYTES = 32
+EVENT_BYTES = 2 + 3 * HASH_BYTES + 8
 
 
 class EventRing:
@@ -25,6 +26,12 @@ class EventRing:
             np.empty((capacity, 4), np.uint64),
             np.empty(capacity, np.int64),
         )
+        # The same memory, for one event at a time.
+        self._codes = self._columns.codes.data
+        self._hashes = self._columns.hashes.reshape(-1).data.cast("B")
+        self._parents = self._columns.parents.reshape(-1).data.cast("B")
+        self._namespaces = self._columns.namespaces.reshape(-1).data.cast("B")
+        self._block_bytes = self._columns.block_bytes.data
         self.last_sequence = 0
         """Of the newest event; 0 before the first."""
 
@@ -39,6 +46,19 @@ class EventRing:
         kept = min(count, self._capacity)
         self._write(self.last_sequence + count - kept, events.part(count - kept, count))
         self.last_sequence += count
+
+    def append_one(
+        self, code: int, block_hash: bytes, parent: bytes, namespace_id: bytes, block_bytes: int
+    ) -> None:
+        """The same for one event; hashes and namespace have 32 bytes."""
+        at = self.last_sequence % self._capacity
+        start, end = at * HASH_BYTES, (at + 1) * HASH_BYTES
+        self._codes[at] = code
+        self._hashes[start:end] = block_hash
+        self._parents[start:end] = parent
+        self._namespaces[start:end] = namespace_id
+        self._block_bytes[at] = block_bytes
+        self.last_sequence += 1
 
     def read(self, after: int, count_max: int) -> EventColumns:
         """Events `after + 1 ..`, so many at most, up to where the ring turns over: perhaps fewer

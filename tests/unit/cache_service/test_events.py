@@ -11,7 +11,14 @@ import pytest
 
 from cache_service.cache import Cache
 from cache_service.errors import EventsLostError, TooManyWatchersError
-from cache_service.events.changes import EventColumns, EventKind, read_code
+from cache_service.events.changes import (
+    CODE_BITS,
+    LEFT_SSD,
+    REASON_SHIFT,
+    EventColumns,
+    EventKind,
+    read_code,
+)
 from cache_service.events.ring import EventRing
 from cache_service.events.runs import event_runs
 from cache_service.events.watching import Position, WatchView
@@ -69,9 +76,7 @@ def test_alike_events_are_one_run_and_others_begin_a_new_one() -> None:
 
 @pytest.mark.parametrize("reason", MissReason)
 def test_every_reason_fits_a_code(reason: MissReason) -> None:
-    from cache_service.events.changes import CODE_BITS, LEFT_SSD, left_code
-
-    code = left_code(LEFT_SSD, reason)
+    code = LEFT_SSD | reason << REASON_SHIFT
     assert code < 1 << CODE_BITS
     assert read_code(code) == (EventKind.EVICTED, Tier.SSD, reason)
 
