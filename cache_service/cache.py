@@ -89,7 +89,7 @@ class Cache:
         self._storing = self._enter(Storing(parts))
         self._reports = self._enter(CorruptReports(parts))
         events = self._enter(EventLog(parts.index, limits))
-        self.watching = Watching(events, self.instance_id, limits, clock)
+        self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)
@@ -312,6 +312,8 @@ class Cache:
             room=parts.room,
             cold=parts.cold,
             ready_bytes=self._acquiring.ready_bytes,
+            event_count=self.watching.last_sequence,
+            watcher_count=self.watching.watcher_count,
             counters=parts.tally.counters,
         )
 

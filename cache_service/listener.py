@@ -73,6 +73,10 @@ class CacheListener(Protocol):
         """A whole background pass ended."""
         ...
 
+    def watcher_cut(self, reason: str) -> None:
+        """A watcher of the events was cut off: "stalled" or "events_lost"."""
+        ...
+
 
 class QuietListener:
     """Hears everything and does nothing; a base for listeners that care about a few events."""
@@ -137,4 +141,7 @@ class QuietListener:
         return
 
     def scrub_passed(self, found: PassView) -> None:
+        return
+
+    def watcher_cut(self, reason: str) -> None:
         return

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cache_service.intake import StreamIntake
@@ -62,6 +62,7 @@ class MetricsListener(QuietListener):
             registry, "scrub_findings", "Blocks that a scrub found bad", "kind"
         )
         self._scrub_dropped = _counter(registry, "scrub_dropped_blocks", "Blocks dropped for it")
+        self._cut = _counter(registry, "watchers_cut", "Watchers that were cut off", "reason")
         self._load_seconds = Histogram(
             "kvtier_cache_load_seconds",
             "From an acquire's match to its end",
@@ -165,6 +166,10 @@ class MetricsListener(QuietListener):
             },
         )
 
+    def watcher_cut(self, reason: str) -> None:
+        self._cut.labels(reason).inc()
+        log.warning("a watcher of the events was cut off", extra={"reason": reason})
+
 
 class MetricsPage(Collector):
     """The Prometheus page: `registry`, and the core's stats at the moment of the scrape."""
@@ -217,9 +222,11 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
         ("pending_writes_blocks", "Blocks on their way to the SSD", stats.pending_write_count),
         ("host_only_blocks", "Blocks in host memory that the SSD lacks", stats.host_only_count),
         ("quarantined_slabs", "Slabs resting before reuse", stats.quarantined_slab_count),
+        ("watchers_open", "Watchers of the events", stats.watcher_count),
         ("uptime_seconds", "Since the start", stats.uptime_seconds),
     ):
         yield GaugeMetricFamily(f"kvtier_cache_{name}", text, value=value)
+    yield CounterMetricFamily("kvtier_cache_events", "Copies that came or left", stats.event_count)
     for name, text, field in (
         ("capacity_bytes", "What a tier may hold", "capacity_bytes"),
         ("used_bytes", "What a tier holds, with rounding and headers", "used_bytes"),

@@ -27,6 +27,8 @@ def collect_stats(
     room: HostRoom,
     cold: ColdSide | None,
     ready_bytes: int,
+    event_count: int,
+    watcher_count: int,
     counters: Mapping[str, int],
 ) -> CacheStats:
     """Changes nothing."""
@@ -58,6 +60,8 @@ def collect_stats(
         free_extent_count=arena.free_extent_count,
         extent_bytes=arena.extent_bytes,
         huge_page_bytes=arena.huge_bytes,
+        event_count=event_count,
+        watcher_count=watcher_count,
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
     )

@@ -110,3 +110,7 @@ class Tally:
     def scrub_passed(self, found: PassView) -> None:
         self.counters["scrub_passes"] += 1
         self._listener.scrub_passed(found)
+
+    def watcher_cut(self, reason: str) -> None:
+        self.counters[f"watchers_cut_{reason}"] += 1
+        self._listener.watcher_cut(reason)

@@ -269,6 +269,9 @@ class CacheStats:
     """How much of the arena lies in huge pages."""
     index_bytes: int
     """Memory of the index of all blocks."""
+    event_count: int
+    """Copies that came or left since the start."""
+    watcher_count: int
     recovery: RecoveryReport | None
     scrub: ScrubView | None = None
     codec: CodecChoice | None = None

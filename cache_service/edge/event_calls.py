@@ -6,7 +6,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from cache_service.edge.calls import Context
-from cache_service.errors import WatcherStalledError
 from cache_service.events.runs import BlockRun, EventRun
 from cache_service.events.watching import Position, WatchView
 from kvtier.serving import MalformedRequestError, ShuttingDownError
@@ -42,10 +41,7 @@ class EventsServicer(events_pb2_grpc.CacheEventsServicer):
                     async with asyncio.timeout(watching.stall_seconds):
                         await context.write(watch_message(view))
                 except TimeoutError:
-                    raise WatcherStalledError(
-                        f"the watcher took nothing for {watching.stall_seconds:g} seconds; watch"
-                        " again after the last position"
-                    ) from None
+                    raise watching.stalled() from None
         raise ShuttingDownError("the cache service is shutting down; watch it after its start")
         yield pb.WatchEventsResponse()
 

@@ -13,9 +13,10 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
-from cache_service.errors import EventsLostError, TooManyWatchersError
+from cache_service.errors import EventsLostError, TooManyWatchersError, WatcherStalledError
 from cache_service.events.log import EventLog
 from cache_service.events.runs import BlockRun, EventRun
+from cache_service.listener import CacheListener
 from cache_service.views import CacheLimits
 
 __all__ = ["Position", "WatchView", "Watching"]
@@ -48,12 +49,18 @@ class Watching:
     """Who watches now. `clock` in seconds, monotonic."""
 
     def __init__(
-        self, log: EventLog, instance_id: str, limits: CacheLimits, clock: Callable[[], float]
+        self,
+        log: EventLog,
+        instance_id: str,
+        limits: CacheLimits,
+        clock: Callable[[], float],
+        listener: CacheListener,
     ) -> None:
         self._log = log
         self._instance_id = instance_id
         self._limits = limits
         self._clock = clock
+        self._listener = listener
         self._ended = asyncio.Event()
         self.watcher_count = 0
 
@@ -67,6 +74,14 @@ class Watching:
     def stall_seconds(self) -> float:
         """How long a watcher may take nothing."""
         return self._limits.watch_stall_seconds
+
+    def stalled(self) -> WatcherStalledError:
+        """What a watcher is cut off with that did."""
+        self._listener.watcher_cut("stalled")
+        return WatcherStalledError(
+            f"the watcher took nothing for {self.stall_seconds:g} seconds; watch again after the"
+            " last position"
+        )
 
     def end(self) -> None:
         """Every watch ends within one batch, and new ones at once. Idempotent."""
@@ -109,6 +124,7 @@ class Watching:
         """The events after `sent`, as many as go at once."""
         self._log.settle()
         if not self._log.keeps(sent):
+            self._listener.watcher_cut("events_lost")
             raise self._lost(f"what happened after {sent} is not kept")
         runs = self._log.read(sent)
         sent += sum(run.count for run in runs)

@@ -19,6 +19,7 @@ from cache_service.errors import EventsLostError
 from cache_service.events.log import EventLog
 from cache_service.events.watching import Position, Watching
 from cache_service.index import BlockIndex
+from cache_service.listener import QuietListener
 from cache_service.views import CacheLimits
 from kvtier.block_places import BlockPlaces
 from kvtier.blocks import MissReason, Tier
@@ -54,7 +55,7 @@ class IndexLife(RuleBasedStateMachine):
         self.index = BlockIndex(self.arena, order, eviction_order("lru"), 16)
         self.log = EventLog(self.index, LIMITS)
         self.now = 0.0
-        self.watching = Watching(self.log, "this start", LIMITS, lambda: self.now)
+        self.watching = Watching(self.log, "this start", LIMITS, lambda: self.now, QuietListener())
         self.parents: dict[bytes, bytes] = {}
         """Of every block that was ever added."""
         self.records = 0

@@ -204,6 +204,7 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_its_place_is_free(
         raise AssertionError("the watcher still has its place")
     error = refused(call)
     assert (error.reason, error.code) == ("WATCHER_STALLED", grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert service.stats().counters["watchers_cut_stalled"] == 1
     channel.close()
 
 

@@ -207,6 +207,7 @@ async def test_a_watcher_that_falls_behind_is_cut_off(
     await client.store(chain("a", 4))
     with pytest.raises(EventsLostError):
         await watch.next()
+    assert cache.stats().counters["watchers_cut_events_lost"] == 1
     assert cache.watching.watcher_count == 0
 
 
