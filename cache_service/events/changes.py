@@ -39,6 +39,8 @@ __all__ = [
 CODE_BITS = 12
 _CODE_MASK = (1 << CODE_BITS) - 1
 REASON_SHIFT = 6
+_RESOLVED_AT_ONCE = 65_536
+"""A bound on the memory it takes, where a large part of the cache goes at once."""
 _VECTOR_MIN = 24
 """Fewer changes than this are resolved one by one: NumPy calls cost more."""
 
@@ -138,9 +140,11 @@ class Changes:
             for each, parent in zip(noted, parents, strict=True):
                 self._sink.append_one(each & _CODE_MASK, *self._facts(each >> CODE_BITS, parent))
             return
-        packed = np.frombuffer(noted, np.int64)
-        facts = block_facts(self._tree, packed >> CODE_BITS, np.frombuffer(parents, np.int64))
-        self._sink.append(EventColumns((packed & _CODE_MASK).astype(np.uint16), *facts))
+        for start in range(0, len(noted), _RESOLVED_AT_ONCE):
+            packed = np.frombuffer(noted, np.int64)[start : start + _RESOLVED_AT_ONCE]
+            before = np.frombuffer(parents, np.int64)[start : start + _RESOLVED_AT_ONCE]
+            facts = block_facts(self._tree, packed >> CODE_BITS, before)
+            self._sink.append(EventColumns((packed & _CODE_MASK).astype(np.uint16), *facts))
 
     def _facts(self, row: int, parent: int) -> tuple[bytes, bytes, bytes, int]:
         """As `block_facts`, of one row."""

@@ -7,12 +7,15 @@ One writer, the core; event loop only.
 from cache_service.events.changes import Changes
 from cache_service.events.ring import EventRing
 from cache_service.events.runs import BlockRun, EventRun, event_runs
-from cache_service.events.snapshot import blocks_between
+from cache_service.events.snapshot import blocks_from
 from cache_service.index import BlockIndex
 from cache_service.side import Side
 from cache_service.views import CacheLimits
 
 __all__ = ["EventLog"]
+
+RUNS_MAX = 256
+"""Runs in one message at most: where neighbours differ, making them takes the time."""
 
 
 class EventLog(Side):
@@ -40,15 +43,14 @@ class EventLog(Side):
 
     def read(self, after: int) -> tuple[EventRun, ...]:
         """The next events, as many as go at once. REQUIRES: `keeps(after)`."""
-        return event_runs(self._ring.read(after, self._count_max))
+        return event_runs(self._ring.read(after, self._count_max), RUNS_MAX)
 
     def chunk(self, row: int) -> tuple[tuple[BlockRun, ...], int | None]:
         """What the rows from this one hold now, as many as go at once, and the next row, if any.
 
         True after `settle`, at `last_sequence`.
         """
-        end = row + self._count_max
-        blocks = blocks_between(self._tree, row, end)
+        blocks, end = blocks_from(self._tree, row, self._count_max, RUNS_MAX)
         return blocks, end if end < self._tree.directory.row_high else None
 
     def tick(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,8 +49,8 @@ class BlockRun:
         return len(self.hashes) // 32
 
 
-def event_runs(events: EventColumns) -> tuple[EventRun, ...]:
-    """All of them, in order."""
+def event_runs(events: EventColumns, count_max: int) -> tuple[EventRun, ...]:
+    """The first ones, in order: all events, or those of so many runs."""
     count = len(events)
     if not count:
         return ()
@@ -58,7 +59,7 @@ def event_runs(events: EventColumns) -> tuple[EventRun, ...]:
         & (events.block_bytes[1:] == events.block_bytes[:-1])
         & (events.namespaces[1:] == events.namespaces[:-1]).all(axis=1)
     )
-    return tuple(_run(events, start, end) for start, end in spans(same))
+    return tuple(_run(events, start, end) for start, end in islice(spans(same), count_max))
 
 
 def _run(events: EventColumns, start: int, end: int) -> EventRun:

@@ -18,6 +18,7 @@ import grpc
 from kvtier.block_places import BlockPlaces, EventGapError
 from kvtier.channels import open_aio_channel
 from kvtier.errors import read_error
+from kvtier.v1 import events_pb2 as pb
 from kvtier.v1 import events_pb2_grpc
 
 __all__ = ["EventFollower"]
@@ -56,11 +57,13 @@ class EventFollower:
         places: BlockPlaces,
         credentials: grpc.ChannelCredentials | None = None,
         applied: Callable[[], None] = _nothing,
+        silence_seconds: float = SILENCE_SECONDS_MAX,
     ) -> None:
         self._address = address
         self._credentials = credentials
         self._places = places
         self._applied = applied
+        self._silence_seconds = silence_seconds
         self._backoff = BACKOFF_SECONDS_MIN
         self.current = False
         """True while `places` is whole and the stream is open; else its answers grow old."""
@@ -88,10 +91,10 @@ class EventFollower:
             call = stub.WatchEvents(self._places.begin())
             try:
                 while True:
-                    async with asyncio.timeout(SILENCE_SECONDS_MAX):
+                    async with asyncio.timeout(self._silence_seconds):
                         message = await call.read()
-                    if message is grpc.aio.EOF:
-                        return
+                    if not isinstance(message, pb.WatchEventsResponse):
+                        return  # the end of the stream
                     self._places.apply(message)
                     if self._places.position is not None:
                         self._backoff = BACKOFF_SECONDS_MIN

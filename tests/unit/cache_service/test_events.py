@@ -25,7 +25,7 @@ from cache_service.events.watching import Position, WatchView
 from cache_service.listener import QuietListener
 from cache_service.views import CacheLimits
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash
+from kvtier.keys import BlockHash, NamespaceId
 
 
 def chain(name: str, count: int) -> list[BlockHash]:
@@ -68,10 +68,11 @@ def test_alike_events_are_one_run_and_others_begin_a_new_one() -> None:
     events = columns(0, 6)
     events.codes[3] = 18
     events.block_bytes[5] = 901
-    runs = event_runs(events)
+    runs = event_runs(events, 10)
     assert [run.count for run in runs] == [3, 1, 1, 1]
     assert b"".join(run.hashes for run in runs) == events.hashes.tobytes()
-    assert event_runs(columns(0, 0)) == ()
+    assert event_runs(events, 2) == runs[:2]
+    assert event_runs(columns(0, 0), 2) == ()
 
 
 @pytest.mark.parametrize("reason", MissReason)
@@ -243,4 +244,31 @@ async def test_a_silent_stream_says_so_now_and_then(
     first = await watch.next()
     clock.advance(6)
     assert await watch.next() == first
+    await watch.close()
+
+
+async def test_messages_stay_small_where_every_block_is_of_another_namespace(
+    make_cache: Callable[..., Cache], connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache_service.events.log.RUNS_MAX", 2)
+    cache = make_cache()
+    for number in range(3):
+        client = connect(cache, NamespaceId(bytes([number]) * 32))
+        await client.store(chain(f"first {number}", 2))
+        await client.store(chain(f"second {number}", 1))
+    snapshot, blocks = Watch(cache.watching.watch(None, True)), 0
+    while True:
+        view = await snapshot.next()
+        assert len(view.blocks) <= 2
+        blocks += sum(run.count for run in view.blocks)
+        if view.snapshot_done:
+            break
+    assert blocks == 9
+    await snapshot.close()
+    watch, events = Watch(cache.watching.watch(Position(cache.instance_id, 0), False)), 0
+    while events < 9:
+        view = await watch.next()
+        assert len(view.events) <= 2
+        events += sum(run.count for run in view.events)
+    assert view.position.sequence == events == 9
     await watch.close()
