@@ -104,6 +104,9 @@ async def measure(blocks: int, rounds: int) -> dict[str, Any]:
         for name in sorted(ways, reverse=turn % 2 == 0):
             seconds[name].append(ways[name]())
         seconds["core"].append(await core.store())
+    # Of each turn, what following added: a busy machine slows both of its stores.
+    turns = zip(seconds["index_alone"], seconds["index_followed"], strict=True)
+    seconds["following_adds"] = [followed - alone for alone, followed in turns]
     medians = {
         f"{name}_us_per_block": round(statistics.median(values[CHAINS_HELD:]) * 1e6 / blocks, 2)
         for name, values in seconds.items()
