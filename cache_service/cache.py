@@ -16,6 +16,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 from cache_service.acquiring import Acquiring
+from cache_service.bulk.transfers import Transfers
 from cache_service.chains import check_chain
 from cache_service.corrupt_reports import CorruptReports
 from cache_service.errors import (
@@ -88,6 +89,8 @@ class Cache:
         self._acquiring = Acquiring(parts)
         self._storing = self._enter(Storing(parts))
         self._reports = self._enter(CorruptReports(parts))
+        self.bulk = self._enter(Transfers(parts))
+        """What the threads of the bulk lane are given; see `cache_service/bulk/`."""
         events = self._enter(EventLog(parts.index, limits))
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
         # The cold side last: what the others finish may still have to reach the SSD.
@@ -125,6 +128,10 @@ class Cache:
             limits.reservation_ttl_seconds,
             limits.max_blocks_per_call,
         )
+
+    def maps_arena(self, session_id: str) -> bool:
+        """Whether the session's client reads and writes slabs itself. Keeps nothing alive."""
+        return self._parts.sessions.transport(session_id) is Transport.SHARED_MEMORY
 
     def session_owner(self, session_id: str) -> str | None:
         """Who opened it; None when there is no such session."""

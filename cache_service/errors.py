@@ -20,6 +20,8 @@
     ├── ChecksumCountMismatchError   not one checksum a missing block
     ├── ChecksumMismatchError        bytes from the wire do not match
     ├── InvalidRangeError            outside the lease, reservation or block
+    ├── TicketRefusedError           no session waits for this bulk ticket, from here
+    ├── TooManyLanesError            bulk connections of one session, or of the service
     ├── NoSsdTierError               asked for what only an SSD tier can do
     ├── VerifyRunningError           one verify at a time
     ├── EventsLostError              a watcher's next event is not kept
@@ -54,7 +56,9 @@ __all__ = [
     "ReservationIncompleteError",
     "ReservationUnknownError",
     "SessionUnknownError",
+    "TicketRefusedError",
     "TooManyBlocksError",
+    "TooManyLanesError",
     "TooManyLeasesError",
     "TooManyReservationsError",
     "TooManySessionsError",
@@ -142,6 +146,14 @@ class ChecksumMismatchError(CacheError):
 
 class InvalidRangeError(CacheError):
     reason = "INVALID_RANGE"
+
+
+class TicketRefusedError(CacheError):
+    reason = "TICKET_REFUSED"
+
+
+class TooManyLanesError(CacheError):
+    reason = "TOO_MANY_LANES"
 
 
 class NoSsdTierError(CacheError):

@@ -9,15 +9,18 @@ blocks before its first missing one are kept by pins on the parents that are cac
 
 Slabs go back when a reservation ends without a commit. Where the client may still be writing (it
 expired, or its session ended) they rest in quarantine first, so that a late write cannot land in
-another block.
+another block. Where a thread of this process is writing (bulk lane), they go back when it says that
+it stopped.
 
 Invariant: a hash is claimed by at most one live reservation; a slab is in exactly one of: a live
-reservation, quarantine, the index, a read in flight, the arena's free slabs. Event loop only.
+reservation, an ended one that is still written, quarantine, the index, a read in flight, the
+arena's free slabs. Event loop only.
 """
 
 import asyncio
 import secrets
 from collections import deque
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from cache_service.block_tree import ABSENT
@@ -77,6 +80,10 @@ class Reservation:
         self.formed = asyncio.Event()
         self.ended = asyncio.Event()
         self.commit: asyncio.Task[int] | None = None
+        self.written_within = False
+        """A thread of this process is writing into the slabs; see `begin_writing`."""
+        self.landed: dict[int, int] = {}
+        """Blocks that came in whole over a bulk lane: position in the chain -> checksum."""
 
 
 class ReservationTable:
@@ -94,6 +101,8 @@ class ReservationTable:
         self._deadlines = Deadlines()
         self._answers: Remembered[tuple[str, Outcome]] = Remembered(memory_count)
         self._quarantine: deque[tuple[float, Slab]] = deque()
+        self._written: dict[str, list[Slab]] = {}
+        """Ended reservation -> slabs that a thread of this process still writes into."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -206,11 +215,10 @@ class ReservationTable:
             del self._claims[block_hash]
         for parent in reservation.parents:
             self._index.unpin(parent)
-        for slab in reservation.slabs:
-            if rest_until is None:
-                self._arena.free(slab)
-            else:
-                self._quarantine.append((rest_until, slab))
+        if reservation.written_within:
+            self._written[reservation.reservation_id] = list(reservation.slabs)
+        else:
+            self._let_go(reservation.slabs, rest_until)
         reservation.slabs.clear()
         reservation.parents.clear()
         for other, _ in reservation.continues:
@@ -220,6 +228,29 @@ class ReservationTable:
         reservation.awaited_by.clear()
         reservation.formed.set()
         reservation.ended.set()
+
+    def begin_writing(self, reservation: Reservation) -> None:
+        """A thread of this process writes into its slabs: until `end_writing` they are not free,
+        whatever becomes of the reservation. REQUIRES: open, and nobody writes yet."""
+        assert reservation.state is ReservationState.OPEN
+        assert not reservation.written_within
+        reservation.written_within = True
+
+    def end_writing(self, reservation: Reservation, landed: Mapping[int, int]) -> bool:
+        """The thread stopped writing; `landed` are the blocks it has seen whole, with checksums.
+        True when slabs became free."""
+        reservation.written_within = False
+        reservation.landed.update(landed)
+        slabs = self._written.pop(reservation.reservation_id, [])
+        self._let_go(slabs, None)
+        return bool(slabs)
+
+    def _let_go(self, slabs: Iterable[Slab], rest_until: float | None) -> None:
+        for slab in slabs:
+            if rest_until is None:
+                self._arena.free(slab)
+            else:
+                self._quarantine.append((rest_until, slab))
 
     def of_session(self, session_id: str) -> list[Reservation]:
         return list(self._by_session.get(session_id, {}).values())
@@ -253,9 +284,11 @@ class ReservationTable:
         return counts
 
     def slabs(self) -> list[Slab]:
-        """Every slab of live reservations and of the quarantine, for integrity checks."""
+        """Every slab of live reservations, of ended ones that are still written and of the
+        quarantine, for integrity checks."""
         held = [slab for r in self._live.values() for slab in r.slabs]
-        return held + [slab for _, slab in self._quarantine]
+        written = [slab for slabs in self._written.values() for slab in slabs]
+        return held + written + [slab for _, slab in self._quarantine]
 
     def check_integrity(self) -> None:
         assert len(self._deadlines) == len(self._live)

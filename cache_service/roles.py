@@ -35,4 +35,6 @@ _CACHE = rules(
 # Events name blocks, and whoever may read blocks and knows a name has the block: no engine's.
 _EVENTS = rules("kvtier.v1.CacheEvents", WatchEvents=Rule(frozenset({Role.OPERATOR})))
 
-RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS}
+_BULK = rules("kvtier.v1.BulkService", OpenBulkLane=_DATA)
+
+RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS, **_BULK}

@@ -23,6 +23,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from cache_service.audit.log import AuditLog
+from cache_service.bulk.listener import BulkListener
+from cache_service.bulk.transfers import BulkPlace
 from cache_service.cache import Cache
 from cache_service.edge.owners import own_session_only
 from cache_service.edge.services import services
@@ -34,7 +36,7 @@ from cache_service.settings import CacheSettings
 from cache_service.status import STATUS_TABLE
 from kvtier.access import Access
 from kvtier.serving import GrpcServer, until_signalled
-from kvtier.tls import check_listeners
+from kvtier.tls import check_listeners, server_context
 from storage.errors import DirectoryFullError, DirectoryReadOnlyError
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
@@ -44,6 +46,7 @@ __all__ = ["CacheServer", "serve"]
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
+_ANY_HOST = ("", "0.0.0.0", "::")
 WRITE_OUT_SHARE = 0.8
 """Of `drain_seconds`: for blocks that only host memory has. The rest is for closing the tier."""
 
@@ -58,6 +61,10 @@ class CacheServer:
         """The address really bound, once started."""
         self.metrics_listen = ""
         """The metrics page's, when there is one."""
+        self.cache: Cache | None = None
+        """The core, once started; its loop's alone."""
+        self.bulk_listen = ""
+        """The bulk lane's, when there is one."""
 
     async def start(self) -> None:
         """Returns when calls are served. Raises KvtierError subclasses; nothing then runs."""
@@ -71,11 +78,13 @@ class CacheServer:
 
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
-        check_listeners(settings.addresses, settings.security)
+        bulk_addresses = [settings.bulk.listen] if settings.bulk.listen else []
+        check_listeners([*settings.addresses, *bulk_addresses], settings.security)
         _make_directory(settings.data_directory)
         _make_directory(settings.arena_socket_path.parent)
         registry, intake = CollectorRegistry(), StreamIntake()
         cache = await self._build_cache(stack, MetricsListener(registry, intake))
+        self.cache = cache
 
         if settings.metrics_listen:
             page = MetricsPage(registry, cache.stats)
@@ -88,6 +97,9 @@ class CacheServer:
 
         ticker = asyncio.create_task(_tick(cache))
         stack.push_async_callback(_cancel, ticker)
+
+        if settings.bulk.listen:
+            self.bulk_listen = self._start_bulk(stack, cache)
 
         audit = AuditLog(settings.data_directory / "audit")
         stack.push_async_callback(audit.close, settings.drain_seconds)
@@ -102,6 +114,19 @@ class CacheServer:
             stack.callback(service.before_drain)
         names = [service.name for service in served]
         self.listen = (await grpc_server.start(settings.addresses, names))[0]
+
+    def _start_bulk(self, stack: AsyncExitStack, cache: Cache) -> str:
+        settings = self._settings
+        tls = server_context(settings.security)
+        listener = BulkListener(
+            settings.bulk.listen, tls, cache.bulk, settings.bulk.connections_max
+        )
+        address = listener.start()
+        stack.push_async_callback(listener.stop)
+        host, _, port = address.rpartition(":")
+        told = "" if host.strip("[]") in _ANY_HOST else host.strip("[]")
+        cache.bulk.place = BulkPlace(told, int(port), tls is not None)
+        return address
 
     async def _build_cache(self, stack: AsyncExitStack, listener: MetricsListener) -> Cache:
         settings = self._settings
@@ -172,6 +197,7 @@ async def serve(settings: CacheSettings) -> None:
             "ready": True,
             "listen": server.listen,
             "metrics_listen": server.metrics_listen or None,
+            "bulk_listen": server.bulk_listen or None,
             "arena_socket": str(settings.arena_socket_path),
             "pid": os.getpid(),
         }

@@ -102,6 +102,11 @@ class SessionTable:
         session = self._sessions.get(session_id)
         return None if session is None else session.owner
 
+    def transport(self, session_id: str) -> Transport | None:
+        """None when there is no such session. Keeps nothing alive."""
+        session = self._sessions.get(session_id)
+        return None if session is None else session.transport
+
     def alive(self, session_id: str) -> bool:
         return session_id in self._sessions
 

@@ -15,6 +15,7 @@ from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 
 __all__ = [
     "ENV_PREFIX",
+    "BulkSettings",
     "CacheSettings",
     "EventSettings",
     "HostSettings",
@@ -106,6 +107,14 @@ class EventSettings(SettingsModel):
     stall_seconds: Seconds = 10.0
 
 
+class BulkSettings(SettingsModel):
+    """The bulk lane: payload bytes for clients on other hosts, beside gRPC."""
+
+    listen: OptionalListenAddress = ""
+    """Empty: none."""
+    connections_max: PositiveInt = 64
+
+
 class LogSettings(SettingsModel):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     style: Literal["text", "json"] = "text"
@@ -121,6 +130,7 @@ class CacheSettings(ServiceSettings):
     metrics_listen: OptionalListenAddress = ""
     """"HOST:PORT" of the Prometheus page; empty for none."""
     drain_seconds: Seconds = 10.0
+    bulk: BulkSettings = BulkSettings()
     host: HostSettings = HostSettings()
     ssd: SsdSettings = SsdSettings()
     limits: LimitSettings = LimitSettings()

@@ -33,6 +33,8 @@ STATUS_TABLE: StatusTable = {
     errors.ChecksumCountMismatchError: StatusCode.INVALID_ARGUMENT,
     errors.ChecksumMismatchError: StatusCode.DATA_LOSS,
     errors.InvalidRangeError: StatusCode.OUT_OF_RANGE,
+    errors.TicketRefusedError: StatusCode.UNAUTHENTICATED,
+    errors.TooManyLanesError: StatusCode.RESOURCE_EXHAUSTED,
     errors.NoSsdTierError: StatusCode.FAILED_PRECONDITION,
     errors.VerifyRunningError: StatusCode.FAILED_PRECONDITION,
     errors.EventsLostError: StatusCode.OUT_OF_RANGE,

@@ -16,6 +16,7 @@ from cache_service.chains import Chain
 from cache_service.errors import (
     ChecksumCountMismatchError,
     ChecksumMismatchError,
+    ReservationIncompleteError,
     ReservationUnknownError,
     SessionUnknownError,
 )
@@ -29,7 +30,7 @@ from cache_service.reservation import (
 )
 from cache_service.session import Session
 from cache_service.side import Side
-from cache_service.views import ReservationView
+from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
 
 __all__ = ["Storing"]
@@ -166,7 +167,7 @@ class Storing(Side):
 
         0 when a block these continue was not stored after all: then nothing is kept, a miss.
         Raises ReservationUnknownError, ReservationExpiredError, ChecksumCountMismatchError,
-        ChecksumMismatchError.
+        ChecksumMismatchError; of a bulk session ReservationIncompleteError.
         """
         found = self._reservations.find(session.session_id, reservation_id)
         if not isinstance(found, Reservation):
@@ -174,6 +175,8 @@ class Storing(Side):
         if found.commit is None:
             if found.state is not ReservationState.OPEN:
                 raise ReservationUnknownError("the reservation is not formed yet")
+            if session.transport is Transport.BULK:
+                _check_landed(found)
             if len(checksums) != len(found.missing):
                 raise ChecksumCountMismatchError(
                     f"{len(found.missing)} blocks are reserved, {len(checksums)} checksums came",
@@ -214,7 +217,11 @@ class Storing(Side):
     async def _decide(
         self, session: Session, reservation: Reservation, checksums: list[int], verify: bool
     ) -> Outcome:
-        if verify and not await self._verifier.matches(
+        if session.transport is Transport.BULK:
+            # Hashed as it came in, by the thread that wrote it.
+            if [reservation.landed[index] for index in reservation.missing] != checksums:
+                return ChecksumMismatchError
+        elif verify and not await self._verifier.matches(
             reservation.hashes, reservation.slabs, checksums, session.block_bytes
         ):
             return ChecksumMismatchError
@@ -271,6 +278,18 @@ def _parents_present(reservation: Reservation, rows: Sequence[int]) -> bool:
         position == 0 or position - 1 in ours or rows[position - 1] != ABSENT
         for position in reservation.missing
     )
+
+
+def _check_landed(reservation: Reservation) -> None:
+    """Raises ReservationIncompleteError unless every block came in whole over the bulk lane."""
+    short = next((i for i in reservation.missing if i not in reservation.landed), None)
+    if short is not None or reservation.written_within:
+        raise ReservationIncompleteError(
+            f"block {short} was not received whole; send it, then commit"
+            if short is not None
+            else "the reservation is still being received; commit after that",
+            index=-1 if short is None else short,
+        )
 
 
 def _answer(outcome: Outcome, reservation_id: str) -> int:

@@ -38,6 +38,7 @@ class Transport(IntEnum):
 
     SHARED_MEMORY = 1
     STREAM = 2
+    BULK = 3
 
 
 @dataclass(frozen=True, slots=True)

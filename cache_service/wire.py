@@ -60,7 +60,7 @@ def transport(number: int) -> Transport:
         return Transport(number)
     except ValueError:
         raise InvalidTransportError(
-            "name a transport: shared memory on the same host, or stream", transport=number
+            "name a transport: shared memory on the same host, stream, or bulk", transport=number
         ) from None
 
 

@@ -1,6 +1,7 @@
 """Certificates for tests: one authority that services believe, and others that they must not."""
 
 import functools
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import grpc
 
 from kvtier.certificates import CertificateAuthority
 from kvtier.principals import Role, role_uri
-from kvtier.tls import SecuritySettings
+from kvtier.tls import ClientTls, SecuritySettings, client_context
 
 SCOPES = {Role.TENANT: ("acme",)}
 
@@ -50,6 +51,18 @@ class Pki:
     def client_file(self, *uris: str, days: float = 1) -> Path:
         name = f"client-{next(self._numbers)}"
         return self.authority.issue_client(name, uris, days)
+
+    def lane_tls(self, certificate: Path) -> ssl.SSLContext:
+        """The same for the bulk lane."""
+        context = client_context(
+            ClientTls(
+                ca_file=self.authority.certificate_file,
+                certificate_file=certificate,
+                key_file=certificate.with_suffix(".key"),
+            )
+        )
+        assert context is not None
+        return context
 
     def credentials(self, certificate: Path, trust: Path | None = None) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(

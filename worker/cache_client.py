@@ -9,6 +9,7 @@ Called from the engine's transfer threads, any number at once. State lives in th
 """
 
 import itertools
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -54,6 +55,7 @@ class CacheClient:
         transport: TransportChoice = "auto",
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        lane_tls: ssl.SSLContext | None = None,
         store_seconds_max: float = STORE_SECONDS_MAX,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -66,6 +68,7 @@ class CacheClient:
             client_name,
             transport,
             credentials,
+            lane_tls,
         )
         self._block_bytes = block_bytes
         self._store_seconds_max = store_seconds_max

@@ -21,6 +21,7 @@ import grpc
 
 from kvtier.errors import read_error
 from worker.breaker import Breaker
+from worker.bulk_lane import LaneStoppedError
 from worker.cache_counts import CacheCounts
 from worker.cache_session import CacheSession, SessionTerms, open_session
 from worker.transfer import NonsenseError
@@ -46,7 +47,7 @@ PEER_REASONS = (
 """Reasons that say something about the service or this client's standing there, not about the call:
 the next call would end the same way."""
 
-PEER_FAILURES = (grpc.RpcError, NonsenseError, OSError)
+PEER_FAILURES = (grpc.RpcError, NonsenseError, LaneStoppedError, OSError)
 """What a call raises when the other side is to blame."""
 
 
@@ -160,7 +161,7 @@ class CacheLink:
         if seconds <= 0 or not self._breaker.admits():
             raise LinkDownError("no time left to open a session, or the breaker opened meanwhile")
         self._last = self._session = open_session(self._terms, seconds, self._last)
-        self._counts.add("sessions_opened")
+        self._opened(self._session)
         self._wake.set()
 
     def _keep(self) -> None:
@@ -221,6 +222,10 @@ class CacheLink:
         if isinstance(error, grpc.RpcError):
             wire = read_error(error)
             reason, code, problem = wire.reason, wire.code, wire.message
+        elif isinstance(error, LaneStoppedError):
+            reason = error.reason
+        elif isinstance(error, TimeoutError):
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
         self._counts.trouble(
             "cache_failures",
             "the cache service failed a call",
@@ -228,6 +233,16 @@ class CacheLink:
             problem=problem,
         )
         return reason, code
+
+    def _opened(self, session: CacheSession) -> None:
+        self._counts.add("sessions_opened")
+        for transport, why in session.passed_over.items():
+            self._counts.trouble(
+                f"sessions_not_over_{transport}",
+                "the cache service is reached by a slower way",
+                transport=transport,
+                problem=why,
+            )
 
     def _probe(self) -> None:
         try:
@@ -243,7 +258,7 @@ class CacheLink:
             self._last = session
         if previous is not None:
             previous.retire()
-        self._counts.add("sessions_opened")
+        self._opened(session)
         self._breaker.succeeded()
 
     def _prefault(self, session: CacheSession) -> None:

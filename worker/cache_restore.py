@@ -20,6 +20,7 @@ import numpy as np
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
+from worker.bulk_lane import BulkLanes, Loaded
 from worker.cache_port import PageBytes
 from worker.cache_session import RELEASE_SECONDS_MAX, CacheSession
 from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
@@ -169,10 +170,12 @@ class Restore:
         first, count = len(restored.tiers), len(ready.checksums)
         if ready.first_index != first or first + count > len(self._matched):
             raise NonsenseError("a ready range out of order")
-        if self._session.arena is None:
-            good = self._load(first, ready.checksums)
-        else:
+        if self._session.arena is not None:
             good = self._copy(first, ready)
+        elif self._session.lanes is not None:
+            good = self._load_bulk(self._session.lanes, first, ready.checksums, restored)
+        else:
+            good = self._load(first, ready.checksums)
         restored.tiers.extend(self._matched[first : first + good])
         if good == count:
             return True
@@ -201,8 +204,22 @@ class Restore:
 
         return self._lanes.run(len(slabs), copy_one)
 
+    def _load_bulk(
+        self, lanes: BulkLanes, first: int, checksums: Sequence[int], restored: Restored
+    ) -> int:
+        """The same over the bulk lane."""
+        end = first + len(checksums)
+        blocks = list(zip(self._chain[first:end], self._pages[first:end], checksums, strict=True))
+        loaded = Loaded()
+        try:
+            lanes.load(self._lease_id, first, blocks, self._deadline, loaded)
+        except BaseException:
+            restored.tiers.extend(self._matched[first : first + loaded.count])
+            raise
+        return loaded.count
+
     def _load(self, first: int, checksums: Sequence[int]) -> int:
-        """The same over the wire."""
+        """The same over gRPC."""
         call = self._session.stub.LoadBlocks(
             cache_pb2.LoadBlocksRequest(
                 session_id=self._session.id,
@@ -258,7 +275,7 @@ def _miss_reason(number: int) -> MissReason:
 
 def failure_reason(error: BaseException) -> MissReason:
     """Why a restore that raised `error` ended where it did."""
-    late = isinstance(error, TimeUpError) or (
+    late = isinstance(error, TimeUpError | TimeoutError) or (
         isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     )
     return MissReason.DEADLINE if late else MissReason.UNAVAILABLE

@@ -9,7 +9,9 @@ A lock guards the user count and the set of live lease and reservation ids; any 
 
 import contextlib
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,15 +19,18 @@ from typing import Any, Literal
 import grpc
 
 from kvtier.channels import open_channel
+from kvtier.errors import read_error
 from kvtier.keys import KEY_SCHEME_VERSION, NamespaceId
-from kvtier.v1 import cache_pb2, cache_pb2_grpc
+from kvtier.v1 import bulk_pb2, bulk_pb2_grpc, cache_pb2, cache_pb2_grpc
 from worker.arena_handover import take_arena
+from worker.bulk_lane import BulkLanes, LaneStoppedError
 from worker.lease_returns import LeaseReturns
-from worker.transfer import ArenaMap, NonsenseError
+from worker.transfer import ArenaMap, NonsenseError, TimeUpError
 
 __all__ = ["RELEASE_SECONDS_MAX", "CacheSession", "SessionTerms", "TransportChoice", "open_session"]
 
-TransportChoice = Literal["auto", "shared_memory", "stream"]
+TransportChoice = Literal["auto", "shared_memory", "bulk", "stream"]
+"""auto: the first of the others that can be had, in this order."""
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
@@ -57,10 +62,12 @@ class SessionTerms:
     transport: TransportChoice
     credentials: grpc.ChannelCredentials | None = None
     """None: in clear."""
+    lane_tls: ssl.SSLContext | None = None
+    """The same for the bulk lane."""
 
 
 class CacheSession:
-    """An open session. `arena` is None on the stream transport."""
+    """An open session, with an arena, with lanes, or on the stream transport with neither."""
 
     def __init__(
         self,
@@ -69,11 +76,15 @@ class CacheSession:
         opened: cache_pb2.OpenSessionResponse,
         arena: ArenaMap | None,
         connection: socket.socket | None,
+        lanes: BulkLanes | None = None,
     ) -> None:
         self.stub = stub
         self.id = opened.session_id
         self.instance_id = opened.service_instance_id
         self.arena = arena
+        self.lanes = lanes
+        self.passed_over: dict[str, str] = {}
+        """Transports that "auto" would rather have had -> why not. Not changed once in use."""
         self.max_blocks_per_call = opened.max_blocks_per_call
         self.renew_seconds = min(
             max(RENEW_SECONDS_MIN, _shortest_ttl(opened) / 3), RENEW_SECONDS_MAX
@@ -172,27 +183,35 @@ class CacheSession:
         self.lease_returns.close()
         if self._connection is not None:
             self._connection.close()
+        if self.lanes is not None:
+            self.lanes.close()
         self._channel.close()
 
 
 def open_session(
     terms: SessionTerms, timeout_seconds: float, previous: CacheSession | None = None
 ) -> CacheSession:
-    """Connects and opens. Raises grpc.RpcError, NonsenseError, OSError.
+    """Connects and opens. Raises grpc.RpcError, NonsenseError, LaneStoppedError, OSError.
 
     "auto" takes shared memory where the hand-over works: the ticket proves that the socket belongs
     to the service at `address`, so a shared volume between containers counts as the same host.
+    Else it takes a bulk lane where one is offered and can be reached; what it passed over it says.
     A service that was not restarted since `previous` keeps its arena mapped.
     """
     channel = open_channel(terms.address, terms.credentials, CHANNEL_OPTIONS)
     stub = cache_pb2_grpc.CacheServiceStub(channel)
     try:
-        if terms.transport != "stream":
-            session = _open_shared(terms, stub, channel, timeout_seconds, previous)
-            if session is not None:
-                return session
-        opened = _open(terms, stub, cache_pb2.TRANSPORT_STREAM, timeout_seconds)
-        return CacheSession(stub, channel, opened, None, None)
+        passed_over: dict[str, str] = {}
+        session = None
+        if terms.transport in ("auto", "shared_memory"):
+            session = _open_shared(terms, stub, channel, timeout_seconds, previous, passed_over)
+        if session is None and terms.transport in ("auto", "bulk"):
+            session = _open_bulk(terms, stub, channel, timeout_seconds, passed_over)
+        if session is None:
+            opened = _open(terms, stub, cache_pb2.TRANSPORT_STREAM, timeout_seconds)
+            session = CacheSession(stub, channel, opened, None, None)
+        session.passed_over = passed_over
+        return session
     except (ValueError, OverflowError) as error:
         channel.close()
         raise NonsenseError(f"the service's terms make no sense: {error}") from None
@@ -207,6 +226,7 @@ def _open_shared(
     channel: grpc.Channel,
     timeout_seconds: float,
     previous: CacheSession | None,
+    passed_over: dict[str, str],
 ) -> CacheSession | None:
     opened = _open(terms, stub, cache_pb2.TRANSPORT_SHARED_MEMORY, timeout_seconds)
     try:
@@ -217,13 +237,14 @@ def _open_shared(
             terms.block_bytes,
             timeout_seconds,
         )
-    except (OSError, ValueError, NonsenseError):
+    except (OSError, ValueError, NonsenseError) as error:
         stub.CloseSession(
             cache_pb2.CloseSessionRequest(session_id=opened.session_id), timeout=timeout_seconds
         )
-        if terms.transport == "auto":
-            return None
-        raise
+        if terms.transport != "auto":
+            raise
+        passed_over["shared_memory"] = str(error)[:200]
+        return None
     if (
         previous is not None
         and previous.arena
@@ -231,6 +252,50 @@ def _open_shared(
     ):
         arena = previous.arena
     return CacheSession(stub, channel, opened, arena, connection)
+
+
+def _open_bulk(
+    terms: SessionTerms,
+    stub: cache_pb2_grpc.CacheServiceStub,
+    channel: grpc.Channel,
+    timeout_seconds: float,
+    passed_over: dict[str, str],
+) -> CacheSession | None:
+    try:
+        opened = _open(terms, stub, cache_pb2.TRANSPORT_BULK, timeout_seconds)
+    except grpc.RpcError as error:
+        reason = read_error(error).reason
+        if terms.transport != "auto" or reason != "INVALID_TRANSPORT":
+            raise
+        passed_over["bulk"] = reason
+        return None
+    bulk_stub = bulk_pb2_grpc.BulkServiceStub(channel)
+
+    def ask(seconds: float) -> bulk_pb2.OpenBulkLaneResponse:
+        request = bulk_pb2.OpenBulkLaneRequest(session_id=opened.session_id)
+        return bulk_stub.OpenBulkLane(request, timeout=seconds)
+
+    secure = terms.credentials is not None
+    lanes = BulkLanes(ask, _host(terms.address), terms.lane_tls, secure)
+    try:
+        # Now, not with the first blocks: whether it can be reached is known before it is chosen.
+        lanes.connect(time.monotonic() + timeout_seconds)
+    except (OSError, ValueError, NonsenseError, LaneStoppedError, TimeUpError) as error:
+        stub.CloseSession(
+            cache_pb2.CloseSessionRequest(session_id=opened.session_id), timeout=timeout_seconds
+        )
+        if terms.transport != "auto":
+            raise
+        passed_over["bulk"] = getattr(error, "reason", "") or str(error)[:200]
+        return None
+    return CacheSession(stub, channel, opened, None, None, lanes)
+
+
+def _host(address: str) -> str:
+    """Of a channel's address; loopback for a Unix socket."""
+    if address.startswith("unix:"):
+        return "127.0.0.1"
+    return address.rpartition(":")[0].strip("[]")
 
 
 def _open(

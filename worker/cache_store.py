@@ -107,7 +107,7 @@ class Store:
     def _ends(self) -> list[int]:
         """Where slices end."""
         count = len(self._chain)
-        if self._session.arena is None:
+        if self._session.arena is None and self._session.lanes is None:
             return [count]
         block_bytes = len(self._pages[0])
         first = max(1, FIRST_SLICE_BYTES // block_bytes)
@@ -149,6 +149,9 @@ class Store:
             self._abort(reserved.result().reservation_id)
 
     def _move(self, reserved: cache_pb2.ReserveBlocksResponse, missing: list[int]) -> list[int]:
+        if self._session.lanes is not None:
+            blocks = [(index, self._chain[index], self._pages[index]) for index in missing]
+            return self._session.lanes.store(reserved.reservation_id, blocks, self._deadline)
         if self._session.arena is None:
             return self._send(reserved.reservation_id, missing)
         slabs = [self._session.arena.slab(offset) for offset in reserved.slab_offsets]

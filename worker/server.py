@@ -237,7 +237,9 @@ def _connect_cache(settings: WorkerSettings, peers: Peers, loaded: LoadedModel) 
         block_bytes=loaded.block_bytes,
         block_tokens=loaded.block_tokens,
         client_name=settings.node,
+        transport=settings.cache.transport,
         credentials=peers.cache,
+        lane_tls=peers.cache_lane,
     )
 
 

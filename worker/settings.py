@@ -12,6 +12,7 @@ from kvtier.scopes import ScopePath
 from kvtier.service_settings import CallLimitSettings, ServiceSettings
 from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 from kvtier.tls import ClientTls
+from worker.cache_session import TransportChoice
 
 __all__ = [
     "ENV_PREFIX",
@@ -78,6 +79,7 @@ class CacheSettings(SettingsModel):
     """The cache service; without an address the worker keeps blocks in its own pages only."""
 
     address: OptionalAddress = ""
+    transport: TransportChoice = "auto"
     load_timeout_seconds: Seconds = 2.0
 
 

@@ -115,7 +115,7 @@ class ReadCalls(Calls):
         elif isinstance(event, ReadyView):
             response.ready.first_index = event.first_index
             response.ready.checksums.extend(event.checksums)
-            if not self._intake.streams(session_id):
+            if self._cache.maps_arena(session_id):
                 response.ready.slab_offsets.extend(slab.offset for slab in event.slabs)
         else:
             assert isinstance(event, EndView)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 
+from cache_service.edge.bulk_calls import BULK_SERVICE_NAME, BulkServicer
 from cache_service.edge.event_calls import EVENTS_NAME, EventsServicer
 from cache_service.intake import StreamIntake
 from cache_service.servicer import SERVICE_NAME, CacheServicer
-from kvtier.v1 import cache_pb2_grpc, events_pb2_grpc
+from kvtier.v1 import bulk_pb2_grpc, cache_pb2_grpc, events_pb2_grpc
 
 if TYPE_CHECKING:
     from cache_service.cache import Cache
@@ -55,5 +56,10 @@ def services(cache: "Cache", intake: StreamIntake, arena_socket_path: str) -> li
             events,
             events_pb2_grpc.add_CacheEventsServicer_to_server,
             events.before_drain,
+        ),
+        Service(
+            BULK_SERVICE_NAME,
+            BulkServicer(cache),
+            bulk_pb2_grpc.add_BulkServiceServicer_to_server,
         ),
     ]

@@ -2,7 +2,7 @@
 
 from cache_service import wire
 from cache_service.edge.calls import Calls, Context
-from cache_service.errors import KeySchemeMismatchError
+from cache_service.errors import InvalidTransportError, KeySchemeMismatchError
 from cache_service.views import Transport
 from kvtier.access import caller
 from kvtier.keys import KEY_SCHEME_VERSION, NamespaceId
@@ -24,6 +24,10 @@ class SessionCalls(Calls):
                 key_scheme_version=KEY_SCHEME_VERSION,
             )
         transport = wire.transport(request.transport)
+        if transport is Transport.BULK and self._cache.bulk.place is None:
+            raise InvalidTransportError(
+                "this service has no bulk lane: set bulk.listen, or use stream", transport=transport
+            )
         view = self._cache.open_session(
             NamespaceId(request.namespace_id),
             request.block_bytes,
@@ -44,7 +48,7 @@ class SessionCalls(Calls):
             response.arena.socket_path = self._arena_socket_path
             response.arena.ticket = view.ticket
             response.arena.arena_bytes = self._cache.arena.capacity_bytes
-        else:
+        elif transport is Transport.STREAM:
             self._intake.open_session(view.session_id)
         return response
 

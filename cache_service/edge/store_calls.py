@@ -30,7 +30,7 @@ class StoreCalls(Calls):
         )
         if view.reservation_id:
             response.expire_time.CopyFrom(self._time_in(view.expire_seconds))
-        if not self._intake.streams(request.session_id):
+        if self._cache.maps_arena(request.session_id):
             response.slab_offsets.extend(slab.offset for slab in view.slabs)
         elif view.reservation_id:
             _, block_bytes = self._cache.reserved_slab(

@@ -9,6 +9,7 @@ Read once at start; a changed file counts after a restart. Any thread.
 
 import ipaddress
 import os
+import ssl
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ __all__ = [
     "TlsRequiredError",
     "channel_credentials",
     "check_listeners",
+    "client_context",
     "in_clear",
+    "server_context",
     "server_credentials",
 ]
 
@@ -121,6 +124,25 @@ def server_credentials(security: SecuritySettings) -> grpc.ServerCredentials | N
     )
 
 
+def server_context(security: SecuritySettings) -> ssl.SSLContext | None:
+    """The same for plain sockets."""
+    if not (security.certificate_file and security.key_file and security.client_ca_file):
+        return None
+    _read_pair(security.certificate_file, security.key_file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return _loaded(context, security.certificate_file, security.key_file, security.client_ca_file)
+
+
+def client_context(tls: ClientTls) -> ssl.SSLContext | None:
+    """For plain sockets, with the service's name checked; None without TLS. Raises TlsFileError."""
+    if not (tls.ca_file and tls.certificate_file and tls.key_file):
+        return None
+    _read_pair(tls.certificate_file, tls.key_file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return _loaded(context, tls.certificate_file, tls.key_file, tls.ca_file)
+
+
 def channel_credentials(address: str, tls: ClientTls) -> grpc.ChannelCredentials | None:
     """For a channel to `address`; None for one in clear: a Unix socket, or loopback without TLS.
 
@@ -137,6 +159,15 @@ def channel_credentials(address: str, tls: ClientTls) -> grpc.ChannelCredentials
         )
     pair = _read_pair(tls.certificate_file, tls.key_file)
     return grpc.ssl_channel_credentials(_read_authorities(tls.ca_file), pair.key, pair.chain)
+
+
+def _loaded(
+    context: ssl.SSLContext, certificate_file: Path, key_file: Path, ca_file: Path
+) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(certificate_file, key_file)
+    context.load_verify_locations(cadata=_read_authorities(ca_file).decode("ascii", "ignore"))
+    return context
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,6 @@ def test_a_service_starts_without_tls_because_it_is_on_a_unix_socket_alone(name:
 
 def test_they_find_each_other() -> None:
     worker = settings("worker")
-    assert peers_of(worker) == Peers(None, None)
+    assert peers_of(worker) == Peers(None, None, None)
     assert [worker.cache.address] == settings("cache").addresses
     assert [worker.billing.address] == settings("billing").addresses

@@ -10,6 +10,8 @@ from google.protobuf.descriptor import FileDescriptor
 from kvtier.blocks import MissReason, Tier
 from kvtier.v1 import (
     block_pb2,
+    bulk_pb2,
+    bulk_pb2_grpc,
     cache_pb2,
     cache_pb2_grpc,
     events_pb2,
@@ -21,7 +23,8 @@ from kvtier.v1 import (
 )
 
 FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (block_pb2, cache_pb2, events_pb2, inference_pb2, usage_pb2)
+    module.DESCRIPTOR
+    for module in (block_pb2, bulk_pb2, cache_pb2, events_pb2, inference_pb2, usage_pb2)
 ]
 METHODS = [
     method
@@ -29,7 +32,7 @@ METHODS = [
     for service in file.services_by_name.values()
     for method in service.methods
 ]
-STUBS = (cache_pb2_grpc, events_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc)
+STUBS = (bulk_pb2_grpc, cache_pb2_grpc, events_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc)
 
 
 def messages() -> list[Any]:

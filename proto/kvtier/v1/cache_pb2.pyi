@@ -17,9 +17,11 @@ class Transport(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TRANSPORT_UNSPECIFIED: _ClassVar[Transport]
     TRANSPORT_SHARED_MEMORY: _ClassVar[Transport]
     TRANSPORT_STREAM: _ClassVar[Transport]
+    TRANSPORT_BULK: _ClassVar[Transport]
 TRANSPORT_UNSPECIFIED: Transport
 TRANSPORT_SHARED_MEMORY: Transport
 TRANSPORT_STREAM: Transport
+TRANSPORT_BULK: Transport
 
 class ArenaHandover(_message.Message):
     __slots__ = ("socket_path", "ticket", "arena_bytes")

@@ -135,6 +135,7 @@ class CacheServiceServicer(object):
         call named it for `session_ttl`; its leases and reservations end with it.
         Limit: the service's setting `limits.sessions_max`.
         Errors: KEY_SCHEME_MISMATCH (FAILED_PRECONDITION) when the client hashes by another scheme;
+        INVALID_TRANSPORT (INVALID_ARGUMENT) for one that is not offered here;
         INVALID_NAMESPACE, INVALID_BLOCK_SIZE (INVALID_ARGUMENT); BLOCK_TOO_LARGE (INVALID_ARGUMENT)
         when a block does not fit the arena; TOO_MANY_SESSIONS (RESOURCE_EXHAUSTED).
         """

@@ -50,6 +50,7 @@ class CacheServiceStub:
     call named it for `session_ttl`; its leases and reservations end with it.
     Limit: the service's setting `limits.sessions_max`.
     Errors: KEY_SCHEME_MISMATCH (FAILED_PRECONDITION) when the client hashes by another scheme;
+    INVALID_TRANSPORT (INVALID_ARGUMENT) for one that is not offered here;
     INVALID_NAMESPACE, INVALID_BLOCK_SIZE (INVALID_ARGUMENT); BLOCK_TOO_LARGE (INVALID_ARGUMENT)
     when a block does not fit the arena; TOO_MANY_SESSIONS (RESOURCE_EXHAUSTED).
     """
@@ -192,6 +193,7 @@ class CacheServiceAsyncStub(CacheServiceStub):
     call named it for `session_ttl`; its leases and reservations end with it.
     Limit: the service's setting `limits.sessions_max`.
     Errors: KEY_SCHEME_MISMATCH (FAILED_PRECONDITION) when the client hashes by another scheme;
+    INVALID_TRANSPORT (INVALID_ARGUMENT) for one that is not offered here;
     INVALID_NAMESPACE, INVALID_BLOCK_SIZE (INVALID_ARGUMENT); BLOCK_TOO_LARGE (INVALID_ARGUMENT)
     when a block does not fit the arena; TOO_MANY_SESSIONS (RESOURCE_EXHAUSTED).
     """
@@ -337,6 +339,7 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         call named it for `session_ttl`; its leases and reservations end with it.
         Limit: the service's setting `limits.sessions_max`.
         Errors: KEY_SCHEME_MISMATCH (FAILED_PRECONDITION) when the client hashes by another scheme;
+        INVALID_TRANSPORT (INVALID_ARGUMENT) for one that is not offered here;
         INVALID_NAMESPACE, INVALID_BLOCK_SIZE (INVALID_ARGUMENT); BLOCK_TOO_LARGE (INVALID_ARGUMENT)
         when a block does not fit the arena; TOO_MANY_SESSIONS (RESOURCE_EXHAUSTED).
         """

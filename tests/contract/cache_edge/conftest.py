@@ -1,12 +1,16 @@
 """A real cache service on a loop of its own thread, real SSD, real arena; clients beside it."""
 
 import asyncio
+import contextlib
 import itertools
 import shutil
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import grpc
 import numpy as np
 import pytest
 
+from cache_service.bulk.transfers import Transfers
 from cache_service.server import CacheServer
 from cache_service.settings import CacheSettings
 from kvtier.errors import WireError, read_error
@@ -24,9 +29,10 @@ from kvtier.keys import (
     pack_hashes,
     payload_checksum,
 )
+from kvtier.v1 import bulk_pb2, bulk_pb2_grpc, cache_pb2_grpc
 from kvtier.v1 import cache_pb2 as pb
-from kvtier.v1 import cache_pb2_grpc
 from worker.arena_handover import take_arena
+from worker.bulk_lane import BulkLanes, Loaded
 from worker.cache_client import CacheClient
 from worker.transfer import ArenaMap
 
@@ -35,7 +41,7 @@ Acquired = pb.AcquirePrefixResponse | pb.AcquireResidentResponse
 BLOCK_BYTES = 1024 * 1024 + 4000
 """More than a frame, and not whole pages."""
 
-TRANSPORTS = ("shared_memory", "stream")
+TRANSPORTS = ("shared_memory", "bulk", "stream")
 
 Page = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -87,6 +93,26 @@ class Service:
     def stats(self) -> pb.GetStatsResponse:
         return self.stub.GetStats(pb.GetStatsRequest(), timeout=5)
 
+    def bulk_side(self) -> Transfers:
+        """The core's side of the bulk lane; look, and touch nothing."""
+        assert self.server.cache is not None
+        return self.server.cache.bulk
+
+    def check_integrity(self) -> None:
+        """On the loop, as the core wants it."""
+        done: Future[None] = Future()
+
+        def check() -> None:
+            try:
+                assert self.server.cache is not None
+                self.server.cache.check_integrity()
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
+
+        self._loop.call_soon_threadsafe(check)
+        done.result(10)
+
     def until(self, holds: Callable[[pb.GetStatsResponse], bool]) -> pb.GetStatsResponse:
         """Polls the stats until `holds`; fails after ten seconds."""
         waiting = threading.Event()
@@ -124,6 +150,7 @@ def make_service(short_directory: Callable[[], Path]) -> Iterator[Callable[..., 
             "data_directory": directory or short_directory(),
             "host": {"capacity_bytes": "64MiB"},
             "ssd": {"capacity_bytes": "64MiB", "segment_bytes": "16MiB"},
+            "bulk": {"listen": "127.0.0.1:0"},
         }
         services.append(Service(CacheSettings.model_validate(values | changes)))
         return services[-1]
@@ -198,6 +225,9 @@ class Peer:
     opened: pb.OpenSessionResponse
     arena: ArenaMap | None
     connection: Any
+    lanes: BulkLanes | None = None
+    chains: dict[str, list[BlockHash]] = field(default_factory=dict)
+    """Of leases, by id."""
 
     @property
     def id(self) -> str:
@@ -220,6 +250,9 @@ class Peer:
         """Moves payloads, the right ones unless others are given; returns their checksums."""
         pages = pages or filled_pages(chain)
         missing = list(reserved.missing_indexes)
+        if self.lanes is not None:
+            blocks = [(index, chain[index], pages[index]) for index in missing]
+            return self.lanes.store(reserved.reservation_id, blocks, time.monotonic() + 10)
         if self.arena is not None:
             for index, offset in zip(missing, reserved.slab_offsets, strict=True):
                 self.arena.slab(offset)[:] = pages[index]
@@ -253,7 +286,7 @@ class Peer:
         return reserved
 
     def acquire(self, chain: list[BlockHash], **fields: Any) -> list[pb.AcquirePrefixResponse]:
-        return list(
+        events = list(
             self.service.stub.AcquirePrefix(
                 pb.AcquirePrefixRequest(
                     session_id=self.id, block_hashes=pack_hashes(chain), **fields
@@ -261,14 +294,18 @@ class Peer:
                 timeout=10,
             )
         )
+        self.chains[events[0].match.lease_id] = chain
+        return events
 
     def acquire_resident(self, chain: list[BlockHash], **fields: Any) -> pb.AcquireResidentResponse:
-        return self.service.stub.AcquireResident(
+        answer = self.service.stub.AcquireResident(
             pb.AcquireResidentRequest(
                 session_id=self.id, block_hashes=pack_hashes(chain), **fields
             ),
             timeout=10,
         )
+        self.chains[answer.match.lease_id] = chain
+        return answer
 
     def lookup(self, chain: list[BlockHash]) -> pb.LookupPrefixResponse:
         return self.service.stub.LookupPrefix(
@@ -283,6 +320,8 @@ class Peer:
                 continue
             if self.arena is not None:
                 payloads += [self.arena.slab(o).tobytes() for o in event.ready.slab_offsets]
+            elif self.lanes is not None:
+                payloads += self.load_bulk(self.lanes, events[0].match.lease_id, event.ready)
             else:
                 count = len(event.ready.checksums)
                 frames = self.load(events[0].match.lease_id, event.ready.first_index, count)
@@ -293,6 +332,15 @@ class Peer:
                     blocks[frame.index - event.ready.first_index] += frame.data
                 payloads += blocks
         return payloads
+
+    def load_bulk(self, lanes: BulkLanes, lease_id: str, ready: pb.ReadyRange) -> list[bytes]:
+        """What came, checked against no hash but the service's."""
+        pages, loaded = empty_pages(len(ready.checksums)), Loaded()
+        hashes = self.chains[lease_id][ready.first_index :]
+        blocks = list(zip(hashes, pages, ready.checksums, strict=False))
+        lanes.load(lease_id, ready.first_index, blocks, time.monotonic() + 10, loaded)
+        assert loaded.count == len(pages)
+        return [page.tobytes() for page in pages]
 
     def load(self, lease_id: str, first: int, count: int) -> list[pb.LoadBlocksResponse]:
         return list(
@@ -325,27 +373,81 @@ def open_request(transport: str, /, **changes: Any) -> pb.OpenSessionRequest:
     return pb.OpenSessionRequest(**(fields | changes))
 
 
+def bulk_lanes(service: Service, session_id: str) -> BulkLanes:
+    """A session's bulk lane, as the worker's client uses it."""
+    stub = bulk_pb2_grpc.BulkServiceStub(service.channel)
+    request = bulk_pb2.OpenBulkLaneRequest(session_id=session_id)
+    return BulkLanes(lambda s: stub.OpenBulkLane(request, timeout=s), "127.0.0.1", None, False)
+
+
 @pytest.fixture
 def open_peer() -> Iterator[Callable[..., Peer]]:
     peers: list[Peer] = []
 
     def make(service: Service, transport: str, **changes: Any) -> Peer:
         opened = service.stub.OpenSession(open_request(transport, **changes), timeout=10)
-        arena, connection = None, None
+        arena, connection, lanes = None, None, None
         if transport == "shared_memory":
             handover = opened.arena
             arena, connection = take_arena(
                 handover.socket_path, handover.ticket, handover.arena_bytes, BLOCK_BYTES, 5
             )
-        peers.append(Peer(service, opened, arena, connection))
+        if transport == "bulk":
+            lanes = bulk_lanes(service, opened.session_id)
+        peers.append(Peer(service, opened, arena, connection, lanes))
         return peers[-1]
 
     yield make
     for peer in peers:
+        if peer.lanes is not None:
+            peer.lanes.close()
         if peer.connection is not None:
             peer.connection.close()
         else:
             peer.service.stub.CloseSession(pb.CloseSessionRequest(session_id=peer.id), timeout=5)
+
+
+@pytest.fixture
+def cutting_proxy() -> Iterator[Callable[[str, list[int]], int]]:
+    """`cutting_proxy(address, limits)`: a port that passes so many bytes of its nth connection,
+    both ways together, and then cuts it; the last limit is for all that follow."""
+    listeners: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def serve(listener: socket.socket, address: str, limits: list[int]) -> None:
+        host, _, port = address.rpartition(":")
+        for number in itertools.count():
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection((host, int(port)))
+            left = [limits[min(number, len(limits) - 1)]]
+            for source, target in ((near, far), (far, near)):
+                threads.append(threading.Thread(target=pump, args=(source, target, left)))
+                threads[-1].start()
+
+    def pump(source: socket.socket, target: socket.socket, left: list[int]) -> None:
+        with contextlib.suppress(OSError):
+            while left[0] > 0 and (piece := source.recv(65536)):
+                left[0] -= len(piece)
+                target.sendall(piece)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        source.close()
+
+    def make(address: str, limits: list[int]) -> int:
+        listeners.append(socket.create_server(("127.0.0.1", 0)))
+        threads.append(threading.Thread(target=serve, args=(listeners[-1], address, limits)))
+        threads[-1].start()
+        port: int = listeners[-1].getsockname()[1]
+        return port
+
+    yield make
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
 @pytest.fixture(params=TRANSPORTS)

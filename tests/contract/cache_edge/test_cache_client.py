@@ -20,7 +20,7 @@ from worker.breaker import Breaker
 from worker.cache_port import StoreResult
 
 
-@pytest.fixture(params=["shared_memory", "stream"])
+@pytest.fixture(params=["shared_memory", "bulk", "stream"])
 def client(request: pytest.FixtureRequest, service: Any, make_client: Any) -> Any:
     return make_client(service.address, request.param)
 
@@ -113,7 +113,7 @@ def test_no_time_is_no_restore(client: Any, tools: Any) -> None:
     assert result.miss_reason in (MissReason.DEADLINE, MissReason.UNAVAILABLE)
 
 
-@pytest.mark.parametrize("transport", ["shared_memory", "stream"])
+@pytest.mark.parametrize("transport", ["shared_memory", "bulk", "stream"])
 def test_a_restarted_service_is_found_again_within_one_call(
     make_service: Any, make_client: Any, tools: Any, transport: str
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_restarted_service_is_found_again_within_one_call(
     assert all(np.array_equal(a, b) for a, b in zip(pages, restored, strict=True))
 
 
-@pytest.mark.parametrize("transport", ["shared_memory", "stream"])
+@pytest.mark.parametrize("transport", ["shared_memory", "bulk", "stream"])
 def test_a_service_that_was_away_while_nobody_called_is_found_by_the_next_call(
     make_service: Any, make_client: Any, tools: Any, transport: str
 ) -> None:

@@ -27,7 +27,7 @@ from worker.breaker import Breaker, BreakerState
 
 METHODS = {
     f"/{service}/{method.name}": method
-    for service in ("kvtier.v1.CacheService", "kvtier.v1.CacheEvents")
+    for service in ("kvtier.v1.CacheService", "kvtier.v1.CacheEvents", "kvtier.v1.BulkService")
     for method in Default().FindServiceByName(service).methods
 }
 REFUSED = ("ROLE_NOT_ALLOWED", grpc.StatusCode.PERMISSION_DENIED)
@@ -328,12 +328,14 @@ def present(arena: Any) -> bytes:
 # The worker's client, the command line.
 
 
-@pytest.mark.parametrize("transport", ["shared_memory", "stream"])
+@pytest.mark.parametrize("transport", ["shared_memory", "bulk", "stream"])
 def test_the_workers_client_stores_and_restores_over_tls(
     secure: Any, pki: Pki, make_client: Callable[..., Any], tools: Any, transport: str
 ) -> None:
     chain = tools.fresh_chain(3)
-    client = make_client(secure.address, transport, credentials=pki.engine)
+    engine = pki.client_file(role_uri(Role.ENGINE))
+    secured = {"credentials": pki.credentials(engine), "lane_tls": pki.lane_tls(engine)}
+    client = make_client(secure.address, transport, **secured)
     assert client.store("r", chain, tools.filled_pages(chain)).stored_count == 3
     pages = tools.empty_pages(3)
     assert len(client.restore("r", chain, pages, 10.0).tiers) == 3

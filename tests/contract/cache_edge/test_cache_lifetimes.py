@@ -38,7 +38,7 @@ def hasty(make_service: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("transport", ["shared_memory", "stream"])
+@pytest.mark.parametrize("transport", ["shared_memory", "bulk", "stream"])
 def test_a_commit_of_an_expired_reservation_is_refused(
     hasty: Any, open_peer: Any, tools: Any, transport: str
 ) -> None:
@@ -160,8 +160,8 @@ def test_reflection_names_the_service(service: Any) -> None:
 
 
 def test_two_sessions_may_use_the_service_at_once(service: Any, open_peer: Any, tools: Any) -> None:
-    chains = [tools.fresh_chain(3) for _ in range(4)]
-    peers = [open_peer(service, t) for t in ("shared_memory", "stream") * 2]
+    chains = [tools.fresh_chain(3) for _ in range(6)]
+    peers = [open_peer(service, t) for t in ("shared_memory", "bulk", "stream") * 2]
     problems: list[BaseException] = []
 
     def work(peer: Any, chain: Any) -> None:

@@ -1,0 +1,269 @@
+"""One connection of the bulk lane, served by a thread of its own.
+
+    TLS -> HELLO (ticket) -> WELCOME -> { LOAD -> DATA ... | STORE -> GO -> DATA ... -> DONE }
+
+The thread asks the loop for a transfer (`LoopDoor`), moves its bytes between socket and arena, and
+gives it back, whatever happens. Bytes of a store are hashed while they are in the CPU's cache.
+Invariant: every `begin` has its `end`, and no view is touched after that.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import xxhash
+
+from cache_service.bulk.transfers import LaneEntry, LoadTransfer, StoreTransfer, Transfers
+from cache_service.errors import TicketRefusedError
+from kvtier.bulk import (
+    FRAME_BYTES_MAX,
+    FROM_CLIENT,
+    Frame,
+    Kind,
+    MalformedFrameError,
+    StopReason,
+    id_of,
+    stop_reason,
+    unpack_load,
+)
+from kvtier.bulk_socket import FrameSocket
+from kvtier.errors import KvtierError
+from kvtier.keys import checksum_seed
+from kvtier.principals import principal_of
+
+__all__ = ["Lane", "LoopDoor"]
+
+log = logging.getLogger(__name__)
+
+HELLO_SECONDS_MAX = 5.0
+LOOP_SECONDS_MAX = 10.0
+"""How long a thread waits for the event loop."""
+
+PIECE_BYTES = 256 * 1024
+"""What is received, or sent, at a time: it stays in the CPU's cache for hashing."""
+
+T = TypeVar("T")
+
+
+class LoopDoor:
+    """The event loop, from other threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ask(self, begin: Callable[[], Awaitable[T]], undo: Callable[[T], object]) -> T:
+        """What `begin` gives or raises, on the loop. When that takes too long, TimeoutError, and
+        what it gives later is undone. RuntimeError when the loop is closed."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        async def run() -> None:
+            try:
+                given = await begin()
+            except BaseException as error:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+                return
+            if future.set_running_or_notify_cancel():
+                future.set_result(given)
+            else:
+                undo(given)
+
+        def start() -> None:
+            task = self._loop.create_task(run())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._loop.call_soon_threadsafe(start)
+        try:
+            return future.result(LOOP_SECONDS_MAX)
+        except TimeoutError:
+            if future.cancel():
+                raise
+            return future.result()
+
+    def settle(self, work: Callable[[], T]) -> T:
+        """What `work` gives, on the loop. It is done in any case, also after a TimeoutError."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return future.result(LOOP_SECONDS_MAX)
+
+    def tell(self, work: Callable[[], object]) -> None:
+        """`work` on the loop, later, in the order of telling."""
+        self._loop.call_soon_threadsafe(work)
+
+
+class Lane:
+    """One accepted connection. `run` once, in a thread of its own; `cut` from any."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        tls: ssl.SSLContext | None,
+        transfers: Transfers,
+        door: LoopDoor,
+        stall_seconds: float,
+    ) -> None:
+        """Takes over `connection`. Raises OSError."""
+        if tls is not None:
+            connection = tls.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        self._connection = connection
+        self._frames = FrameSocket(connection, FROM_CLIENT, stall_seconds)
+        self._transfers = transfers
+        self._door = door
+
+    def cut(self) -> None:
+        self._frames.cut()
+
+    def run(self) -> None:
+        """Returns when the connection has ended; raises nothing."""
+        try:
+            self._serve()
+        except MalformedFrameError as error:
+            log.warning("a bulk connection ends: %s", error)
+            self._frames.say_goodbye(Frame(Kind.STOP, 0, StopReason.MALFORMED_FRAME))
+        except TicketRefusedError as error:
+            log.warning("the bulk lane refused a ticket")
+            self._frames.say_goodbye(Frame(Kind.STOP, 0, stop_reason(error.reason)))
+        except TimeoutError:
+            self._frames.say_goodbye(Frame(Kind.STOP, 0, StopReason.STALLED))
+        except OSError as error:
+            log.debug("a bulk connection broke: %s", error)
+        except RuntimeError:
+            log.debug("a bulk connection outlived the loop")
+        except Exception:
+            log.exception("unexpected failure on the bulk lane")
+            self._frames.say_goodbye(Frame(Kind.STOP, 0, StopReason.INTERNAL))
+        finally:
+            self._frames.close()
+
+    def _serve(self) -> None:
+        entry = self._enter()
+        try:
+            self._frames.send(Frame(Kind.WELCOME))
+            while (frame := self._frames.await_header()) is not None:
+                if frame.kind is Kind.LOAD:
+                    self._load(entry, frame)
+                elif frame.kind is Kind.STORE:
+                    self._store(entry, frame)
+                else:
+                    raise MalformedFrameError(f"a {frame.kind.name} between calls")
+        finally:
+            self._door.tell(lambda: self._transfers.leave(entry))
+
+    def _enter(self) -> LaneEntry:
+        """Raises TicketRefusedError too."""
+        principal_key = self._principal_key()
+        deadline = time.monotonic() + HELLO_SECONDS_MAX
+        frame = self._frames.receive_header(deadline)
+        if frame.kind is not Kind.HELLO:
+            raise MalformedFrameError("a connection begins with HELLO")
+        ticket = self._frames.receive(frame.length, deadline)
+
+        async def enter() -> LaneEntry:
+            return self._transfers.enter(ticket, principal_key, self.cut)
+
+        return self._door.ask(enter, self._transfers.leave)
+
+    def _principal_key(self) -> str | None:
+        """Whom the connection proves: nobody, in clear. Raises OSError."""
+        connection = self._connection
+        if not isinstance(connection, ssl.SSLSocket):
+            return None
+        connection.settimeout(HELLO_SECONDS_MAX)
+        connection.do_handshake()
+        certificate = connection.getpeercert(True)
+        assert certificate is not None, "the context demands one"
+        try:
+            return principal_of(ssl.DER_cert_to_PEM_cert(certificate).encode()).key
+        except ValueError:
+            raise TicketRefusedError("the certificate cannot be read") from None
+
+    def _load(self, entry: LaneEntry, frame: Frame) -> None:
+        lease_id, count = unpack_load(self._frames.receive(frame.length))
+
+        async def begin() -> LoadTransfer:
+            return self._transfers.begin_load(entry, id_of(lease_id), frame.index, count)
+
+        try:
+            transfer = self._door.ask(begin, self._transfers.end_load)
+        except KvtierError as error:
+            self._frames.send(Frame(Kind.STOP, frame.call, stop_reason(error.reason)))
+            return
+        try:
+            ended = self._send_blocks(frame, transfer)
+        finally:
+            self._door.tell(lambda: self._transfers.end_load(transfer))
+        if ended is not None:
+            self._frames.send(Frame(Kind.STOP, frame.call, ended))
+
+    def _send_blocks(self, load: Frame, transfer: LoadTransfer) -> StopReason | None:
+        for index, view in enumerate(transfer.views, load.index):
+            for offset in range(0, len(view), FRAME_BYTES_MAX):
+                if transfer.ended is not None:
+                    return transfer.ended
+                piece = view[offset : offset + FRAME_BYTES_MAX]
+                self._frames.send(Frame(Kind.DATA, load.call, index, offset, len(piece)), piece)
+        return None
+
+    def _store(self, entry: LaneEntry, frame: Frame) -> None:
+        reservation_id = id_of(self._frames.receive(frame.length))
+
+        async def begin() -> StoreTransfer:
+            return await self._transfers.begin_store(entry, reservation_id)
+
+        try:
+            transfer = self._door.ask(begin, lambda late: self._transfers.end_store(late, {}))
+        except KvtierError as error:
+            self._frames.send(Frame(Kind.STOP, frame.call, stop_reason(error.reason)))
+            return
+        landed: dict[int, int] = {}
+        try:
+            self._frames.send(Frame(Kind.GO, frame.call, transfer.standing))
+            self._receive_blocks(frame.call, transfer, landed)
+        except BaseException:
+            self._door.tell(lambda: self._transfers.end_store(transfer, landed))
+            raise
+        ended = self._door.settle(lambda: self._transfers.end_store(transfer, landed))
+        if ended is not None:
+            self._frames.say_goodbye(Frame(Kind.STOP, frame.call, ended))
+            raise ConnectionAbortedError("a store's reservation ended under way")
+        self._frames.send(Frame(Kind.DONE, frame.call, transfer.standing + len(landed)))
+
+    def _receive_blocks(self, call: int, transfer: StoreTransfer, landed: dict[int, int]) -> None:
+        """Fills `landed`; stops early when the reservation ended."""
+        blocks = zip(transfer.missing, transfer.hashes, transfer.views, strict=True)
+        for index, block_hash, view in list(blocks)[transfer.standing :]:
+            digest, offset = xxhash.xxh3_64(seed=checksum_seed(block_hash)), 0
+            while offset < len(view):
+                frame = self._frames.receive_header()
+                if transfer.ended is not None:
+                    return
+                expected = (Kind.DATA, call, index, offset)
+                if (frame.kind, frame.call, frame.index, frame.offset) != expected:
+                    raise MalformedFrameError(f"block {index} goes on at byte {offset}")
+                if frame.length > len(view) - offset:
+                    raise MalformedFrameError(f"more bytes than block {index} has")
+                self._receive_piece(view[offset : offset + frame.length], digest)
+                offset += frame.length
+            landed[index] = digest.intdigest()
+
+    def _receive_piece(self, view: memoryview, digest: xxhash.xxh3_64) -> None:
+        for start in range(0, len(view), PIECE_BYTES):
+            piece = view[start : start + PIECE_BYTES]
+            self._frames.receive_into(piece)
+            digest.update(piece)

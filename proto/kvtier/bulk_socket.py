@@ -1,0 +1,156 @@
+"""Frames over a connected TCP socket, with or without TLS; blocking, every wait bounded.
+
+In clear the kernel keeps the time (SO_RCVTIMEO, SO_SNDTIMEO), so that one call takes or fills a
+whole piece; Python's own timeouts would wake up for each packet. One thread sends and receives; any
+thread may `cut`. What goes wrong is an OSError: TimeoutError when the peer did not move its bytes
+in time, ConnectionError when it is gone.
+"""
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+
+from kvtier.bulk import HEADER_BYTES, Frame, Kind, pack, unpack
+
+__all__ = ["STALL_SECONDS", "FrameSocket"]
+
+STALL_SECONDS = 10.0
+"""How long a piece may be on its way."""
+
+GOODBYE_SECONDS_MAX = 0.5
+
+_SECONDS_MIN = 0.001
+"""The kernel takes 0 for no limit."""
+
+_TIMEVAL = struct.Struct("@ll")
+
+Bytes = bytes | bytearray | memoryview
+
+
+class FrameSocket:
+    """Owns `connection`. `kinds`: the frames that the peer may send."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        kinds: frozenset[Kind],
+        stall_seconds: float = STALL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._kinds = kinds
+        self._stall_seconds = stall_seconds
+        self._clock = clock
+        self._tls = isinstance(connection, ssl.SSLSocket)
+        self._limits: dict[int, float] = {}
+        self._header = bytearray(HEADER_BYTES)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._tls:
+            connection.setblocking(True)
+
+    def send(self, frame: Frame, payload: Bytes = b"", deadline: float | None = None) -> None:
+        """Returns when the kernel has its own copy of everything."""
+        until = self._until(deadline)
+        header = pack(frame)
+        self._limit(socket.SO_SNDTIMEO, until)
+        try:
+            if self._tls:
+                self._push(memoryview(header), until)
+                sent = 0
+            else:
+                sent = self._connection.sendmsg((header, payload)) - len(header)
+                if sent < 0:
+                    self._push(memoryview(header)[sent:], until)
+                    sent = 0
+            self._push(memoryview(payload)[sent:], until)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            raise TimeoutError("the peer does not take what is sent") from None
+
+    def receive_header(self, deadline: float | None = None) -> Frame:
+        """The next frame's header. Raises MalformedFrameError too."""
+        self.receive_into(memoryview(self._header), deadline)
+        return unpack(self._header, self._kinds)
+
+    def await_header(self) -> Frame | None:
+        """The next header, however long its first byte takes; None when the peer closed."""
+        view = memoryview(self._header)
+        while True:
+            try:
+                got = self._receive(view[:1], self._clock() + self._stall_seconds)
+            except TimeoutError:
+                continue
+            if not got:
+                return None
+            self.receive_into(view[1:])
+            return unpack(self._header, self._kinds)
+
+    def receive_into(self, view: memoryview, deadline: float | None = None) -> None:
+        """Fills `view`, contiguous bytes; by `deadline` (of the clock) where that comes first."""
+        until = self._until(deadline)
+        while view:
+            got = self._receive(view, until)
+            if not got:
+                raise ConnectionResetError("the peer closed the connection")
+            view = view[got:]
+            if view and self._clock() >= until:
+                raise TimeoutError("the peer does not send what it began")
+
+    def receive(self, size: int, deadline: float | None = None) -> bytes:
+        payload = bytearray(size)
+        self.receive_into(memoryview(payload), deadline)
+        return bytes(payload)
+
+    def say_goodbye(self, frame: Frame) -> None:
+        """Sends a last frame and lets the peer read it: what it still sends is thrown away for a
+        moment, because bytes that nobody reads would reset the connection under it."""
+        until = self._clock() + GOODBYE_SECONDS_MAX
+        scrap = memoryview(bytearray(64 * 1024))
+        with contextlib.suppress(OSError):
+            self.send(frame, deadline=until)
+            socket.socket.shutdown(self._connection, socket.SHUT_WR)
+            while self._clock() < until and self._receive(scrap, until):
+                pass
+
+    def cut(self) -> None:
+        """Ends every wait of the owning thread, now and later. Any thread; idempotent."""
+        with contextlib.suppress(OSError):
+            # Not SSLSocket.shutdown: that would let the owner read on without TLS.
+            socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _until(self, deadline: float | None) -> float:
+        stall = self._clock() + self._stall_seconds
+        return stall if deadline is None else min(stall, deadline)
+
+    def _receive(self, view: memoryview, until: float) -> int:
+        self._limit(socket.SO_RCVTIMEO, until)
+        flags = 0 if self._tls else socket.MSG_WAITALL
+        try:
+            return self._connection.recv_into(view, 0, flags)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            raise TimeoutError("the peer sends nothing") from None
+
+    def _push(self, view: memoryview, until: float) -> None:
+        while view:
+            if self._clock() >= until:
+                raise TimeoutError("the peer does not take what is sent")
+            view = view[self._connection.send(view) :]
+
+    def _limit(self, option: int, until: float) -> None:
+        """Bounds the next system call; a limit that is nearly the same stays."""
+        seconds = max(_SECONDS_MIN, until - self._clock())
+        before = self._limits.get(option, 0.0)
+        if seconds <= before <= seconds * 1.01:
+            return
+        self._limits[option] = seconds
+        if self._tls:
+            self._connection.settimeout(seconds)
+        else:
+            whole = int(seconds)
+            micros = int((seconds - whole) * 1e6)
+            self._connection.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(whole, micros))

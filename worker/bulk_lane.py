@@ -1,0 +1,312 @@
+"""The bulk lane's client side: connections of one session, and what travels over them.
+
+    load:  LOAD -> DATA straight into the caller's pages, hashed piece by piece as it lands
+    store: STORE -> GO -> DATA from the caller's pages, hashed on the way -> DONE
+
+A connection that breaks costs nothing but itself: the call gets another ticket over the control
+lane and goes on with the block it was at, at most `RESUMES_MAX` times. Invariant: a page counts as
+loaded only when its own checksum was right. Any thread; a lock guards the idle connections, one
+call at a time uses one.
+"""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import xxhash
+
+from kvtier import bulk
+from kvtier.bulk import Frame, Kind, MalformedFrameError, StopReason
+from kvtier.bulk_socket import FrameSocket
+from kvtier.keys import BlockHash, checksum_seed
+from kvtier.v1 import bulk_pb2
+from worker.cache_port import PageBytes
+from worker.transfer import NonsenseError, TimeUpError
+
+__all__ = ["BulkLanes", "LaneStoppedError", "Loaded"]
+
+PIECE_BYTES = 256 * 1024
+"""What is received, or hashed and sent, at a time: it stays in the CPU's cache."""
+
+IDLE_MAX = 2
+"""Connections kept for later: one for loads, one for stores."""
+
+RESUMES_MAX = 2
+
+Ask = Callable[[float], bulk_pb2.OpenBulkLaneResponse]
+"""Asks the control lane for a ticket, within seconds. Raises grpc.RpcError."""
+
+
+class LaneStoppedError(Exception):
+    """The service refused or ended a call on the lane; `reason` as the control lane has them."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the bulk lane was stopped: {reason}")
+        self.reason = reason
+
+
+class _LaneBrokenError(ConnectionError):
+    """The connection is gone; another one may go on."""
+
+
+class BulkLanes:
+    """Connections of one session."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        host: str,
+        tls: ssl.SSLContext | None,
+        secure: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`host`: where the control lane is; `secure`: it has TLS, so the lane must."""
+        self._ask = ask
+        self._host = host
+        self._tls = tls
+        self._secure = secure
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._idle: list[_Lane] = []
+        self._closed = False
+        self.resumed_count = 0
+        """Calls' connections that broke and were replaced. Written under the lock."""
+
+    def load(
+        self,
+        lease_id: str,
+        first: int,
+        blocks: Sequence[tuple[BlockHash, PageBytes, int]],
+        deadline: float,
+        loaded: "Loaded",
+    ) -> None:
+        """Loads `blocks` (hash, page, checksum), readable from index `first` on.
+
+        `loaded` counts, also when it raises. When it does not, and fewer than all are loaded, the
+        next one is corrupt or `deadline` passed. Raises LaneStoppedError, NonsenseError, OSError
+        (TimeoutError for the deadline), TimeUpError, grpc.RpcError.
+        """
+        self._going_on(lambda lane: lane.load(lease_id, first, blocks, deadline, loaded), deadline)
+
+    def store(
+        self,
+        reservation_id: str,
+        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
+        deadline: float,
+    ) -> list[int]:
+        """Sends `blocks` (index in the chain, hash, page): all that the reservation is missing.
+
+        Returns the pages' checksums. Raises as `load`.
+        """
+        checksums: dict[int, int] = {}
+        self._going_on(
+            lambda lane: lane.store(reservation_id, blocks, deadline, checksums), deadline
+        )
+        return [checksums[index] for index, _, _ in blocks]
+
+    def connect(self, deadline: float) -> None:
+        """Opens a connection for later. Raises as `load`."""
+        self._give_back(self._open(deadline))
+
+    def close(self) -> None:
+        """Calls that still run end by themselves. Idempotent."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for lane in idle:
+            lane.close()
+
+    def _going_on(self, work: "Callable[[_Lane], None]", deadline: float) -> None:
+        for resumes in range(RESUMES_MAX + 1):
+            lane = self._take(deadline)
+            try:
+                work(lane)
+            except BaseException as error:
+                lane.close()
+                if not isinstance(error, _LaneBrokenError) or resumes == RESUMES_MAX:
+                    raise
+                with self._lock:
+                    self.resumed_count += 1
+            else:
+                self._give_back(lane)
+                return
+
+    def _take(self, deadline: float) -> "_Lane":
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._open(deadline)
+
+    def _give_back(self, lane: "_Lane") -> None:
+        with self._lock:
+            if lane.usable and not self._closed and len(self._idle) < IDLE_MAX:
+                self._idle.append(lane)
+                return
+        lane.close()
+
+    def _open(self, deadline: float) -> "_Lane":
+        seconds = _seconds_left(deadline, self._clock)
+        opened = self._ask(seconds)
+        if opened.tls != (self._tls is not None) or (self._secure and not opened.tls):
+            raise LaneStoppedError("TLS_REQUIRED")
+        if not 0 < opened.port < 65536 or len(opened.ticket) != bulk.TICKET_BYTES:
+            raise NonsenseError("the service named a bulk lane without port or ticket")
+        host = opened.host or self._host
+        connection = socket.create_connection(
+            (host, opened.port), _seconds_left(deadline, self._clock)
+        )
+        try:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_hostname=host)
+            lane = _Lane(FrameSocket(connection, bulk.FROM_SERVICE, clock=self._clock), self._clock)
+            lane.greet(opened.ticket, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        return lane
+
+
+class Loaded:
+    """How many leading pages have what their checksum says."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class _Lane:
+    """One connection. One thread at a time."""
+
+    def __init__(self, frames: FrameSocket, clock: Callable[[], float]) -> None:
+        self._frames = frames
+        self._clock = clock
+        self._call = 0
+        self.usable = True
+        """False after a call that left bytes on their way."""
+
+    def close(self) -> None:
+        self._frames.close()
+
+    def greet(self, ticket: bytes, deadline: float) -> None:
+        with self._judged(deadline):
+            self._frames.send(Frame(Kind.HELLO, length=len(ticket)), ticket, deadline)
+            self._answer(Kind.WELCOME, 0, deadline)
+
+    def load(
+        self,
+        lease_id: str,
+        first: int,
+        blocks: Sequence[tuple[BlockHash, PageBytes, int]],
+        deadline: float,
+        loaded: Loaded,
+    ) -> None:
+        """Goes on after `loaded.count` blocks."""
+        self._call += 1
+        rest = blocks[loaded.count :]
+        payload = bulk.pack_load(_raw_id(lease_id), len(rest))
+        at = first + loaded.count
+        with self._judged(deadline):
+            self._frames.send(
+                Frame(Kind.LOAD, self._call, at, length=len(payload)), payload, deadline
+            )
+            for index, (block_hash, page, checksum) in enumerate(rest, at):
+                right = self._receive(index, block_hash, page, deadline) == checksum
+                loaded.count += right
+                if not right or self._clock() >= deadline:
+                    self.usable = index - at == len(rest) - 1
+                    return
+
+    def store(
+        self,
+        reservation_id: str,
+        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
+        deadline: float,
+        checksums: dict[int, int],
+    ) -> None:
+        """Fills `checksums`, index -> checksum."""
+        self._call += 1
+        payload = _raw_id(reservation_id)
+        with self._judged(deadline):
+            self._frames.send(Frame(Kind.STORE, self._call, length=len(payload)), payload, deadline)
+            standing = self._answer(Kind.GO, self._call, deadline).index
+            if standing > len(blocks):
+                raise NonsenseError("more blocks stand than are missing")
+            for index, block_hash, page in blocks[:standing]:
+                if index not in checksums:
+                    checksums[index] = xxhash.xxh3_64_intdigest(
+                        page.data, seed=checksum_seed(block_hash)
+                    )
+            for index, block_hash, page in blocks[standing:]:
+                checksums[index] = self._send(index, block_hash, page, deadline)
+            if self._answer(Kind.DONE, self._call, deadline).index != len(blocks):
+                raise NonsenseError("a store was done before its last block")
+
+    def _receive(self, index: int, block_hash: BlockHash, page: PageBytes, deadline: float) -> int:
+        """The checksum of the page that was filled."""
+        view, offset = page.data, 0
+        digest = xxhash.xxh3_64(seed=checksum_seed(block_hash))
+        while offset < len(view):
+            frame = self._answer(Kind.DATA, self._call, deadline)
+            if (frame.index, frame.offset) != (index, offset):
+                raise NonsenseError("a frame out of order")
+            end = offset + frame.length
+            if end > len(view):
+                raise NonsenseError("a frame that does not fit its block")
+            while offset < end:
+                piece = view[offset : min(offset + PIECE_BYTES, end)]
+                self._frames.receive_into(piece, deadline)
+                digest.update(piece)
+                offset += len(piece)
+        return digest.intdigest()
+
+    def _send(self, index: int, block_hash: BlockHash, page: PageBytes, deadline: float) -> int:
+        view = page.data
+        digest = xxhash.xxh3_64(seed=checksum_seed(block_hash))
+        for offset in range(0, len(view), PIECE_BYTES):
+            piece = view[offset : offset + PIECE_BYTES]
+            digest.update(piece)
+            frame = Frame(Kind.DATA, self._call, index, offset, len(piece))
+            self._frames.send(frame, piece, deadline)
+        return digest.intdigest()
+
+    def _answer(self, kind: Kind, call: int, deadline: float) -> Frame:
+        """The next frame, which must be `kind`. Raises LaneStoppedError for a STOP."""
+        frame = self._frames.receive_header(deadline)
+        if frame.kind is Kind.STOP and frame.call in (0, call):
+            reason = StopReason(frame.index).name
+            if frame.call != call:
+                raise _LaneBrokenError(f"the service ended the bulk connection: {reason}")
+            raise LaneStoppedError(reason)
+        if frame.kind is not kind or frame.call != call:
+            raise NonsenseError(f"{kind.name} was due on the bulk lane, {frame.kind.name} came")
+        return frame
+
+    @contextlib.contextmanager
+    def _judged(self, deadline: float) -> Iterator[None]:
+        """What went wrong, in our own words."""
+        try:
+            yield
+        except MalformedFrameError as error:
+            raise NonsenseError(f"the bulk lane: {error}") from None
+        except TimeoutError:
+            if self._clock() >= deadline:
+                raise
+            raise _LaneBrokenError("the bulk lane stalled") from None
+        except OSError as error:
+            raise _LaneBrokenError(f"the bulk lane broke: {error}") from error
+
+
+def _raw_id(text: str) -> bytes:
+    try:
+        return bulk.raw_id(text)
+    except MalformedFrameError as error:
+        raise NonsenseError(str(error)) from None
+
+
+def _seconds_left(deadline: float, clock: Callable[[], float]) -> float:
+    left = deadline - clock()
+    if left <= 0:
+        raise TimeUpError("the caller's time is up")
+    return left
