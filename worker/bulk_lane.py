@@ -24,12 +24,12 @@ from kvtier.bulk_socket import FrameSocket
 from kvtier.keys import BlockHash, checksum_seed
 from kvtier.v1 import bulk_pb2
 from worker.cache_port import PageBytes
-from worker.transfer import NonsenseError, TimeUpError
+from worker.transfer import NonsenseError, TimeUpError, page_checksum
 
 __all__ = ["BulkLanes", "LaneStoppedError", "Loaded"]
 
 PIECE_BYTES = 256 * 1024
-"""What is received, or hashed and sent, at a time: it stays in the CPU's cache."""
+"""What is received at a time: it stays in the CPU's cache for hashing."""
 
 IDLE_MAX = 2
 """Connections kept for later: one for loads, one for stores."""
@@ -234,12 +234,8 @@ class _Lane:
             if standing > len(blocks):
                 raise NonsenseError("more blocks stand than are missing")
             for index, block_hash, page in blocks[:standing]:
-                if index not in checksums:
-                    checksums[index] = xxhash.xxh3_64_intdigest(
-                        page.data, seed=checksum_seed(block_hash)
-                    )
-            for index, block_hash, page in blocks[standing:]:
-                checksums[index] = self._send(index, block_hash, page, deadline)
+                checksums[index] = page_checksum(block_hash, page)
+            self._send(blocks[standing:], deadline, checksums)
             if self._answer(Kind.DONE, self._call, deadline).index != len(blocks):
                 raise NonsenseError("a store was done before its last block")
 
@@ -261,15 +257,21 @@ class _Lane:
                 offset += len(piece)
         return digest.intdigest()
 
-    def _send(self, index: int, block_hash: BlockHash, page: PageBytes, deadline: float) -> int:
-        view = page.data
-        digest = xxhash.xxh3_64(seed=checksum_seed(block_hash))
-        for offset in range(0, len(view), PIECE_BYTES):
-            piece = view[offset : offset + PIECE_BYTES]
-            digest.update(piece)
-            frame = Frame(Kind.DATA, self._call, index, offset, len(piece))
-            self._frames.send(frame, piece, deadline)
-        return digest.intdigest()
+    def _send(
+        self,
+        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
+        deadline: float,
+        checksums: dict[int, int],
+    ) -> None:
+        digests = {
+            index: xxhash.xxh3_64(seed=checksum_seed(block_hash)) for index, block_hash, _ in blocks
+        }
+        payloads = ((index, page.data) for index, _, page in blocks)
+        for batch in bulk.batches(self._call, payloads):
+            for frame, piece in batch:
+                digests[frame.index].update(piece)
+            self._frames.send_all(batch, deadline)
+        checksums |= {index: digest.intdigest() for index, digest in digests.items()}
 
     def _answer(self, kind: Kind, call: int, deadline: float) -> Frame:
         """The next frame, which must be `kind`. Raises LaneStoppedError for a STOP."""

@@ -21,12 +21,12 @@ import xxhash
 from cache_service.bulk.transfers import LaneEntry, LoadTransfer, StoreTransfer, Transfers
 from cache_service.errors import TicketRefusedError
 from kvtier.bulk import (
-    FRAME_BYTES_MAX,
     FROM_CLIENT,
     Frame,
     Kind,
     MalformedFrameError,
     StopReason,
+    batches,
     id_of,
     stop_reason,
     unpack_load,
@@ -45,7 +45,7 @@ LOOP_SECONDS_MAX = 10.0
 """How long a thread waits for the event loop."""
 
 PIECE_BYTES = 256 * 1024
-"""What is received, or sent, at a time: it stays in the CPU's cache for hashing."""
+"""What is received at a time: it stays in the CPU's cache for hashing."""
 
 T = TypeVar("T")
 
@@ -212,12 +212,10 @@ class Lane:
             self._frames.send(Frame(Kind.STOP, frame.call, ended))
 
     def _send_blocks(self, load: Frame, transfer: LoadTransfer) -> StopReason | None:
-        for index, view in enumerate(transfer.views, load.index):
-            for offset in range(0, len(view), FRAME_BYTES_MAX):
-                if transfer.ended is not None:
-                    return transfer.ended
-                piece = view[offset : offset + FRAME_BYTES_MAX]
-                self._frames.send(Frame(Kind.DATA, load.call, index, offset, len(piece)), piece)
+        for batch in batches(load.call, enumerate(transfer.views, load.index)):
+            if transfer.ended is not None:
+                return transfer.ended
+            self._frames.send_all(batch)
         return None
 
     def _store(self, entry: LaneEntry, frame: Frame) -> None:

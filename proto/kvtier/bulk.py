@@ -5,6 +5,7 @@ MalformedFrameError. Pure; any thread.
 """
 
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -12,6 +13,8 @@ from kvtier.errors import KvtierError
 
 __all__ = [
     "FRAME_BYTES_MAX",
+    "FROM_CLIENT",
+    "FROM_SERVICE",
     "HEADER_BYTES",
     "ID_BYTES",
     "TICKET_BYTES",
@@ -19,6 +22,7 @@ __all__ = [
     "Kind",
     "MalformedFrameError",
     "StopReason",
+    "batches",
     "id_of",
     "pack",
     "pack_load",
@@ -37,6 +41,8 @@ TICKET_BYTES = 32
 ID_BYTES = 16
 FRAME_BYTES_MAX = 1024 * 1024
 """Of a frame's payload."""
+BATCH_FRAMES_MAX = 256
+"""Twice as many pieces go into one system call, of which the kernel takes 1,024."""
 
 
 class MalformedFrameError(KvtierError):
@@ -144,6 +150,25 @@ def unpack(header: bytes | bytearray, kinds: frozenset[Kind]) -> Frame:
 def _right_length(frame: Frame) -> bool:
     fixed = _LENGTHS.get(frame.kind)
     return 1 <= frame.length <= FRAME_BYTES_MAX if fixed is None else frame.length == fixed
+
+
+def batches(
+    call: int, blocks: Iterable[tuple[int, memoryview]]
+) -> Iterator[list[tuple[Frame, memoryview]]]:
+    """The DATA of `blocks` (index, payload) in lists of about `FRAME_BYTES_MAX` bytes: one of them
+    is worth a system call. A list's last frame is the only one that may end within a block."""
+    batch: list[tuple[Frame, memoryview]] = []
+    size = 0
+    for index, view in blocks:
+        for offset in range(0, len(view), FRAME_BYTES_MAX):
+            piece = view[offset : offset + FRAME_BYTES_MAX]
+            batch.append((Frame(Kind.DATA, call, index, offset, len(piece)), piece))
+            size += len(piece)
+            if size >= FRAME_BYTES_MAX or len(batch) == BATCH_FRAMES_MAX:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def pack_load(lease_id: bytes, count: int) -> bytes:

@@ -11,7 +11,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kvtier.bulk import HEADER_BYTES, Frame, Kind, pack, unpack
 
@@ -53,19 +53,25 @@ class FrameSocket:
 
     def send(self, frame: Frame, payload: Bytes = b"", deadline: float | None = None) -> None:
         """Returns when the kernel has its own copy of everything."""
-        until = self._until(deadline)
-        header = pack(frame)
-        self._limit(socket.SO_SNDTIMEO, until)
+        self.send_all([(frame, payload)], deadline)
+
+    def send_all(
+        self, frames: Sequence[tuple[Frame, Bytes]], deadline: float | None = None
+    ) -> None:
+        """The same for a batch: in one system call where it can be, because each one may wake the
+        peer, which costs more than the call."""
+        parts: list[Bytes] = []
+        for frame, payload in frames:
+            parts += (pack(frame), payload)
+        until, sent = self._until(deadline), 0
         try:
-            if self._tls:
-                self._push(memoryview(header), until)
-                sent = 0
-            else:
-                sent = self._connection.sendmsg((header, payload)) - len(header)
-                if sent < 0:
-                    self._push(memoryview(header)[sent:], until)
-                    sent = 0
-            self._push(memoryview(payload)[sent:], until)
+            if not self._tls:
+                self._limit(socket.SO_SNDTIMEO, until)
+                sent = self._connection.sendmsg(parts)
+            for part in parts:
+                if sent < len(part):
+                    self._push(memoryview(part)[sent:], until)
+                sent = max(0, sent - len(part))
         except (BlockingIOError, ssl.SSLWantWriteError):
             raise TimeoutError("the peer does not take what is sent") from None
 
@@ -139,6 +145,7 @@ class FrameSocket:
         while view:
             if self._clock() >= until:
                 raise TimeoutError("the peer does not take what is sent")
+            self._limit(socket.SO_SNDTIMEO, until)
             view = view[self._connection.send(view) :]
 
     def _limit(self, option: int, until: float) -> None:

@@ -132,7 +132,11 @@ def _peer_name(memory: PathMemory, kind: PeerKind) -> dict[str, Any]:
 @contextmanager
 def _service(memory: PathMemory) -> Iterator[ServiceProcess]:
     capacity = max(_ARENA_BYTES_MIN, int(_ARENA_PREFIXES * memory.size))
-    settings = {"host.capacity_bytes": capacity, "ssd.enabled": "false"}
+    settings = {
+        "host.capacity_bytes": capacity,
+        "ssd.enabled": "false",
+        "bulk.listen": "127.0.0.1:0",
+    }
     with cache_service_process(settings) as service:
         yield service
 

@@ -9,7 +9,7 @@ from worker.cache_session import TransportChoice
 __all__ = ["OTHER_HOST", "SAME_HOST", "PathSettings"]
 
 SAME_HOST: tuple[TransportChoice, ...] = ("shared_memory",)
-OTHER_HOST: tuple[TransportChoice, ...] = ("stream",)
+OTHER_HOST: tuple[TransportChoice, ...] = ("bulk", "stream")
 """Measured over loopback TCP, beside a raw socket. Each transport has a row for each size."""
 
 _MIB = 1 << 20

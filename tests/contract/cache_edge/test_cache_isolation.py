@@ -378,7 +378,12 @@ def test_a_unix_socket_is_its_owners_who_is_engine_and_operator(
     make_service: Callable[..., Any], pki: Pki, short_directory: Callable[[], Path], tools: Any
 ) -> None:
     path = short_directory() / "c.sock"
-    service = make_service(listen="", unix_socket=str(path), security={"development": False})
+    service = make_service(
+        listen="",
+        unix_socket=str(path),
+        security={"development": False},
+        bulk={"listen": ""},
+    )
     assert service.address == f"unix:{path}"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     opened = service.stub.OpenSession(tools.open_request("stream"), timeout=10)
