@@ -64,6 +64,8 @@ class Kind(IntEnum):
     STOP = 8
 
 
+_KINDS = {int(kind): kind for kind in Kind}
+
 FROM_CLIENT = frozenset({Kind.HELLO, Kind.LOAD, Kind.STORE, Kind.DATA})
 FROM_SERVICE = frozenset({Kind.WELCOME, Kind.GO, Kind.DATA, Kind.DONE, Kind.STOP})
 
@@ -132,9 +134,12 @@ def unpack(header: bytes | bytearray, kinds: frozenset[Kind]) -> Frame:
     magic, number, flags, reserved, call, index, offset, length = _HEADER.unpack(header)
     if magic != _MAGIC or flags or reserved:
         raise MalformedFrameError("this is not the bulk lane's format 1")
-    if number not in kinds:
+    kind = _KINDS.get(number)
+    if kind is None or kind not in kinds:
         raise MalformedFrameError(f"a frame of kind {number} does not belong here")
-    frame = Frame(Kind(number), call, index, offset, length)
+    frame = Frame(kind, call, index, offset, length)
+    if kind is Kind.DATA and call and 1 <= length <= FRAME_BYTES_MAX:
+        return frame
     if (
         (not _right_length(frame))
         or (index and frame.kind not in _WITH_INDEX)
