@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -27,7 +28,7 @@ from storage.tier import PAGE_BYTES
 
 BLOCK_BYTES = 900
 NAMESPACE = NamespaceId(bytes(range(32)))
-SLABS = 8
+SLABS = 6
 
 LIMITS = CacheLimits(
     session_ttl_seconds=100,
@@ -53,6 +54,10 @@ def chain_of(path: list[int]) -> list[BlockHash]:
 
 def payload_of(block_hash: BlockHash) -> bytes:
     return hashlib.shake_128(block_hash).digest(BLOCK_BYTES)
+
+
+def address_of(view: memoryview) -> int:
+    return int(np.frombuffer(view, dtype=np.uint8).ctypes.data)
 
 
 class TransferLife(RuleBasedStateMachine):
@@ -85,12 +90,35 @@ class TransferLife(RuleBasedStateMachine):
     def reserve(self, path: list[int]) -> None:
         with contextlib.suppress(CacheError):
             view = self.run(self.cache.reserve(self.session_id, "", chain_of(path)))
+            given = {address_of(self.arena.view(slab)) for slab in view.slabs}
+            held = [view for load, _ in self.loads for view in load.views]
+            held += [view for store in self.stores for view in store.views]
+            assert given.isdisjoint(map(address_of, held)), "a thread still has this slab"
             if view.reservation_id:
                 self.reservations.append(view)
                 self.sums[view.reservation_id] = {
                     i: payload_checksum(chain_of(path)[i], payload_of(chain_of(path)[i]))
                     for i in view.missing
                 }
+
+    @rule(path=names)
+    def store_whole(self, path: list[int]) -> None:
+        before, stores = len(self.reservations), len(self.stores)
+        self.reserve(path)
+        if len(self.reservations) > before:
+            self.begin_store(before)
+            if len(self.stores) > stores:
+                self.end_store(stores, 4)
+            self.commit(before)
+
+    @rule(path=names, released=st.booleans())
+    def load_whole(self, path: list[int], released: bool) -> None:
+        before = len(self.leases)
+        self.acquire(path)
+        if len(self.leases) > before:
+            self.begin_load(before, 0)
+            if released:
+                self.release(before, False)
 
     @precondition(lambda self: self.reservations)
     @rule(pick=picks)
@@ -167,8 +195,12 @@ class TransferLife(RuleBasedStateMachine):
     @rule(pick=picks, corrupt=st.booleans())
     def release(self, pick: int, corrupt: bool) -> None:
         lease_id, chain, _ = self.leases.pop(pick % len(self.leases))
-        with contextlib.suppress(CacheError):
+
+        async def release() -> None:
             self.cache.release(self.session_id, lease_id, chain[:1] if corrupt else [])
+
+        with contextlib.suppress(CacheError):
+            self.run(release())
 
     @rule(seconds=st.sampled_from([0.3, 4, 11, 120]))
     def pass_time(self, seconds: float) -> None:
@@ -210,10 +242,10 @@ class TransferLife(RuleBasedStateMachine):
         self.cache.close_session(self.session_id)
         self.now += 1000
         self.cache.tick()
+        self.run(self.cache.drain())
         self.cache.check_integrity()
         assert self.cache.bulk.transfer_count == 0
         assert self.cache.stats().reservation_count == 0
-        self.run(self.cache.drain())
         self.loop.close()
         self.arena.close()
 
