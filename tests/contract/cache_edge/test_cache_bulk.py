@@ -14,6 +14,7 @@ from kvtier import bulk
 from kvtier.bulk import Frame, Kind, StopReason
 from kvtier.bulk_socket import FrameSocket
 from kvtier.principals import Role, role_uri
+from kvtier.tls import TlsRequiredError
 from kvtier.v1 import bulk_pb2, bulk_pb2_grpc
 from kvtier.v1 import cache_pb2 as pb
 from tests.pki import Pki
@@ -185,6 +186,20 @@ def test_without_shared_memory_a_client_takes_the_lane(
     assert len(client.restore("r", chain, pages, 10.0).tiers) == 3
     assert other_host.bulk_side().lane_count > 0
     assert "sessions_not_over_bulk" not in client.counts()
+
+
+def test_the_lane_is_in_clear_only_where_the_control_lane_may_be(make_service: Any) -> None:
+    with pytest.raises(TlsRequiredError, match=r"0\.0\.0\.0"):
+        make_service(bulk={"listen": "0.0.0.0:0"}, ssd={"enabled": False})
+
+
+def test_a_worker_is_told_its_transport() -> None:
+    from worker.settings import CacheSettings as WorkerCacheSettings
+
+    assert WorkerCacheSettings().transport == "auto"
+    assert WorkerCacheSettings(transport="bulk").transport == "bulk"
+    with pytest.raises(ValueError, match="transport"):
+        WorkerCacheSettings.model_validate({"transport": "pigeon"})
 
 
 # Ids of others.
