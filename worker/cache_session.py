@@ -40,6 +40,8 @@ RENEW_SECONDS_MIN = 0.05
 RENEW_SECONDS_MAX = 3600.0
 """Whatever lifetimes the service names, neither a storm of renewals nor a wait without end."""
 
+LANE_FAILURES = (NonsenseError, LaneStoppedError, TimeUpError)
+
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -280,15 +282,23 @@ def _open_bulk(
     try:
         # Now, not with the first blocks: whether it can be reached is known before it is chosen.
         lanes.connect(time.monotonic() + timeout_seconds)
-    except (OSError, ValueError, NonsenseError, LaneStoppedError, TimeUpError) as error:
+    except (grpc.RpcError, OSError, ValueError, *LANE_FAILURES) as error:
         stub.CloseSession(
             cache_pb2.CloseSessionRequest(session_id=opened.session_id), timeout=timeout_seconds
         )
         if terms.transport != "auto":
             raise
-        passed_over["bulk"] = getattr(error, "reason", "") or str(error)[:200]
+        passed_over["bulk"] = _word(error)
         return None
     return CacheSession(stub, channel, opened, None, None, lanes)
+
+
+def _word(error: BaseException) -> str:
+    """A failure's reason, where it has one, or what it says."""
+    if isinstance(error, grpc.RpcError):
+        wire = read_error(error)
+        return wire.reason or wire.code.name
+    return getattr(error, "reason", "") or str(error)[:200]
 
 
 def _host(address: str) -> str:
