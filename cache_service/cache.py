@@ -27,6 +27,7 @@ from cache_service.errors import (
 )
 from cache_service.events.log import EventLog
 from cache_service.events.watching import Watching
+from cache_service.explaining import Explaining
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
 from cache_service.parts import build_parts
@@ -90,6 +91,7 @@ class Cache:
         self._reports = self._enter(CorruptReports(parts))
         events = self._enter(EventLog(parts.index, limits))
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
+        self.explaining = self._enter(Explaining(parts, self._acquiring))
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)
@@ -173,15 +175,18 @@ class Cache:
         """One MatchView, ReadyViews in order, one EndView. Closed earlier: the lease is released.
 
         Raises before the first event: SessionUnknownError, MalformedChainError,
-        TooManyBlocksError, TooManyLeasesError. `request_id` is for attestation and logs.
+        TooManyBlocksError, TooManyLeasesError. `request_id` is for whoever asks why, later.
         """
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
         events = self._acquiring.acquire(session, checked, load_timeout_seconds)
+        record = self.explaining.acquires.follow(session, request_id, checked)
         try:
             async for event in events:
+                record.note(event, checked)
                 yield event
         finally:
+            record.close()
             await events.aclose()
 
     def release(self, session_id: str, lease_id: str, corrupt: Sequence[BlockHash]) -> None:

@@ -20,7 +20,8 @@ So no block is ever stranded: whoever finds a block finds every block before it.
 Runs on the event loop only.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cache_service.absences import Absences
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockIndex", "HostCopy"]
 
+USE_COUNT_MAX = 2**32 - 1
+
 HostCopy = tuple[int, Slab, int]
 """Row, slab and checksum of a block that came into host memory."""
 
@@ -63,8 +66,12 @@ class BlockIndex:
         host_order: EvictionOrder,
         ssd_order: EvictionOrder,
         evicted_memory_count: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock`: seconds, monotonic."""
         self._arena = arena
+        self._clock = clock
+        self._started = clock()
         self.tree = BlockTree()
         """For reading only."""
         self.absences = Absences(evicted_memory_count)
@@ -132,7 +139,9 @@ class BlockIndex:
         self.absences.forget(block_hash)
         if self._changes is not None and self._changes.rows_left:
             self._changes.settle()
-        return self.tree.add(block_hash, parent, namespace_id, payload_bytes)
+        row = self.tree.add(block_hash, parent, namespace_id, payload_bytes)
+        self.tree.columns.use_second[row] = self._second()
+        return row
 
     def put_host(self, row: int, slab: Slab, checksum: int) -> None:
         """The block's payload is in `slab`, whole and immutable from now on.
@@ -209,9 +218,12 @@ class BlockIndex:
 
     def use(self, rows: Iterable[int]) -> None:
         """Counts a use of each block in every tier that holds it."""
-        columns = self.tree.columns
+        columns, second = self.tree.columns, self._second()
         for row in rows:
             if columns.cached[row]:
+                columns.use_second[row] = second
+                if columns.use_count[row] < USE_COUNT_MAX:
+                    columns.use_count[row] += 1
                 if columns.slab_page[row] != NOWHERE:
                     self._host.use(row)
                     self._unsettle(row)
@@ -321,6 +333,16 @@ class BlockIndex:
 
     # -- orders ------------------------------------------------------------------------------------
 
+    def host_leaving(self, count: int) -> list[int]:
+        """Up to `count` blocks that leave host memory next, were nothing stored or used meanwhile,
+        in that order. Changes nothing."""
+        return self._host.leaving(count)
+
+    def unused_seconds(self, row: int) -> float | None:
+        """Since the block was stored or used last, to the second; None: not since the start."""
+        second: int = self.tree.columns.use_second[row]
+        return None if not second else float(max(0, self._second() - second))
+
     def ssd_standing(self, row: int) -> int:
         """Sort key of a block on the SSD, worst first."""
         return self._ssd.standing(row)
@@ -356,6 +378,10 @@ class BlockIndex:
         return held
 
     # -- below -------------------------------------------------------------------------------------
+
+    def _second(self) -> int:
+        """Now, counted from 1 at the start."""
+        return int(self._clock() - self._started) + 1
 
     def _review(self, row: int) -> None:
         """Offers or withholds a block as a victim in host memory: rule 3."""

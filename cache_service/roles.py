@@ -11,6 +11,8 @@ from kvtier.principals import Role
 __all__ = ["RULES"]
 
 _DATA = Rule(frozenset({Role.ENGINE}))
+_EXPLAIN = Rule(frozenset({Role.ENGINE, Role.OPERATOR}))
+_SEE_ALL = Rule(frozenset({Role.OPERATOR}))
 _LOOK = Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
 _OPERATE = Rule(frozenset({Role.OPERATOR}), audited=True)
 
@@ -35,4 +37,12 @@ _CACHE = rules(
 # Events name blocks, and whoever may read blocks and knows a name has the block: no engine's.
 _EVENTS = rules("kvtier.v1.CacheEvents", WatchEvents=Rule(frozenset({Role.OPERATOR})))
 
-RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS}
+_EXPLAINING = rules(
+    "kvtier.v1.ExplainService",
+    ExplainPrefix=_EXPLAIN,
+    # An engine sees its own sessions' alone: `edge/explain_calls.py`.
+    ExplainAcquire=_EXPLAIN,
+    ListTree=_SEE_ALL,
+)
+
+RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS, **_EXPLAINING}

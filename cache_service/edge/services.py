@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import grpc
 
 from cache_service.edge.event_calls import EVENTS_NAME, EventsServicer
+from cache_service.edge.explain_calls import EXPLAIN_SERVICE, ExplainServicer
 from cache_service.intake import StreamIntake
 from cache_service.servicer import SERVICE_NAME, CacheServicer
-from kvtier.v1 import cache_pb2_grpc, events_pb2_grpc
+from kvtier.v1 import cache_pb2_grpc, events_pb2_grpc, explain_pb2_grpc
 
 if TYPE_CHECKING:
     from cache_service.cache import Cache
@@ -55,5 +56,10 @@ def services(cache: "Cache", intake: StreamIntake, arena_socket_path: str) -> li
             events,
             events_pb2_grpc.add_CacheEventsServicer_to_server,
             events.before_drain,
+        ),
+        Service(
+            EXPLAIN_SERVICE,
+            ExplainServicer(cache),
+            explain_pb2_grpc.add_ExplainServiceServicer_to_server,
         ),
     ]

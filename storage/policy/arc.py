@@ -64,7 +64,8 @@ class Arc(SlotOrder):
 
     def leaving(self, count: int) -> list[int]:
         queues = [leaves.least(count)[::-1] for leaves in self._leaves]
-        once_count, slots = self._once_count, []
+        once_count = self._once_count
+        slots: list[int] = []
         while len(slots) < count and any(queues):
             first = _ONCE if once_count > self._share else _AGAIN
             queue = first if queues[first] else 1 - first

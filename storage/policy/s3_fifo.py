@@ -87,7 +87,8 @@ class S3Fifo(SlotOrder):
     def leaving(self, count: int) -> list[int]:
         """As `victim` would answer; what it would move to the end of a queue is left out."""
         small, main = (leaves.least(count)[::-1] for leaves in self._leaves)
-        small_count, present, slots = self._small_count, self._count, []
+        small_count, present = self._small_count, self._count
+        slots: list[int] = []
         while len(slots) < count and (small or main):
             from_small = small and (small_count * SMALL_DIVISOR >= present or not main)
             slot = small.pop() if from_small else main.pop()

@@ -12,8 +12,12 @@ from kvtier.v1 import (
     block_pb2,
     cache_pb2,
     cache_pb2_grpc,
+    describe_pb2,
+    describe_pb2_grpc,
     events_pb2,
     events_pb2_grpc,
+    explain_pb2,
+    explain_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
     usage_pb2,
@@ -21,7 +25,16 @@ from kvtier.v1 import (
 )
 
 FILES: list[FileDescriptor] = [
-    module.DESCRIPTOR for module in (block_pb2, cache_pb2, events_pb2, inference_pb2, usage_pb2)
+    module.DESCRIPTOR
+    for module in (
+        block_pb2,
+        cache_pb2,
+        events_pb2,
+        explain_pb2,
+        inference_pb2,
+        describe_pb2,
+        usage_pb2,
+    )
 ]
 METHODS = [
     method
@@ -29,7 +42,14 @@ METHODS = [
     for service in file.services_by_name.values()
     for method in service.methods
 ]
-STUBS = (cache_pb2_grpc, events_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc)
+STUBS = (
+    cache_pb2_grpc,
+    events_pb2_grpc,
+    explain_pb2_grpc,
+    inference_pb2_grpc,
+    describe_pb2_grpc,
+    usage_pb2_grpc,
+)
 
 
 def messages() -> list[Any]:
