@@ -97,6 +97,7 @@ def explain(
         return
     console = Console()
     console.print(prompt_table(said))
+    console.print()
     for line in prompt_lines(said):
         console.print(line, markup=False, highlight=False)
 

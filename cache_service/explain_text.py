@@ -41,7 +41,7 @@ _REASONS = {
 def prompt_table(said: Explanation) -> Table:
     """Where the prompt's tokens come from."""
     prompt = said.prompt
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_footer=True)
     whole = said.block_count * prompt.block_tokens
     blocks = sum(said.hit_blocks.values())
     table.add_column("tokens come from", "in all")
@@ -63,7 +63,7 @@ def prompt_table(said: Explanation) -> Table:
         tokens = f"{missing * prompt.block_tokens:,}"
         table.add_row("computed: missing", tokens, f"{missing:,}", "", "")
     rest = f"{prompt.prompt_tokens - whole:,}"
-    table.add_row("computed: past the last whole block", rest, "", "", "")
+    table.add_row("computed: the rest", rest, "", "", "")
     return table
 
 
@@ -96,7 +96,7 @@ def acquire_lines(record: pb.AcquireRecord, now: float | None = None) -> Iterato
         pb.ACQUIRE_STATE_GIVEN_UP: f"its client gave it up after {took}",
     }
     yield (
-        f"  asked for {record.asked_count:,} blocks; {record.matched_count:,} were there"
+        f"  asked for {_blocks(record.asked_count)}; {record.matched_count:,} were there"
         f"{tiers_text(record.shares)}; {record.ready_count:,} became readable;"
         f" {ends.get(record.state, f'it took {took}')}"
     )
@@ -112,6 +112,8 @@ def acquire_lines(record: pb.AcquireRecord, now: float | None = None) -> Iterato
         )
     if record.missing_cached_now:
         yield "  the block that was missing is cached now"
+    elif not record.matched_count:
+        yield "  blocks that the worker had in its pages were not asked for"
     elif record.HasField("divergence"):
         yield from (f"  {line}" for line in _divergence_lines(record.divergence, now))
 
@@ -142,15 +144,19 @@ def _age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def _blocks(count: int) -> str:
+    return f"{count:,} block{'' if count == 1 else 's'}"
+
+
 def _ready(said: Explanation, tier: Tier) -> str:
     if tier is not Tier.SSD:
         return "at once"
     if said.load_seconds is None:
-        return "unknown: nothing was read from the SSD yet"
+        return "unknown: no read yet"
     rate = f"{decimal(said.tail.ssd_rate.bytes_per_second)}/s"
     waiting = said.tail.ssd_rate.waiting_bytes
     behind = f", behind {decimal(waiting)} of others" if waiting else ""
-    return f"in about {seconds_text(said.load_seconds)} ({rate}{behind})"
+    return f"in {seconds_text(said.load_seconds)} ({rate}{behind})"
 
 
 def _miss(said: Explanation) -> str:
@@ -184,7 +190,7 @@ def _divergence_lines(where: pb.Divergence, now: float | None) -> Iterator[str]:
     size = decimal(sum(share.payload_bytes for share in near.shares))
     yield (
         f"{others} on differently from block {where.index:,} on; nearest is"
-        f" {near.hash_prefix.hex()[:12]}: {more}{near.depth:,} blocks deep, {more}"
+        f" {near.hash_prefix.hex()[:12]}: {more}{_blocks(near.depth)} deep, {more}"
         f"{near.block_count:,} in all{tiers_text(near.shares)}, {size} of copies, "
         f"{used or 'not used since the start'}."
     )

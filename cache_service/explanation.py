@@ -55,6 +55,8 @@ class Explanation:
     @property
     def load_seconds(self) -> float | None:
         """None: no rate was measured yet."""
+        if not self.hit_blocks[Tier.SSD]:
+            return 0.0
         if not self.tail.HasField("load_time"):
             return None
         return self.tail.load_time.ToTimedelta().total_seconds()

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from cache_service.command_errors import cache_problem
-from cache_service.tree_text import tree_table
+from cache_service.tree_text import LEGEND, tree_table
 from cache_service.tree_view import Branch, branch_data, build, find, flat
 from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
@@ -92,6 +92,9 @@ def _show(tops: list[Branch], depth: int, branches: int, lines: int) -> None:
             highlight=False,
         )
         console.print(tree_table(of_it, depth, branches, lines, now))
+        console.print()
+    if tops:
+        console.print(LEGEND, style="dim", highlight=False)
 
 
 def _list(

@@ -14,9 +14,15 @@ from cache_service.explain_text import ago
 from cache_service.tree_view import Branch
 from kvtier.v1 import explain_pb2 as pb
 
-__all__ = ["tree_table"]
+__all__ = ["LEGEND", "tree_table"]
 
-HASH_HEX_CHARS = 12
+HASH_HEX_CHARS = 10
+
+LEGEND = (
+    "blocks: of the run. bytes, host, SSD: copies, with everything below. leaves: #1 leaves host"
+    " memory next, #2 after it; SSD n: so many copies leave the SSD when their segment is recycled;"
+    " held: in use now."
+)
 
 
 class _Lines:
@@ -27,9 +33,9 @@ class _Lines:
         self.branches_max = branches_max
         self.lines_left = lines_max
         self.now = now
-        self.table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        self.table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         self.table.add_column("prefix", no_wrap=True)
-        for name in ("blocks", "with all below", "host", "SSD", "hits"):
+        for name in ("blocks", "bytes", "host", "SSD", "hits"):
             self.table.add_column(name, justify="right", no_wrap=True)
         for name in ("used", "leaves"):
             self.table.add_column(name, no_wrap=True)
@@ -58,7 +64,7 @@ class _Lines:
             _of(branch.host_count, branch.block_count),
             _of(branch.ssd_count, branch.block_count),
             f"{node.hit_count:,}",
-            ago(node.last_use_time, self.now) if node.HasField("last_use_time") else "before start",
+            ago(node.last_use_time, self.now) if node.HasField("last_use_time") else "-",
             _leaves(node),
         )
 
@@ -93,9 +99,8 @@ def _leaves(node: pb.TreeNode) -> str:
     parts = []
     if node.pinned_count:
         parts.append(f"{node.pinned_count:,} held")
-    rank = node.host_leaving_rank
-    if rank:
-        parts.append("memory next" if rank == 1 else f"memory after {rank - 1:,}")
+    if node.host_leaving_rank:
+        parts.append(f"#{node.host_leaving_rank}")
     if node.ssd_leaving_count:
-        parts.append(f"SSD with its segment: {node.ssd_leaving_count:,}")
+        parts.append(f"SSD {node.ssd_leaving_count:,}")
     return ", ".join(parts)
