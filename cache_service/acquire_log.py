@@ -5,7 +5,7 @@ there and the first that was missing. The newest push out the oldest. Event loop
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from cache_service.chains import Chain
 from cache_service.session import Session
@@ -112,6 +112,14 @@ class AcquireLog:
     def follow(self, session: Session, request_id: str, chain: Chain) -> AcquireRecord:
         """A record that is remembered from its first event on."""
         return AcquireRecord(self._records, self._clock, session, request_id, len(chain))
+
+    def enter(
+        self, session: Session, request_id: str, chain: Chain, events: Sequence[AcquireEvent]
+    ) -> None:
+        """All of an acquire at once; nothing, where there were no events."""
+        record = self.follow(session, request_id, chain)
+        for event in events:
+            record.note(event, chain)
 
     def find(self, request_id: str, lease_id: str, owner: str | None) -> Iterator[AcquireRecord]:
         """Records of a request, or of a lease, the latest first, at most `FOUND_MAX`.

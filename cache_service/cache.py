@@ -163,7 +163,9 @@ class Cache:
         """
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
-        return self._acquiring.acquire_resident(session, checked)
+        events = self._acquiring.acquire_resident(session, checked)
+        self.explaining.acquires.enter(session, request_id, checked, events)
+        return events
 
     async def acquire(
         self,

@@ -113,6 +113,17 @@ async def test_an_acquire_is_explained_afterwards(
     assert cache.explaining.found("r", "", None)[0].missing_cached_now
 
 
+async def test_an_acquire_in_one_answer_is_explained_as_well(
+    client: Any, chain: Any, cache: Any
+) -> None:
+    await client.store(chain(1, 2))
+    cache.acquire_resident(client.session_id, "at once", chain(1, 2, 3))
+    (view,) = cache.explaining.found("at once", "", None)
+    assert (view.running, view.given_up) == (False, False)
+    assert (view.asked_count, view.matched_count, view.ready_count) == (3, 2, 2)
+    assert view.miss_reason is MissReason.NEVER_STORED
+
+
 async def test_an_acquire_that_is_given_up_says_so(client: Any, chain: Any, cache: Any) -> None:
     await client.store(chain(1, 2))
     stream = cache.acquire(client.session_id, "gone", chain(1, 2), None)
