@@ -24,6 +24,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cache_service.absences import Absences
 from cache_service.block_tree import NOWHERE, BlockTree
 from cache_service.departures import Departures
@@ -44,7 +46,6 @@ from storage.policy.order import EvictionOrder
 from storage.tier import PAGE_BYTES, Slab, SsdLocation
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from storage.ssd.recovered import RecoveredColumns
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 __all__ = ["BlockIndex", "HostCopy"]
 
 USE_COUNT_MAX = 2**32 - 1
+_VECTOR_MIN = 32
+"""Fewer uses than this are counted one by one: NumPy calls cost more."""
 
 HostCopy = tuple[int, Slab, int]
 """Row, slab and checksum of a block that came into host memory."""
@@ -218,12 +221,10 @@ class BlockIndex:
 
     def use(self, rows: Iterable[int]) -> None:
         """Counts a use of each block in every tier that holds it."""
-        columns, second = self.tree.columns, self._second()
+        columns, rows = self.tree.columns, list(rows)
+        self._count_uses(rows)
         for row in rows:
             if columns.cached[row]:
-                columns.use_second[row] = second
-                if columns.use_count[row] < USE_COUNT_MAX:
-                    columns.use_count[row] += 1
                 if columns.slab_page[row] != NOWHERE:
                     self._host.use(row)
                     self._unsettle(row)
@@ -378,6 +379,19 @@ class BlockIndex:
         return held
 
     # -- below -------------------------------------------------------------------------------------
+
+    def _count_uses(self, rows: list[int]) -> None:
+        """Notes when and how often; what is no longer cached has nothing to note, and is reset."""
+        columns, second = self.tree.columns, self._second()
+        if len(rows) < _VECTOR_MIN:
+            for row in rows:
+                columns.use_second[row] = second
+                if columns.use_count[row] < USE_COUNT_MAX:
+                    columns.use_count[row] += 1
+            return
+        at, counts = np.array(rows), columns.array("use_count")
+        counts[at] += counts[at] < USE_COUNT_MAX
+        columns.array("use_second")[at] = second
 
     def _second(self) -> int:
         """Now, counted from 1 at the start."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache_service.block_tree import ABSENT, NOWHERE
-from cache_service.divergence import shares_of
-from cache_service.explain_views import TreeNodeView
+from cache_service.explain_views import TierShareView, TreeNodeView
 from cache_service.index import BlockIndex
+from kvtier.blocks import Tier
 from kvtier.keys import HASH_BYTES, BlockHash
 
 __all__ = ["LEAVING_MAX", "START", "Place", "Slice", "slice_of"]
@@ -115,12 +115,14 @@ def _roots(index: BlockIndex, after: int, kinds: frozenset[int] | None) -> Itera
 
 
 def _run(index: BlockIndex, row: int) -> list[int]:
-    """A block and the only children that follow it."""
+    """A block and the only children that follow it, of its kind."""
     columns = index.tree.columns
     run = [row]
     while len(run) < RUN_MAX:
         child = columns.first_child[run[-1]]
         if child == NOWHERE or columns.next_sibling[child] != NOWHERE:
+            break
+        if columns.kind[child] != columns.kind[row]:
             break
         run.append(child)
     return run
@@ -142,10 +144,23 @@ def _after(index: BlockIndex, row: int, root: int) -> int:
 
 def _node(index: BlockIndex, run: list[int], ranks: dict[int, int]) -> TreeNodeView:
     tree, columns = index.tree, index.tree.columns
-    parent = tree.parent(run[0])
     namespace_id, block_bytes = tree.namespaces.kind(tree.kind(run[0]))
-    unused = [seconds for row in run if (seconds := index.unused_seconds(row)) is not None]
-    on_ssd = (row for row in run if tree.on_ssd(row))
+    in_host = on_ssd = pinned = ssd_leaving = hits = last = latest = rank = 0
+    for row in run:
+        held = columns.pins[row] > 0
+        pinned += held
+        in_host += columns.slab_page[row] != NOWHERE
+        if columns.segment[row] != NOWHERE:
+            on_ssd += 1
+            ssd_leaving += not (held or index.above_line(row))
+        if columns.use_count[row] > hits:
+            hits = columns.use_count[row]
+        if columns.use_second[row] > latest:
+            last, latest = row, columns.use_second[row]
+        if row in ranks:  # of a run, only its last block in host memory can be
+            rank = ranks[row]
+    counts = ((Tier.HOST, in_host), (Tier.SSD, on_ssd))
+    parent = tree.parent(run[0])
     return TreeNodeView(
         block_hash=tree.block_hash(run[0]),
         last_block_hash=tree.block_hash(run[-1]),
@@ -153,11 +168,11 @@ def _node(index: BlockIndex, run: list[int], ranks: dict[int, int]) -> TreeNodeV
         namespace_id=namespace_id,
         block_bytes=block_bytes,
         block_count=len(run),
-        shares=shares_of(tree, run),
-        hit_count=max(columns.use_count[row] for row in run),
-        unused_seconds=min(unused, default=None),
-        pinned_count=sum(columns.pins[row] > 0 for row in run),
+        shares=tuple(TierShareView(tier, n, n * block_bytes) for tier, n in counts if n),
+        hit_count=hits,
+        unused_seconds=index.unused_seconds(last) if latest else None,
+        pinned_count=pinned,
         child_count=sum(1 for _ in tree.children(run[-1])),
-        host_leaving_rank=min((ranks[row] for row in run if row in ranks), default=0),
-        ssd_leaving_count=sum(not (columns.pins[row] or index.above_line(row)) for row in on_ssd),
+        host_leaving_rank=rank,
+        ssd_leaving_count=ssd_leaving,
     )
