@@ -10,6 +10,7 @@ nothing is an error. A stream that is given up before its end releases its lease
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +28,24 @@ from cache_service.views import (
     ReadyView,
 )
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash
+from kvtier.keys import BlockHash, NamespaceId
 
-__all__ = ["Acquiring", "Match"]
+__all__ = ["Acquiring", "Match", "Reader"]
 
 
 READ_AHEAD_MIN = 8
 
 _HOST, _SSD = np.uint8(Tier.HOST), np.uint8(Tier.SSD)
+
+
+class Reader(Protocol):
+    """Whose blocks are looked for: a session, or somebody who names what a session would."""
+
+    @property
+    def namespace_id(self) -> NamespaceId: ...
+
+    @property
+    def block_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,10 +78,10 @@ class Acquiring:
         match = self.match(session, chain)
         return PrefixView(len(match.rows), match.tiers, match.reason)
 
-    def match(self, session: Session, chain: Chain) -> Match:
-        """The present prefix as this session may see it."""
+    def match(self, reader: Reader, chain: Chain) -> Match:
+        """The present prefix as who asks for it may see it."""
         tree, columns = self._index.tree, self._index.tree.columns
-        kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
+        kind = tree.namespaces.number(reader.namespace_id, reader.block_bytes)
         rows = tree.find_chain(chain)
         count = tree.served_count(rows, kind, host_only=not self._health.available)
         in_host = columns.array("slab_page")[rows[:count]] != NOWHERE

@@ -42,6 +42,8 @@ _DTYPES: dict[str, str] = {
     "cached": "<u1",
     "admitted": "<u1",
     "settled": "<u1",
+    "use_count": "<u4",
+    "use_second": "<u4",
 }
 
 
@@ -80,6 +82,11 @@ class BlockColumns:
     """1 when the rule of admission let the block in when it was new."""
     settled: memoryview
     """1 when it is decided how the block leaves host memory (`departures.py`)."""
+
+    use_count: memoryview
+    """Acquires that matched the block, since the start; stops at the most that it holds."""
+    use_second: memoryview
+    """When it was stored or used last, in the index's own seconds; 0: not since the start."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -138,6 +145,7 @@ class BlockColumns:
         self.pins[row] = self.host_children[row] = self.ssd_children[row] = 0
         self.cached[row] = 1
         self.admitted[row] = self.settled[row] = 0
+        self.use_count[row] = self.use_second[row] = 0
 
     @staticmethod
     def bytes_per_row() -> int:

@@ -28,6 +28,7 @@ from cache_service.errors import (
 )
 from cache_service.events.log import EventLog
 from cache_service.events.watching import Watching
+from cache_service.explaining import Explaining
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
 from cache_service.parts import build_parts
@@ -93,6 +94,7 @@ class Cache:
         """What the threads of the bulk lane are given; see `cache_service/bulk/`."""
         events = self._enter(EventLog(parts.index, limits))
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
+        self.explaining = self._enter(Explaining(parts, self._acquiring))
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)
@@ -168,7 +170,9 @@ class Cache:
         """
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
-        return self._acquiring.acquire_resident(session, checked)
+        events = self._acquiring.acquire_resident(session, checked)
+        self.explaining.acquires.enter(session, request_id, checked, events)
+        return events
 
     async def acquire(
         self,
@@ -180,15 +184,18 @@ class Cache:
         """One MatchView, ReadyViews in order, one EndView. Closed earlier: the lease is released.
 
         Raises before the first event: SessionUnknownError, MalformedChainError,
-        TooManyBlocksError, TooManyLeasesError. `request_id` is for attestation and logs.
+        TooManyBlocksError, TooManyLeasesError. `request_id` is for whoever asks why, later.
         """
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
         events = self._acquiring.acquire(session, checked, load_timeout_seconds)
+        record = self.explaining.acquires.follow(session, request_id, checked)
         try:
             async for event in events:
+                record.note(event, checked)
                 yield event
         finally:
+            record.close()
             await events.aclose()
 
     def release(self, session_id: str, lease_id: str, corrupt: Sequence[BlockHash]) -> None:

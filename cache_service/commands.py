@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from rich.console import Console
 
 from cache_service.audit.commands import audit_app
+from cache_service.command_errors import cache_problem
 from cache_service.events.printing import (
     HEADER,
     json_lines,
@@ -22,10 +23,12 @@ from cache_service.events.printing import (
     position_of,
     text_lines,
 )
+from cache_service.explain_command import explain
 from cache_service.stats_tables import host_table, ssd_table, tiers_table, totals_table
+from cache_service.tree_command import tree
 from cache_service.verify_command import outcome_data, outcome_text, verified
 from kvtier.cli.channel import open_channel
-from kvtier.errors import WireError, read_error
+from kvtier.errors import read_error
 from kvtier.v1 import block_pb2, cache_pb2, cache_pb2_grpc, events_pb2
 
 __all__ = ["app"]
@@ -42,6 +45,10 @@ app.add_typer(audit_app, name="audit", help="The record of operators' calls.")
 @app.callback()
 def cache() -> None:
     """Look into the cache."""
+
+
+app.command(short_help="Why a prompt or a request hits or misses.")(explain)
+app.command(short_help="What is cached, as a tree.")(tree)
 
 
 @app.command(short_help="What the cache holds and did.")
@@ -78,7 +85,7 @@ def verify(
     try:
         last = verified(address, bytes_per_second, Console(stderr=True, quiet=as_json))
     except grpc.RpcError as error:
-        print(f"kvtier cache: {_explain(read_error(error), address)}", file=sys.stderr)
+        print(f"kvtier cache: {cache_problem(read_error(error), address)}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("kvtier cache: stopped; what was dropped stays dropped", file=sys.stderr)
@@ -115,7 +122,7 @@ def events(
                 print(line)
             sys.stdout.flush()
     except grpc.RpcError as error:
-        print(f"kvtier cache: {_explain(read_error(error), address)}", file=sys.stderr)
+        print(f"kvtier cache: {cache_problem(read_error(error), address)}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         pass
@@ -178,20 +185,5 @@ def _get_stats(address: str) -> cache_pb2.GetStatsResponse:
                 cache_pb2.GetStatsRequest(), timeout=CALL_SECONDS_MAX
             )
         except grpc.RpcError as error:
-            wire = read_error(error)
-            print(f"kvtier cache: {_explain(wire, address)}", file=sys.stderr)
+            print(f"kvtier cache: {cache_problem(read_error(error), address)}", file=sys.stderr)
             raise typer.Exit(1) from None
-
-
-def _explain(wire: WireError, address: str) -> str:
-    if wire.reason:
-        return f"{wire.reason}: {wire.message}"
-    if wire.code is grpc.StatusCode.UNAVAILABLE:
-        return (
-            f"CACHE_UNREACHABLE: no cache service answers at {address}; start it (kvtier up, or"
-            " python -m cache_service), name another with --address, or, where it wants TLS, show"
-            " a certificate it takes (kvtier --ca --certificate --key)"
-        )
-    if wire.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"DEADLINE: the cache service at {address} did not answer in time"
-    return f"{wire.code.name}: {wire.message}"

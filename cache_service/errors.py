@@ -27,6 +27,8 @@
     ├── EventsLostError              a watcher's next event is not kept
     ├── TooManyWatchersError         the limit of watchers is reached
     ├── WatcherStalledError          a watcher took nothing for too long
+    ├── AcquireUnknownError          no acquire of that request is remembered
+    ├── BlockNotCachedError          asked for what continues a block that is not there
     └── AuditUnavailableError        the audit log cannot be written
         └── AuditLockedError         another service writes it
 
@@ -36,8 +38,10 @@ Codes: `cache_service/status.py`. Reasons are frozen once released.
 from kvtier.errors import KvtierError
 
 __all__ = [
+    "AcquireUnknownError",
     "AuditLockedError",
     "AuditUnavailableError",
+    "BlockNotCachedError",
     "BlockTooLargeForArenaError",
     "CacheError",
     "ChecksumCountMismatchError",
@@ -174,6 +178,14 @@ class TooManyWatchersError(CacheError):
 
 class WatcherStalledError(CacheError):
     reason = "WATCHER_STALLED"
+
+
+class AcquireUnknownError(CacheError):
+    reason = "ACQUIRE_UNKNOWN"
+
+
+class BlockNotCachedError(CacheError):
+    reason = "BLOCK_NOT_CACHED"
 
 
 class AuditUnavailableError(CacheError):

@@ -20,8 +20,11 @@ So no block is ever stranded: whoever finds a block finds every block before it.
 Runs on the event loop only.
 """
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cache_service.absences import Absences
 from cache_service.block_tree import NOWHERE, BlockTree
@@ -43,12 +46,15 @@ from storage.policy.order import EvictionOrder
 from storage.tier import PAGE_BYTES, Slab, SsdLocation
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from storage.ssd.recovered import RecoveredColumns
 
 __all__ = ["BlockIndex", "HostCopy"]
+
+USE_COUNT_MAX = 2**32 - 1
+_VECTOR_MIN = 32
+"""Fewer uses than this are counted one by one: NumPy calls cost more."""
 
 HostCopy = tuple[int, Slab, int]
 """Row, slab and checksum of a block that came into host memory."""
@@ -63,8 +69,12 @@ class BlockIndex:
         host_order: EvictionOrder,
         ssd_order: EvictionOrder,
         evicted_memory_count: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock`: seconds, monotonic."""
         self._arena = arena
+        self._clock = clock
+        self._started = clock()
         self.tree = BlockTree()
         """For reading only."""
         self.absences = Absences(evicted_memory_count)
@@ -132,7 +142,9 @@ class BlockIndex:
         self.absences.forget(block_hash)
         if self._changes is not None and self._changes.rows_left:
             self._changes.settle()
-        return self.tree.add(block_hash, parent, namespace_id, payload_bytes)
+        row = self.tree.add(block_hash, parent, namespace_id, payload_bytes)
+        self.tree.columns.use_second[row] = self._second()
+        return row
 
     def put_host(self, row: int, slab: Slab, checksum: int) -> None:
         """The block's payload is in `slab`, whole and immutable from now on.
@@ -209,7 +221,8 @@ class BlockIndex:
 
     def use(self, rows: Iterable[int]) -> None:
         """Counts a use of each block in every tier that holds it."""
-        columns = self.tree.columns
+        columns, rows = self.tree.columns, list(rows)
+        self._count_uses(rows)
         for row in rows:
             if columns.cached[row]:
                 if columns.slab_page[row] != NOWHERE:
@@ -321,6 +334,16 @@ class BlockIndex:
 
     # -- orders ------------------------------------------------------------------------------------
 
+    def host_leaving(self, count: int) -> list[int]:
+        """Up to `count` blocks that leave host memory next, were nothing stored or used meanwhile,
+        in that order. Changes nothing."""
+        return self._host.leaving(count)
+
+    def unused_seconds(self, row: int) -> float | None:
+        """Since the block was stored or used last, to the second; None: not since the start."""
+        second: int = self.tree.columns.use_second[row]
+        return None if not second else float(max(0, self._second() - second))
+
     def ssd_standing(self, row: int) -> int:
         """Sort key of a block on the SSD, worst first."""
         return self._ssd.standing(row)
@@ -356,6 +379,23 @@ class BlockIndex:
         return held
 
     # -- below -------------------------------------------------------------------------------------
+
+    def _count_uses(self, rows: list[int]) -> None:
+        """Notes when and how often; what is no longer cached has nothing to note, and is reset."""
+        columns, second = self.tree.columns, self._second()
+        if len(rows) < _VECTOR_MIN:
+            for row in rows:
+                columns.use_second[row] = second
+                if columns.use_count[row] < USE_COUNT_MAX:
+                    columns.use_count[row] += 1
+            return
+        at, counts = np.array(rows), columns.array("use_count")
+        counts[at] += counts[at] < USE_COUNT_MAX
+        columns.array("use_second")[at] = second
+
+    def _second(self) -> int:
+        """Now, counted from 1 at the start."""
+        return int(self._clock() - self._started) + 1
 
     def _review(self, row: int) -> None:
         """Offers or withholds a block as a victim in host memory: rule 3."""

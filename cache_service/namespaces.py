@@ -35,6 +35,10 @@ class NamespaceTable:
         """None when there are no such blocks."""
         return self._numbers.get(namespace_id, {}).get(payload_bytes)
 
+    def numbers(self, namespace_id: NamespaceId) -> frozenset[int]:
+        """Of all kinds of a namespace."""
+        return frozenset(self._numbers.get(namespace_id, {}).values())
+
     def known_payload_bytes(self, namespace_id: NamespaceId) -> int | None:
         """Payload size of a namespace's blocks; None when it has none."""
         return next(iter(self._numbers.get(namespace_id, ())), None)

@@ -79,6 +79,7 @@ def build_parts(
         eviction_order(policies.host_eviction, backed=leaving),
         eviction_order(policies.ssd_eviction),
         limits.evicted_memory_count,
+        clock,
     )
     sessions = SessionTable(limits.max_sessions, limits.session_ttl_seconds)
     leases = LeaseTable(index, limits.max_leases_per_session, limits.answer_memory_count)

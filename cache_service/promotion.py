@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
+from cache_service.read_rate import ReadRate
 from cache_service.room import HostRoom
 from cache_service.segment_reads import SegmentReads
 from cache_service.ssd_health import SsdHealth
@@ -71,6 +72,8 @@ class Promoter:
         self._suspects = suspects
         self._listener = listener
         self._clock = clock
+        self.read_rate = ReadRate()
+        """For reading only."""
         self._loads: dict[int, asyncio.Future[MissReason]] = {}
         self._groups: set[asyncio.Task[None]] = set()
 
@@ -177,8 +180,9 @@ class Promoter:
         reason = self._outcome(read, error)
         if reason is MissReason.NONE and tree.cached(row) and not tree.in_host(row):
             self._index.put_host(row, read.slab, read.read.record.checksum)
-            seconds = self._clock() - began
-            self._listener.blocks_promoted(1, read.read.record.payload_bytes, seconds)
+            now, payload_bytes = self._clock(), read.read.record.payload_bytes
+            self.read_rate.landed(payload_bytes, began, now)
+            self._listener.blocks_promoted(1, payload_bytes, now - began)
         else:
             self._arena.free(read.slab)
         in_host = tree.cached(row) and tree.in_host(row)

@@ -11,6 +11,8 @@ from kvtier.principals import Role
 __all__ = ["RULES"]
 
 _DATA = Rule(frozenset({Role.ENGINE}))
+_EXPLAIN = Rule(frozenset({Role.ENGINE, Role.OPERATOR}))
+_SEE_ALL = Rule(frozenset({Role.OPERATOR}))
 _LOOK = Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
 _OPERATE = Rule(frozenset({Role.OPERATOR}), audited=True)
 
@@ -37,4 +39,12 @@ _EVENTS = rules("kvtier.v1.CacheEvents", WatchEvents=Rule(frozenset({Role.OPERAT
 
 _BULK = rules("kvtier.v1.BulkService", OpenBulkLane=_DATA)
 
-RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS, **_BULK}
+_EXPLAINING = rules(
+    "kvtier.v1.ExplainService",
+    ExplainPrefix=_EXPLAIN,
+    # An engine sees its own sessions' alone: `edge/explain_calls.py`.
+    ExplainAcquire=_EXPLAIN,
+    ListTree=_SEE_ALL,
+)
+
+RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS, **_BULK, **_EXPLAINING}

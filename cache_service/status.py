@@ -40,6 +40,8 @@ STATUS_TABLE: StatusTable = {
     errors.EventsLostError: StatusCode.OUT_OF_RANGE,
     errors.TooManyWatchersError: StatusCode.RESOURCE_EXHAUSTED,
     errors.WatcherStalledError: StatusCode.DEADLINE_EXCEEDED,
+    errors.AcquireUnknownError: StatusCode.NOT_FOUND,
+    errors.BlockNotCachedError: StatusCode.NOT_FOUND,
     errors.AuditUnavailableError: StatusCode.UNAVAILABLE,
     errors.AuditLockedError: StatusCode.UNAVAILABLE,
     # The core turns a failing disk into misses; a storage error that gets here is our fault.

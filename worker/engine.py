@@ -11,9 +11,9 @@ was not started; never to both.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from kvtier.keys import BlockChain
+from kvtier.keys import BlockChain, BlockHash
 from kvtier.serving import ShuttingDownError
 from worker.admission import pages_needed
 from worker.cache_lanes import CacheLanes
@@ -112,6 +112,18 @@ class Engine:
     def stop_sample(self, request_id: RequestId, sample_index: int) -> None:
         """Ends one sample as STOP, at the next step. Unknown ids are ignored."""
         self._post(lambda: self._loop.stop_sample(request_id, sample_index))
+
+    def count_resident(self, chain: Sequence[BlockHash], told: Callable[[int], None]) -> None:
+        """Tells, on the engine's thread between two steps, how many leading blocks of `chain` are
+        in pages. Changes nothing. `told` must return at once and never raise.
+
+        Raises ShuttingDownError, EngineFailedError.
+        """
+        with self._news:
+            if self._closed is not None:
+                raise self._closed("the worker takes no requests any more")
+            self._inbox.append(lambda: told(self._loop.resident_count(chain)))
+            self._tell()
 
     def stats(self) -> EngineStats:
         """The picture after the last step."""

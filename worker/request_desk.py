@@ -86,12 +86,7 @@ class RequestDesk:
         Raises the errors that `Generate` documents as coming before `started`.
         """
         arrival, start_time_ns = time.monotonic(), time.time_ns()
-        if self._draining:
-            raise ShuttingDownError("the worker is draining; ask another, or this one later")
-        path = self._tenants.scope(ask.caller)
-        check_ask(ask, self._model, self._encoder)
-        token_ids = await self._encode(ask)
-        limit = completion_limit(ask, len(token_ids), self._model)
+        path, token_ids, limit = await self._taken_in(ask)
         request_id = new_request_id(start_time_ns)
         admitted = AdmittedRequest(
             request_id=request_id,
@@ -117,6 +112,14 @@ class RequestDesk:
         plan = GenerationPlan(admitted, request, ask.stop, arrival, arrival + seconds)
         return self._start(plan)
 
+    async def describe(self, ask: Ask) -> tuple[tuple[int, ...], ChainScope]:
+        """The tokens and scopes that `open` would give this prompt; nothing is admitted.
+
+        Raises the errors that `DescribePrompt` documents.
+        """
+        path, token_ids, _ = await self._taken_in(ask)
+        return token_ids, self._chain_scope(ask, path, token_ids)
+
     def drain(self) -> None:
         """Refuses new requests from now on."""
         self._draining = True
@@ -140,6 +143,15 @@ class RequestDesk:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return generation
+
+    async def _taken_in(self, ask: Ask) -> tuple[ScopePath, tuple[int, ...], int]:
+        """Scope, tokens and completion limit of a request that makes sense."""
+        if self._draining:
+            raise ShuttingDownError("the worker is draining; ask another, or this one later")
+        path = self._tenants.scope(ask.caller)
+        check_ask(ask, self._model, self._encoder)
+        token_ids = await self._encode(ask)
+        return path, token_ids, completion_limit(ask, len(token_ids), self._model)
 
     async def _encode(self, ask: Ask) -> tuple[int, ...]:
         assert ask.prompt is not None

@@ -10,9 +10,14 @@ from kvtier.principals import EVERY_ROLE, Role
 
 __all__ = ["RULES"]
 
-RULES: Mapping[str, Rule] = rules(
+_INFERENCE = rules(
     "kvtier.v1.InferenceService",
     # A tenant asks in its own name alone: `own_tenant_only`.
     Generate=Rule(frozenset({Role.TENANT, Role.OPERATOR})),
     GetModel=Rule(EVERY_ROLE),
 )
+
+# Names of blocks are for whoever may ask the cache service about them.
+_DESCRIBING = rules("kvtier.v1.DescribeService", DescribePrompt=Rule(frozenset({Role.OPERATOR})))
+
+RULES: Mapping[str, Rule] = {**_INFERENCE, **_DESCRIBING}

@@ -20,10 +20,11 @@ from kvtier.access import Access, own_tenant_only
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
-from kvtier.v1 import inference_pb2, inference_pb2_grpc
+from kvtier.v1 import describe_pb2_grpc, inference_pb2, inference_pb2_grpc
 from worker.cache_client import CacheClient
 from worker.cache_port import CachePort
 from worker.chat import load_prompt_encoder
+from worker.describe import DESCRIBE_SERVICE, DescribeServicer
 from worker.engine import Engine
 from worker.engine_settings import EngineSettings
 from worker.metrics import WorkerMetrics
@@ -148,10 +149,14 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         InferenceServicer(desk, describe, metrics.refused), server.server
     )
+    describe_pb2_grpc.add_DescribeServiceServicer_to_server(
+        DescribeServicer(desk, engine, loaded.name, loaded.namespace, loaded.block_bytes),
+        server.server,
+    )
     if settings.metrics_listen:
         _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)
-    bound = await server.start(settings.addresses, [SERVICE])
+    bound = await server.start(settings.addresses, [SERVICE, DESCRIBE_SERVICE])
     log.info("worker ready", extra={"model": loaded.name, "listen": bound[0]})
     return RunningWorker(bound[0], loaded.name, failed, parts.pop_all())
 

@@ -10,12 +10,13 @@ here runs on one thread; nothing here blocks.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from kvtier.blocks import MissReason
+from kvtier.keys import BlockHash
 from worker.admission import CANDIDATES_MAX, Candidate, admission_order, pages_needed
 from worker.cache_traffic import CacheTraffic, LoadOutcome
 from worker.engine_settings import EngineSettings
@@ -81,6 +82,10 @@ class StepLoop:
         """Nothing to compute, nothing in flight."""
         flying = self._traffic.in_flight_count if self._traffic and self._traffic.usable else 0
         return not self._waiting and not self._running and not flying
+
+    def resident_count(self, chain: Sequence[BlockHash]) -> int:
+        """Leading blocks of `chain` that are in pages."""
+        return self._residency.resident_blocks(chain)
 
     def accept(self, live: LiveRequest) -> None:
         self._waiting.append(live)

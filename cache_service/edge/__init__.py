@@ -6,6 +6,7 @@
     operator_calls   statistics, verify
     event_calls      watch events
     calls            what these share
+    explain_calls    the service that explains hits and misses
     services         which services are served
 
 Goals: check, call, convert. Non-goals: decisions. `cache_service/servicer.py` puts the calls of

@@ -11,9 +11,10 @@ import grpc
 
 from cache_service.edge.bulk_calls import BULK_SERVICE_NAME, BulkServicer
 from cache_service.edge.event_calls import EVENTS_NAME, EventsServicer
+from cache_service.edge.explain_calls import EXPLAIN_SERVICE, ExplainServicer
 from cache_service.intake import StreamIntake
 from cache_service.servicer import SERVICE_NAME, CacheServicer
-from kvtier.v1 import bulk_pb2_grpc, cache_pb2_grpc, events_pb2_grpc
+from kvtier.v1 import bulk_pb2_grpc, cache_pb2_grpc, events_pb2_grpc, explain_pb2_grpc
 
 if TYPE_CHECKING:
     from cache_service.cache import Cache
@@ -61,5 +62,10 @@ def services(cache: "Cache", intake: StreamIntake, arena_socket_path: str) -> li
             BULK_SERVICE_NAME,
             BulkServicer(cache),
             bulk_pb2_grpc.add_BulkServiceServicer_to_server,
+        ),
+        Service(
+            EXPLAIN_SERVICE,
+            ExplainServicer(cache),
+            explain_pb2_grpc.add_ExplainServiceServicer_to_server,
         ),
     ]

@@ -62,6 +62,17 @@ class Arc(SlotOrder):
         slot = self._leaves[first].first()
         return slot if slot is not None else self._leaves[1 - first].first()
 
+    def leaving(self, count: int) -> list[int]:
+        queues = [leaves.least(count)[::-1] for leaves in self._leaves]
+        once_count = self._once_count
+        slots: list[int] = []
+        while len(slots) < count and any(queues):
+            first = _ONCE if once_count > self._share else _AGAIN
+            queue = first if queues[first] else 1 - first
+            slots.append(queues[queue].pop())
+            once_count -= queue == _ONCE
+        return slots
+
     def evict(self, slot: int) -> None:
         queue, count_max = self._queue(slot), self._count
         super().evict(slot)

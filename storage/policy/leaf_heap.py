@@ -23,6 +23,7 @@ ABSENT = -1
 SLOT_BITS = 32
 _SLOT_MASK = (1 << SLOT_BITS) - 1
 _SLACK = 64
+_LOOKS_PER_SLOT = 16
 
 
 class LeafHeap:
@@ -80,6 +81,36 @@ class LeafHeap:
             else:
                 heapq.heapreplace(heap, standing << SLOT_BITS | slot)
         return None
+
+    def least(self, count: int) -> list[int]:
+        """Up to `count` offered slots, least standing first. Changes nothing.
+
+        Looks at a bounded number of entries: fewer slots come back when most are outdated.
+        """
+        heap = self._heap
+        frontier = [(heap[0], 0)] if heap else []
+        """Entries to be looked at and their places; none is above those below it."""
+        found: list[tuple[int, int]] = []
+        seen: set[int] = set()
+        least: list[int] = []
+        left = _LOOKS_PER_SLOT * count + _SLACK
+        while len(least) < count and (frontier or found):
+            if found and (not frontier or found[0][0] <= frontier[0][0] >> SLOT_BITS):
+                least.append(heapq.heappop(found)[1])
+                continue
+            entry, place = heapq.heappop(frontier)
+            slot = entry & _SLOT_MASK
+            standing = self._standing(slot)
+            if standing != ABSENT and slot not in seen:
+                seen.add(slot)
+                heapq.heappush(found, (standing, slot))
+            if (left := left - 1) <= 0:
+                frontier.clear()
+                continue
+            for below in (2 * place + 1, 2 * place + 2):
+                if below < len(heap):
+                    heapq.heappush(frontier, (heap[below], below))
+        return least
 
     def _slots(self) -> set[int]:
         return {entry & _SLOT_MASK for entry in self._heap}

@@ -59,6 +59,11 @@ class EvictionOrder(Protocol):
     def victim(self) -> int | None:
         """The offered block worth least, which stays in the order; None when none is offered."""
 
+    def leaving(self, count: int) -> list[int]:
+        """Up to `count` blocks in the order in which they would be victims, were no block inserted,
+        used, offered or withheld meanwhile. Changes nothing. Exact but for what `LeafHeap.least`
+        leaves out, and for blocks that a policy would move from queue to queue."""
+
     def evict(self, slot: int) -> None:
         """The block left to make room: the policy learns from it."""
 

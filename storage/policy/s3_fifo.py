@@ -84,6 +84,20 @@ class S3Fifo(SlotOrder):
                     return main
                 self._come_round(main, uses=self._uses[main] - 1)
 
+    def leaving(self, count: int) -> list[int]:
+        """As `victim` would answer; what it would move to the end of a queue is left out."""
+        small, main = (leaves.least(count)[::-1] for leaves in self._leaves)
+        small_count, present = self._small_count, self._count
+        slots: list[int] = []
+        while len(slots) < count and (small or main):
+            from_small = small and (small_count * SMALL_DIVISOR >= present or not main)
+            slot = small.pop() if from_small else main.pop()
+            small_count -= bool(from_small)
+            if self._uses[slot] <= (USES_MAX if from_small else 1):
+                slots.append(slot)
+                present -= 1
+        return slots
+
     def _come_round(self, slot: int, uses: int) -> None:
         """The block goes to the end of the main queue."""
         self._uses[slot] = uses

@@ -99,6 +99,9 @@ class SlotOrder:
     def victim(self) -> int | None:
         return self._leaves[0].first()
 
+    def leaving(self, count: int) -> list[int]:
+        return self._leaves[0].least(count)
+
     def evict(self, slot: int) -> None:
         self.advance(self.worth(slot))
         self.remove(slot)

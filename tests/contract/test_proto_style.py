@@ -14,8 +14,12 @@ from kvtier.v1 import (
     bulk_pb2_grpc,
     cache_pb2,
     cache_pb2_grpc,
+    describe_pb2,
+    describe_pb2_grpc,
     events_pb2,
     events_pb2_grpc,
+    explain_pb2,
+    explain_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
     usage_pb2,
@@ -24,7 +28,16 @@ from kvtier.v1 import (
 
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
-    for module in (block_pb2, bulk_pb2, cache_pb2, events_pb2, inference_pb2, usage_pb2)
+    for module in (
+        block_pb2,
+        bulk_pb2,
+        cache_pb2,
+        events_pb2,
+        explain_pb2,
+        inference_pb2,
+        describe_pb2,
+        usage_pb2,
+    )
 ]
 METHODS = [
     method
@@ -32,7 +45,15 @@ METHODS = [
     for service in file.services_by_name.values()
     for method in service.methods
 ]
-STUBS = (bulk_pb2_grpc, cache_pb2_grpc, events_pb2_grpc, inference_pb2_grpc, usage_pb2_grpc)
+STUBS = (
+    bulk_pb2_grpc,
+    cache_pb2_grpc,
+    events_pb2_grpc,
+    explain_pb2_grpc,
+    inference_pb2_grpc,
+    describe_pb2_grpc,
+    usage_pb2_grpc,
+)
 
 
 def messages() -> list[Any]:

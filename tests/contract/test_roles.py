@@ -18,15 +18,24 @@ from kvtier.channels import open_aio_channel
 from kvtier.errors import read_error
 from kvtier.principals import EVERY_ROLE, Role
 from kvtier.serving import GrpcServer
-from kvtier.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
+from kvtier.v1 import (
+    describe_pb2,
+    describe_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
 from tests.pki import Pki, raw_call
 
 TABLES = {
     "kvtier.v1.UsageService": billing.roles.RULES,
     "kvtier.v1.InferenceService": worker.roles.RULES,
+    "kvtier.v1.DescribeService": worker.roles.RULES,
 }
 assert usage_pb2.DESCRIPTOR
 assert inference_pb2.DESCRIPTOR
+assert describe_pb2.DESCRIPTOR
 REFUSED = ("ROLE_NOT_ALLOWED", grpc.StatusCode.PERMISSION_DENIED)
 
 
@@ -37,7 +46,9 @@ def methods(service: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("service", TABLES)
 def test_every_call_has_a_row_and_every_row_a_call(service: str) -> None:
-    assert set(TABLES[service]) == set(methods(service))
+    table = TABLES[service]
+    described = {method for each in TABLES if TABLES[each] is table for method in methods(each)}
+    assert set(table) == described
 
 
 @pytest.fixture
@@ -64,6 +75,9 @@ async def engine_edge(pki: Pki) -> AsyncIterator[str]:
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(
         inference_pb2_grpc.InferenceServiceServicer(), server.server
     )
+    describe_pb2_grpc.add_DescribeServiceServicer_to_server(
+        describe_pb2_grpc.DescribeServiceServicer(), server.server
+    )
     (address,) = await server.start(["127.0.0.1:0"], ["kvtier.v1.InferenceService"])
     yield address
     await server.drain(0)
@@ -76,7 +90,11 @@ async def check_every_role(address: str, pki: Pki, service: str) -> None:
                 said = await asyncio.to_thread(outcome, channel, method, described)
                 allowed = role in TABLES[service].get(method, Rule(frozenset())).roles
                 assert (said == REFUSED) == (not allowed), (method, role, said)
-                if role is Role.TENANT and "tenant_id" in described.input_type.fields_by_name:
+                if (
+                    allowed
+                    and role is Role.TENANT
+                    and "tenant_id" in described.input_type.fields_by_name
+                ):
                     assert said[0] == "SCOPE_NOT_ALLOWED", "an empty tenant_id is everybody's"
 
 
@@ -97,6 +115,7 @@ async def test_a_role_reaches_its_own_calls_of_the_worker_and_no_other(
     engine_edge: str, pki: Pki
 ) -> None:
     await check_every_role(engine_edge, pki, "kvtier.v1.InferenceService")
+    await check_every_role(engine_edge, pki, "kvtier.v1.DescribeService")
 
 
 async def test_an_engine_records_usage_over_tls(till: str, pki: Pki) -> None:

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from cache_service.cache import Cache
+from cache_service.chains import Chain
 from cache_service.edge.event_calls import watch_message
 from cache_service.errors import (
     ChecksumMismatchError,
@@ -33,6 +34,7 @@ from cache_service.errors import (
 )
 from cache_service.events.watching import Position
 from cache_service.listener import QuietListener
+from cache_service.tree_walk import START, Place
 from cache_service.views import CacheLimits, CachePolicies, EndView, MatchView, ReadyView, Transport
 from kvtier.block_places import BlockPlaces
 from kvtier.blocks import Tier
@@ -41,6 +43,7 @@ from storage.host.arena import HostArena
 from storage.policy.choice import POLICIES
 from storage.ssd.tier import SsdTier
 from storage.tier import PAGE_BYTES, Slab
+from tests.cache_state import index_state
 
 BLOCK_BYTES = 900
 NAMESPACE = NamespaceId(bytes(range(32)))
@@ -209,6 +212,48 @@ class CacheLife(RuleBasedStateMachine):
         assert set(chain[: found.present_count]) <= self.committed
         assert len(found.tiers) == found.present_count
         assert (found.miss_reason == 0) == (found.present_count == len(chain))
+
+    @rule(path=paths, number=st.integers(0, 2))
+    def explain_then_acquire(self, path: list[int], number: int) -> None:
+        """What is explained is what is then found, and explaining leaves no trace."""
+        chain, session_id = chain_of(path), self.session(number)
+        said, events = self.run(self.explained(session_id, chain))
+        match = events[0]
+        assert isinstance(match, MatchView)
+        assert (said.present_count, said.tiers) == (match.matched_count, match.tiers)
+        assert said.miss_reason == match.miss_reason
+        assert (said.divergence is None) == (said.present_count == len(chain))
+        if said.divergence is not None and said.divergence.nearest is not None:
+            assert said.divergence.nearest.hash_prefix != chain[said.present_count][:8]
+        (view, *_) = self.cache.explaining.found("r", "", None)
+        assert (view.matched_count, view.match_reason) == (match.matched_count, match.miss_reason)
+
+    async def explained(self, session_id: str, chain: list[BlockHash]) -> tuple[Any, list[Any]]:
+        """What is said, and the match that follows with nothing in between."""
+        before = index_state(self.cache)
+        said = self.cache.explaining.prefix(NAMESPACE, BLOCK_BYTES, Chain.of(chain))
+        walked = self.walk_the_tree()
+        assert index_state(self.cache) == before
+        tree = self.cache._parts.index.tree
+        assert walked == [tree.block_hash(tree.find(block_hash)) for block_hash in walked]
+        assert len(set(walked)) == len(walked) <= len(tree)
+        events, _ = await self.take_events(session_id, chain, 1)
+        return said, events
+
+    def walk_the_tree(self) -> list[BlockHash]:
+        """First blocks of all nodes; their sums are the whole index."""
+        nodes: list[Any] = []
+        place: Place | None = START
+        while place is not None:
+            part = self.cache.explaining.tree(place, None, None, 2)
+            nodes += part.nodes
+            place = part.place
+        stats = self.cache.stats()
+        counts = {Tier.HOST: 0, Tier.SSD: 0}
+        for share in (share for node in nodes for share in node.shares):
+            counts[share.tier] += share.block_count
+        assert list(counts.values()) == [tier.block_count for tier in stats.tiers]
+        return [node.block_hash for node in nodes]
 
     @rule(path=paths, start=st.integers(0, 3), number=st.integers(0, 2), taken=st.integers(1, 9))
     def acquire(self, path: list[int], start: int, number: int, taken: int) -> None:

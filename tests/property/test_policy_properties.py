@@ -1,5 +1,9 @@
 """Every eviction policy chooses what its plain model chooses, whatever is offered and withheld."""
 
+import copy
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -154,3 +158,35 @@ def test_ghosts_are_a_bounded_queue_of_names(moves: list[tuple[str, int]], shift
             model.append(name)
         assert list(ghosts) == model
         ghosts.check_integrity()
+
+
+def state(order: Any) -> bytes:
+    """All that an order knows, but for the functions its heaps ask."""
+    leaves = [(heap._heap, heap._queued, heap._count_max) for heap in order._leaves]
+    rest = {name: value for name, value in vars(order).items() if name != "_leaves"}
+    return pickle.dumps((leaves, rest))
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@given(moves=MOVES, count=st.integers(1, SLOTS))
+@settings(max_examples=150, deadline=None)
+def test_what_leaves_next_is_told_without_changing_it(
+    policy: str, moves: list[tuple[str, int, int, int]], count: int
+) -> None:
+    pair = Pair(eviction_order(policy), MODELS[policy]())
+    for move in moves:
+        pair.move(*move)
+    before = state(pair.order)
+    told = pair.order.leaving(count)
+    assert state(pair.order) == before
+    assert len(told) == len(set(told)) <= count
+    assert set(told) <= pair.offered
+    future = copy.deepcopy(pair.order)
+    leaves = []
+    while len(leaves) < count and (victim := future.victim()) is not None:
+        future.evict(victim)
+        leaves.append(victim)
+    if policy != "s3_fifo":  # moves blocks from queue to queue, which is left out
+        assert told == leaves
+    elif told:
+        assert len(told) <= len(leaves)

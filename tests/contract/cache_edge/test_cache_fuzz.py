@@ -19,10 +19,17 @@ from google.protobuf.message_factory import GetMessageClass
 from kvtier.errors import read_error
 from kvtier.keys import KEY_SCHEME_VERSION, pack_hashes
 from kvtier.v1 import cache_pb2 as pb
+from kvtier.v1 import cache_pb2_grpc, explain_pb2, explain_pb2_grpc
 
 BLOCK_BYTES = 8192
 SERVICE = pb.DESCRIPTOR.services_by_name["CacheService"]
 METHODS = sorted(SERVICE.methods, key=lambda method: str(method.name))
+LOOKING = list(explain_pb2.DESCRIPTOR.services_by_name["ExplainService"].methods)
+"""Calls that change nothing: made in between, they leave the lives of the others as they are."""
+STUBS = {
+    "CacheService": cache_pb2_grpc.CacheServiceStub,
+    "ExplainService": explain_pb2_grpc.ExplainServiceStub,
+}
 SELDOM = {"OpenSession", "CloseSession", "VerifyBlocks", "GetStats"}
 CALL_SECONDS_MAX = 20
 CALLS = 2500
@@ -70,6 +77,7 @@ class Fuzzer:
             "checksums": lambda: [7] * self._missing.get(self._named, 1),
             "load_timeout": lambda: Duration(seconds=1),
             "bytes_per_second": lambda: 0,
+            "page_size": lambda: self.rng.randrange(3),
         }
 
     def method(self) -> MethodDescriptor:
@@ -147,7 +155,8 @@ class Fuzzer:
 
 def answers(service: Any, method: MethodDescriptor, requests: list[Message]) -> list[Message]:
     """None for a typed refusal; anything else that is no answer fails."""
-    rpc = getattr(service.stub, method.name)
+    stub = STUBS[method.containing_service.name](service.channel)
+    rpc = getattr(stub, method.name)
     asked = iter(requests) if method.client_streaming else requests[0]
     try:
         if method.server_streaming:
@@ -182,7 +191,7 @@ def small_service(make_service: Any) -> Any:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_messages_in_any_order(small_service: Any, tools: Any, seed: int) -> None:
-    fuzzer, stub = Fuzzer(seed, tools), small_service.stub
+    fuzzer, looker, stub = Fuzzer(seed, tools), Fuzzer(seed, tools), small_service.stub
     before = dict(small_service.stats().counters)
     for number in range(CALLS):
         if number % 40 == 0:
@@ -195,6 +204,10 @@ def test_any_messages_in_any_order(small_service: Any, tools: Any, seed: int) ->
         requests = [fuzzer.message(method.input_type) for _ in range(count)]
         for answer in answers(small_service, method, requests):
             fuzzer.take(answer)
+        if number % 10 == 0:
+            looker.ids = fuzzer.ids
+            method = looker.rng.choice(LOOKING)
+            answers(small_service, method, [looker.message(method.input_type)])
     for session_id in fuzzer.ids["session_id"]:
         stub.CloseSession(pb.CloseSessionRequest(session_id=session_id), timeout=10)
     after = small_service.until(nothing_is_held).counters
@@ -202,11 +215,11 @@ def test_any_messages_in_any_order(small_service: Any, tools: Any, seed: int) ->
         assert after[what] > before.get(what, 0), "nothing got far: the test tests nothing"
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.name))
+@pytest.mark.parametrize("method", METHODS + LOOKING, ids=lambda method: str(method.name))
 def test_bytes_that_are_no_message_are_refused(
     small_service: Any, method: MethodDescriptor
 ) -> None:
-    path, channel = f"/{SERVICE.full_name}/{method.name}", small_service.channel
+    path, channel = f"/{method.containing_service.full_name}/{method.name}", small_service.channel
     rng = random.Random(str(method.name))
     for size in (0, 1, 2, 3, 10, 50, 500):
         raw = rng.randbytes(size)

@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import Default
 from google.protobuf.message_factory import GetMessageClass
 
+from cache_service.edge.services import services
+from cache_service.intake import StreamIntake
 from cache_service.roles import RULES
 from kvtier.errors import read_error
 from kvtier.keys import pack_hashes, payload_checksum
@@ -26,9 +28,9 @@ from tests.pki import Pki, raw_call
 from worker.breaker import Breaker, BreakerState
 
 METHODS = {
-    f"/{service}/{method.name}": method
-    for service in ("kvtier.v1.CacheService", "kvtier.v1.CacheEvents", "kvtier.v1.BulkService")
-    for method in Default().FindServiceByName(service).methods
+    f"/{service.name}/{method.name}": method
+    for service in services(cast(Any, None), StreamIntake(), "/nowhere")
+    for method in Default().FindServiceByName(service.name).methods
 }
 REFUSED = ("ROLE_NOT_ALLOWED", grpc.StatusCode.PERMISSION_DENIED)
 

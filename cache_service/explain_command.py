@@ -1,0 +1,186 @@
+"""`kvtier cache explain`: why a prompt would hit or miss, or why a request did.
+
+A prompt's blocks are named by its worker, which alone has the secret for it; the cache service says
+what it has of them. Standard output has the answer alone, a table or with --json one object. Exit
+status 1 when a service cannot be asked, 2 when the command makes no sense.
+"""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import grpc
+import typer
+from rich.console import Console
+
+from cache_service.command_errors import cache_problem, worker_problem
+from cache_service.explain_text import acquire_lines, prompt_lines, prompt_table
+from cache_service.explanation import Explanation, acquire_data
+from cache_service.replay.prices import PriceBookUnusableError, read_prices
+from kvtier.cli.channel import open_channel
+from kvtier.errors import read_error
+from kvtier.keys import HASH_BYTES
+from kvtier.v1 import describe_pb2, describe_pb2_grpc, explain_pb2, explain_pb2_grpc
+
+__all__ = ["explain"]
+
+DEFAULT_CACHE = "127.0.0.1:7411"
+DEFAULT_WORKER = "127.0.0.1:7421"
+CALL_SECONDS_MAX = 10.0
+FAILED = 1
+MISUSED = 2
+
+
+class Scope(StrEnum):
+    """Values of --cache-scope."""
+
+    ORGANISATION = "organisation"
+    PROJECT = "project"
+    USER = "user"
+
+
+def explain(
+    prompt: Annotated[
+        str, typer.Argument(help="The prompt; '-' reads standard input. Or give --request.")
+    ] = "",
+    request: Annotated[
+        str, typer.Option("--request", help="A request's id: why did it hit or miss?")
+    ] = "",
+    address: Annotated[
+        str, typer.Option(help="Of the cache service: HOST:PORT or unix:PATH.")
+    ] = DEFAULT_CACHE,
+    worker: Annotated[
+        str,
+        typer.Option(help="The worker, HOST:PORT or unix:PATH.", envvar="KVTIER_INFERENCE_ADDRESS"),
+    ] = DEFAULT_WORKER,
+    tenant: Annotated[str, typer.Option(help="Whose prompt it is.")] = "default",
+    project: Annotated[str, typer.Option(help="Whose, within the tenant.")] = "",
+    user: Annotated[str, typer.Option(help="Whose, within the project.")] = "",
+    cache_scope: Annotated[
+        Scope | None, typer.Option("--cache-scope", help="As the request would say it.")
+    ] = None,
+    system: Annotated[str, typer.Option(help="The system message before the prompt.")] = "",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The prompt is text, no chat message.")
+    ] = False,
+    prices: Annotated[
+        Path | None, typer.Option(help="A price book (TOML): what the input costs, and saves.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+) -> None:
+    """Why a prompt would hit or miss now, or why a request did. Changes nothing."""
+    if bool(prompt) == bool(request):
+        _misused("give a prompt, or --request with a request's id")
+    if raw and system:
+        _misused("--raw text has no system message")
+    if request:
+        _show_acquires(request, address, as_json)
+        return
+    asked = describe_pb2.DescribePromptRequest(
+        tenant_id=tenant,
+        project_id=project,
+        user_id=user,
+        cache_scope=f"CACHE_SCOPE_{(cache_scope or 'unspecified').upper()}",
+    )
+    text = _prompt_text(prompt)
+    if raw:
+        asked.text = text
+    else:
+        if system:
+            asked.chat.messages.add(role="system", content=system)
+        asked.chat.messages.add(role="user", content=text)
+    said = _explained(asked, address, worker, prices)
+    if as_json:
+        print(json.dumps(said.data(), indent=2))
+        return
+    console = Console()
+    console.print(prompt_table(said))
+    console.print()
+    for line in prompt_lines(said):
+        console.print(line, markup=False, highlight=False)
+
+
+def _explained(
+    asked: describe_pb2.DescribePromptRequest, address: str, worker: str, prices: Path | None
+) -> Explanation:
+    book = None
+    with open_channel(worker) as channel:
+        try:
+            prompt = describe_pb2_grpc.DescribeServiceStub(channel).DescribePrompt(
+                asked, timeout=CALL_SECONDS_MAX
+            )
+        except grpc.RpcError as error:
+            _fail(worker_problem(read_error(error), worker))
+    if prices is not None:
+        try:
+            book = read_prices(prices, prompt.model)
+        except PriceBookUnusableError as error:
+            _misused(str(error))
+    whole = tail = explain_pb2.ExplainPrefixResponse()
+    if prompt.block_hashes:
+        with open_channel(address) as channel:
+            try:
+                whole = tail = _ask(channel, prompt, 0)
+                if prompt.resident_count:
+                    tail = _ask(channel, prompt, prompt.resident_count)
+            except grpc.RpcError as error:
+                _fail(cache_problem(read_error(error), address))
+    said = Explanation(prompt, whole, tail, None)
+    if book is None:
+        return said
+    savings = book.savings(prompt.prompt_tokens, said.hit_tokens)
+    return Explanation(prompt, whole, tail, savings)
+
+
+def _ask(
+    channel: grpc.Channel, prompt: describe_pb2.DescribePromptResponse, first: int
+) -> explain_pb2.ExplainPrefixResponse:
+    """Of the chain from block `first` on. Raises grpc.RpcError."""
+    chain = prompt.block_hashes[first * HASH_BYTES :]
+    if not chain:
+        return explain_pb2.ExplainPrefixResponse()
+    request = explain_pb2.ExplainPrefixRequest(
+        namespace_id=prompt.namespace_id, block_hashes=chain, block_bytes=prompt.block_bytes
+    )
+    return explain_pb2_grpc.ExplainServiceStub(channel).ExplainPrefix(
+        request, timeout=CALL_SECONDS_MAX
+    )
+
+
+def _show_acquires(request_id: str, address: str, as_json: bool) -> None:
+    with open_channel(address) as channel:
+        try:
+            found = explain_pb2_grpc.ExplainServiceStub(channel).ExplainAcquire(
+                explain_pb2.ExplainAcquireRequest(request_id=request_id), timeout=CALL_SECONDS_MAX
+            )
+        except grpc.RpcError as error:
+            _fail(cache_problem(read_error(error), address))
+    if as_json:
+        data: dict[str, Any] = {"acquires": [acquire_data(each) for each in found.acquires]}
+        print(json.dumps(data, indent=2))
+        return
+    console = Console()
+    for record in found.acquires:
+        for line in acquire_lines(record):
+            console.print(line, markup=False, highlight=False)
+
+
+def _prompt_text(prompt: str) -> str:
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        _misused(f"standard input is not UTF-8 text (byte {error.start}); convert it")
+
+
+def _fail(problem: str) -> NoReturn:
+    print(f"kvtier cache: {problem}", file=sys.stderr)
+    raise typer.Exit(FAILED)
+
+
+def _misused(problem: str) -> NoReturn:
+    print(f"kvtier cache explain: {problem}", file=sys.stderr)
+    raise typer.Exit(MISUSED)

@@ -1,0 +1,98 @@
+"""The calls of `kvtier.v1.DescribeService`: what a prompt is to the cache. Convert, ask, convert.
+
+Invariant: the names are those that Generate would give the same prompt for the same caller, since
+the same desk takes it in and the same function names it; nothing is computed, used or metered.
+Event loop; the engine answers from its own thread, between two steps.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from kvtier.keys import BlockHash, Namespace, block_chain, pack_hashes
+from kvtier.v1 import describe_pb2, describe_pb2_grpc, inference_pb2
+from worker.request_desk import RequestDesk
+from worker.servicer import read_ask
+
+__all__ = ["DESCRIBE_SERVICE", "DescribeServicer"]
+
+DESCRIBE_SERVICE = describe_pb2.DESCRIPTOR.services_by_name["DescribeService"].full_name
+
+Context = Any
+
+
+class ResidentCounter(Protocol):
+    """What is needed of the engine. Any thread."""
+
+    def count_resident(self, chain: Sequence[BlockHash], told: Callable[[int], None]) -> None: ...
+
+
+class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
+    """Names prompts for a worker of `namespace`."""
+
+    def __init__(
+        self,
+        desk: RequestDesk,
+        engine: ResidentCounter,
+        model: str,
+        namespace: Namespace,
+        block_bytes: int,
+    ) -> None:
+        self._desk = desk
+        self._engine = engine
+        self._model = model
+        self._namespace = namespace
+        self._block_bytes = block_bytes
+
+    async def DescribePrompt(
+        self, request: describe_pb2.DescribePromptRequest, context: Context
+    ) -> describe_pb2.DescribePromptResponse:
+        token_ids, scope = await self._desk.describe(read_ask(_as_generate(request)))
+        block_tokens = self._namespace.block_tokens
+        chain = block_chain(self._namespace, scope, token_ids)
+        reusable = chain[: (len(token_ids) - 1) // block_tokens]
+        return describe_pb2.DescribePromptResponse(
+            model=self._model,
+            namespace_id=self._namespace.id,
+            block_bytes=self._block_bytes,
+            block_tokens=block_tokens,
+            prompt_tokens=len(token_ids),
+            block_hashes=pack_hashes(reusable),
+            resident_count=await self._resident(reusable),
+        )
+
+    async def _resident(self, chain: Sequence[BlockHash]) -> int:
+        """Raises ShuttingDownError, EngineFailedError."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[int] = loop.create_future()
+
+        def settle(count: int) -> None:
+            if not answer.done():  # else whoever asked has gone
+                answer.set_result(count)
+
+        self._engine.count_resident(chain, lambda n: _tell(loop, settle, n))
+        return await answer
+
+
+def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[[int], None], count: int) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(settle, count)
+
+
+def _as_generate(request: describe_pb2.DescribePromptRequest) -> inference_pb2.GenerateRequest:
+    """The request whose prompt is described."""
+    asked = inference_pb2.GenerateRequest(
+        tenant_id=request.tenant_id,
+        model=request.model,
+        cache_scope=request.cache_scope,
+        project_id=request.project_id,
+        user_id=request.user_id,
+    )
+    match request.WhichOneof("prompt"):
+        case "chat":
+            asked.chat.CopyFrom(request.chat)
+        case "text":
+            asked.text = request.text
+        case "tokens":
+            asked.tokens.CopyFrom(request.tokens)
+    return asked
