@@ -62,6 +62,6 @@ class LeaseReturns:
             self._some.wait()
             self._closing.wait(RETURN_SECONDS)
             self._some.clear()  # before looking: what is put from here on wakes us again
-            while (ids := self.take()) and not self._closing.is_set():
+            while not self._closing.is_set() and (ids := self.take()):
                 with contextlib.suppress(grpc.RpcError, ValueError):  # the channel may be closed
                     self._send(ids)
