@@ -10,6 +10,7 @@ import grpc
 import typer
 
 from kvtier.cli.channel import open_channel
+from kvtier.cli.problems import TLS_HINT, spoken
 from kvtier.errors import read_error
 from kvtier.v1 import usage_pb2_grpc
 
@@ -36,15 +37,15 @@ def call_billing(
 
 
 def _explain(error: grpc.RpcError, address: str) -> str:
-    known = read_error(error)
-    if known.reason:
-        return f"{known.reason}: {known.message}"
-    if known.code is grpc.StatusCode.UNAVAILABLE:
-        return (
-            f"BILLING_UNREACHABLE: no billing service answers at {address};"
-            " start it (kvtier up, or python -m billing), name another with --address, or, where"
-            " it wants TLS, show a certificate it takes (kvtier --ca --certificate --key)"
-        )
-    if known.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"DEADLINE: the billing service at {address} did not answer in time"
-    return f"{known.code.name}: {known.message}"
+    return spoken(
+        read_error(error),
+        {
+            grpc.StatusCode.UNAVAILABLE: (
+                f"BILLING_UNREACHABLE: no billing service answers at {address}; start it (kvtier"
+                f" up, or python -m billing), name another with --address, or, {TLS_HINT}"
+            ),
+            grpc.StatusCode.DEADLINE_EXCEEDED: (
+                f"DEADLINE: the billing service at {address} did not answer in time"
+            ),
+        },
+    )

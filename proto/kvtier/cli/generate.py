@@ -17,6 +17,7 @@ from rich.console import Console
 from kvtier.cli.channel import open_channel
 from kvtier.cli.cost import Cost, ask_cost
 from kvtier.cli.inference import CALL_SECONDS_MAX, Reply, ask
+from kvtier.cli.problems import TLS_HINT, spoken
 from kvtier.cli.reply_view import reply_data, usage_lines, visible
 from kvtier.errors import read_error
 from kvtier.v1 import inference_pb2
@@ -236,20 +237,20 @@ def _explain(error: grpc.RpcError, address: str) -> str:
     wire = read_error(error)
     if wire.reason == "TENANT_UNKNOWN":
         return f"{wire.reason}: {wire.message}; choose one with --tenant (kvtier up --tenants)"
-    if wire.reason:
-        return f"{wire.reason}: {wire.message}"
-    if wire.code is grpc.StatusCode.UNAVAILABLE:
-        return (
-            f"WORKER_UNREACHABLE: no worker answers at {address}, or it ended; start one (kvtier"
-            " up), name another with --address, or, where it wants TLS, show a certificate it takes"
-            " (kvtier --ca --certificate --key)"
-        )
-    if wire.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return (
-            f"DEADLINE: no whole answer from {address} in {CALL_SECONDS_MAX:.0f} s; ask for fewer"
-            " tokens, or look into the worker's log"
-        )
-    if wire.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # Of gRPC itself: no service is told of a message that large, so no reason can come back.
-        return f"{wire.code.name}: {wire.message}; shorten the prompt"
-    return f"{wire.code.name}: {wire.message}"
+    return spoken(
+        wire,
+        {
+            grpc.StatusCode.UNAVAILABLE: (
+                f"WORKER_UNREACHABLE: no worker answers at {address}, or it ended; start one"
+                f" (kvtier up), name another with --address, or, {TLS_HINT}"
+            ),
+            grpc.StatusCode.DEADLINE_EXCEEDED: (
+                f"DEADLINE: no whole answer from {address} in {CALL_SECONDS_MAX:.0f} s; ask for"
+                " fewer tokens, or look into the worker's log"
+            ),
+            # Of gRPC itself: no service is told of a message that large, so no reason comes back.
+            grpc.StatusCode.RESOURCE_EXHAUSTED: (
+                f"{wire.code.name}: {wire.message}; shorten the prompt"
+            ),
+        },
+    )
