@@ -11,12 +11,16 @@ from typing import Any, Protocol
 
 from kvtier.keys import BlockHash, Namespace, block_chain, pack_hashes
 from kvtier.v1 import describe_pb2, describe_pb2_grpc, inference_pb2
+from worker.errors import RequestDeadlineError
 from worker.request_desk import RequestDesk
 from worker.servicer import read_ask
 
 __all__ = ["DESCRIBE_SERVICE", "DescribeServicer"]
 
 DESCRIBE_SERVICE = describe_pb2.DESCRIPTOR.services_by_name["DescribeService"].full_name
+
+RESIDENT_SECONDS_MAX = 30.0
+"""How long the engine may take to get between two steps."""
 
 Context = Any
 
@@ -62,7 +66,7 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
         )
 
     async def _resident(self, chain: Sequence[BlockHash]) -> int:
-        """Raises ShuttingDownError, EngineFailedError."""
+        """Raises ShuttingDownError, EngineFailedError, RequestDeadlineError."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[int] = loop.create_future()
 
@@ -71,7 +75,14 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
                 answer.set_result(count)
 
         self._engine.count_resident(chain, lambda n: _tell(loop, settle, n))
-        return await answer
+        try:
+            async with asyncio.timeout(RESIDENT_SECONDS_MAX):
+                return await answer
+        except TimeoutError:
+            raise RequestDeadlineError(
+                f"the engine has not answered for {RESIDENT_SECONDS_MAX:g} s, in one long step or"
+                " because it failed; ask again, and look into the worker's log"
+            ) from None
 
 
 def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[[int], None], count: int) -> None:

@@ -63,7 +63,8 @@ class DescribeServiceServicer(object):
         Errors: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_MESSAGES (INVALID_ARGUMENT); SCOPE_TOO_WIDE (PERMISSION_DENIED);
         PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED) when too many prompts wait for
-        the tokenizer; ENGINE_FAILED (INTERNAL).
+        the tokenizer; DEADLINE (DEADLINE_EXCEEDED) when the engine does not answer in 30 s;
+        ENGINE_FAILED (INTERNAL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

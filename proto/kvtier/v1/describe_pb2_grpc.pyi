@@ -47,7 +47,8 @@ class DescribeServiceStub:
     Errors: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_MESSAGES (INVALID_ARGUMENT); SCOPE_TOO_WIDE (PERMISSION_DENIED);
     PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED) when too many prompts wait for
-    the tokenizer; ENGINE_FAILED (INTERNAL).
+    the tokenizer; DEADLINE (DEADLINE_EXCEEDED) when the engine does not answer in 30 s;
+    ENGINE_FAILED (INTERNAL).
     """
 
 @_typing.type_check_only
@@ -69,7 +70,8 @@ class DescribeServiceAsyncStub(DescribeServiceStub):
     Errors: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_MESSAGES (INVALID_ARGUMENT); SCOPE_TOO_WIDE (PERMISSION_DENIED);
     PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED) when too many prompts wait for
-    the tokenizer; ENGINE_FAILED (INTERNAL).
+    the tokenizer; DEADLINE (DEADLINE_EXCEEDED) when the engine does not answer in 30 s;
+    ENGINE_FAILED (INTERNAL).
     """
 
 class DescribeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -94,7 +96,8 @@ class DescribeServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_MESSAGES (INVALID_ARGUMENT); SCOPE_TOO_WIDE (PERMISSION_DENIED);
         PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED) when too many prompts wait for
-        the tokenizer; ENGINE_FAILED (INTERNAL).
+        the tokenizer; DEADLINE (DEADLINE_EXCEEDED) when the engine does not answer in 30 s;
+        ENGINE_FAILED (INTERNAL).
         """
 
 def add_DescribeServiceServicer_to_server(servicer: DescribeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

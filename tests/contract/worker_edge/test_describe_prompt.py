@@ -77,3 +77,15 @@ async def test_what_generate_would_refuse_is_refused(
     with pytest.raises(grpc.RpcError) as raised:
         await describing.DescribePrompt(request, timeout=20)
     assert read_error(raised.value).reason == reason
+
+
+async def test_an_engine_that_never_answers_is_not_waited_for_without_end(
+    describing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.Engine.count_resident", lambda *_: None)
+    monkeypatch.setattr("worker.describe.RESIDENT_SECONDS_MAX", 0.1)
+    request = describe_pb2.DescribePromptRequest(tenant_id="acme", text=WORDS)
+    with pytest.raises(grpc.RpcError) as raised:
+        await describing.DescribePrompt(request, timeout=20)
+    error = read_error(raised.value)
+    assert (error.reason, error.code) == ("DEADLINE", grpc.StatusCode.DEADLINE_EXCEEDED)
