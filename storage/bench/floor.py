@@ -53,7 +53,8 @@ class VerifiedRead:
                 into = targets[first : first + blocks]
                 buffers = [each for target in into for each in (headers, target)]
                 try:
-                    os.preadv(descriptor, buffers, self.offset + number * run_bytes)
+                    if os.preadv(descriptor, buffers, self.offset + number * run_bytes) < run_bytes:
+                        raise OSError("the file ends in the middle of a run")
                 except OSError as error:
                     failed.append(error)
                     return

@@ -153,6 +153,8 @@ class CacheLife(RuleBasedStateMachine):
         )
         self.sessions: list[str] = []
         self.leases: list[tuple[str, str, list[BlockHash], list[tuple[int, int]], float]] = []
+        self.lost: list[tuple[str, float]] = []
+        """Leases whose answer never arrived: session, deadline."""
         self.reservations: list[tuple[str, list[BlockHash], Any]] = []
         self.watcher, self.slow = Watcher(self.cache), Watcher(self.cache)
         self.open_session()
@@ -196,6 +198,7 @@ class CacheLife(RuleBasedStateMachine):
         self.run(closed())
         self.sessions.remove(session_id)
         self.leases = [each for each in self.leases if each[0] != session_id]
+        self.lost = [each for each in self.lost if each[0] != session_id]
         self.reservations = [each for each in self.reservations if each[0] != session_id]
         if not self.sessions:
             self.open_session()
@@ -277,6 +280,49 @@ class CacheLife(RuleBasedStateMachine):
             if blocks:
                 deadline = self.now + LIMITS.lease_ttl_seconds
                 self.leases.append((session_id, match.lease_id, chain, blocks, deadline))
+
+    @rule(path=paths, start=st.integers(0, 3), number=st.integers(0, 2), lost=st.booleans())
+    def acquire_at_once(self, path: list[int], start: int, number: int, lost: bool) -> None:
+        """The same in one answer, where nothing has to be loaded. `lost`: it never arrives."""
+        chain = chain_of(path)[min(start, len(path) - 1) :]
+        session_id = self.session(number)
+        looked = self.cache.lookup(session_id, chain)
+        before = self.cache.stats()
+
+        async def acquired() -> list[Any]:
+            return self.cache.acquire_resident(session_id, "r", Chain.of(chain))
+
+        events = self.run(acquired())
+        if Tier.SSD in looked.tiers:
+            assert events == []
+            assert self.cache.stats() == before
+            return
+        match, *ready, end = events
+        assert match.matched_count == end.ready_count == looked.present_count
+        assert (match.tiers, end.miss_reason) == (looked.tiers, looked.miss_reason)
+        blocks = [
+            (slab.offset, checksum)
+            for view in ready
+            for slab, checksum in zip(view.slabs, view.checksums, strict=True)
+        ]
+        self.check_bytes(chain, blocks)
+        deadline = self.now + LIMITS.lease_ttl_seconds
+        if blocks and lost:
+            self.lost.append((session_id, deadline))
+        elif blocks:
+            self.leases.append((session_id, match.lease_id, chain, blocks, deadline))
+
+    @rule(number=st.integers(0, 2), count=st.integers(1, 3))
+    def give_back(self, number: int, count: int) -> None:
+        """Leases that go along with another call; foreign ones among them stay."""
+        session_id = self.session(number)
+        taken, self.leases = self.leases[:count], self.leases[count:]
+        self.leases += [each for each in taken if each[0] != session_id]
+
+        async def given() -> None:
+            self.cache.give_back(session_id, [lease_id for _, lease_id, *_ in taken])
+
+        self.run(given())
 
     async def take_events(
         self, session_id: str, chain: list[BlockHash], taken: int
@@ -384,6 +430,8 @@ class CacheLife(RuleBasedStateMachine):
                 self.cache.renew(session_id, [])
 
         self.run(ticked())
+        deadlines = [each[-1] for each in self.leases] + [at for _, at in self.lost]
+        assert self.cache.stats().lease_count <= sum(at >= self.now for at in deadlines)
 
     @rule(turns=st.integers(1, 30))
     def the_writer_gets_on(self, turns: int) -> None:

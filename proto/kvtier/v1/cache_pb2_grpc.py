@@ -183,7 +183,7 @@ class CacheServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AcquireResident(self, request, context):
-        """As AcquirePrefix, in one answer, where nothing has to be loaded: half the time of a stream.
+        """As AcquirePrefix, in one answer, where nothing has to be loaded: no stream has to be set up.
 
         The answer says `match`, `ready` and `end` of the whole matched prefix when all of it is in host
         memory, or when nothing matches. It is empty when some of it would have to be loaded: then

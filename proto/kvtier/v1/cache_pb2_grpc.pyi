@@ -82,7 +82,7 @@ class CacheServiceStub:
     TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
     """
     AcquireResident: _grpc.UnaryUnaryMultiCallable[_cache_pb2.AcquireResidentRequest, _cache_pb2.AcquireResidentResponse]
-    """As AcquirePrefix, in one answer, where nothing has to be loaded: half the time of a stream.
+    """As AcquirePrefix, in one answer, where nothing has to be loaded: no stream has to be set up.
 
     The answer says `match`, `ready` and `end` of the whole matched prefix when all of it is in host
     memory, or when nothing matches. It is empty when some of it would have to be loaded: then
@@ -225,7 +225,7 @@ class CacheServiceAsyncStub(CacheServiceStub):
     TOO_MANY_LEASES (RESOURCE_EXHAUSTED).
     """
     AcquireResident: _aio.UnaryUnaryMultiCallable[_cache_pb2.AcquireResidentRequest, _cache_pb2.AcquireResidentResponse]  # type: ignore[assignment]
-    """As AcquirePrefix, in one answer, where nothing has to be loaded: half the time of a stream.
+    """As AcquirePrefix, in one answer, where nothing has to be loaded: no stream has to be set up.
 
     The answer says `match`, `ready` and `end` of the whole matched prefix when all of it is in host
     memory, or when nothing matches. It is empty when some of it would have to be loaded: then
@@ -395,7 +395,7 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.AcquireResidentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cache_pb2.AcquireResidentResponse, _abc.Awaitable[_cache_pb2.AcquireResidentResponse]]:
-        """As AcquirePrefix, in one answer, where nothing has to be loaded: half the time of a stream.
+        """As AcquirePrefix, in one answer, where nothing has to be loaded: no stream has to be set up.
 
         The answer says `match`, `ready` and `end` of the whole matched prefix when all of it is in host
         memory, or when nothing matches. It is empty when some of it would have to be loaded: then
