@@ -29,6 +29,8 @@ from cache_service.chains import Chain
 from cache_service.edge.event_calls import watch_message
 from cache_service.errors import (
     ChecksumMismatchError,
+    LeaseExpiredError,
+    LeaseUnknownError,
     ReservationExpiredError,
     ReservationUnknownError,
 )
@@ -321,6 +323,12 @@ class CacheLife(RuleBasedStateMachine):
 
         async def given() -> None:
             self.cache.give_back(session_id, [lease_id for _, lease_id, *_ in taken])
+            for owner, lease_id, *_, deadline in taken:
+                if owner == session_id:
+                    with pytest.raises((LeaseUnknownError, LeaseExpiredError)):
+                        self.cache.leased_block(owner, lease_id, 0)
+                elif self.now < deadline:
+                    self.cache.leased_block(owner, lease_id, 0)
 
         self.run(given())
 
