@@ -28,6 +28,7 @@ import numpy as np
 
 from cache_service.absences import Absences
 from cache_service.block_tree import NOWHERE, BlockTree
+from cache_service.chains import Chain
 from cache_service.departures import Departures
 from cache_service.events.changes import (
     DEMOTED_SSD,
@@ -37,6 +38,7 @@ from cache_service.events.changes import (
     STORED_HOST,
     Changes,
 )
+from cache_service.host_runs import HostRuns
 from cache_service.integrity import check_copies
 from cache_service.segment_loads import SegmentLoads
 from kvtier.blocks import MissReason
@@ -80,6 +82,7 @@ class BlockIndex:
         self.absences = Absences(evicted_memory_count)
         self._host = host_order
         self._ssd = ssd_order
+        self._runs = HostRuns(self.tree, host_order)
         self.segments = SegmentLoads(self.tree, ssd_order)
         """For reading only."""
         self._departures: Departures | None = None
@@ -145,6 +148,34 @@ class BlockIndex:
         row = self.tree.add(block_hash, parent, namespace_id, payload_bytes)
         self.tree.columns.use_second[row] = self._second()
         return row
+
+    def add_run(
+        self,
+        chain: Chain,
+        parent: int,
+        namespace_id: NamespaceId,
+        payload_bytes: int,
+        slabs: Sequence[Slab],
+        checksums: Sequence[int],
+    ) -> list[int]:
+        """Enters consecutive blocks with their copies in host memory: `add`, then `put_host_many`.
+
+        `parent`: of the first. Returns their rows. REQUIRES: none of the hashes is cached.
+        """
+        self.absences.forget_run(chain)
+        if self._changes is not None and self._changes.rows_left:
+            self._changes.settle()
+        rows = self.tree.add_run(chain.words, parent, namespace_id, payload_bytes)
+        self._runs.enter(rows, parent, slabs, checksums, self._second())
+        self.host_payload_bytes += len(rows) * payload_bytes
+        self.host_only_count += len(rows)
+        if self._changes is not None:
+            self._changes.came_run(rows, self._parents(rows), STORED_HOST)
+        if parent != NOWHERE:
+            self._review(parent)
+        self._review(int(rows[-1]))
+        entered: list[int] = rows.tolist()
+        return entered
 
     def put_host(self, row: int, slab: Slab, checksum: int) -> None:
         """The block's payload is in `slab`, whole and immutable from now on.
@@ -233,7 +264,12 @@ class BlockIndex:
 
     def refresh(self, rows: Iterable[int]) -> None:
         """Notes that the blocks are wanted now, without counting a use."""
-        columns = self.tree.columns
+        columns, rows = self.tree.columns, list(rows)
+        if len(rows) >= _VECTOR_MIN and self._departures is None:
+            at = np.array(rows)
+            there = (columns.array("slab_page")[at] != NOWHERE) & (columns.array("cached")[at] != 0)
+            self._host.refresh_many(at[there])
+            return
         for row in rows:
             if columns.slab_page[row] != NOWHERE and columns.cached[row]:
                 self._host.refresh(row)
@@ -273,6 +309,32 @@ class BlockIndex:
         self._host.evict(row)
         self._give_up(row)
         return slab
+
+    def evict_host_run(self, slab_bytes: int, count_max: int) -> list[Slab]:
+        """Gives away slabs of leaves that leave next, as `evict_host` of one after the other would:
+        at most so many, and none when the next to leave has slabs of another size."""
+        rows = self._runs.leaving(slab_bytes, count_max)
+        if not rows:
+            return []
+        at, columns = np.array(rows), self.tree.columns
+        last_copies = at[columns.array("segment")[at] == NOWHERE]
+        self.host_payload_bytes -= len(rows) * self.tree.payload_bytes(rows[0])
+        self.host_only_count -= len(last_copies)
+        if self._departures is not None:
+            for row in rows:
+                self._departures.left(row)
+        if self._changes is not None:
+            self._changes.left_run(at, self._parents(at), LEFT_HOST, MissReason.EVICTED)
+        before = columns.parent[rows[-1]]
+        slabs = self._runs.leave(rows)
+        if len(last_copies):
+            # The first of the run: what is on the SSD has its parent there.
+            hashes = list(Chain(self.tree.directory.words(last_copies).tobytes()))
+            self.tree.remove_run(last_copies)
+            self.absences.remember_run(hashes, MissReason.EVICTED)
+        if before != NOWHERE:
+            self._review(before)
+        return slabs
 
     def evict_host_rows(self, rows: Iterable[int]) -> int:
         """Frees the slabs of blocks that were chosen together; returns how many.
@@ -396,6 +458,10 @@ class BlockIndex:
     def _second(self) -> int:
         """Now, counted from 1 at the start."""
         return int(self._clock() - self._started) + 1
+
+    def _parents(self, rows: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        parents: NDArray[np.int64] = self.tree.columns.array("parent")[rows].astype(np.int64)
+        return parents
 
     def _review(self, row: int) -> None:
         """Offers or withholds a block as a victim in host memory: rule 3."""

@@ -10,6 +10,9 @@ its own.
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.chains import Chain
@@ -32,6 +35,10 @@ from cache_service.session import Session
 from cache_service.side import Side
 from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
+from storage.tier import Slab
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Storing"]
 
@@ -89,12 +96,16 @@ class Storing(Side):
         ssd_available = self._health.available
         leading = tree.served_count(found, kind, host_only=not ssd_available)
         rows: list[int] = found.tolist()
+        hashes = list(reservation.chain[leading:])
+        claimants = self._reservations.claimants(hashes)
+        # From here on nobody has them and nobody stores them: the usual end of a chain.
+        fresh = _fresh_from(found[leading:], claimants) + leading
         present = rows[:leading]
         previous = rows[leading - 1] if leading else NOWHERE
         before: Reservation | None = None
         for position in range(leading, len(rows)):
-            block_hash, row = reservation.chain[position], rows[position]
-            claimant = self._reservations.claimant(block_hash)
+            block_hash, row = hashes[position - leading], rows[position]
+            claimant = claimants[position - leading]
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
@@ -109,6 +120,10 @@ class Storing(Side):
                     reservation.parents.append(previous)
                 elif before is not None:
                     reservation.continues.append((before, reservation.chain[position - 1]))
+                if position == fresh:
+                    reservation.missing += range(fresh + 1, len(rows))
+                    reservation.hashes += hashes[fresh + 1 - leading :]
+                    break
             else:
                 present.append(row)
             previous, before = row, claimant
@@ -248,9 +263,43 @@ class Storing(Side):
     ) -> int:
         """Makes the blocks visible, parents first. `rows` are the chain's, now. From here on
         nothing can fail."""
+        slabs, reservation.slabs = reservation.slabs, []
+        entered = self._enter_run(session, reservation, slabs, checksums, rows)
+        if entered is None:
+            entered = self._enter_each(session, reservation, slabs, checksums, rows)
+        self._reservations.hold_for_others(reservation)
+        if self._writer is not None:
+            self._writer.committed(entered)
+        self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
+        return len(entered)
+
+    def _enter_run(
+        self,
+        session: Session,
+        reservation: Reservation,
+        slabs: list[Slab],
+        checksums: list[int],
+        rows: list[int],
+    ) -> list[int] | None:
+        """Rows of the blocks, entered together; None unless they are consecutive and all new."""
+        first, end = reservation.missing[0], reservation.missing[-1] + 1
+        if not _is_run(reservation.missing) or rows[first:end].count(ABSENT) < end - first:
+            return None
+        chain, parent = reservation.chain[first:end], rows[first - 1] if first else NOWHERE
+        return self._index.add_run(
+            chain, parent, session.namespace_id, session.block_bytes, slabs, checksums
+        )
+
+    def _enter_each(
+        self,
+        session: Session,
+        reservation: Reservation,
+        slabs: list[Slab],
+        checksums: list[int],
+        rows: list[int],
+    ) -> list[int]:
         tree = self._index.tree
         copies: list[HostCopy] = []
-        slabs, reservation.slabs = reservation.slabs, []
         stored = zip(reservation.missing, reservation.hashes, slabs, checksums, strict=True)
         for position, block_hash, slab, checksum in stored:
             row = rows[position]
@@ -264,15 +313,26 @@ class Storing(Side):
                 continue
             copies.append((row, slab, checksum))
         self._index.put_host_many(copies)
-        self._reservations.hold_for_others(reservation)
-        entered = [row for row, _, _ in copies]
-        if self._writer is not None:
-            self._writer.committed(entered)
-        self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
-        return len(entered)
+        return [row for row, _, _ in copies]
+
+
+def _fresh_from(found: "NDArray[np.int64]", claimants: Sequence[Reservation | None]) -> int:
+    """Where the blocks begin of which none is cached, nor claimed by anybody."""
+    known = found != ABSENT
+    if len(claimants) - claimants.count(None):
+        known |= np.fromiter((each is not None for each in claimants), bool, len(claimants))
+    return int(np.flatnonzero(known)[-1]) + 1 if known.any() else 0
+
+
+def _is_run(positions: Sequence[int]) -> bool:
+    """Whether ascending positions are consecutive."""
+    return positions[-1] - positions[0] == len(positions) - 1
 
 
 def _parents_present(reservation: Reservation, rows: Sequence[int]) -> bool:
+    if _is_run(reservation.missing):
+        first = reservation.missing[0]
+        return first == 0 or rows[first - 1] != ABSENT
     ours = set(reservation.missing)
     return all(
         position == 0 or position - 1 in ours or rows[position - 1] != ABSENT
