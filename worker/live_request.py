@@ -80,6 +80,11 @@ class LiveRequest:
         """Whether what it computes stays in any tier."""
         return self.request.cache_mode is CacheMode.DEFAULT
 
+    def load_seconds(self, limit_seconds: float) -> float:
+        """How long it waits for the cache service, where nobody waits longer than the limit."""
+        asked = self.request.cache_timeout_seconds
+        return limit_seconds if asked is None else min(asked, limit_seconds)
+
     def reusable_chain(self, block_tokens: int) -> Sequence[BlockHash]:
         """Blocks that may be a hit: whole, and leaving at least one token to compute."""
         if self.request.cache_mode is CacheMode.BYPASS:
