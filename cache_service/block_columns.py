@@ -42,6 +42,7 @@ _DTYPES: dict[str, str] = {
     "cached": "<u1",
     "admitted": "<u1",
     "settled": "<u1",
+    "one_off": "<u1",
     "use_count": "<u4",
     "use_second": "<u4",
 }
@@ -82,6 +83,8 @@ class BlockColumns:
     """1 when the rule of admission let the block in when it was new."""
     settled: memoryview
     """1 when it is decided how the block leaves host memory (`departures.py`)."""
+    one_off: memoryview
+    """1 for a block that is said not to be wanted again (`one_offs.py`)."""
 
     use_count: memoryview
     """Acquires that matched the block, since the start; stops at the most that it holds."""
@@ -144,7 +147,7 @@ class BlockColumns:
         self.next_in_segment[row] = self.previous_in_segment[row] = NOWHERE
         self.pins[row] = self.host_children[row] = self.ssd_children[row] = 0
         self.cached[row] = 1
-        self.admitted[row] = self.settled[row] = 0
+        self.admitted[row] = self.settled[row] = self.one_off[row] = 0
         self.use_count[row] = self.use_second[row] = 0
 
     @staticmethod

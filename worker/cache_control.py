@@ -21,6 +21,7 @@ class CacheControl:
     mode: CacheMode = CacheMode.DEFAULT
     timeout_seconds: float | None = None
     """None: the worker's setting alone."""
+    one_off: bool = False
 
 
 def check_cache_control(asked: CacheControl) -> None:
@@ -32,9 +33,11 @@ def check_cache_control(asked: CacheControl) -> None:
             " for the worker's own limit",
             field="cache_timeout",
         )
-    if asked.mode is CacheMode.BYPASS and seconds is not None:
-        raise InvalidCacheControlError(
-            "cache_timeout says nothing where cache_mode is BYPASS: the cache is not asked; drop"
-            " one of them",
-            field="cache_timeout",
-        )
+    if asked.mode is CacheMode.BYPASS:
+        for field, said in (("cache_timeout", seconds is not None), ("one_off", asked.one_off)):
+            if said:
+                raise InvalidCacheControlError(
+                    f"{field} says nothing where cache_mode is BYPASS: nothing is read and nothing"
+                    " kept; drop one of them",
+                    field=field,
+                )

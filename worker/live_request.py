@@ -15,6 +15,7 @@ import torch
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockChain, BlockHash
 from worker.block_table import BlockTable
+from worker.cache_port import CacheHints
 from worker.requests import (
     CacheMode,
     EngineRequest,
@@ -79,6 +80,11 @@ class LiveRequest:
     def keeps(self) -> bool:
         """Whether what it computes stays in any tier."""
         return self.request.cache_mode is CacheMode.DEFAULT
+
+    @property
+    def cache_hints(self) -> CacheHints:
+        """What the cache service is told of its blocks."""
+        return CacheHints(self.request.one_off)
 
     def load_seconds(self, limit_seconds: float) -> float:
         """How long it waits for the cache service, where nobody waits longer than the limit."""

@@ -105,6 +105,7 @@ class RequestDesk:
             sampling=ask.sampling,
             stop_token_ids=self._stop_tokens(ask),
             cache_mode=ask.cache.mode,
+            one_off=ask.cache.one_off,
             cache_timeout_seconds=ask.cache.timeout_seconds,
         )
         seconds = self._limits.deadline_seconds

@@ -144,6 +144,7 @@ def _read_cache_control(request: inference_pb2.GenerateRequest) -> CacheControl:
     timeout = request.cache_timeout
     return CacheControl(
         mode=_CACHE_MODES[request.cache_mode],
+        one_off=request.one_off,
         timeout_seconds=(
             timeout.seconds + timeout.nanos / 1e9 if request.HasField("cache_timeout") else None
         ),

@@ -8,7 +8,7 @@ import typer
 
 from kvtier.v1 import inference_pb2
 
-__all__ = ["CacheTimeout", "CacheUse", "Use", "set_cache"]
+__all__ = ["CacheTimeout", "CacheUse", "OneOff", "Use", "set_cache"]
 
 
 class Use(StrEnum):
@@ -33,6 +33,9 @@ CacheTimeout = Annotated[
         help="Wait for cached blocks at most so long, then compute; 0 asks only the worker.",
     ),
 ]
+OneOff = Annotated[
+    bool, typer.Option("--one-off", help="The prompt will not come again: keep others' instead.")
+]
 
 _MODES = {
     Use.DEFAULT: inference_pb2.CACHE_MODE_UNSPECIFIED,
@@ -42,9 +45,10 @@ _MODES = {
 
 
 def set_cache(
-    request: inference_pb2.GenerateRequest, use: Use, timeout_seconds: float | None
+    request: inference_pb2.GenerateRequest, use: Use, timeout_seconds: float | None, one_off: bool
 ) -> None:
     """Writes the options into `request`."""
     request.cache_mode = _MODES[use]
+    request.one_off = one_off
     if timeout_seconds is not None:
         request.cache_timeout.FromNanoseconds(round(timeout_seconds * 1e9))

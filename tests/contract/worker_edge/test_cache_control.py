@@ -64,6 +64,7 @@ REFUSED = {
     "cache_timeout above an hour": {"cache_timeout": Duration(seconds=3601)},
     "cache_timeout without a cache": {"cache_timeout": seconds(1), "cache_mode": BYPASS},
     "cache_timeout 0 without a cache": {"cache_timeout": seconds(0), "cache_mode": BYPASS},
+    "one_off without a cache": {"one_off": True, "cache_mode": BYPASS},
 }
 
 
@@ -142,3 +143,30 @@ async def test_no_request_waits_for_the_cache_longer_than_the_worker(
     _, stub = await start(f"cache.address={silent}", "cache.load_timeout_seconds=0.05")
     told = await usage(stub, ask(cache_timeout=seconds(3000)))
     assert told.tokens.miss_tokens == len(PROMPT)
+
+
+async def test_a_one_off_pushes_nobody_out_and_is_gone_first(start_cache: Any, start: Any) -> None:
+    """In pages and in host memory: 24 pages of 4 KiB, 12 slabs."""
+    cache = await start_cache(host={"capacity_bytes": "48KiB"})
+    worker, stub = await start(f"cache.address={cache.listen}", "pool.page_bytes=96KiB")
+    model = await stub.GetModel(pb.GetModelRequest())
+    assert (model.page_count, model.block_bytes) == (24, 4096)
+    others = [f"{number} is the number of this text: {number}" + "." * 20 for number in range(3)]
+    for text in others:
+        await usage(stub, ask(text, max_completion_tokens=1))
+    document = "a document that is read once " * 8
+    told = await usage(stub, ask(document, max_completion_tokens=1, one_off=True))
+    assert told.tokens.miss_tokens == len(document)
+    assert await resident(worker, document) == 14
+    for text in others:
+        assert await resident(worker, text) == len(text) // 16 == 3
+    await usage(stub, ask("and something else that is new, now", max_completion_tokens=1))
+    for text in others:
+        assert await resident(worker, text) == 3
+    assert await resident(worker, document) == 12
+    await worker.drain()
+    assert (await stored(cache))[block_pb2.TIER_HOST] == 12
+    _, stub = await start(f"cache.address={cache.listen}")
+    for text in others:
+        again = await usage(stub, ask(text, cache_mode=READ_ONLY))
+        assert again.tokens.hit_tokens_by_tier.host == 48

@@ -58,10 +58,11 @@ def test_who_asks_and_the_scope_go_into_the_request(worker, till, more, said):
 
 def test_what_may_be_done_with_the_cache_goes_into_the_request(worker, till):
     generate(worker, till)
-    generate(worker, till, "hi", "--cache", "read-only", "--cache-timeout", "0.25")
+    generate(worker, till, "hi", "--cache", "read-only", "--cache-timeout", "0.25", "--one-off")
     generate(worker, till, "hi", "--cache", "no-store")
     plain, hurried, secret = worker.requests
-    assert (plain.cache_mode, plain.HasField("cache_timeout")) == (0, False)
+    assert (plain.cache_mode, plain.HasField("cache_timeout"), plain.one_off) == (0, False, False)
+    assert hurried.one_off
     assert hurried.cache_mode == pb.CACHE_MODE_READ_ONLY
     assert hurried.cache_timeout.ToMilliseconds() == 250
     assert secret.cache_mode == pb.CACHE_MODE_BYPASS
