@@ -123,6 +123,31 @@ async def test_what_is_stored_for_two_is_no_one_off(cache: Any, connect: Any, ch
     assert len(cache._parts.index.one_offs) == 0
 
 
+async def test_a_one_off_that_others_offer_while_it_is_stored_is_none(
+    cache: Any, connect: Any, chain: Any
+) -> None:
+    client = connect(cache)
+    blocks = chain(1, 2)
+    mine = await cache.reserve(client.session_id, "", blocks, ONE_OFF)
+    assert (await cache.reserve(client.session_id, "", blocks)).missing == ()
+    assert await client.commit(mine, client.write(blocks, mine)) == 2
+    assert len(cache._parts.index.one_offs) == 0
+
+
+async def test_blocks_that_a_one_off_stored_in_anothers_stead_are_lifted_by_what_continues_them(
+    cache: Any, connect: Any, chain: Any
+) -> None:
+    client = connect(cache)
+    blocks = chain(1, 2, 3)
+    given_up = await cache.reserve(client.session_id, "", blocks[:2])
+    theirs = await cache.reserve(client.session_id, "", blocks)
+    cache.abort(client.session_id, given_up.reservation_id)
+    await store(client, blocks[:2])
+    assert len(cache._parts.index.one_offs) == 2
+    assert await client.commit(theirs, client.write(blocks, theirs)) == 1
+    assert len(cache._parts.index.one_offs) == 0
+
+
 async def test_slabs_of_another_size_are_free_for_a_one_off_in_bounded_steps(
     cache: Any, connect: Any, chain: Any
 ) -> None:
