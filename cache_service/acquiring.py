@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cache_service.block_tree import ABSENT, NOWHERE, BlockTree
 from cache_service.chains import Chain
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.lease import Lease
 from cache_service.parts import Parts
 from cache_service.session import Session
@@ -98,7 +99,9 @@ class Acquiring:
             return MissReason.OTHER_NAMESPACE
         return MissReason.UNAVAILABLE
 
-    def acquire_resident(self, session: Session, chain: Chain) -> list[AcquireEvent]:
+    def acquire_resident(
+        self, session: Session, chain: Chain, hints: Hints = NO_HINTS
+    ) -> list[AcquireEvent]:
         """What `acquire` would say, where it has nothing to load. Else nothing is done, and [].
 
         Raises TooManyLeasesError.
@@ -110,7 +113,7 @@ class Acquiring:
             return self._nothing(chain, match)
         began = self._clock()
         lease = self._lease(session, chain, match, began)
-        self._note_use(lease.rows)
+        self._note_use(lease.rows, hints)
         count = len(lease.rows)
         self._make_ready(lease, count)
         end = self._end(lease, match.reason)
@@ -122,7 +125,11 @@ class Acquiring:
         ]
 
     async def acquire(
-        self, session: Session, chain: Chain, load_timeout_seconds: float | None
+        self,
+        session: Session,
+        chain: Chain,
+        load_timeout_seconds: float | None,
+        hints: Hints = NO_HINTS,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """The events of one acquire. Raises TooManyLeasesError before the first."""
         match = self.match(session, chain)
@@ -134,7 +141,7 @@ class Acquiring:
         lease = self._lease(session, chain, match, began)
         finished = False
         try:
-            self._note_use(lease.rows)
+            self._note_use(lease.rows, hints)
             yield self._match_view(lease, match)
             deadline = asyncio.get_running_loop().time() + self._timeout(load_timeout_seconds)
             reason = match.reason
@@ -181,12 +188,14 @@ class Acquiring:
         ttl = self._limits.lease_ttl_seconds
         return MatchView(lease.lease_id, ttl, len(lease.rows), match.tiers, match.reason)
 
-    def _note_use(self, rows: Sequence[int]) -> None:
+    def _note_use(self, rows: Sequence[int], hints: Hints) -> None:
         """Counts a use of a prefix, and of what lies before it.
 
         An acquire may begin in the middle of a chain, when the client still has the beginning; that
-        was used as well, and must not age faster than what continues it.
+        was used as well, and must not age faster than what continues it. A one-off leaves no trace.
         """
+        if hints.one_off:
+            return
         before = list(self._index.tree.ancestors(rows[0]))
         # Last to first: among equals the deeper block is then the older one, and leaves first.
         self._index.use(reversed(rows))

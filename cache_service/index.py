@@ -4,6 +4,7 @@
     orders     who leaves host memory, who the SSD  (storage/policy)
     segments   what lies in which segment           (segment_loads.py)
     departures who must be written before it leaves (departures.py: only when that is asked for)
+    one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
     changes    copies that came and left            (events/changes.py: only when somebody follows)
 
 A block is a row of the tree. Other files of this room keep rows of blocks that they pinned, and
@@ -40,6 +41,7 @@ from cache_service.events.changes import (
 )
 from cache_service.host_runs import HostRuns
 from cache_service.integrity import check_copies
+from cache_service.one_offs import OneOffs
 from cache_service.segment_loads import SegmentLoads
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
@@ -85,6 +87,8 @@ class BlockIndex:
         self._runs = HostRuns(self.tree, host_order)
         self.segments = SegmentLoads(self.tree, ssd_order)
         """For reading only."""
+        self.one_offs = OneOffs(self.tree, host_order)
+        """To ask, mark and lift."""
         self._departures: Departures | None = None
         self._changes: Changes | None = None
         self._pinned: set[int] = set()
@@ -112,7 +116,7 @@ class BlockIndex:
 
     def memory_bytes(self) -> int:
         """What the index takes for its blocks."""
-        parts = (self.tree, self._host, self._ssd, self._departures)
+        parts = (self.tree, self._host, self._ssd, self._departures, self.one_offs)
         return sum(part.memory_bytes() for part in parts if part is not None)
 
     def follow_departures(self) -> Departures:
@@ -254,6 +258,7 @@ class BlockIndex:
         """Counts a use of each block in every tier that holds it."""
         columns, rows = self.tree.columns, list(rows)
         self._count_uses(rows)
+        self.one_offs.lift(rows)
         for row in rows:
             if columns.cached[row]:
                 if columns.slab_page[row] != NOWHERE:
@@ -301,18 +306,24 @@ class BlockIndex:
 
     def host_victim(self) -> int | None:
         """The leaf that leaves host memory next; None when every leaf is held."""
-        return self._host.victim()
+        first = self.one_offs.first()
+        return self._host.victim() if first is None else first
 
     def evict_host(self, row: int) -> Slab:
         """Gives away the slab of the leaf that leaves next, `host_victim()`."""
         slab = self.tree.slab(row)
-        self._host.evict(row)
+        if row in self.one_offs:
+            self._host.remove(row)
+        else:
+            self._host.evict(row)
         self._give_up(row)
         return slab
 
     def evict_host_run(self, slab_bytes: int, count_max: int) -> list[Slab]:
         """Gives away slabs of leaves that leave next, as `evict_host` of one after the other would:
-        at most so many, and none when the next to leave has slabs of another size."""
+        at most so many. None when the next to leave is a one-off, or has slabs of another size."""
+        if self.one_offs.first() is not None:
+            return []
         rows = self._runs.leaving(slab_bytes, count_max)
         if not rows:
             return []
@@ -399,7 +410,8 @@ class BlockIndex:
     def host_leaving(self, count: int) -> list[int]:
         """Up to `count` blocks that leave host memory next, were nothing stored or used meanwhile,
         in that order. Changes nothing."""
-        return self._host.leaving(count)
+        first = self.one_offs.leaving(count)
+        return [*first, *(r for r in self._host.leaving(count) if r not in self.one_offs)][:count]
 
     def unused_seconds(self, row: int) -> float | None:
         """Since the block was stored or used last, to the second; None: not since the start."""
@@ -477,6 +489,7 @@ class BlockIndex:
             self._host.withhold(row)
         else:
             self._host.offer(row)
+            self.one_offs.offered(row)
             if self._departures is not None:
                 self._departures.offered(row)
 
@@ -510,6 +523,7 @@ class BlockIndex:
         self.host_only_count -= columns.segment[row] == NOWHERE
         if self._departures is not None:
             self._departures.left(row)
+        self.one_offs.left(row)
         parent = columns.parent[row]
         if self._changes is not None:
             self._changes.left(row, parent, LEFT_HOST, reason)
@@ -552,6 +566,8 @@ class BlockIndex:
         assert self.host_only_count == sum(not tree.on_ssd(r) for r in rows)
         assert self._pinned >= {row for row in rows if tree.pins(row)}
         assert all(tree.pins(row) for row in self._pinned)
-        for owner in (self.absences, self.segments, self._host, self._ssd, self._departures):
-            if owner is not None:
-                owner.check_integrity()
+        owners = (self.absences, self.segments, self._host, self._ssd, self.one_offs)
+        for owner in owners:
+            owner.check_integrity()
+        if self._departures is not None:
+            self._departures.check_integrity()

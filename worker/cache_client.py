@@ -20,7 +20,7 @@ from kvtier.keys import BlockHash, NamespaceId
 from worker.breaker import Breaker
 from worker.cache_counts import CacheCounts
 from worker.cache_link import PEER_FAILURES, CacheLink, LinkDownError
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_port import NO_HINTS, CacheHints, PageBytes, RestoreResult, StoreResult
 from worker.cache_restore import Restore, Restored, failure_reason
 from worker.cache_session import CacheSession, SessionTerms, TransportChoice
 from worker.cache_store import Store
@@ -84,19 +84,24 @@ class CacheClient:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: CacheHints = NO_HINTS,
     ) -> RestoreResult:
         """As `CachePort.restore`. Raises ValueError for pages that do not fit `chain`."""
         self._check_pages(chain, pages)
         deadline = self._clock() + timeout_seconds
         restored = Restored()
         for _ in range(ATTEMPTS):
-            if not self._restore(request_id, chain, pages, deadline, restored):
+            if not self._restore(request_id, chain, pages, deadline, hints, restored):
                 break
         self._count_restore(restored)
         return RestoreResult(tuple(restored.tiers), restored.reason)
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: CacheHints = NO_HINTS,
     ) -> StoreResult:
         """As `CachePort.store`. Raises ValueError for pages that do not fit `chain`.
 
@@ -108,7 +113,7 @@ class CacheClient:
         # chain: an engine that stores twice for one request must not get that one's slabs.
         request_id = f"{request_id[:REQUEST_ID_CHARS_MAX]}/{next(self._stores)}"
         for _ in range(ATTEMPTS):
-            result = self._store(request_id, chain, pages, deadline)
+            result = self._store(request_id, chain, pages, deadline, hints)
             if result is not None:
                 break
         else:
@@ -136,15 +141,15 @@ class CacheClient:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         deadline: float,
+        hints: CacheHints,
         restored: Restored,
     ) -> bool:
         """One attempt in one session; True when another session may bring more."""
         started, session = self._clock(), None
         try:
             with self._link.session(deadline) as session:
-                self._restore_slices(
-                    session, request_id[:REQUEST_ID_CHARS_MAX], chain, pages, deadline, restored
-                )
+                name = request_id[:REQUEST_ID_CHARS_MAX]
+                self._restore_slices(session, name, chain, pages, deadline, hints, restored)
         except (LinkDownError, TimeUpError) as error:
             restored.reason = failure_reason(error)
             self._counts.add("calls_not_made")
@@ -163,6 +168,7 @@ class CacheClient:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         deadline: float,
+        hints: CacheHints,
         restored: Restored,
     ) -> None:
         """Acquires as much of the chain at a time as one call may carry."""
@@ -173,7 +179,13 @@ class CacheClient:
             part = Restored()
             try:
                 Restore(
-                    session, self._lanes, self._clock, chain[first:end], pages[first:end], deadline
+                    session,
+                    self._lanes,
+                    self._clock,
+                    chain[first:end],
+                    pages[first:end],
+                    deadline,
+                    hints,
                 ).run(request_id, part)
             finally:
                 restored.tiers.extend(part.tiers)
@@ -188,6 +200,7 @@ class CacheClient:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         deadline: float,
+        hints: CacheHints,
     ) -> StoreResult | None:
         """One attempt in one session; None when another session may do better."""
         started, session, store = self._clock(), None, None
@@ -196,7 +209,9 @@ class CacheClient:
         try:
             with self._link.session(deadline) as session:
                 end = min(len(chain), session.max_blocks_per_call)
-                store = Store(session, self._lanes, self._clock, chain[:end], pages[:end], deadline)
+                store = Store(
+                    session, self._lanes, self._clock, chain[:end], pages[:end], deadline, hints
+                )
                 result = store.run(request_id)
         except (LinkDownError, TimeUpError):
             self._counts.add("calls_not_made")

@@ -21,7 +21,7 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
 from worker.bulk_lane import BulkLanes, Loaded
-from worker.cache_port import PageBytes
+from worker.cache_port import NO_HINTS, CacheHints, PageBytes
 from worker.cache_session import RELEASE_SECONDS_MAX, CacheSession
 from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
 
@@ -57,6 +57,7 @@ class Restore:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         deadline: float,
+        hints: CacheHints = NO_HINTS,
     ) -> None:
         self._session = session
         self._lanes = lanes
@@ -64,6 +65,7 @@ class Restore:
         self._chain = chain
         self._pages = pages
         self._deadline = deadline
+        self._hints = hints
         self._matched: list[Tier] = []
         self._lease_id = ""
 
@@ -75,6 +77,7 @@ class Restore:
                 request_id=request_id,
                 block_hashes=pack_hashes(self._chain),
                 returned_lease_ids=self._session.lease_returns.take(),
+                one_off=self._hints.one_off,
             ),
             timeout=self._seconds_left(),
         )
@@ -115,6 +118,7 @@ class Restore:
             session_id=self._session.id,
             request_id=request_id,
             block_hashes=pack_hashes(self._chain),
+            one_off=self._hints.one_off,
         )
         request.load_timeout.FromNanoseconds(int(self._seconds_left() * LOAD_SHARE * 1e9))
         return request
