@@ -10,6 +10,7 @@ Event loop only; the bytes move on the tier's reader threads.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Promoter"]
 
 log = logging.getLogger(__name__)
+
+BUSY_BYTES = 4 * 1024 * 1024
+"""Reads that began with fewer under way say little of what the disk gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,11 @@ class Promoter:
         """For reading only."""
         self._loads: dict[int, asyncio.Future[MissReason]] = {}
         self._groups: set[asyncio.Task[None]] = set()
+        self.under_way_bytes = 0
+        """Payload bytes of reads under way. For reading only."""
+        self._reading: dict[int, float] = {}
+        """When each call for reads that has not ended began, the oldest first."""
+        self._calls = itertools.count()
 
     def load(self, rows: Sequence[int]) -> "asyncio.Future[MissReason]":
         """Starts the loads of blocks that follow each other, where none is under way.
@@ -100,6 +109,18 @@ class Promoter:
     def loading_count(self) -> int:
         """Loads in flight; each holds at most one slab that the index does not know yet."""
         return len(self._loads)
+
+    def judged_rate(self, now: float) -> float | None:
+        """Payload bytes a second to decide by; see `ReadRate.judged`."""
+        return self.read_rate.judged(now, self._reading_since)
+
+    def silent_seconds(self, now: float) -> float:
+        """Since anything came from the SSD, while it was asked for something."""
+        return self.read_rate.silent_seconds(now, self._reading_since)
+
+    @property
+    def _reading_since(self) -> float | None:
+        return next(iter(self._reading.values()), None)
 
     async def drain(self) -> None:
         """Returns when no read is in flight."""
@@ -148,14 +169,19 @@ class Promoter:
 
     async def _read(self, reads: Sequence[_Read]) -> None:
         """One call for all; each block is in memory as soon as its own bytes are."""
-        began = self._clock()
+        if not reads:
+            return
+        began, call = self._clock(), next(self._calls)
         left = set(range(len(reads)))
         for each in reads:
             self._reads.begin(each.read.location.segment_id)
+            self.under_way_bytes += each.read.record.payload_bytes
+        self._reading[call] = began
+        busy = self.under_way_bytes >= BUSY_BYTES
 
         def landed(position: int, error: Exception | None) -> None:
             left.discard(position)
-            self._land(reads[position], error, began)
+            self._land(reads[position], error, began, busy)
 
         try:
             await self._ssd.read_many([each.read for each in reads], landed)
@@ -166,22 +192,25 @@ class Promoter:
                 log.exception("reading blocks from the SSD failed")
             for position in sorted(left):
                 landed(position, error)
+        finally:
+            del self._reading[call]
 
-    def _land(self, read: _Read, error: Exception | None, began: float) -> None:
+    def _land(self, read: _Read, error: Exception | None, began: float, busy: bool) -> None:
         self._reads.end(read.read.location.segment_id)
+        self.under_way_bytes -= read.read.record.payload_bytes
         try:
-            self._settle(read, error, began)
+            self._settle(read, error, began, busy)
         finally:
             if read.row in self._loads:
                 self._end(read.row, MissReason.UNAVAILABLE)
 
-    def _settle(self, read: _Read, error: Exception | None, began: float) -> None:
+    def _settle(self, read: _Read, error: Exception | None, began: float, busy: bool) -> None:
         tree, row = self._index.tree, read.row
         reason = self._outcome(read, error)
         if reason is MissReason.NONE and tree.cached(row) and not tree.in_host(row):
             self._index.put_host(row, read.slab, read.read.record.checksum)
             now, payload_bytes = self._clock(), read.read.record.payload_bytes
-            self.read_rate.landed(payload_bytes, began, now)
+            self.read_rate.landed(payload_bytes, began, now, busy)
             self._listener.blocks_promoted(1, payload_bytes, now - began)
         else:
             self._arena.free(read.slab)
