@@ -42,6 +42,8 @@ class LoadJob:
     chain: Sequence[BlockHash]
     landing: Sequence[PageBytes]
     deadline: float
+    recompute_seconds: float | None = None
+    """What computing a block of the chain costs; None: unknown."""
     result: RestoreResult = field(default_factory=lambda: _nothing(MissReason.UNAVAILABLE))
     progress: _Progress = _Progress.QUEUED
 
@@ -55,7 +57,9 @@ class LoadJob:
         if remaining <= 0:
             self.result = _nothing(MissReason.DEADLINE)
             return
-        result = cache.restore(self.request_id, self.chain, self.landing, remaining)
+        result = cache.restore(
+            self.request_id, self.chain, self.landing, remaining, self.recompute_seconds
+        )
         if len(result.tiers) > len(self.chain):
             raise ValueError("the cache restored more blocks than it was asked for")
         self.result = result

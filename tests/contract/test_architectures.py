@@ -148,6 +148,7 @@ class BytesCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         for count, (block, page) in enumerate(zip(chain, pages, strict=True)):
             if block not in self.blocks:

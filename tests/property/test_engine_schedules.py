@@ -62,6 +62,7 @@ class ForgetfulCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         self._maybe_break()
         count = 0

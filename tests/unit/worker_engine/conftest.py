@@ -73,6 +73,7 @@ class MemoryCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         tiers = []
         for block, page in zip(chain, pages, strict=True):

@@ -19,7 +19,9 @@ class HangingCache:
         self.release = threading.Event()
         self.entered = threading.Event()
 
-    def restore(self, request_id: str, chain: Any, pages: Any, timeout_seconds: float) -> Any:
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, cost: Any = None
+    ) -> Any:
         self.entered.set()
         assert self.release.wait(60)
         for page in pages:
@@ -38,7 +40,9 @@ class HangingCache:
 
 
 class RaisingCache(HangingCache):
-    def restore(self, request_id: str, chain: Any, pages: Any, timeout_seconds: float) -> Any:
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, cost: Any = None
+    ) -> Any:
         raise OSError("gone")
 
     def store(self, request_id: str, chain: Any, pages: Any) -> Any:
@@ -46,7 +50,9 @@ class RaisingCache(HangingCache):
 
 
 class BoastingCache(RaisingCache):
-    def restore(self, request_id: str, chain: Any, pages: Any, timeout_seconds: float) -> Any:
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, cost: Any = None
+    ) -> Any:
         return RestoreResult((Tier.HOST,) * (len(chain) + 1), MissReason.NONE)
 
 

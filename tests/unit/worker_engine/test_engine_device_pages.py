@@ -33,7 +33,9 @@ class LateCache:
         self.release = threading.Event()
         self.entered = threading.Event()
 
-    def restore(self, request_id: str, chain: Any, pages: Any, timeout_seconds: float) -> Any:
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, cost: Any = None
+    ) -> Any:
         if request_id != "late":
             return RestoreResult((), MissReason.NEVER_STORED)
         self.entered.set()

@@ -35,6 +35,7 @@ class CountingCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         result: RestoreResult = self._cache.restore(request_id, chain, pages, timeout_seconds)
         self.calls.append(("restore", len(chain), result))
