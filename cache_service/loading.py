@@ -22,6 +22,7 @@ from cache_service.promotion import Promoter
 from cache_service.read_rate import ReadRate
 from cache_service.views import CacheLimits
 from kvtier.blocks import MissReason
+from storage.ssd.read_order import ReadFlow
 
 __all__ = ["Loading"]
 
@@ -64,6 +65,7 @@ class Loading:
         self._decided = -math.inf
         self._own = ReadRate()
         self._waited = 0.0
+        self._flow = ReadFlow()
         self._asked_until = 0
         self._reads = np.zeros(0, dtype=np.int64)
         if recompute_seconds is not None:
@@ -89,7 +91,7 @@ class Loading:
             if not self._pays(self._promoter, first, began):
                 return MissReason.RECOMPUTE_FASTER
             if load is None:
-                load = self._promoter.load(self._wanted(first))
+                load = self._promoter.load(self._wanted(first), self._flow)
             # Waiting does not cancel: others may want the block, and a reader writes into its slab.
             await asyncio.wait({load}, timeout=min(seconds_left, self._patience(first)))
             if not self._leases.live(self._lease):
