@@ -183,15 +183,19 @@ class Cache:
         chain: Sequence[BlockHash],
         load_timeout_seconds: float | None,
         hints: Hints = NO_HINTS,
+        recompute_seconds: float | None = None,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """One MatchView, ReadyViews in order, one EndView. Closed earlier: the lease is released.
 
+        `recompute_seconds`: what a block costs the caller to compute; None: unknown.
         Raises before the first event: SessionUnknownError, MalformedChainError,
         TooManyBlocksError, TooManyLeasesError. `request_id` is for whoever asks why, later.
         """
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
-        events = self._acquiring.acquire(session, checked, load_timeout_seconds, hints)
+        events = self._acquiring.acquire(
+            session, checked, load_timeout_seconds, hints, recompute_seconds
+        )
         record = self.explaining.acquires.follow(session, request_id, checked)
         try:
             async for event in events:

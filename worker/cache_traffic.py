@@ -82,8 +82,18 @@ class CacheTraffic:
     def in_flight_count(self) -> int:
         return len(self._flights)
 
-    def load(self, live: LiveRequest, first_block: int, end_block: int, seconds: float) -> bool:
-        """Starts restoring blocks `[first_block, end_block)` of the prompt; False: not possible."""
+    def load(
+        self,
+        live: LiveRequest,
+        first_block: int,
+        end_block: int,
+        seconds: float,
+        recompute_seconds: float | None = None,
+    ) -> bool:
+        """Starts restoring blocks `[first_block, end_block)` of the prompt; False: not possible.
+
+        `seconds`: how long it may take; `recompute_seconds`: what computing one of them costs.
+        """
         if not self.usable:
             return False
         pages = live.samples[0].table.pages[first_block:end_block]
@@ -92,7 +102,9 @@ class CacheTraffic:
             return False
         deadline = self._clock() + seconds
         chain = live.chain.hashes[first_block:end_block]
-        job = LoadJob(live.request.request_id, chain, landing, deadline, live.cache_hints)
+        job = LoadJob(
+            live.request.request_id, chain, landing, deadline, live.cache_hints, recompute_seconds
+        )
         flight = _Flight(
             job, pages, self._kv.direct, deadline + LOAD_GRACE_SECONDS, live, first_block
         )

@@ -20,7 +20,7 @@ class HangingCache:
         self.entered = threading.Event()
 
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, hints: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         self.entered.set()
         assert self.release.wait(60)
@@ -41,7 +41,7 @@ class HangingCache:
 
 class RaisingCache(HangingCache):
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, hints: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         raise OSError("gone")
 
@@ -51,7 +51,7 @@ class RaisingCache(HangingCache):
 
 class BoastingCache(RaisingCache):
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, hints: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         return RestoreResult((Tier.HOST,) * (len(chain) + 1), MissReason.NONE)
 
