@@ -18,7 +18,7 @@ import torch
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 from worker.admission import CANDIDATES_MAX, Candidate, admission_order, pages_needed
-from worker.cache_traffic import CacheTraffic, LoadOutcome
+from worker.cache_traffic import STORE_SECONDS_MAX, CacheTraffic, LoadOutcome
 from worker.engine_settings import EngineSettings
 from worker.engine_stats import EngineStats
 from worker.live_request import LiveRequest, Phase, Sample
@@ -255,11 +255,21 @@ class StepLoop:
     def _settle_loads(self) -> bool:
         if self._traffic is None:
             return False
-        outcomes = self._traffic.settle()
+        outcomes = self._traffic.settle(self._store_seconds(self._traffic))
         for outcome in outcomes:
             if outcome.live.phase is Phase.LOADING:
                 self._loaded(outcome)
         return bool(outcomes)
+
+    def _store_seconds(self, traffic: CacheTraffic) -> float:
+        """Nobody waits longer for pages that only stores hold than for blocks."""
+        if not self._waiting or len(self._running) >= self._settings.running_requests_max:
+            return STORE_SECONDS_MAX
+        first = self._waiting[0]
+        missing = self._residency.missing_pages(first, self._pages_needed(first))
+        if not 0 < missing <= traffic.stored_page_count():
+            return STORE_SECONDS_MAX
+        return min(self._settings.load_timeout_seconds, STORE_SECONDS_MAX)
 
     def _loaded(self, outcome: LoadOutcome) -> None:
         live, sample = outcome.live, outcome.live.samples[0]
