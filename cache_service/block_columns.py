@@ -44,6 +44,7 @@ _DTYPES: dict[str, str] = {
     "settled": "<u1",
     "use_count": "<u4",
     "use_second": "<u4",
+    "stored_by": "<u4",
 }
 
 
@@ -87,6 +88,8 @@ class BlockColumns:
     """Acquires that matched the block, since the start; stops at the most that it holds."""
     use_second: memoryview
     """When it was stored or used last, in the index's own seconds; 0: not since the start."""
+    stored_by: memoryview
+    """Number of the session that stored it; 0: not since the start."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -145,7 +148,7 @@ class BlockColumns:
         self.pins[row] = self.host_children[row] = self.ssd_children[row] = 0
         self.cached[row] = 1
         self.admitted[row] = self.settled[row] = 0
-        self.use_count[row] = self.use_second[row] = 0
+        self.use_count[row] = self.use_second[row] = self.stored_by[row] = 0
 
     @staticmethod
     def bytes_per_row() -> int:

@@ -35,6 +35,7 @@ _REASONS = {
     MissReason.NO_STORE: "the request asked for no caching",
     MissReason.UNAVAILABLE: "it is on the SSD, and the SSD does not answer now",
     MissReason.ARENA_FULL: "no host memory was free to load it into",
+    MissReason.PURGED: "an operator had it purged",
 }
 
 

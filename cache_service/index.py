@@ -74,17 +74,24 @@ class BlockIndex(IndexQueries):
         self.ssd_payload_bytes = int(found.payload_bytes.sum())
 
     def add(
-        self, block_hash: BlockHash, parent: int, namespace_id: NamespaceId, payload_bytes: int
+        self,
+        block_hash: BlockHash,
+        parent: int,
+        namespace_id: NamespaceId,
+        payload_bytes: int,
+        stored_by: int = 0,
     ) -> int:
         """Enters a block; its first copy must follow before the event loop is given away.
 
-        REQUIRES: the hash is not cached; `parent` is, or is NOWHERE.
+        `stored_by`: the number of its session. REQUIRES: the hash is not cached; `parent` is, or is
+        NOWHERE.
         """
         self.absences.forget(block_hash)
         if self._changes is not None and self._changes.rows_left:
             self._changes.settle()
         row = self.tree.add(block_hash, parent, namespace_id, payload_bytes)
         self.tree.columns.use_second[row] = self._second()
+        self.tree.columns.stored_by[row] = stored_by
         return row
 
     def put_host(self, row: int, slab: Slab, checksum: int) -> None:

@@ -50,6 +50,8 @@ class Storing(Side):
         self._writer = parts.writer
         self._health = parts.health
         self._verifier = parts.verifier
+        self._stores = parts.stores
+        self._closing = parts.closing
         self._limits = parts.limits
         self._clock = parts.clock
         self._listener = parts.tally
@@ -165,7 +167,8 @@ class Storing(Side):
     ) -> int:
         """Blocks that are visible now; the first answer again when it was committed before.
 
-        0 when a block these continue was not stored after all: then nothing is kept, a miss.
+        0 when a block these continue was not stored after all, or a purge of them is running: then
+        nothing is kept, a miss.
         Raises ReservationUnknownError, ReservationExpiredError, ChecksumCountMismatchError,
         ChecksumMismatchError; of a bulk session ReservationIncompleteError.
         """
@@ -227,6 +230,9 @@ class Storing(Side):
             return ChecksumMismatchError
         await self._await_parents(reservation)
         rows: list[int] = self._index.tree.find_chain(reservation.chain).tolist()
+        if self._closing.covers(session, rows):
+            self._listener.blocks_refused(len(reservation.missing), MissReason.PURGED)
+            return 0
         if not _parents_present(reservation, rows):
             self._listener.blocks_refused(len(reservation.missing), MissReason.EVICTED)
             return 0
@@ -256,7 +262,9 @@ class Storing(Side):
             row = rows[position]
             if row == ABSENT:
                 parent = rows[position - 1] if position else NOWHERE
-                row = self._index.add(block_hash, parent, session.namespace_id, session.block_bytes)
+                row = self._index.add(
+                    block_hash, parent, session.namespace_id, session.block_bytes, session.number
+                )
                 rows[position] = row
             elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
@@ -266,6 +274,9 @@ class Storing(Side):
         self._index.put_host_many(copies)
         self._reservations.hold_for_others(reservation)
         entered = [row for row, _, _ in copies]
+        if entered:
+            first = self._index.tree.block_hash(entered[0])
+            self._stores.note(reservation.request_id, session.namespace_id, first)
         if self._writer is not None:
             self._writer.committed(entered)
         self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)

@@ -34,3 +34,4 @@ class MissReason(IntEnum):
     NO_STORE = 10
     UNAVAILABLE = 11
     ARENA_FULL = 12
+    PURGED = 13
