@@ -33,6 +33,7 @@ from cache_service.hints import NO_HINTS, Hints
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
 from cache_service.parts import build_parts
+from cache_service.purging import Purging
 from cache_service.reservation import Reservation, ReservationState
 from cache_service.session import Session
 from cache_service.side import Side
@@ -93,6 +94,7 @@ class Cache:
         events = self._enter(EventLog(parts.index, limits))
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
         self.explaining = self._enter(Explaining(parts, self._acquiring))
+        self.purging = self._enter(Purging(parts, self.explaining.acquires))
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)

@@ -75,17 +75,24 @@ class BlockIndex(IndexQueries):
         self.ssd_payload_bytes = int(found.payload_bytes.sum())
 
     def add(
-        self, block_hash: BlockHash, parent: int, namespace_id: NamespaceId, payload_bytes: int
+        self,
+        block_hash: BlockHash,
+        parent: int,
+        namespace_id: NamespaceId,
+        payload_bytes: int,
+        stored_by: int = 0,
     ) -> int:
         """Enters a block; its first copy must follow before the event loop is given away.
 
-        REQUIRES: the hash is not cached; `parent` is, or is NOWHERE.
+        `stored_by`: the number of its session. REQUIRES: the hash is not cached; `parent` is, or is
+        NOWHERE.
         """
         self.absences.forget(block_hash)
         if self._changes is not None and self._changes.rows_left:
             self._changes.settle()
         row = self.tree.add(block_hash, parent, namespace_id, payload_bytes)
         self.tree.columns.use_second[row] = self._second()
+        self.tree.columns.stored_by[row] = stored_by
         return row
 
     def add_run(
@@ -94,17 +101,20 @@ class BlockIndex(IndexQueries):
         parent: int,
         namespace_id: NamespaceId,
         payload_bytes: int,
+        stored_by: int,
         slabs: Sequence[Slab],
         checksums: Sequence[int],
     ) -> list[int]:
         """Enters consecutive blocks with their copies in host memory: `add`, then `put_host_many`.
 
-        `parent`: of the first. Returns their rows. REQUIRES: none of the hashes is cached.
+        `parent`: of the first. `stored_by`: the number of their session. Returns their rows.
+        REQUIRES: none of the hashes is cached.
         """
         self.absences.forget_run(chain)
         if self._changes is not None and self._changes.rows_left:
             self._changes.settle()
         rows = self.tree.add_run(chain.words, parent, namespace_id, payload_bytes)
+        self.tree.columns.array("stored_by")[rows] = stored_by
         self._runs.enter(rows, parent, slabs, checksums, self._second())
         self.host_payload_bytes += len(rows) * payload_bytes
         self.host_only_count += len(rows)

@@ -58,6 +58,8 @@ class Storing(Side):
         self._writer = parts.writer
         self._health = parts.health
         self._verifier = parts.verifier
+        self._stores = parts.stores
+        self._closing = parts.closing
         self._limits = parts.limits
         self._clock = parts.clock
         self._listener = parts.tally
@@ -197,7 +199,8 @@ class Storing(Side):
     ) -> int:
         """Blocks that are visible now; the first answer again when it was committed before.
 
-        0 when a block these continue was not stored after all: then nothing is kept, a miss.
+        0 when a block these continue was not stored after all, or a purge of them is running: then
+        nothing is kept, a miss.
         Raises ReservationUnknownError, ReservationExpiredError, ChecksumCountMismatchError,
         ChecksumMismatchError; of a bulk session ReservationIncompleteError.
         """
@@ -259,6 +262,9 @@ class Storing(Side):
             return ChecksumMismatchError
         await self._await_parents(reservation)
         rows: list[int] = self._index.tree.find_chain(reservation.chain).tolist()
+        if self._closing.covers(session, rows):
+            self._listener.blocks_refused(len(reservation.missing), MissReason.PURGED)
+            return 0
         if not _parents_present(reservation, rows):
             self._listener.blocks_refused(len(reservation.missing), MissReason.EVICTED)
             return 0
@@ -285,6 +291,9 @@ class Storing(Side):
         if entered is None:
             entered = self._enter_each(session, reservation, slabs, checksums, rows)
         self._reservations.hold_for_others(reservation)
+        if entered:
+            first = self._index.tree.block_hash(entered[0])
+            self._stores.note(reservation.request_id, session.namespace_id, first)
         if not reservation.one_off:
             self._lift([row for row in rows if row != ABSENT])
             if self._writer is not None:
@@ -308,7 +317,13 @@ class Storing(Side):
             return None
         chain, parent = reservation.chain[first:end], rows[first - 1] if first else NOWHERE
         return self._index.add_run(
-            chain, parent, session.namespace_id, session.block_bytes, slabs, checksums
+            chain,
+            parent,
+            session.namespace_id,
+            session.block_bytes,
+            session.number,
+            slabs,
+            checksums,
         )
 
     def _enter_each(
@@ -326,7 +341,9 @@ class Storing(Side):
             row = rows[position]
             if row == ABSENT:
                 parent = rows[position - 1] if position else NOWHERE
-                row = self._index.add(block_hash, parent, session.namespace_id, session.block_bytes)
+                row = self._index.add(
+                    block_hash, parent, session.namespace_id, session.block_bytes, session.number
+                )
                 rows[position] = row
                 if reservation.one_off:
                     self._index.one_offs.mark(row)

@@ -35,3 +35,4 @@ class MissReason(IntEnum):
     UNAVAILABLE = 11
     ARENA_FULL = 12
     RECOMPUTE_FASTER = 13
+    PURGED = 14
