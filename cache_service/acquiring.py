@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cache_service.block_tree import ABSENT, NOWHERE, BlockTree
 from cache_service.chains import Chain
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.lease import Lease
 from cache_service.loading import Loading
 from cache_service.parts import Parts
@@ -96,7 +97,9 @@ class Acquiring:
             return MissReason.OTHER_NAMESPACE
         return MissReason.UNAVAILABLE
 
-    def acquire_resident(self, session: Session, chain: Chain) -> list[AcquireEvent]:
+    def acquire_resident(
+        self, session: Session, chain: Chain, hints: Hints = NO_HINTS
+    ) -> list[AcquireEvent]:
         """What `acquire` would say, where it has nothing to load. Else nothing is done, and [].
 
         Raises TooManyLeasesError.
@@ -108,7 +111,7 @@ class Acquiring:
             return self._nothing(chain, match)
         began = self._clock()
         lease = self._lease(session, chain, match, began)
-        self._note_use(lease.rows)
+        self._note_use(lease.rows, hints)
         count = len(lease.rows)
         self._make_ready(lease, count)
         end = self._end(lease, match.reason)
@@ -124,6 +127,7 @@ class Acquiring:
         session: Session,
         chain: Chain,
         load_timeout_seconds: float | None,
+        hints: Hints = NO_HINTS,
         recompute_seconds: float | None = None,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """The events of one acquire. Raises TooManyLeasesError before the first."""
@@ -136,7 +140,7 @@ class Acquiring:
         lease = self._lease(session, chain, match, began)
         finished = False
         try:
-            self._note_use(lease.rows)
+            self._note_use(lease.rows, hints)
             yield self._match_view(lease, match)
             loading = Loading(
                 self._index,
@@ -192,12 +196,14 @@ class Acquiring:
         ttl = self._limits.lease_ttl_seconds
         return MatchView(lease.lease_id, ttl, len(lease.rows), match.tiers, match.reason)
 
-    def _note_use(self, rows: Sequence[int]) -> None:
+    def _note_use(self, rows: Sequence[int], hints: Hints) -> None:
         """Counts a use of a prefix, and of what lies before it.
 
         An acquire may begin in the middle of a chain, when the client still has the beginning; that
-        was used as well, and must not age faster than what continues it.
+        was used as well, and must not age faster than what continues it. A one-off leaves no trace.
         """
+        if hints.one_off:
+            return
         before = list(self._index.tree.ancestors(rows[0]))
         # Last to first: among equals the deeper block is then the older one, and leaves first.
         self._index.use(reversed(rows))

@@ -11,14 +11,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_service.chains import Chain
 from cache_service.errors import InvalidTransportError
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
 from kvtier.serving import MalformedRequestError
+from kvtier.v1 import cache_pb2 as pb
 
 __all__ = [
     "bytes_per_second",
     "chain",
     "duration",
+    "hints",
     "load_timeout",
     "reason",
     "recompute_time",
@@ -63,6 +66,12 @@ def transport(number: int) -> Transport:
         raise InvalidTransportError(
             "name a transport: shared memory on the same host, stream, or bulk", transport=number
         ) from None
+
+
+def hints(
+    request: pb.ReserveBlocksRequest | pb.AcquirePrefixRequest | pb.AcquireResidentRequest,
+) -> Hints:
+    return Hints(request.one_off) if request.one_off else NO_HINTS
 
 
 def load_timeout(asked: Duration) -> float:

@@ -20,7 +20,7 @@ from kvtier.keys import BlockHash, NamespaceId
 from worker.breaker import Breaker
 from worker.cache_counts import CacheCounts
 from worker.cache_link import PEER_FAILURES, CacheLink, LinkDownError
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_port import NO_HINTS, CacheHints, PageBytes, RestoreResult, StoreResult
 from worker.cache_restore import Restore, Restored, Wanted, failure_reason
 from worker.cache_session import CacheSession, SessionTerms, TransportChoice
 from worker.cache_store import Store
@@ -84,12 +84,13 @@ class CacheClient:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: CacheHints = NO_HINTS,
         recompute_seconds: float | None = None,
     ) -> RestoreResult:
         """As `CachePort.restore`. Raises ValueError for pages that do not fit `chain`."""
         self._check_pages(chain, pages)
         deadline = self._clock() + timeout_seconds
-        wanted = Wanted(chain, pages, deadline, recompute_seconds)
+        wanted = Wanted(chain, pages, deadline, hints, recompute_seconds)
         restored = Restored()
         for _ in range(ATTEMPTS):
             if not self._restore(request_id, wanted, restored):
@@ -98,7 +99,11 @@ class CacheClient:
         return RestoreResult(tuple(restored.tiers), restored.reason)
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: CacheHints = NO_HINTS,
     ) -> StoreResult:
         """As `CachePort.store`. Raises ValueError for pages that do not fit `chain`.
 
@@ -110,7 +115,7 @@ class CacheClient:
         # chain: an engine that stores twice for one request must not get that one's slabs.
         request_id = f"{request_id[:REQUEST_ID_CHARS_MAX]}/{next(self._stores)}"
         for _ in range(ATTEMPTS):
-            result = self._store(request_id, chain, pages, deadline)
+            result = self._store(request_id, chain, pages, deadline, hints)
             if result is not None:
                 break
         else:
@@ -185,6 +190,7 @@ class CacheClient:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         deadline: float,
+        hints: CacheHints,
     ) -> StoreResult | None:
         """One attempt in one session; None when another session may do better."""
         started, session, store = self._clock(), None, None
@@ -193,7 +199,9 @@ class CacheClient:
         try:
             with self._link.session(deadline) as session:
                 end = min(len(chain), session.max_blocks_per_call)
-                store = Store(session, self._lanes, self._clock, chain[:end], pages[:end], deadline)
+                store = Store(
+                    session, self._lanes, self._clock, chain[:end], pages[:end], deadline, hints
+                )
                 result = store.run(request_id)
         except (LinkDownError, TimeUpError):
             self._counts.add("calls_not_made")

@@ -21,7 +21,7 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
 from worker.bulk_lane import BulkLanes, Loaded
-from worker.cache_port import PageBytes
+from worker.cache_port import NO_HINTS, CacheHints, PageBytes
 from worker.cache_session import RELEASE_SECONDS_MAX, CacheSession
 from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
 
@@ -57,6 +57,7 @@ class Wanted:
     pages: Sequence[PageBytes]
     """At least as many as blocks."""
     deadline: float
+    hints: CacheHints = NO_HINTS
     recompute_seconds: float | None = None
     """What computing a block costs; None: unknown."""
 
@@ -80,6 +81,7 @@ class Restore:
         self._chain = wanted.chain
         self._pages = wanted.pages
         self._deadline = wanted.deadline
+        self._hints = wanted.hints
         self._recompute_seconds = wanted.recompute_seconds
         self._matched: list[Tier] = []
         self._lease_id = ""
@@ -92,6 +94,7 @@ class Restore:
                 request_id=request_id,
                 block_hashes=pack_hashes(self._chain),
                 returned_lease_ids=self._session.lease_returns.take(),
+                one_off=self._hints.one_off,
             ),
             timeout=self._seconds_left(),
         )
@@ -132,6 +135,7 @@ class Restore:
             session_id=self._session.id,
             request_id=request_id,
             block_hashes=pack_hashes(self._chain),
+            one_off=self._hints.one_off,
         )
         request.load_timeout.FromNanoseconds(int(self._seconds_left() * LOAD_SHARE * 1e9))
         if self._recompute_seconds is not None:

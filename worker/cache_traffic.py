@@ -110,7 +110,9 @@ class CacheTraffic:
             return False
         deadline = self._clock() + seconds
         chain = live.chain.hashes[first_block:end_block]
-        job = LoadJob(live.request.request_id, chain, landing, deadline, recompute_seconds)
+        job = LoadJob(
+            live.request.request_id, chain, landing, deadline, live.cache_hints, recompute_seconds
+        )
         flight = _Flight(
             job, pages, self._kv.direct, deadline + LOAD_GRACE_SECONDS, live, first_block
         )
@@ -127,7 +129,8 @@ class CacheTraffic:
         if content is None:
             self.skipped_stores += 1
             return
-        job = StoreJob(live.request.request_id, sample.chain.hashes[:count], content)
+        chain = sample.chain.hashes[:count]
+        job = StoreJob(live.request.request_id, chain, content, live.cache_hints)
         flight = _Flight(job, pages, self._kv.direct, self._clock() + STORE_SECONDS_MAX)
         if self._depart(flight, lambda: self._lanes.store(job)):
             self.offered_blocks += count

@@ -226,13 +226,20 @@ class StepLoop:
         elif end == 0:
             live.miss_reason = MissReason.TOO_SHORT
         elif first < end:
-            live.miss_reason = MissReason.UNAVAILABLE
-            # Before the load, which runs at once where there are no threads.
-            live.phase = Phase.LOADING
-            seconds = self._settings.load_timeout_seconds
-            cost = self._recompute_seconds(first, end)
-            if self._traffic is None or not self._traffic.load(live, first, end, seconds, cost):
-                live.phase = Phase.PREFILL
+            self._load(live, first, end)
+
+    def _load(self, live: LiveRequest, first: int, end: int) -> None:
+        """Asks the cache service for blocks `[first, end)`, where the request has time for it."""
+        seconds = live.load_seconds(self._settings.load_timeout_seconds)
+        if seconds <= 0:
+            live.miss_reason = MissReason.DEADLINE
+            return
+        live.miss_reason = MissReason.UNAVAILABLE
+        # Before the load, which runs at once where there are no threads.
+        live.phase = Phase.LOADING
+        cost = self._recompute_seconds(first, end)
+        if self._traffic is None or not self._traffic.load(live, first, end, seconds, cost):
+            live.phase = Phase.PREFILL
 
     def _recompute_seconds(self, first: int, end: int) -> float | None:
         """What a block of `[first, end)` of a prompt costs to compute, its turn included: prompts
@@ -280,7 +287,7 @@ class StepLoop:
         if len(outcome.result.tiers) == outcome.block_count:
             live.miss_reason = MissReason.NONE
         if live.keeps:
-            self._residency.seal(sample)
+            self._residency.seal(sample, one_off=live.request.one_off)
 
     # Computing
 
@@ -331,7 +338,7 @@ class StepLoop:
         else:
             self._prefill_tokens += len(work.span.token_ids)
         if live.keeps:
-            self._residency.seal(sample)
+            self._residency.seal(sample, one_off=live.request.one_off)
         if live.phase is Phase.DECODE:
             self._draw(live, sample, logits)
         elif sample.computed == live.prompt_tokens:

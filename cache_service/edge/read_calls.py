@@ -36,6 +36,7 @@ class ReadCalls(Calls):
             request.session_id,
             wire.text("request_id", request.request_id),
             wire.chain(request.block_hashes),
+            wire.hints(request),
         )
         response = pb.AcquireResidentResponse()
         for event in events:
@@ -59,6 +60,7 @@ class ReadCalls(Calls):
             wire.text("request_id", request.request_id),
             wire.chain(request.block_hashes),
             timeout,
+            wire.hints(request),
             recompute,
         )
         # A client that vanishes cancels this handler: closing the core's iterator is what gives

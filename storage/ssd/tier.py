@@ -139,7 +139,14 @@ class SsdTier:
         self._blocks = found.blocks
         self._table = found.table
         self._reader = BlockReader(env, found.table)
-        self._writer = SegmentWriter(env, found.table, found.index, found.first_sequence)
+        self._writer = SegmentWriter(
+            env,
+            found.table,
+            found.index,
+            found.first_sequence,
+            expiries=data.expiries,
+            mark_expiries=data.mark_expiries,
+        )
         self._prewriter = Prewriter(env, found.table, self._writer.remember)
         self._selector = selector
         self._measure = measure or CodecMeasurer(env, found.table, self._reader)
@@ -178,8 +185,14 @@ class SsdTier:
     def free_segment_count(self) -> int:
         return self._table.free_count()
 
-    async def append(self, batch: Sequence[tuple[BlockRecord, memoryview]]) -> list[SsdLocation]:
+    async def append(
+        self,
+        batch: Sequence[tuple[BlockRecord, memoryview]],
+        expire_seconds: Sequence[int] = (),
+    ) -> list[SsdLocation]:
         """Writes blocks, durable on return; all or none is indexed.
+
+        `expire_seconds`: the Unix second at which each ends, NEVER for none; nothing for all NEVER.
 
         Each view is page-aligned memory of `rounded(payload_bytes)` bytes that stays as it is until
         this returns; it is trusted to match `record.checksum` (readers verify). Parents are on the
@@ -188,7 +201,7 @@ class SsdTier:
         """
         self._check_open()
         blocks = await self._encoded(batch)
-        locations = await self._write_lane.run(self._writer.append, blocks)
+        locations = await self._write_lane.run(self._writer.append, blocks, expire_seconds)
         self._prewrite_ahead()
         if self._selector.due(len(batch)):
             placed = zip((record for record, _ in batch), locations, strict=True)
@@ -258,6 +271,15 @@ class SsdTier:
         """Takes blocks out of the index, durable on return. Unknown ones are ignored."""
         self._check_open()
         await self._write_lane.run(self._writer.forget, list(hashes))
+
+    async def save_expiries(self, expiries: Sequence[tuple[BlockHash, int]]) -> None:
+        """Notes the Unix second at which blocks end, NEVER for none; durable on return.
+
+        A block has been appended, or what is noted of it is forgotten at the next open. Raises
+        TierIOError.
+        """
+        self._check_open()
+        await self._write_lane.run(self._writer.save_expiries, list(expiries))
 
     async def recycle(self, segment_id: SegmentId) -> None:
         """Makes a sealed segment free under its next generation, durable on return.

@@ -77,7 +77,10 @@ def measured(cache: Cache, clock: Any, bytes_per_second: float) -> None:
 
 async def acquire(cache: Cache, client: Any, chain: Any, recompute: float | None) -> Any:
     events: list[AcquireEvent] = [
-        event async for event in cache.acquire(client.session_id, "r", chain, 5.0, recompute)
+        event
+        async for event in cache.acquire(
+            client.session_id, "r", chain, 5.0, recompute_seconds=recompute
+        )
     ]
     return events[-1]
 

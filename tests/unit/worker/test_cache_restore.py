@@ -114,9 +114,9 @@ def restore(
         session = CacheSession(cast(Any, wire), channel, opened, None, None)
         lanes = CopyLanes(1)
         try:
-            Restore(session, lanes, lambda: 0.0, Wanted(CHAIN, pages, 10.0, COST)).run(
-                "r", restored
-            )
+            Restore(
+                session, lanes, lambda: 0.0, Wanted(CHAIN, pages, 10.0, recompute_seconds=COST)
+            ).run("r", restored)
         finally:
             lanes.close()
             session.lease_returns.close()

@@ -20,7 +20,7 @@ class HangingCache:
         self.entered = threading.Event()
 
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, cost: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         self.entered.set()
         assert self.release.wait(60)
@@ -28,7 +28,7 @@ class HangingCache:
             page[:] = 255
         return RestoreResult((Tier.HOST,) * len(chain), MissReason.NONE)
 
-    def store(self, request_id: str, chain: Any, pages: Any) -> Any:
+    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
         self.entered.set()
         assert self.release.wait(60)
 
@@ -41,17 +41,17 @@ class HangingCache:
 
 class RaisingCache(HangingCache):
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, cost: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         raise OSError("gone")
 
-    def store(self, request_id: str, chain: Any, pages: Any) -> Any:
+    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
         raise OSError("gone")
 
 
 class BoastingCache(RaisingCache):
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, cost: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         return RestoreResult((Tier.HOST,) * (len(chain) + 1), MissReason.NONE)
 

@@ -20,10 +20,10 @@ class AskedCache:
     costs: list[float | None] = field(default_factory=list)
 
     def restore(self, *asked: Any) -> RestoreResult:
-        self.costs.append(asked[4])
+        self.costs.append(asked[5])
         return RestoreResult((), MissReason.NEVER_STORED)
 
-    def store(self, request_id: str, chain: Any, pages: Any) -> StoreResult:
+    def store(self, request_id: str, chain: Any, pages: Any, hints: Any) -> StoreResult:
         return StoreResult(len(chain), 0, 0)
 
     def connected(self) -> bool:

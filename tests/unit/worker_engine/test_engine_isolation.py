@@ -35,6 +35,7 @@ class CountingCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: Any = None,
         recompute_seconds: float | None = None,
     ) -> RestoreResult:
         result: RestoreResult = self._cache.restore(request_id, chain, pages, timeout_seconds)
@@ -42,7 +43,11 @@ class CountingCache:
         return result
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: Any = None,
     ) -> StoreResult:
         result: StoreResult = self._cache.store(request_id, chain, pages)
         self.calls.append(("store", len(chain), result))
