@@ -197,6 +197,13 @@ class BlockIndex(IndexQueries):
         columns, rows = self.tree.columns, list(rows)
         self._count_uses(rows)
         self.one_offs.lift(rows)
+        if len(rows) >= _VECTOR_MIN and self._departures is None:
+            at = np.array(rows)
+            at = at[columns.array("cached")[at] != 0]
+            self._host.use_many(at[columns.array("slab_page")[at] != NOWHERE])
+            for row in at[columns.array("segment")[at] != NOWHERE].tolist():
+                self.segments.use(row)
+            return
         for row in rows:
             if columns.cached[row]:
                 if columns.slab_page[row] != NOWHERE:

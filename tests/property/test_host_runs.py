@@ -8,6 +8,7 @@ from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+import cache_service.index
 from cache_service.block_tree import ABSENT, NOWHERE, BlockTree
 from cache_service.chains import Chain
 from cache_service.events.changes import Changes, EventColumns
@@ -91,6 +92,7 @@ class TwinLife(RuleBasedStateMachine):
 
     @initialize(policy=st.sampled_from(sorted(POLICIES)), departures=st.booleans())
     def begin(self, policy: str, departures: bool) -> None:
+        self.vector_min, cache_service.index._VECTOR_MIN = cache_service.index._VECTOR_MIN, 2
         self.runs, self.each = Side(policy, departures), Side(policy, departures)
         self.offset = 0
         self.pinned: list[BlockHash] = []
@@ -183,13 +185,9 @@ class TwinLife(RuleBasedStateMachine):
         for side in (self.runs, self.each):
             found = [self.row(side, h) for h in hashes_of(path, size)]
             rows = [row for row in found if row != ABSENT]
-            if counted:
-                side.index.use(reversed(rows))
-            elif side is self.runs:
-                side.index.refresh(reversed(rows))
-            else:
-                for row in reversed(rows):
-                    side.index.refresh([row])
+            want = side.index.use if counted else side.index.refresh
+            for part in [rows[::-1]] if side is self.runs else [[row] for row in rows[::-1]]:
+                want(part)
 
     @rule(path=paths, size=st.sampled_from(SIZES))
     def pin(self, path: list[int], size: int) -> None:
@@ -235,6 +233,7 @@ class TwinLife(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "runs"):
+            cache_service.index._VECTOR_MIN = self.vector_min
             self.runs.arena.close()
             self.each.arena.close()
 
