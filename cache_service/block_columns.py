@@ -42,8 +42,10 @@ _DTYPES: dict[str, str] = {
     "cached": "<u1",
     "admitted": "<u1",
     "settled": "<u1",
+    "one_off": "<u1",
     "use_count": "<u4",
     "use_second": "<u4",
+    "stored_by": "<u4",
 }
 
 
@@ -53,7 +55,7 @@ _RESET = dict.fromkeys(
 _RESET |= dict.fromkeys(
     ("pins", "host_children", "ssd_children", "admitted", "settled", "use_count", "use_second"), 0
 )
-_RESET["cached"] = 1
+_RESET |= {"cached": 1, "one_off": 0, "stored_by": 0}
 """A row as it is before its block has copies, parent or children."""
 
 
@@ -92,11 +94,15 @@ class BlockColumns:
     """1 when the rule of admission let the block in when it was new."""
     settled: memoryview
     """1 when it is decided how the block leaves host memory (`departures.py`)."""
+    one_off: memoryview
+    """1 for a block that is said not to be wanted again (`one_offs.py`)."""
 
     use_count: memoryview
     """Acquires that matched the block, since the start; stops at the most that it holds."""
     use_second: memoryview
     """When it was stored or used last, in the index's own seconds; 0: not since the start."""
+    stored_by: memoryview
+    """Number of the session that stored it; 0: not since the start."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}

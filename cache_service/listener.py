@@ -4,6 +4,7 @@ The core neither logs nor counts for dashboards; it calls a listener. Invariant:
 nothing of the core's and never raises. Called on the event loop, so it returns at once.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from cache_service.views import PassView
@@ -37,6 +38,10 @@ class CacheListener(Protocol):
 
     def blocks_evicted(self, tier: Tier, count: int) -> None:
         """`count` copies left `tier`, for room or because an ancestor left."""
+        ...
+
+    def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
+        """A purge ended: copies that it took out, by tier."""
         ...
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None: ...
@@ -108,6 +113,9 @@ class QuietListener:
         return
 
     def blocks_evicted(self, tier: Tier, count: int) -> None:
+        return
+
+    def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
         return
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:

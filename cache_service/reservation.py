@@ -33,6 +33,7 @@ from cache_service.errors import (
     ReservationUnknownError,
     TooManyReservationsError,
 )
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.index import BlockIndex
 from cache_service.remembered import Remembered
 from kvtier.blocks import MissReason
@@ -56,11 +57,15 @@ class ReservationState(Enum):
 class Reservation:
     """A live reservation. Changed by the table and the storing side of the cache only."""
 
-    def __init__(self, session_id: str, request_id: str, chain: Chain) -> None:
+    def __init__(
+        self, session_id: str, request_id: str, chain: Chain, hints: Hints = NO_HINTS
+    ) -> None:
         self.reservation_id = secrets.token_hex(16)
         self.session_id = session_id
         self.request_id = request_id
         self.chain = chain
+        self.one_off = hints.one_off
+        """False once somebody without that hint wants what this one stores."""
         self.state = ReservationState.FORMING
         self.missing: list[int] = []
         """Positions in the chain of the blocks to store, ascending."""

@@ -23,6 +23,7 @@ from cache_service.errors import (
     ReservationUnknownError,
     SessionUnknownError,
 )
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.index import HostCopy
 from cache_service.parts import Parts
 from cache_service.reservation import (
@@ -57,12 +58,16 @@ class Storing(Side):
         self._writer = parts.writer
         self._health = parts.health
         self._verifier = parts.verifier
+        self._stores = parts.stores
+        self._closing = parts.closing
         self._limits = parts.limits
         self._clock = parts.clock
         self._listener = parts.tally
         self._commits: set[asyncio.Task[int]] = set()
 
-    async def reserve(self, session: Session, request_id: str, chain: Chain) -> ReservationView:
+    async def reserve(
+        self, session: Session, request_id: str, chain: Chain, hints: Hints = NO_HINTS
+    ) -> ReservationView:
         """Raises TooManyReservationsError, SessionUnknownError when the session ends meanwhile."""
         repeat = self._reservations.of_request(session.session_id, request_id, chain)
         if repeat is not None:
@@ -73,7 +78,7 @@ class Storing(Side):
             await repeat.ended.wait()
             if not self._sessions.alive(session.session_id):
                 raise SessionUnknownError("the session ended during the call")
-        reservation = Reservation(session.session_id, request_id, chain)
+        reservation = Reservation(session.session_id, request_id, chain, hints)
         self._plan(session, reservation)
         if not reservation.missing:
             if reservation.refused_count:
@@ -109,6 +114,7 @@ class Storing(Side):
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
+                claimant.one_off &= reservation.one_off
             elif row != ABSENT and tree.kind(row) != kind:
                 reservation.refused_count = len(reservation.chain) - position
                 reservation.refused_reason = MissReason.OTHER_NAMESPACE
@@ -127,14 +133,27 @@ class Storing(Side):
             else:
                 present.append(row)
             previous, before = row, claimant
-        self._index.refresh(reversed(present))
+        if not reservation.one_off:
+            self._lift(present)
+            self._index.refresh(reversed(present))
+
+    def _lift(self, rows: Sequence[int]) -> None:
+        """Blocks of a chain are wanted by who does not call them one-off."""
+        lifted = self._index.one_offs.lift(rows)
+        if lifted and self._writer is not None:
+            # New only now, as far as the SSD is concerned.
+            self._writer.committed(lifted)
 
     async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
         busy = self._writer.busy if self._writer is not None else _never
         patience = self._room.patience()
         while left := len(reservation.missing) - len(reservation.slabs):
-            slabs = self._room.take_up_to(session.block_bytes, min(left, STEP_BLOCKS))
-            if not slabs:
+            count = min(left, STEP_BLOCKS)
+            if reservation.one_off:
+                slabs = self._room.take_spare(session.block_bytes, count)
+            else:
+                slabs = self._room.take_up_to(session.block_bytes, count)
+            if not slabs and not reservation.one_off:
                 slab = await self._room.take_waiting(session.block_bytes, busy, patience)
                 slabs = [] if slab is None else [slab]
             if reservation.state is ReservationState.ENDED:
@@ -180,7 +199,8 @@ class Storing(Side):
     ) -> int:
         """Blocks that are visible now; the first answer again when it was committed before.
 
-        0 when a block these continue was not stored after all: then nothing is kept, a miss.
+        0 when a block these continue was not stored after all, or a purge of them is running: then
+        nothing is kept, a miss.
         Raises ReservationUnknownError, ReservationExpiredError, ChecksumCountMismatchError,
         ChecksumMismatchError; of a bulk session ReservationIncompleteError.
         """
@@ -242,6 +262,9 @@ class Storing(Side):
             return ChecksumMismatchError
         await self._await_parents(reservation)
         rows: list[int] = self._index.tree.find_chain(reservation.chain).tolist()
+        if self._closing.covers(session, rows):
+            self._listener.blocks_refused(len(reservation.missing), MissReason.PURGED)
+            return 0
         if not _parents_present(reservation, rows):
             self._listener.blocks_refused(len(reservation.missing), MissReason.EVICTED)
             return 0
@@ -268,8 +291,13 @@ class Storing(Side):
         if entered is None:
             entered = self._enter_each(session, reservation, slabs, checksums, rows)
         self._reservations.hold_for_others(reservation)
-        if self._writer is not None:
-            self._writer.committed(entered)
+        if entered:
+            first = self._index.tree.block_hash(entered[0])
+            self._stores.note(reservation.request_id, session.namespace_id, first)
+        if not reservation.one_off:
+            self._lift([row for row in rows if row != ABSENT])
+            if self._writer is not None:
+                self._writer.committed(entered)
         self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
         return len(entered)
 
@@ -281,13 +309,21 @@ class Storing(Side):
         checksums: list[int],
         rows: list[int],
     ) -> list[int] | None:
-        """Rows of the blocks, entered together; None unless they are consecutive and all new."""
+        """Rows of the blocks, entered together; None unless they are consecutive, all new and like
+        others."""
         first, end = reservation.missing[0], reservation.missing[-1] + 1
-        if not _is_run(reservation.missing) or rows[first:end].count(ABSENT) < end - first:
+        all_new = rows[first:end].count(ABSENT) == end - first
+        if reservation.one_off or not all_new or not _is_run(reservation.missing):
             return None
         chain, parent = reservation.chain[first:end], rows[first - 1] if first else NOWHERE
         return self._index.add_run(
-            chain, parent, session.namespace_id, session.block_bytes, slabs, checksums
+            chain,
+            parent,
+            session.namespace_id,
+            session.block_bytes,
+            session.number,
+            slabs,
+            checksums,
         )
 
     def _enter_each(
@@ -305,8 +341,12 @@ class Storing(Side):
             row = rows[position]
             if row == ABSENT:
                 parent = rows[position - 1] if position else NOWHERE
-                row = self._index.add(block_hash, parent, session.namespace_id, session.block_bytes)
+                row = self._index.add(
+                    block_hash, parent, session.namespace_id, session.block_bytes, session.number
+                )
                 rows[position] = row
+                if reservation.one_off:
+                    self._index.one_offs.mark(row)
             elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
                 self._room.give_back(slab)

@@ -20,7 +20,7 @@ import grpc
 
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
-from worker.cache_port import PageBytes, StoreResult
+from worker.cache_port import NO_HINTS, CacheHints, PageBytes, StoreResult
 from worker.cache_session import CacheSession
 from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
 
@@ -29,12 +29,13 @@ __all__ = ["Store"]
 FRAME_BYTES = 1024 * 1024
 ABORT_SECONDS_MAX = 5.0
 
-SLICE_BYTES = 64 * 1024 * 1024
-"""Long enough that the service's work on the next slice is hidden behind the copies of this one,
-and that its two calls cost little beside them."""
-
 FIRST_SLICE_BYTES = 8 * 1024 * 1024
 """What is reserved while nothing is copied yet."""
+
+SLICE_GROWTH = 4
+SLICE_BYTES_MAX = 128 * 1024 * 1024
+"""Each slice is larger than the one before: the service's work on it is still hidden behind the
+copies of that one, and fewer slices are fewer calls, two for each."""
 
 
 class Store:
@@ -48,6 +49,7 @@ class Store:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         deadline: float,
+        hints: CacheHints = NO_HINTS,
     ) -> None:
         self._session = session
         self._lanes = lanes
@@ -55,6 +57,7 @@ class Store:
         self._chain = chain
         self._pages = pages
         self._deadline = deadline
+        self._hints = hints
 
         self._reserved_id = ""
         """Reserved, and not committed yet."""
@@ -110,9 +113,11 @@ class Store:
         if self._session.arena is None and self._session.lanes is None:
             return [count]
         block_bytes = len(self._pages[0])
-        first = max(1, FIRST_SLICE_BYTES // block_bytes)
-        step = max(1, SLICE_BYTES // block_bytes)
-        return [*range(first, count, step), count]
+        size, end, ends = FIRST_SLICE_BYTES, 0, list[int]()
+        while (end := end + max(1, size // block_bytes)) < count:
+            ends.append(end)
+            size = min(SLICE_BYTES_MAX, SLICE_GROWTH * size)
+        return [*ends, count]
 
     def _reserve(self, request_id: str, end: int) -> "grpc.Future[cache_pb2.ReserveBlocksResponse]":
         request = cache_pb2.ReserveBlocksRequest(
@@ -120,6 +125,7 @@ class Store:
             request_id=request_id,
             block_hashes=pack_hashes(self._chain[:end]),
             returned_lease_ids=self._session.lease_returns.take(),
+            one_off=self._hints.one_off,
         )
         return self._session.stub.ReserveBlocks.future(request, timeout=self._seconds_left())
 

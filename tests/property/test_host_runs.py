@@ -68,6 +68,7 @@ class Side:
                 tree.pins(row),
                 index.unused_seconds(row),
                 tree.columns.use_count[row],
+                tree.columns.stored_by[row],
             )
             for row in tree
         }
@@ -132,11 +133,11 @@ class TwinLife(RuleBasedStateMachine):
             sums = [int.from_bytes(h[:8], "little") for h in tail]
             parent = self.row(self.runs, hashes[first - 1]) if first else NOWHERE
             mine = [pair[0] for pair in usable if pair[0] is not None]
-            self.runs.index.add_run(Chain.of(tail), parent, name, size, mine, sums)
+            self.runs.index.add_run(Chain.of(tail), parent, name, size, 3, mine, sums)
             parent = self.row(self.each, hashes[first - 1]) if first else NOWHERE
             copies = []
             for block_hash, (_, slab), checksum in zip(tail, usable, sums, strict=True):
-                parent = self.each.index.add(block_hash, parent, name, size)
+                parent = self.each.index.add(block_hash, parent, name, size, 3)
                 assert slab is not None
                 copies.append((parent, slab, checksum))
             self.each.index.put_host_many(copies)
