@@ -62,6 +62,8 @@ class Played:
     waits: int
     """Slabs for which a request had to wait for the disk."""
     over_budget: int
+    lost_hits: int
+    """Misses on blocks that the rule or the budget had turned away."""
     written_out: int
     """At the end, on top of `writes`."""
     seconds: float
@@ -132,6 +134,7 @@ class Player:
             declined=counters.get("writes_declined", 0),
             waits=counters.get("room_waits", 0),
             over_budget=stats.admission.over_budget_count,
+            lost_hits=stats.admission.lost_hit_count,
             written_out=self.listener.written_out_count,
             seconds=time.monotonic() - began,
         )

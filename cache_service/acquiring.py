@@ -34,6 +34,9 @@ from kvtier.keys import BlockHash, NamespaceId
 
 __all__ = ["Acquiring", "Match", "Reader"]
 
+_PRESENT = (MissReason.NONE, MissReason.OTHER_NAMESPACE, MissReason.UNAVAILABLE)
+"""Why a prefix ends where no block is missing."""
+
 _HOST, _SSD = np.uint8(Tier.HOST), np.uint8(Tier.SSD)
 
 
@@ -174,8 +177,9 @@ class Acquiring:
                 self._leases.release(session.session_id, lease.lease_id)
 
     def _note_match(self, chain: Chain, match: Match) -> None:
-        if self._writer is not None and len(match.rows) < len(chain):
-            self._writer.missed(chain[len(match.rows)])
+        if self._writer is not None and match.reason not in _PRESENT:
+            # Where one is nowhere, so is all behind it.
+            self._writer.missed(chain.words[len(match.rows) :, 0])
         host_count = match.tiers.count(Tier.HOST)
         ssd_count = len(match.tiers) - host_count
         self._listener.prefix_matched(len(chain), host_count, ssd_count, match.reason)

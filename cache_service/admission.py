@@ -14,11 +14,13 @@ __all__ = ["Admission", "WriteOffer", "admit"]
 
 class Admission(Enum):
     """WRITE: it waits for the writer, held in memory. DEFER: it is asked about again when fewer
-    wait, if it is still in memory then. DECLINE: it stays in memory only until it is hit."""
+    wait, if it is still in memory then. DECLINE: it stays in memory only until it is hit.
+    OVER_BUDGET: the same, for want of writes; the write queue says so to nobody but itself."""
 
     WRITE = "write"
     DEFER = "defer"
     DECLINE = "decline"
+    OVER_BUDGET = "over_budget"
 
 
 @dataclass(frozen=True, slots=True)

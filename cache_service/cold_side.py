@@ -54,11 +54,18 @@ class ColdSide(Side):
         self.reads = SegmentReads()
         forgotten = ForgetQueue(ssd)
         suspects = Suspects(health)
-        share = limits.relog_share_max
-        self.recycler = Recycler(
-            ssd, index, self.reads, forgotten, suspects, health, share, listener
-        )
         self.admission = SsdAdmission(index, policies, clock)
+        self.recycler = Recycler(
+            ssd,
+            index,
+            self.reads,
+            forgotten,
+            suspects,
+            health,
+            limits.relog_share_max,
+            self.admission,
+            listener,
+        )
         leaving = policies.ssd_write_when == "leaving"
         share_bytes = int(limits.pending_write_share_max * arena.capacity_bytes)
         window = min(share_bytes, window_bytes(limits, arena.capacity_bytes))

@@ -21,9 +21,10 @@ from cache_service.intake import StreamIntake
 from cache_service.listener import QuietListener
 from cache_service.views import CacheStats, PassView
 from kvtier.blocks import MissReason, Tier
+from kvtier.calls import Calls
 from kvtier.metrics_page import serve_metrics
 
-__all__ = ["MetricsListener", "MetricsPage"]
+__all__ = ["CallMetrics", "MetricsListener", "MetricsPage"]
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +178,23 @@ class MetricsListener(QuietListener):
     def watcher_cut(self, reason: str) -> None:
         self._cut.labels(reason).inc()
         log.warning("a watcher of the events was cut off", extra={"reason": reason})
+
+
+class CallMetrics(Collector):
+    """Calls that are being served, and those refused. Read on the page's thread."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "kvtier_cache_calls", "Calls that are being served", value=self._calls.count
+        )
+        yield CounterMetricFamily(
+            "kvtier_cache_refused_calls",
+            "Calls refused with TOO_MANY_CALLS",
+            value=self._calls.refused_count,
+        )
 
 
 class MetricsPage(Collector):

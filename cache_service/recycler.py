@@ -15,6 +15,7 @@ from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from cache_service.recycling import RecyclePlan, plan_recycling
 from cache_service.segment_reads import SegmentReads
+from cache_service.ssd_admission import SsdAdmission
 from cache_service.ssd_health import SsdHealth
 from cache_service.suspects import Suspects
 from kvtier.blocks import MissReason, Tier
@@ -42,6 +43,7 @@ class Recycler:
         suspects: Suspects,
         health: SsdHealth,
         relog_share_max: float,
+        admission: SsdAdmission,
         listener: CacheListener,
     ) -> None:
         self._ssd = ssd
@@ -51,6 +53,7 @@ class Recycler:
         self._suspects = suspects
         self._health = health
         self._relog_share_max = relog_share_max
+        self._admission = admission
         self._listener = listener
         self.evicted_count = 0
 
@@ -115,6 +118,8 @@ class Recycler:
             return 0
         items = [(tree.ssd_record(row), tree.location(row)) for row in rows]
         found = await self._ssd.relog(items)
+        size = self._ssd.record_bytes
+        self._admission.charge(sum(size(new.stored_bytes) for new in found if new is not None))
         moved = 0
         for row, (record, _), after in zip(rows, items, found, strict=True):
             if tree.segment(row) != segment_id:

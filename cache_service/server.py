@@ -30,7 +30,7 @@ from cache_service.edge.owners import own_session_only
 from cache_service.edge.services import services
 from cache_service.handover import ArenaHandover
 from cache_service.intake import StreamIntake
-from cache_service.metrics import MetricsListener, MetricsPage
+from cache_service.metrics import CallMetrics, MetricsListener, MetricsPage
 from cache_service.roles import RULES
 from cache_service.settings import CacheSettings
 from cache_service.status import STATUS_TABLE
@@ -106,6 +106,7 @@ class CacheServer:
         check, limits = own_session_only(cache), settings.call_limits
         access = Access(RULES, settings.security, check, audit, limits)
         grpc_server = GrpcServer(STATUS_TABLE, access)
+        registry.register(CallMetrics(grpc_server.calls))
         served = services(cache, intake, str(settings.arena_socket_path))
         for service in served:
             service.add_to(grpc_server.server)

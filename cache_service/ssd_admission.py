@@ -3,7 +3,8 @@
     commit -> judge: the rule looks at each new block of the request once
     at its time to be written (`write_timing.py`)
            -> wanted: the rule let it in, or it was used again in memory since
-           -> afforded: the day's write budget still has the bytes
+           -> spend: the day's write budget still has the bytes
+    recycling wrote it again -> charge: later writes wait for it
 
 Invariant: a block is judged once for each time it enters the cache, in the order of its chain. What
 is turned away is remembered, bounded, so that a later miss on it can be counted as its price.
@@ -11,12 +12,16 @@ Owned by the write queue; event loop only.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from cache_service.index import BlockIndex
 from cache_service.views import AdmissionView, CachePolicies
-from kvtier.keys import BlockHash
 from storage.policy.admission import AdmissionRule, AdmitAll, AdmitFirstNew
 from storage.policy.write_budget import WriteBudget
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["SsdAdmission"]
 
@@ -51,24 +56,33 @@ class SsdAdmission:
         """True when a block in host memory should be on the SSD, if it can be afforded."""
         return self._index.admitted(row) or self._index.used_again(row)
 
-    def afforded(self, row: int, record_bytes: int, lost: int) -> bool:
-        """True when the budget has the bytes: they are spent then.
-
-        Else `lost` is turned away: the block itself, or the one for which it would be written.
-        """
-        if self._budget is None:
-            return True
-        name_of, now = self._index.tree.directory.name_of, self._clock()
+    def affordable(self, row: int, record_bytes: int) -> bool:
+        """True when the budget has the bytes now, for this block."""
         used_again = self._index.used_again(row)
-        if not self._budget.allows(record_bytes, now, used_again):
-            self._budget.turn_away(name_of(lost), record_bytes)
-            return False
-        return self._budget.spend(name_of(row), record_bytes, now, used_again)
+        return self._budget is None or self._budget.allows(record_bytes, self._clock(), used_again)
 
-    def missed(self, block_hash: BlockHash) -> None:
-        """A block was asked for and is nowhere: was it turned away?"""
+    def spend(self, row: int, record_bytes: int) -> bool:
+        """True when the budget has the bytes: they are spent then."""
+        if self._budget is None or not self.affordable(row, record_bytes):
+            return self._budget is None
+        name = self._index.tree.directory.name_of(row)
+        return self._budget.spend(name, record_bytes, self._clock(), self._index.used_again(row))
+
+    def charge(self, record_bytes: int) -> None:
+        """Bytes that had to be written, budget or not: recycling wrote blocks again."""
         if self._budget is not None:
-            self._budget.missed(int.from_bytes(block_hash[:8], "little"))
+            self._budget.charge(record_bytes)
+
+    def turn_away(self, row: int, record_bytes: int) -> None:
+        """The budget keeps the block from the SSD."""
+        if self._budget is not None:
+            self._budget.turn_away(self._index.tree.directory.name_of(row), record_bytes)
+
+    def missed(self, names: "NDArray[np.uint64]") -> None:
+        """Blocks were asked for and are nowhere: were they turned away?"""
+        if self._budget is not None and self._budget.turned_away_blocks:
+            for name in names.tolist():
+                self._budget.missed(name)
 
     def view(self) -> AdmissionView:
         budget, rule, policies = self._budget, self._first_new, self._policies

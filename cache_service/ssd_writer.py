@@ -34,6 +34,9 @@ from storage.host.arena import HostArena
 from storage.tier import SsdLocation
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from storage.ssd.tier import SsdTier
 
 __all__ = ["SsdWriter"]
@@ -109,9 +112,9 @@ class SsdWriter:
         """Blocks left host memory for good."""
         self._count_declined(count)
 
-    def missed(self, block_hash: BlockHash) -> None:
-        """A block was asked for that is nowhere."""
-        self._admission.missed(block_hash)
+    def missed(self, names: "NDArray[np.uint64]") -> None:
+        """Blocks were asked for that are nowhere; a name is the first word of a hash."""
+        self._admission.missed(names)
 
     def forget(self, hashes: Sequence[BlockHash]) -> None:
         """Has the SSD's index forget blocks that left the cache."""

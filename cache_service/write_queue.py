@@ -73,9 +73,9 @@ class WriteQueue:
 
         Returns how many it turned away.
         """
-        declined = 0
+        declined, before, answer = 0, NOWHERE, Admission.WRITE
         for row in rows:
-            answer = self._enqueue(row)
+            before, answer = row, self._enqueue_next(row, before, answer)
             block_hash = self._index.tree.block_hash(row)
             if answer is Admission.WRITE or block_hash in self._deferred:
                 continue
@@ -93,15 +93,23 @@ class WriteQueue:
         """
         if not self._admission.wanted(row):
             return Admission.DECLINE
-        return self._enqueue(row, last=row)
+        if not self._admission.affordable(row, self._record_bytes(row)):
+            # Nor is what is before it written for its sake; that leaves by itself later.
+            self._turn_away([row])
+            return Admission.DECLINE
+        answer = self._enqueue(row, last=row)
+        return Admission.DECLINE if answer is Admission.OVER_BUDGET else answer
 
     def offer_deferred(self) -> None:
         """Asks again about blocks that had to come later."""
+        before, answer = NOWHERE, Admission.WRITE
         while self._deferred:
             block_hash = next(iter(self._deferred))
             row = self._index.tree.find(block_hash)
-            if row != ABSENT and self._enqueue(row) is Admission.DEFER:
-                return
+            if row != ABSENT:
+                before, answer = row, self._enqueue_next(row, before, answer)
+                if answer is Admission.DEFER:
+                    return
             del self._deferred[block_hash]
 
     def next_batch(self, count_max: int, bytes_max: int) -> list[int]:
@@ -159,20 +167,32 @@ class WriteQueue:
     def _record_bytes(self, row: int) -> int:
         return self._ssd.record_bytes(self._index.tree.payload_bytes(row))
 
+    def _enqueue_next(self, row: int, before: int, answer: Admission) -> Admission:
+        """As `_enqueue`. What continues the block asked about before fares as that one did: a chain
+        of which the first may not go is not walked again for each of the others."""
+        if answer is Admission.WRITE or self._index.tree.parent(row) != before:
+            return self._enqueue(row)
+        if answer is Admission.OVER_BUDGET:
+            self._turn_away([row])
+        return answer
+
     def _enqueue(self, row: int, last: int | None = None) -> Admission:
         """Queues a block behind what lies before it; stops at the first that may not go now.
 
-        `last`: the block for which the others are written; else each is judged by itself.
+        `last`: the block for which the others are written; else each is judged by itself. Over
+        budget all from the first that stays are turned away, or only `last`.
         """
         tree, way = self._index.tree, []
         while row != NOWHERE and not tree.on_ssd(row) and row not in self._queued:
             way.append(row)
             row = tree.parent(row)
-        for step in reversed(way):
-            answer = self._ask(step, last)
+        while way:
+            answer = self._ask(way[-1], last)
+            if answer is Admission.OVER_BUDGET:
+                self._turn_away(reversed(way) if last is None else [last])
             if answer is not Admission.WRITE:
                 return answer
-            self._queue(step)
+            self._queue(way.pop())
         return Admission.WRITE
 
     def _ask(self, row: int, last: int | None) -> Admission:
@@ -190,11 +210,15 @@ class WriteQueue:
                 ssd_available=self._health.available,
             )
         )
-        if answer is Admission.WRITE:
-            lost = row if last is None else last
-            if not self._admission.afforded(row, record_bytes, lost):
-                return Admission.DECLINE
+        if answer is Admission.WRITE and not self._admission.spend(row, record_bytes):
+            return Admission.OVER_BUDGET
         return answer
+
+    def _turn_away(self, rows: Iterable[int]) -> None:
+        """The budget keeps them from the SSD, where they were wanted there."""
+        for row in rows:
+            if self._admission.wanted(row):
+                self._admission.turn_away(row, self._record_bytes(row))
 
     def _queue(self, row: int) -> None:
         self._index.pin(row)

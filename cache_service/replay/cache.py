@@ -170,8 +170,12 @@ class ReplayCache:
         )
 
     def _write_chain(self, block: int) -> None:
-        """Writes a block and what the SSD lacks before it."""
+        """Writes a block and what the SSD lacks before it; nothing, where the budget has no bytes
+        for the block itself."""
         assert self.ssd is not None
+        if not self._affordable(block):
+            self._turn_away([block])
+            return
         chain = []
         while block != NO_BLOCK and not self.ssd.present[block]:
             chain.append(block)
@@ -194,16 +198,16 @@ class ReplayCache:
             tip = block
         self.ssd.release(tip)
 
+    def _affordable(self, block: int) -> bool:
+        budget, again = self._writing.budget, self.host.order.uses(block) > 1
+        return budget is None or budget.allows(self._writing.block_bytes, self._now, again)
+
     def _spend(self, block: int) -> bool:
-        budget, name, size = (
-            self._writing.budget,
-            self._tree.names[block],
-            self._writing.block_bytes,
-        )
+        budget = self._writing.budget
+        if budget is None or not self._affordable(block):
+            return budget is None
         again = self.host.order.uses(block) > 1
-        if budget is None:
-            return True
-        return budget.allows(size, self._now, again) and budget.spend(name, size, self._now, again)
+        return budget.spend(self._tree.names[block], self._writing.block_bytes, self._now, again)
 
     def _turn_away(self, blocks: Sequence[int]) -> None:
         """For want of budget. Of a chain that is written for its last block only that one is lost:

@@ -7,7 +7,7 @@
 A stream of requests counts for its caller from its beginning, for its session from its first
 message, and must have one soon. Invariants: no handler runs for somebody whom its method's row does
 not name, and what may stay open is bounded, for one session or caller too. Event loop only; the
-state is the calls in flight and the principals seen.
+state is the calls in flight (`calls.py`) and the principals seen.
 """
 
 import asyncio
@@ -19,7 +19,6 @@ from typing import Any
 from kvtier.access import (
     CALLER,
     Access,
-    CallLimits,
     CertificateExpiredError,
     FirstMessageLateError,
     RoleNotAllowedError,
@@ -27,6 +26,7 @@ from kvtier.access import (
     TooManyCallsError,
     UnauthenticatedError,
 )
+from kvtier.calls import Calls, Place, Places
 from kvtier.errors import KvtierError
 from kvtier.handlers import WrappingInterceptor
 from kvtier.principals import EVERY_ROLE, Principal, Role, principal_of
@@ -88,78 +88,6 @@ class _Principals:
             raise CertificateExpiredError("the certificate has expired; connect with a new one")
 
 
-class _Places:
-    """Calls in flight by name, so many of each name."""
-
-    def __init__(self, limit: str, each_max: int, way_out: str) -> None:
-        self._limit, self._each_max, self._way_out = limit, each_max, way_out
-        self._of: dict[str, int] = {}
-
-    def begin(self, name: str) -> None:
-        """One more; `end` follows. Raises TooManyCallsError."""
-        count = self._of.get(name, 0)
-        if count >= self._each_max:
-            raise TooManyCallsError(
-                f"{count} such calls of this session or caller are being served; {self._way_out}",
-                **{self._limit: self._each_max},
-            )
-        self._of[name] = count + 1
-
-    def end(self, name: str) -> None:
-        self._of[name] -= 1
-        if not self._of[name]:
-            del self._of[name]
-
-
-class _Calls:
-    """Calls in flight, all together and by session or caller."""
-
-    def __init__(self, limits: CallLimits) -> None:
-        self._all_max = limits.calls_max
-        self._total = 0
-        self._places = _Places(
-            "calls_per_session_max",
-            limits.calls_per_session_max,
-            "wait for one to end, or raise limits.calls_per_session_max",
-        )
-
-    def begin(self, name: str) -> None:
-        """One more; `end` follows. Raises TooManyCallsError."""
-        if self._total >= self._all_max:
-            raise TooManyCallsError(
-                f"{self._all_max} calls are being served; try again, or raise limits.calls_max",
-                calls_max=self._all_max,
-            )
-        self._places.begin(name)
-        self._total += 1
-
-    def end(self, name: str) -> None:
-        self._places.end(name)
-        self._total -= 1
-
-    def move(self, old: str, new: str) -> None:
-        """A call that counted for one counts for another. Raises TooManyCallsError."""
-        self._places.begin(new)
-        self._places.end(old)
-
-
-class _Place:
-    """One call's place: its caller's, until its first message names a session."""
-
-    def __init__(self, calls: _Calls, name: str) -> None:
-        calls.begin(name)
-        self._calls, self._name = calls, name
-
-    def move(self, name: str) -> None:
-        """Raises TooManyCallsError; the place is then the old one."""
-        if name != self._name:
-            self._calls.move(self._name, name)
-            self._name = name
-
-    def end(self) -> None:
-        self._calls.end(self._name)
-
-
 class AccessInterceptor(WrappingInterceptor):
     """Applies an `Access` to every call. REQUIRES: something outside maps KvtierErrors."""
 
@@ -167,8 +95,8 @@ class AccessInterceptor(WrappingInterceptor):
         super().__init__()
         self._access = access
         self._principals = _Principals(access.security.development, wall_clock)
-        self._calls = _Calls(access.limits)
-        self._apart: dict[str, _Places] = {}
+        self.calls = Calls(access.limits)
+        self._apart: dict[str, Places] = {}
         """By method, of those that stand apart from the limits."""
 
     def _unary(self, call: Callable[..., Awaitable[Any]], method: str) -> Any:
@@ -184,11 +112,11 @@ class AccessInterceptor(WrappingInterceptor):
             self._let_in(principal, method)
             self._access.check(principal, method, request)
             name = _session(request) or principal.key
-            self._calls.begin(name)
+            self.calls.begin(name)
             try:
                 return await call(request, context)
             finally:
-                self._calls.end(name)
+                self.calls.end(name)
 
         rule = self._access.rule(method)
         return guarded_plainly if rule.counted and not rule.audited else guarded
@@ -239,24 +167,28 @@ class AccessInterceptor(WrappingInterceptor):
 
     def _place(
         self, stack: contextlib.AsyncExitStack, principal: Principal, method: str, session: str
-    ) -> _Place | None:
+    ) -> Place | None:
         """A place until `stack` ends; None: the call stands apart. Raises TooManyCallsError."""
         rule = self._access.rule(method)
         if rule.counted:
-            place = _Place(self._calls, session or principal.key)
+            place = Place(self.calls, session or principal.key)
             stack.callback(place.end)
             return place
         if rule.per_caller_max is not None:
             apart = self._apart.get(method)
             if apart is None:
                 bound = "calls_per_caller_max", rule.per_caller_max
-                apart = self._apart[method] = _Places(*bound, "end one of them")
-            apart.begin(principal.key)
+                apart = self._apart[method] = Places(*bound, "end one of them")
+            try:
+                apart.begin(principal.key)
+            except TooManyCallsError as error:
+                self.calls.refused(error)
+                raise
             stack.callback(apart.end, principal.key)
         return None
 
     async def _checked(
-        self, place: _Place | None, principal: Principal, method: str, requests: Any
+        self, place: Place | None, principal: Principal, method: str, requests: Any
     ) -> AsyncIterator[Any]:
         messages = aiter(requests)
         try:

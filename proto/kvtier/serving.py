@@ -50,6 +50,11 @@ log = logging.getLogger(__name__)
 StatusTable = Mapping[type[KvtierError], grpc.StatusCode]
 """Which gRPC code each error class gets; a subclass inherits its nearest parent's."""
 
+PENDING_CALLS_MIN = 8192
+"""Calls that have arrived and that nobody has looked at yet: so many, or twice `calls_max`. gRPC
+drops those beyond it without a reason, by default from 1,000 on; within it each is served or told
+TOO_MANY_CALLS. One that waits takes about 16 KiB beside its message."""
+
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -188,9 +193,16 @@ class GrpcServer:
         self, table: StatusTable, access: Access, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self._security = access.security
+        gate = AccessInterceptor(access, wall_clock)
+        self.calls = gate.calls
+        """For reading only."""
+        pending_max = max(PENDING_CALLS_MIN, 2 * access.limits.calls_max)
         self.server = grpc.aio.server(
-            interceptors=(ErrorInterceptor(table), AccessInterceptor(access, wall_clock)),
+            interceptors=(ErrorInterceptor(table), gate),
             options=(
+                # From the first of these on gRPC drops some, from the second on all.
+                ("grpc.server.max_pending_requests", pending_max),
+                ("grpc.server.max_pending_requests_hard_limit", pending_max),
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),

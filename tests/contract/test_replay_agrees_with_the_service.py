@@ -95,19 +95,32 @@ async def both(
 async def test_hits_and_writes_of_the_replay_are_those_of_the_service(
     program: Any, tmp_path: Path, when: WriteWhen, first_new: int | None, records_per_hour: int
 ) -> None:
-    """At commit the two are equal. When blocks leave: hits within 1 %, hits in memory and writes
-    within 3 %, beside the window that is written ahead."""
+    """At commit the two are equal. When blocks leave: hits within 1 %, hits in memory, writes,
+    hits lost and what leaves for want of budget within 3 %, beside the window that is written
+    ahead. Of what is turned away ahead of its leaving, some is used again and stays."""
     found, played = await both(program, tmp_path, when, first_new, records_per_hour)
     assert played.declined > 0 or not (first_new or records_per_hour)
     if when is WriteWhen.COMMITTED:
         assert played.hits == found.hit_blocks
         assert played.host_hits == found.host_hit_blocks
         assert played.writes == found.ssd_block_writes
+        assert (played.over_budget, played.lost_hits) == turned_away(found)
         return
     window = window_bytes(program.LIMITS, HOST * PAGE_BYTES) // PAGE_BYTES
     assert played.hits == pytest.approx(found.hit_blocks, rel=0.01)
     assert played.host_hits == pytest.approx(found.host_hit_blocks, rel=0.03)
     assert played.writes == pytest.approx(found.ssd_block_writes, rel=0.03, abs=window)
+    over_budget, lost_hits = turned_away(found)
+    if not first_new:
+        assert played.declined == pytest.approx(over_budget, rel=0.03, abs=window)
+        assert played.declined <= played.over_budget <= 1.15 * over_budget
+    assert played.lost_hits == pytest.approx(lost_hits, rel=0.03, abs=window)
+
+
+def turned_away(found: ReplayResult) -> tuple[int, int]:
+    """Blocks that the budget turned away, and hits lost by budget and rule."""
+    lost = sum(each.lost_hits for each in (found.over_budget, found.refused) if each is not None)
+    return found.over_budget.blocks if found.over_budget is not None else 0, lost
 
 
 async def test_within_a_budget_writing_late_finds_more(program: Any, tmp_path: Path) -> None:

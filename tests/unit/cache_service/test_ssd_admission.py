@@ -8,6 +8,7 @@ import pytest
 
 from cache_service.cache import Cache
 from cache_service.listener import QuietListener
+from cache_service.ssd_admission import SsdAdmission
 from cache_service.views import CacheLimits, CachePolicies
 from kvtier.blocks import Tier
 from storage.host.arena import HostArena
@@ -119,7 +120,61 @@ async def test_the_write_budget_is_kept_and_its_price_is_told(
     assert admission is not None
     assert admission.lost_hit_count == 1
     clock.now += DAY / 24
-    assert cache.stats().admission.allowed_bytes == 4 * RECORD_BYTES  # type: ignore[union-attr]
+    assert cache.stats().admission.allowed_bytes == 4 * RECORD_BYTES
+
+
+@pytest.mark.parametrize("write_when", ["committed", "leaving"])
+async def test_every_block_of_a_chain_that_is_over_the_budget_counts(
+    with_policies: Any, connect: Any, chain: Any, write_when: str
+) -> None:
+    """Two of eight are written; of the others, gone from memory, each is a hit lost."""
+    cache = with_policies(ssd_write_when=write_when, ssd_write_bytes_per_day=24 * 4 * RECORD_BYTES)
+    client = connect(cache)
+    blocks = chain(*range(8))
+    await client.store(blocks)
+    await settle(cache)
+    for i in range(16):
+        await client.store(chain("other", i))
+        await settle(cache)
+    assert client.present(blocks) == 2
+    assert cache.stats().admission.over_budget_count >= 6
+    await client.acquire(blocks)
+    assert cache.stats().admission.lost_hit_count == 6
+
+
+async def test_a_long_chain_over_the_budget_is_walked_once(
+    with_policies: Any, connect: Any, chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = with_policies(ssd_write_bytes_per_day=24)
+    client = connect(cache)
+    asked: list[int] = []
+    spend = SsdAdmission.spend
+
+    def counted(admission: SsdAdmission, row: int, record_bytes: int) -> bool:
+        asked.append(row)
+        return spend(admission, row, record_bytes)
+
+    monkeypatch.setattr(SsdAdmission, "spend", counted)
+    await client.store(chain(*range(8)))
+    await settle(cache)
+    assert cache.stats().admission.over_budget_count == 8
+    assert len(asked) == 1
+
+
+async def test_what_recycling_writes_again_is_taken_from_the_budget(
+    with_policies: Any, connect: Any, chain: Any
+) -> None:
+    cache = with_policies(ssd_write_bytes_per_day=24 * 400 * RECORD_BYTES)
+    client = connect(cache)
+    written = relogged = 0
+    while not relogged:
+        await client.store(chain("a", written))
+        client.release(await client.acquire(chain("a", 0)))
+        await settle(cache)
+        counters = cache.stats().counters
+        written, relogged = counters["blocks_written"], counters.get("blocks_relogged", 0)
+    spent = (written + relogged) * RECORD_BYTES
+    assert cache.stats().admission.allowed_bytes == 400 * RECORD_BYTES - spent
 
 
 async def test_half_of_the_budget_is_kept_for_what_was_used_again(
