@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.tier import NEVER
+
 __all__ = ["NOWHERE", "BlockColumns"]
 
 NOWHERE = -1
@@ -43,6 +45,8 @@ _DTYPES: dict[str, str] = {
     "admitted": "<u1",
     "settled": "<u1",
     "one_off": "<u1",
+    "expiry_unsaved": "<u1",
+    "expire_second": "<u4",
     "use_count": "<u4",
     "use_second": "<u4",
 }
@@ -85,6 +89,11 @@ class BlockColumns:
     """1 when it is decided how the block leaves host memory (`departures.py`)."""
     one_off: memoryview
     """1 for a block that is said not to be wanted again (`one_offs.py`)."""
+
+    expiry_unsaved: memoryview
+    """1 when the end moved since it was written down on the SSD, if it was."""
+    expire_second: memoryview
+    """Unix second from which the block may not be used; NEVER for none (`expiries.py`)."""
 
     use_count: memoryview
     """Acquires that matched the block, since the start; stops at the most that it holds."""
@@ -148,6 +157,8 @@ class BlockColumns:
         self.pins[row] = self.host_children[row] = self.ssd_children[row] = 0
         self.cached[row] = 1
         self.admitted[row] = self.settled[row] = self.one_off[row] = 0
+        self.expiry_unsaved[row] = 0
+        self.expire_second[row] = NEVER
         self.use_count[row] = self.use_second[row] = 0
 
     @staticmethod

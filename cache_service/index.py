@@ -4,6 +4,7 @@
     orders     who leaves host memory, who the SSD  (storage/policy)
     segments   what lies in which segment           (segment_loads.py)
     departures who must be written before it leaves (departures.py: only when that is asked for)
+    expiries   until when a block may be used       (expiries.py)
     one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
     changes    copies that came and left            (events/changes.py: only when somebody follows)
 
@@ -38,6 +39,7 @@ from cache_service.events.changes import (
     STORED_HOST,
     Changes,
 )
+from cache_service.expiries import Expiries
 from cache_service.integrity import check_copies
 from cache_service.one_offs import OneOffs
 from cache_service.segment_loads import SegmentLoads
@@ -72,8 +74,9 @@ class BlockIndex:
         ssd_order: EvictionOrder,
         evicted_memory_count: int,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """`clock`: seconds, monotonic."""
+        """`clock`: seconds, monotonic. `wall`: Unix seconds."""
         self._arena = arena
         self._clock = clock
         self._started = clock()
@@ -84,6 +87,8 @@ class BlockIndex:
         self._ssd = ssd_order
         self.segments = SegmentLoads(self.tree, ssd_order)
         """For reading only."""
+        self.expiries = Expiries(self.tree, wall)
+        """To ask, enter and extend."""
         self.one_offs = OneOffs(self.tree, host_order)
         """To ask, mark and lift."""
         self._departures: Departures | None = None
@@ -131,6 +136,7 @@ class BlockIndex:
     def recover(self, found: "RecoveredColumns") -> None:
         """Enters every block that opening the SSD tier found. REQUIRES: nothing was added yet."""
         self.tree.recover(found)
+        self.expiries.recover(found)
         order = found.sequence.argsort(kind="stable")
         self._ssd.insert_many(order, self.tree.directory.names(order))
         self.segments.recover(found)
@@ -303,12 +309,14 @@ class BlockIndex:
     def drop(self, row: int, reason: MissReason) -> list[BlockHash]:
         """Takes a block and everything after it out of every tier, pinned or not.
 
-        Returns the hashes whose SSD records are to be forgotten.
+        What is after it has left as evicted, but when it expired: then that expired too. Returns
+        the hashes whose SSD records are to be forgotten.
         """
         tree = self.tree
         forgotten = []
+        below = reason if reason is MissReason.EXPIRED else MissReason.EVICTED
         for each in reversed(tree.subtree(row)):
-            why = reason if each == row else MissReason.EVICTED
+            why = reason if each == row else below
             if tree.on_ssd(each):
                 self._leave_ssd(each, why)
                 forgotten.append(tree.block_hash(each))
@@ -478,6 +486,7 @@ class BlockIndex:
 
     def _leave(self, row: int, reason: MissReason) -> None:
         block_hash, parent = self.tree.block_hash(row), self.tree.parent(row)
+        self.expiries.left(row)
         self.tree.remove(row)
         if parent != NOWHERE:
             self._review(parent)
@@ -498,8 +507,9 @@ class BlockIndex:
         assert self.host_only_count == sum(not tree.on_ssd(r) for r in rows)
         assert self._pinned >= {row for row in rows if tree.pins(row)}
         assert all(tree.pins(row) for row in self._pinned)
-        owners = (self.absences, self.segments, self._host, self._ssd, self.one_offs)
-        for owner in owners:
+        for owner in (self.absences, self.segments, self._host, self._ssd):
             owner.check_integrity()
+        self.expiries.check_integrity()
+        self.one_offs.check_integrity()
         if self._departures is not None:
             self._departures.check_integrity()

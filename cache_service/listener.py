@@ -39,6 +39,10 @@ class CacheListener(Protocol):
         """`count` copies left `tier`, for room or because an ancestor left."""
         ...
 
+    def blocks_expired(self, count: int) -> None:
+        """Blocks left every tier because their time was over."""
+        ...
+
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None: ...
 
     def blocks_written(self, count: int, payload_bytes: int, seconds: float) -> None:
@@ -108,6 +112,9 @@ class QuietListener:
         return
 
     def blocks_evicted(self, tier: Tier, count: int) -> None:
+        return
+
+    def blocks_expired(self, count: int) -> None:
         return
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:

@@ -46,6 +46,7 @@ class MetricsListener(QuietListener):
         self._committed = _counter(registry, "committed_bytes", "Payload bytes committed")
         self._refused = _counter(registry, "refused_blocks", "Blocks not reserved", "reason")
         self._evicted = _counter(registry, "evicted_blocks", "Blocks that left a tier", "tier")
+        self._expired = _counter(registry, "expired_blocks", "Blocks whose time was over")
         self._moved = _counter(registry, "ssd_payload_bytes", "Payload bytes moved", "direction")
         self._declined = _counter(registry, "declined_blocks", "Blocks admission kept off the SSD")
         self._room_waits = _counter(
@@ -108,6 +109,9 @@ class MetricsListener(QuietListener):
 
     def blocks_evicted(self, tier: Tier, count: int) -> None:
         self._evicted.labels(tier.name.lower()).inc(count)
+
+    def blocks_expired(self, count: int) -> None:
+        self._expired.inc(count)
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
         self._moved.labels("read").inc(payload_bytes)

@@ -101,7 +101,7 @@ class Storing(Side):
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
-                claimant.one_off &= reservation.one_off
+                claimant.stands_for(reservation)
             elif row != ABSENT and tree.kind(row) != kind:
                 reservation.refused_count = len(reservation.chain) - position
                 reservation.refused_reason = MissReason.OTHER_NAMESPACE
@@ -117,6 +117,9 @@ class Storing(Side):
                 present.append(row)
             previous, before = row, claimant
         if not reservation.one_off:
+            if present:
+                expiries = self._index.expiries
+                expiries.extend(present[-1], expiries.until(reservation.ttl_seconds))
             self._lift(present)
             self._index.refresh(reversed(present))
 
@@ -265,7 +268,8 @@ class Storing(Side):
     ) -> int:
         """Makes the blocks visible, parents first. `rows` are the chain's, now. From here on
         nothing can fail."""
-        tree = self._index.tree
+        tree, expiries = self._index.tree, self._index.expiries
+        until = expiries.until(reservation.ttl_seconds)
         copies: list[HostCopy] = []
         slabs, reservation.slabs = reservation.slabs, []
         stored = zip(reservation.missing, reservation.hashes, slabs, checksums, strict=True)
@@ -277,6 +281,9 @@ class Storing(Side):
                 rows[position] = row
                 if reservation.one_off:
                     self._index.one_offs.mark(row)
+                    # It keeps nothing alive that is before it.
+                    until = until if parent == NOWHERE else min(until, expiries.of(parent))
+                expiries.enter(row, until)
             elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
                 self._room.give_back(slab)

@@ -63,6 +63,10 @@ class Tally:
         self.counters[f"blocks_evicted_{tier.name.lower()}"] += count
         self._listener.blocks_evicted(tier, count)
 
+    def blocks_expired(self, count: int) -> None:
+        self.counters["blocks_expired"] += count
+        self._listener.blocks_expired(count)
+
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
         self.counters["blocks_promoted"] += count
         self.counters["bytes_promoted"] += payload_bytes

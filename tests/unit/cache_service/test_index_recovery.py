@@ -13,7 +13,7 @@ from kvtier.keys import NamespaceId
 from storage.host.arena import HostArena
 from storage.policy.greedy_dual import GreedyDual
 from storage.ssd.recovered import RecoveredColumns
-from storage.tier import PAGE_BYTES
+from storage.tier import NEVER, PAGE_BYTES
 
 NAMESPACES = (NamespaceId(b"a" * 32), NamespaceId(b"b" * 32))
 SIZES = np.array([100, 5000])
@@ -33,6 +33,7 @@ def forest(seed: int, count: int) -> RecoveredColumns:
     namespaces = np.zeros(count, np.int32)
     for row, parent in enumerate(parents):
         namespaces[row] = rng.randrange(2) if parent < 0 else namespaces[parent]
+    ends = [rng.choice([NEVER, rng.randrange(2000)]) for _ in range(count)]
     hashes = np.frombuffer(rng.randbytes(32 * count), "V32")
     return RecoveredColumns(
         hashes=hashes,
@@ -47,6 +48,7 @@ def forest(seed: int, count: int) -> RecoveredColumns:
         checksum=np.arange(count, dtype=np.uint64) * 7,
         codec=np.zeros(count, np.uint32),
         sequence=np.array(rng.sample(range(10 * count), count), np.uint64),
+        expire_second=np.array(ends, np.uint32),
     )
 
 
