@@ -149,6 +149,19 @@ async def test_what_is_before_a_block_lives_as_long_as_it(
     assert client.cache.stats().tiers[0].block_count == 0
 
 
+async def test_what_is_before_a_block_that_took_long_to_store_lives_as_long_too(
+    make: Make, connect: Any, chain: Any, clock: Any
+) -> None:
+    client = connect(make())
+    blocks = chain("p", 1)
+    await store(client, blocks[:1], SHORT)
+    view = await client.cache.reserve(client.session_id, "", blocks, SHORT)
+    clock.advance(5)
+    await client.commit(view, client.write(blocks, view))
+    pass_over(clock, client, 299)
+    assert found(client, blocks) == (2, MissReason.NONE)
+
+
 async def test_a_one_off_ends_with_what_it_continues(
     make: Make, connect: Any, chain: Any, clock: Any
 ) -> None:
