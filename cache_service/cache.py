@@ -17,11 +17,11 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 from cache_service.acquiring import Acquiring
+from cache_service.block_sizes import check_block_size, expect_blocks
 from cache_service.bulk.transfers import Transfers
 from cache_service.chains import check_chain
 from cache_service.corrupt_reports import CorruptReports
 from cache_service.errors import (
-    BlockTooLargeForArenaError,
     LeaseExpiredError,
     LeaseUnknownError,
     NoSsdTierError,
@@ -35,8 +35,9 @@ from cache_service.hints import NO_HINTS, Hints
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
 from cache_service.parts import build_parts
+from cache_service.purging import Purging
 from cache_service.reservation import Reservation, ReservationState
-from cache_service.session import Session, wrong_block_size
+from cache_service.session import Session
 from cache_service.side import Side
 from cache_service.stats import collect_stats
 from cache_service.storing import Storing
@@ -53,9 +54,8 @@ from cache_service.views import (
 )
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
-from storage.errors import BlockTooLargeError
 from storage.host.arena import HostArena
-from storage.tier import Slab, rounded
+from storage.tier import Slab
 
 if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
@@ -65,8 +65,6 @@ __all__ = ["Cache"]
 SideT = TypeVar("SideT", bound=Side)
 
 DEFAULT_POLICIES = CachePolicies()
-ROWS_AHEAD_MAX = 8_000_000
-"""Blocks for which the index takes address space when a session opens; more cost a pause later."""
 
 
 class Cache:
@@ -100,6 +98,7 @@ class Cache:
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
         self.explaining = self._enter(Explaining(parts, self._acquiring))
         self._enter(Expiring(parts))
+        self.purging = self._enter(Purging(parts, self.explaining.acquires))
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)
@@ -120,8 +119,8 @@ class Cache:
         """
         now = self._parts.lifetimes.expire()
         if block_bytes > 0:
-            self._check_block_size(namespace_id, block_bytes)
-        self._expect(block_bytes)
+            check_block_size(self._parts, namespace_id, block_bytes)
+            expect_blocks(self._parts, block_bytes)
         session = self._parts.sessions.open(
             namespace_id, block_bytes, block_tokens, client_name, transport, now, owner
         )
@@ -187,15 +186,19 @@ class Cache:
         chain: Sequence[BlockHash],
         load_timeout_seconds: float | None,
         hints: Hints = NO_HINTS,
+        recompute_seconds: float | None = None,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """One MatchView, ReadyViews in order, one EndView. Closed earlier: the lease is released.
 
+        `recompute_seconds`: what a block costs the caller to compute; None: unknown.
         Raises before the first event: SessionUnknownError, MalformedChainError,
         TooManyBlocksError, TooManyLeasesError. `request_id` is for whoever asks why, later.
         """
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
-        events = self._acquiring.acquire(session, checked, load_timeout_seconds, hints)
+        events = self._acquiring.acquire(
+            session, checked, load_timeout_seconds, hints, recompute_seconds
+        )
         record = self.explaining.acquires.follow(session, request_id, checked)
         try:
             async for event in events:
@@ -383,20 +386,3 @@ class Cache:
 
     def _session(self, session_id: str) -> Session:
         return self._parts.lifetimes.session(session_id)
-
-    def _check_block_size(self, namespace_id: NamespaceId, block_bytes: int) -> None:
-        known = self._parts.index.namespace_payload_bytes(namespace_id)
-        if known is not None and known != block_bytes:
-            raise wrong_block_size(block_bytes, known)
-        try:
-            self.arena.slab_bytes(block_bytes)
-        except BlockTooLargeError as error:
-            raise BlockTooLargeForArenaError(str(error), **error.metadata) from error
-
-    def _expect(self, block_bytes: int) -> None:
-        """Makes room in the index for as many blocks of this size as the tiers hold."""
-        if block_bytes > 0:
-            capacity = self.arena.capacity_bytes
-            if self._parts.cold is not None:
-                capacity += self._parts.cold.ssd.stats().capacity_bytes
-            self._parts.index.tree.reserve(min(capacity // rounded(block_bytes), ROWS_AHEAD_MAX))

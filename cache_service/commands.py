@@ -1,4 +1,4 @@
-"""`kvtier cache ...`: look into a running cache service.
+"""`kvtier cache ...`: look into a running cache service, and steer it.
 
 Standard output has the answer alone, a table or with --json one object; everything else goes to
 standard error. Exit status 1 when the service cannot be asked.
@@ -24,6 +24,7 @@ from cache_service.events.printing import (
     text_lines,
 )
 from cache_service.explain_command import explain
+from cache_service.purge_command import purge
 from cache_service.stats_tables import host_table, ssd_table, tiers_table, totals_table
 from cache_service.tree_command import tree
 from cache_service.verify_command import outcome_data, outcome_text, verified
@@ -49,6 +50,7 @@ def cache() -> None:
 
 app.command(short_help="Why a prompt or a request hits or misses.")(explain)
 app.command(short_help="What is cached, as a tree.")(tree)
+app.command(short_help="Take blocks out of every tier, with a receipt.")(purge)
 
 
 @app.command(short_help="What the cache holds and did.")

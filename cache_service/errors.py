@@ -24,10 +24,12 @@
     ├── TooManyLanesError            bulk connections of one session, or of the service
     ├── NoSsdTierError               asked for what only an SSD tier can do
     ├── VerifyRunningError           one verify at a time
+    ├── PurgeRunningError            one purge at a time
     ├── EventsLostError              a watcher's next event is not kept
     ├── TooManyWatchersError         the limit of watchers is reached
     ├── WatcherStalledError          a watcher took nothing for too long
     ├── AcquireUnknownError          no acquire of that request is remembered
+    ├── RequestUnknownError          no store or acquire of that request is remembered
     ├── BlockNotCachedError          asked for what continues a block that is not there
     └── AuditUnavailableError        the audit log cannot be written
         └── AuditLockedError         another service writes it
@@ -56,6 +58,8 @@ __all__ = [
     "LeaseUnknownError",
     "MalformedChainError",
     "NoSsdTierError",
+    "PurgeRunningError",
+    "RequestUnknownError",
     "ReservationExpiredError",
     "ReservationIncompleteError",
     "ReservationUnknownError",
@@ -166,6 +170,14 @@ class NoSsdTierError(CacheError):
 
 class VerifyRunningError(CacheError):
     reason = "VERIFY_RUNNING"
+
+
+class PurgeRunningError(CacheError):
+    reason = "PURGE_RUNNING"
+
+
+class RequestUnknownError(CacheError):
+    reason = "REQUEST_UNKNOWN"
 
 
 class EventsLostError(CacheError):

@@ -70,6 +70,13 @@ class Expiries:
             self._count += 1
         self.extend(self._tree.parent(row), second)
 
+    def enter_run(self, rows: list[int], second: int) -> None:
+        """The same of new blocks that continue each other."""
+        self.extend(self._tree.parent(rows[0]), second)
+        if second != NEVER:
+            self._tree.columns.array("expire_second")[rows] = second
+            self._count += len(rows)
+
     def extend(self, row: int, second: int) -> None:
         """The block, and all before it, end then or later."""
         if not self._count:
@@ -82,12 +89,15 @@ class Expiries:
             self._count -= second == NEVER
             row = parents[row]
 
-    def left(self, row: int) -> None:
-        """The block is not cached any more."""
+    def left(self, rows: list[int]) -> None:
+        """The blocks are not cached any more."""
+        if not self._count:
+            return
         ends = self._tree.columns.expire_second
-        if ends[row] != NEVER:
-            ends[row] = NEVER
-            self._count -= 1
+        for row in rows:
+            if ends[row] != NEVER:
+                ends[row] = NEVER
+                self._count -= 1
 
     def recover(self, found: "RecoveredColumns") -> None:
         """What the SSD said. A crash may have kept a block's later end and not its parent's."""

@@ -7,7 +7,6 @@ status 1 when a service cannot be asked, 2 when the command makes no sense.
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,30 +14,36 @@ import grpc
 import typer
 from rich.console import Console
 
-from cache_service.command_errors import cache_problem, worker_problem
+from cache_service.command_errors import cache_problem
 from cache_service.explain_text import acquire_lines, prompt_lines, prompt_table
 from cache_service.explanation import Explanation, acquire_data
+from cache_service.prompt_chain import (
+    DEFAULT_CACHE,
+    DEFAULT_WORKER,
+    AddressOption,
+    JsonOption,
+    ProjectOption,
+    PromptError,
+    RawOption,
+    ScopeOption,
+    SystemOption,
+    TenantOption,
+    UserOption,
+    WorkerOption,
+    described,
+    prompt_request,
+)
 from cache_service.replay.prices import PriceBookUnusableError, read_prices
 from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
 from kvtier.keys import HASH_BYTES
-from kvtier.v1 import describe_pb2, describe_pb2_grpc, explain_pb2, explain_pb2_grpc
+from kvtier.v1 import describe_pb2, explain_pb2, explain_pb2_grpc
 
 __all__ = ["explain"]
 
-DEFAULT_CACHE = "127.0.0.1:7411"
-DEFAULT_WORKER = "127.0.0.1:7421"
 CALL_SECONDS_MAX = 10.0
 FAILED = 1
 MISUSED = 2
-
-
-class Scope(StrEnum):
-    """Values of --cache-scope."""
-
-    ORGANISATION = "organisation"
-    PROJECT = "project"
-    USER = "user"
 
 
 def explain(
@@ -48,27 +53,18 @@ def explain(
     request: Annotated[
         str, typer.Option("--request", help="A request's id: why did it hit or miss?")
     ] = "",
-    address: Annotated[
-        str, typer.Option(help="Of the cache service: HOST:PORT or unix:PATH.")
-    ] = DEFAULT_CACHE,
-    worker: Annotated[
-        str,
-        typer.Option(help="The worker, HOST:PORT or unix:PATH.", envvar="KVTIER_INFERENCE_ADDRESS"),
-    ] = DEFAULT_WORKER,
-    tenant: Annotated[str, typer.Option(help="Whose prompt it is.")] = "default",
-    project: Annotated[str, typer.Option(help="Whose, within the tenant.")] = "",
-    user: Annotated[str, typer.Option(help="Whose, within the project.")] = "",
-    cache_scope: Annotated[
-        Scope | None, typer.Option("--cache-scope", help="As the request would say it.")
-    ] = None,
-    system: Annotated[str, typer.Option(help="The system message before the prompt.")] = "",
-    raw: Annotated[
-        bool, typer.Option("--raw", help="The prompt is text, no chat message.")
-    ] = False,
+    address: AddressOption = DEFAULT_CACHE,
+    worker: WorkerOption = DEFAULT_WORKER,
+    tenant: TenantOption = "default",
+    project: ProjectOption = "",
+    user: UserOption = "",
+    cache_scope: ScopeOption = None,
+    system: SystemOption = "",
+    raw: RawOption = False,
     prices: Annotated[
         Path | None, typer.Option(help="A price book (TOML): what the input costs, and saves.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Why a prompt would hit or miss now, or why a request did. Changes nothing."""
     if bool(prompt) == bool(request):
@@ -78,20 +74,11 @@ def explain(
     if request:
         _show_acquires(request, address, as_json)
         return
-    asked = describe_pb2.DescribePromptRequest(
-        tenant_id=tenant,
-        project_id=project,
-        user_id=user,
-        cache_scope=f"CACHE_SCOPE_{(cache_scope or 'unspecified').upper()}",
-    )
-    text = _prompt_text(prompt)
-    if raw:
-        asked.text = text
-    else:
-        if system:
-            asked.chat.messages.add(role="system", content=system)
-        asked.chat.messages.add(role="user", content=text)
-    said = _explained(asked, address, worker, prices)
+    try:
+        asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
+        said = _explained(asked, address, worker, prices)
+    except PromptError as error:
+        _misused(str(error)) if error.misused else _fail(str(error))
     if as_json:
         print(json.dumps(said.data(), indent=2))
         return
@@ -106,13 +93,7 @@ def _explained(
     asked: describe_pb2.DescribePromptRequest, address: str, worker: str, prices: Path | None
 ) -> Explanation:
     book = None
-    with open_channel(worker) as channel:
-        try:
-            prompt = describe_pb2_grpc.DescribeServiceStub(channel).DescribePrompt(
-                asked, timeout=CALL_SECONDS_MAX
-            )
-        except grpc.RpcError as error:
-            _fail(worker_problem(read_error(error), worker))
+    prompt = described(asked, worker)
     if prices is not None:
         try:
             book = read_prices(prices, prompt.model)
@@ -165,15 +146,6 @@ def _show_acquires(request_id: str, address: str, as_json: bool) -> None:
     for record in found.acquires:
         for line in acquire_lines(record):
             console.print(line, markup=False, highlight=False)
-
-
-def _prompt_text(prompt: str) -> str:
-    if prompt != "-":
-        return prompt
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as error:
-        _misused(f"standard input is not UTF-8 text (byte {error.start}); convert it")
 
 
 def _fail(problem: str) -> NoReturn:

@@ -35,6 +35,8 @@ _REASONS = {
     MissReason.NO_STORE: "the request asked for no caching",
     MissReason.UNAVAILABLE: "it is on the SSD, and the SSD does not answer now",
     MissReason.ARENA_FULL: "no host memory was free to load it into",
+    MissReason.RECOMPUTE_FASTER: "it is on the SSD, and computing it was faster than loading it",
+    MissReason.PURGED: "an operator had it purged",
 }
 
 

@@ -4,6 +4,7 @@ Invariant: a hash stays queued until the disk has durably forgotten it; the writ
 before it appends, so that a block stored anew is never forgotten by an old order. Event loop only.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,20 +23,36 @@ class ForgetQueue:
     def __init__(self, ssd: "SsdTier") -> None:
         self._ssd = ssd
         self._hashes: list[BlockHash] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        """Who waits for the next flush to begin and to end."""
 
-    def __len__(self) -> int:
-        return len(self._hashes)
+    @property
+    def due(self) -> bool:
+        """True when there is something to forget, or somebody who waits for a flush."""
+        return bool(self._hashes or self._waiting)
 
     def add(self, hashes: Sequence[BlockHash]) -> None:
         self._hashes.extend(hashes)
 
+    def next_flush(self) -> "asyncio.Future[None]":
+        """Ends with the next flush that begins, as that one does: with TierIOError or without."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
+
     async def flush(self) -> None:
         """Has the disk forget all that is queued now. Raises TierIOError; they stay queued then."""
-        if not self._hashes:
-            return
         hashes, self._hashes = self._hashes, []
+        waiting, self._waiting = self._waiting, []
         try:
-            await self._ssd.forget(hashes)
-        except StorageError:
+            if hashes:
+                await self._ssd.forget(hashes)
+        except StorageError as error:
             self._hashes[:0] = hashes
+            for each in waiting:
+                if not each.done():
+                    each.set_exception(error)
             raise
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)

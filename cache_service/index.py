@@ -1,15 +1,8 @@
 """BlockIndex: the single writer of "what is cached", in both tiers.
 
-    tree       rows by hash, lineage, places        (block_tree.py: everybody reads it)
-    orders     who leaves host memory, who the SSD  (storage/policy)
-    segments   what lies in which segment           (segment_loads.py)
-    departures who must be written before it leaves (departures.py: only when that is asked for)
-    expiries   until when a block may be used       (expiries.py)
-    one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
-    changes    copies that came and left            (events/changes.py: only when somebody follows)
-
-A block is a row of the tree. Other files of this room keep rows of blocks that they pinned, and
-read the tree; every change goes through the methods here.
+What it holds, and what can be asked of it, is in `index_queries.py`. A block is a row of the tree.
+Other files of this room keep rows of blocks that they pinned, and read the tree; every change goes
+through the methods here.
 
 Invariants:
   1. Every block's parent is cached too, in some tier, or the block is the first of its chain.
@@ -22,14 +15,13 @@ So no block is ever stranded: whoever finds a block finds every block before it.
 Runs on the event loop only.
 """
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache_service.absences import Absences
-from cache_service.block_tree import NOWHERE, BlockTree
+from cache_service.block_tree import NOWHERE
+from cache_service.chains import Chain
 from cache_service.departures import Departures
 from cache_service.events.changes import (
     DEMOTED_SSD,
@@ -39,19 +31,12 @@ from cache_service.events.changes import (
     STORED_HOST,
     Changes,
 )
-from cache_service.expiries import Expiries
-from cache_service.integrity import check_copies
-from cache_service.one_offs import OneOffs
-from cache_service.segment_loads import SegmentLoads
+from cache_service.index_queries import IndexQueries
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
-from storage.host.arena import HostArena
-from storage.policy.order import EvictionOrder
 from storage.tier import PAGE_BYTES, Slab, SsdLocation
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from storage.ssd.recovered import RecoveredColumns
 
 __all__ = ["BlockIndex", "HostCopy"]
@@ -64,62 +49,10 @@ HostCopy = tuple[int, Slab, int]
 """Row, slab and checksum of a block that came into host memory."""
 
 
-class BlockIndex:
+class BlockIndex(IndexQueries):
     """Blocks by hash, the order in which they leave, and who holds them."""
 
-    def __init__(
-        self,
-        arena: HostArena,
-        host_order: EvictionOrder,
-        ssd_order: EvictionOrder,
-        evicted_memory_count: int,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        """`clock`: seconds, monotonic. `wall`: Unix seconds."""
-        self._arena = arena
-        self._clock = clock
-        self._started = clock()
-        self.tree = BlockTree()
-        """For reading only."""
-        self.absences = Absences(evicted_memory_count)
-        self._host = host_order
-        self._ssd = ssd_order
-        self.segments = SegmentLoads(self.tree, ssd_order)
-        """For reading only."""
-        self.expiries = Expiries(self.tree, wall)
-        """To ask, enter and extend."""
-        self.one_offs = OneOffs(self.tree, host_order)
-        """To ask, mark and lift."""
-        self._departures: Departures | None = None
-        self._changes: Changes | None = None
-        self._pinned: set[int] = set()
-        self.host_only_count = 0
-        """Blocks in host memory that the SSD lacks: what a crash now would lose."""
-        self.host_payload_bytes = 0
-        self.ssd_payload_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self.tree)
-
-    # -- asking ------------------------------------------------------------------------------------
-
-    def namespace_payload_bytes(self, namespace_id: NamespaceId) -> int | None:
-        """Payload size of the blocks cached for a namespace; None when there are none."""
-        return self.tree.namespaces.known_payload_bytes(namespace_id)
-
-    @property
-    def host_count(self) -> int:
-        return len(self._host)
-
-    @property
-    def ssd_count(self) -> int:
-        return len(self._ssd)
-
-    def memory_bytes(self) -> int:
-        """What the index takes for its blocks."""
-        parts = (self.tree, self._host, self._ssd, self._departures, self.one_offs)
-        return sum(part.memory_bytes() for part in parts if part is not None)
+    # -- followers ---------------------------------------------------------------------------------
 
     def follow_departures(self) -> Departures:
         """From now on it is known what leaves next. REQUIRES: nothing is in host memory."""
@@ -143,18 +76,56 @@ class BlockIndex:
         self.ssd_payload_bytes = int(found.payload_bytes.sum())
 
     def add(
-        self, block_hash: BlockHash, parent: int, namespace_id: NamespaceId, payload_bytes: int
+        self,
+        block_hash: BlockHash,
+        parent: int,
+        namespace_id: NamespaceId,
+        payload_bytes: int,
+        stored_by: int = 0,
     ) -> int:
         """Enters a block; its first copy must follow before the event loop is given away.
 
-        REQUIRES: the hash is not cached; `parent` is, or is NOWHERE.
+        `stored_by`: the number of its session. REQUIRES: the hash is not cached; `parent` is, or is
+        NOWHERE.
         """
         self.absences.forget(block_hash)
         if self._changes is not None and self._changes.rows_left:
             self._changes.settle()
         row = self.tree.add(block_hash, parent, namespace_id, payload_bytes)
         self.tree.columns.use_second[row] = self._second()
+        self.tree.columns.stored_by[row] = stored_by
         return row
+
+    def add_run(
+        self,
+        chain: Chain,
+        parent: int,
+        namespace_id: NamespaceId,
+        payload_bytes: int,
+        stored_by: int,
+        slabs: Sequence[Slab],
+        checksums: Sequence[int],
+    ) -> list[int]:
+        """Enters consecutive blocks with their copies in host memory: `add`, then `put_host_many`.
+
+        `parent`: of the first. `stored_by`: the number of their session. Returns their rows.
+        REQUIRES: none of the hashes is cached.
+        """
+        self.absences.forget_run(chain)
+        if self._changes is not None and self._changes.rows_left:
+            self._changes.settle()
+        rows = self.tree.add_run(chain.words, parent, namespace_id, payload_bytes)
+        self.tree.columns.array("stored_by")[rows] = stored_by
+        self._runs.enter(rows, parent, slabs, checksums, self._second())
+        self.host_payload_bytes += len(rows) * payload_bytes
+        self.host_only_count += len(rows)
+        if self._changes is not None:
+            self._changes.came_run(rows, self._parents(rows), STORED_HOST)
+        if parent != NOWHERE:
+            self._review(parent)
+        self._review(int(rows[-1]))
+        entered: list[int] = rows.tolist()
+        return entered
 
     def put_host(self, row: int, slab: Slab, checksum: int) -> None:
         """The block's payload is in `slab`, whole and immutable from now on.
@@ -220,13 +191,6 @@ class BlockIndex:
         """Notes what the rule of admission to the SSD said of a new block."""
         self.tree.columns.admitted[row] = admitted
 
-    def admitted(self, row: int) -> bool:
-        return bool(self.tree.columns.admitted[row])
-
-    def used_again(self, row: int) -> bool:
-        """True for a block in host memory that was used since it came there."""
-        return self._host.uses(row) > 1
-
     # -- use ---------------------------------------------------------------------------------------
 
     def use(self, rows: Iterable[int]) -> None:
@@ -244,7 +208,12 @@ class BlockIndex:
 
     def refresh(self, rows: Iterable[int]) -> None:
         """Notes that the blocks are wanted now, without counting a use."""
-        columns = self.tree.columns
+        columns, rows = self.tree.columns, list(rows)
+        if len(rows) >= _VECTOR_MIN and self._departures is None:
+            at = np.array(rows)
+            there = (columns.array("slab_page")[at] != NOWHERE) & (columns.array("cached")[at] != 0)
+            self._host.refresh_many(at[there])
+            return
         for row in rows:
             if columns.slab_page[row] != NOWHERE and columns.cached[row]:
                 self._host.refresh(row)
@@ -288,6 +257,35 @@ class BlockIndex:
             self._host.evict(row)
         self._give_up(row)
         return slab
+
+    def evict_host_run(self, slab_bytes: int, count_max: int) -> list[Slab]:
+        """Gives away slabs of leaves that leave next, as `evict_host` of one after the other would:
+        at most so many. None when the next to leave is a one-off, or has slabs of another size."""
+        if self.one_offs.first() is not None:
+            return []
+        rows = self._runs.leaving(slab_bytes, count_max)
+        if not rows:
+            return []
+        at, columns = np.array(rows), self.tree.columns
+        last_copies = at[columns.array("segment")[at] == NOWHERE]
+        self.host_payload_bytes -= len(rows) * self.tree.payload_bytes(rows[0])
+        self.host_only_count -= len(last_copies)
+        if self._departures is not None:
+            for row in rows:
+                self._departures.left(row)
+        if self._changes is not None:
+            self._changes.left_run(at, self._parents(at), LEFT_HOST, MissReason.EVICTED)
+        before = columns.parent[rows[-1]]
+        slabs = self._runs.leave(rows)
+        if len(last_copies):
+            # The first of the run: what is on the SSD has its parent there.
+            hashes = list(Chain(self.tree.directory.words(last_copies).tobytes()))
+            self.expiries.left(last_copies.tolist())
+            self.tree.remove_run(last_copies)
+            self.absences.remember_run(hashes, MissReason.EVICTED)
+        if before != NOWHERE:
+            self._review(before)
+        return slabs
 
     def evict_host_rows(self, rows: Iterable[int]) -> int:
         """Frees the slabs of blocks that were chosen together; returns how many.
@@ -349,52 +347,9 @@ class BlockIndex:
                 self._review(each)
         return forgotten
 
-    # -- orders ------------------------------------------------------------------------------------
-
-    def host_leaving(self, count: int) -> list[int]:
-        """Up to `count` blocks that leave host memory next, were nothing stored or used meanwhile,
-        in that order. Changes nothing."""
-        first = self.one_offs.leaving(count)
-        return [*first, *(r for r in self._host.leaving(count) if r not in self.one_offs)][:count]
-
-    def unused_seconds(self, row: int) -> float | None:
-        """Since the block was stored or used last, to the second; None: not since the start."""
-        second: int = self.tree.columns.use_second[row]
-        return None if not second else float(max(0, self._second() - second))
-
-    def ssd_standing(self, row: int) -> int:
-        """Sort key of a block on the SSD, worst first."""
-        return self._ssd.standing(row)
-
-    def ssd_worth(self, row: int) -> int:
-        return self._ssd.worth(row)
-
-    def host_standing(self, row: int) -> int:
-        """Sort key of a block in host memory, worst first."""
-        return self._host.standing(row)
-
-    def host_worths(self, rows: "NDArray[np.int64]") -> "NDArray[np.int64]":
-        """What keeping each in host memory is worth above the clock."""
-        return self._host.worths(rows) - self._host.clock
-
-    def above_line(self, row: int) -> bool:
-        """True when a block on the SSD was used again and has not aged out since."""
-        return self._ssd.above_line(row)
-
     def age_ssd(self, worth: int) -> None:
         """Blocks of this worth had to leave the SSD: its clock moves on."""
         self._ssd.advance(worth)
-
-    def protected(self) -> set[int]:
-        """Every pinned block and everything before one: what may not leave now."""
-        held: set[int] = set()
-        parents = self.tree.columns.parent
-        for row in self._pinned:
-            if self.tree.cached(row):
-                while row != NOWHERE and row not in held:
-                    held.add(row)
-                    row = parents[row]
-        return held
 
     # -- below -------------------------------------------------------------------------------------
 
@@ -410,10 +365,6 @@ class BlockIndex:
         at, counts = np.array(rows), columns.array("use_count")
         counts[at] += counts[at] < USE_COUNT_MAX
         columns.array("use_second")[at] = second
-
-    def _second(self) -> int:
-        """Now, counted from 1 at the start."""
-        return int(self._clock() - self._started) + 1
 
     def _review(self, row: int) -> None:
         """Offers or withholds a block as a victim in host memory: rule 3."""
@@ -486,30 +437,8 @@ class BlockIndex:
 
     def _leave(self, row: int, reason: MissReason) -> None:
         block_hash, parent = self.tree.block_hash(row), self.tree.parent(row)
-        self.expiries.left(row)
+        self.expiries.left([row])
         self.tree.remove(row)
         if parent != NOWHERE:
             self._review(parent)
         self.absences.remember(block_hash, reason)
-
-    # -- for tests ---------------------------------------------------------------------------------
-
-    def check_integrity(self) -> None:
-        """Walks everything."""
-        tree = self.tree
-        tree.check_integrity()
-        rows = list(tree)
-        check_copies(tree, rows)
-        assert len(self._host) == sum(tree.in_host(r) for r in rows)
-        size = tree.payload_bytes
-        assert self.host_payload_bytes == sum(size(r) for r in rows if tree.in_host(r))
-        assert self.ssd_payload_bytes == sum(size(r) for r in rows if tree.on_ssd(r))
-        assert self.host_only_count == sum(not tree.on_ssd(r) for r in rows)
-        assert self._pinned >= {row for row in rows if tree.pins(row)}
-        assert all(tree.pins(row) for row in self._pinned)
-        for owner in (self.absences, self.segments, self._host, self._ssd):
-            owner.check_integrity()
-        self.expiries.check_integrity()
-        self.one_offs.check_integrity()
-        if self._departures is not None:
-            self._departures.check_integrity()

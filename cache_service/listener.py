@@ -4,6 +4,7 @@ The core neither logs nor counts for dashboards; it calls a listener. Invariant:
 nothing of the core's and never raises. Called on the event loop, so it returns at once.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from cache_service.views import PassView
@@ -41,6 +42,10 @@ class CacheListener(Protocol):
 
     def blocks_expired(self, count: int) -> None:
         """Blocks left every tier because their time was over."""
+        ...
+
+    def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
+        """A purge ended: copies that it took out, by tier."""
         ...
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None: ...
@@ -115,6 +120,9 @@ class QuietListener:
         return
 
     def blocks_expired(self, count: int) -> None:
+        return
+
+    def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
         return
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:

@@ -11,7 +11,7 @@ which asks the loop for the stats.
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -47,6 +47,8 @@ class MetricsListener(QuietListener):
         self._refused = _counter(registry, "refused_blocks", "Blocks not reserved", "reason")
         self._evicted = _counter(registry, "evicted_blocks", "Blocks that left a tier", "tier")
         self._expired = _counter(registry, "expired_blocks", "Blocks whose time was over")
+        self._purges = _counter(registry, "purges", "Purges that ended")
+        self._purged = _counter(registry, "purged_blocks", "Copies that purges took out", "tier")
         self._moved = _counter(registry, "ssd_payload_bytes", "Payload bytes moved", "direction")
         self._declined = _counter(registry, "declined_blocks", "Blocks admission kept off the SSD")
         self._room_waits = _counter(
@@ -112,6 +114,12 @@ class MetricsListener(QuietListener):
 
     def blocks_expired(self, count: int) -> None:
         self._expired.inc(count)
+
+    def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
+        self._purges.inc()
+        for tier, count in copies.items():
+            self._purged.labels(tier.name.lower()).inc(count)
+        log.info("blocks purged", extra={f"{t.name.lower()}_count": n for t, n in copies.items()})
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
         self._moved.labels("read").inc(payload_bytes)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cache_service.closing import Closing
 from cache_service.cold_side import ColdSide
 from cache_service.index import BlockIndex
 from cache_service.lease import LeaseTable
@@ -22,6 +23,7 @@ from cache_service.room import HostRoom
 from cache_service.session import SessionTable
 from cache_service.ssd_health import SsdHealth
 from cache_service.ssd_writer import SsdWriter
+from cache_service.store_log import StoreLog
 from cache_service.tally import Tally
 from cache_service.verifier import Verifier
 from cache_service.views import CacheLimits, CachePolicies
@@ -51,7 +53,9 @@ class Parts:
     verifier: Verifier
     health: SsdHealth
     cold: ColdSide | None
-    """None without an SSD tier, like the next two."""
+    """None without an SSD tier, like the writer and the promoter."""
+    stores: StoreLog
+    closing: Closing
     lifetimes: Lifetimes
     """Ask it for sessions, and for the time before a deadline is looked at."""
 
@@ -108,6 +112,8 @@ def build_parts(
         verifier=Verifier(arena),
         health=health,
         cold=cold,
+        stores=StoreLog(),
+        closing=Closing(),
         lifetimes=Lifetimes(
             sessions, leases, reservations, room, tally, clock, limits.reservation_grace_seconds
         ),

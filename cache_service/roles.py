@@ -47,4 +47,7 @@ _EXPLAINING = rules(
     ListTree=_SEE_ALL,
 )
 
-RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS, **_BULK, **_EXPLAINING}
+# Who removes blocks can see from the receipt which there were: no engine's.
+_CONTROL = rules("kvtier.v1.ControlService", PurgeBlocks=_OPERATE)
+
+RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS, **_BULK, **_EXPLAINING, **_CONTROL}

@@ -88,6 +88,12 @@ class HostRoom:
         evicted, slab_bytes = 0, self._arena.slab_bytes(block_bytes)
         while len(slabs) < count:
             slab = self._arena.allocate(block_bytes)
+            if slab is None and self._ahead is None:
+                run = self._index.evict_host_run(slab_bytes, count - len(slabs))
+                slabs += run
+                evicted += len(run)
+                if run:
+                    continue
             if slab is None:
                 slab, left = self._make_room(slab_bytes, unwritten)
                 if not left:

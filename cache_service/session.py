@@ -16,12 +16,15 @@ from cache_service.errors import (
     SessionUnknownError,
     TooManySessionsError,
 )
+from cache_service.remembered import Remembered
 from cache_service.views import Transport
 from kvtier.keys import HASH_BYTES, NamespaceId
 
 __all__ = ["UNKNOWN_SESSION", "Session", "SessionTable"]
 
 TICKET_BYTES = 32
+NUMBERS_MIN = 4096
+"""Sessions, open or ended, whose blocks can be told."""
 
 UNKNOWN_SESSION = "the session was never opened, was closed or has expired; open a new one"
 
@@ -37,6 +40,8 @@ class Session:
     transport: Transport
     owner: str
     """Who opened it, as the gate knows it; nobody else may name it."""
+    number: int = 0
+    """Counted from 1 since the start; blocks that it stores have it."""
 
 
 class SessionTable:
@@ -48,6 +53,8 @@ class SessionTable:
         self._sessions: dict[str, Session] = {}
         self._tickets: dict[bytes, str] = {}
         self._deadlines = Deadlines()
+        self._opened_count = 0
+        self._numbers: Remembered[int] = Remembered(max(NUMBERS_MIN, count_max))
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -83,7 +90,10 @@ class SessionTable:
             client_name,
             transport,
             owner,
+            self._opened_count + 1,
         )
+        self._opened_count += 1
+        self._numbers.put(session.session_id, session.number)
         self._sessions[session.session_id] = session
         self._tickets[session.ticket] = session.session_id
         self._deadlines.set(session.session_id, now + self._ttl_seconds)
@@ -101,6 +111,10 @@ class SessionTable:
         """Who opened it; None when there is no such session. Keeps nothing alive."""
         session = self._sessions.get(session_id)
         return None if session is None else session.owner
+
+    def number(self, session_id: str) -> int | None:
+        """Of a session that is open, or was; None when it is not remembered."""
+        return self._numbers.get(session_id)
 
     def transport(self, session_id: str) -> Transport | None:
         """None when there is no such session. Keeps nothing alive."""

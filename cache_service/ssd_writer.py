@@ -29,7 +29,7 @@ from cache_service.write_queue import WriteQueue
 from cache_service.write_timing import WriteTiming
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
-from storage.errors import CorruptBlockError, SegmentsFullError, StorageError
+from storage.errors import CorruptBlockError, SegmentsFullError, StorageError, TierIOError
 from storage.host.arena import HostArena
 from storage.tier import SsdLocation
 
@@ -118,11 +118,24 @@ class SsdWriter:
         self._forgotten.add(hashes)
         self.wake()
 
+    async def forgotten(self) -> None:
+        """Returns when all that left the SSD until now is durably forgotten there, with what the
+        write or recycling under way brings of it. Raises TierIOError.
+
+        Appending, re-logging and forgetting follow each other in one task: a flush that begins from
+        now on begins after what is under way.
+        """
+        if not self._health.available:
+            raise TierIOError("the SSD counts as absent for now, after errors")
+        waiting = self._forgotten.next_flush()
+        self.wake()
+        await waiting
+
     def wake(self) -> None:
         """Starts the task when there is work and none runs."""
         if self._task is not None:
             return
-        wanted = self._forgotten or self._segment_due() if self._health.available else False
+        wanted = self._health.available and (self._forgotten.due or self._segment_due())
         if wanted or self._timing.due:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -131,7 +144,7 @@ class SsdWriter:
         self.wake()
         while self._task is not None:
             await asyncio.wait({self._task})
-            if self._forgotten or self._timing.due:
+            if self._forgotten.due or self._timing.due:
                 self.wake()
 
     def pins(self) -> dict[int, int]:
@@ -171,7 +184,7 @@ class SsdWriter:
                 self._limits.write_batch_blocks, self._limits.write_batch_bytes
             )
             if not batch:
-                if self._forgotten or self._timing.due:
+                if self._forgotten.due or self._timing.due:
                     continue
                 return
             await self._append(batch, room_made)

@@ -37,6 +37,8 @@ STATUS_TABLE: StatusTable = {
     errors.TooManyLanesError: StatusCode.RESOURCE_EXHAUSTED,
     errors.NoSsdTierError: StatusCode.FAILED_PRECONDITION,
     errors.VerifyRunningError: StatusCode.FAILED_PRECONDITION,
+    errors.PurgeRunningError: StatusCode.FAILED_PRECONDITION,
+    errors.RequestUnknownError: StatusCode.NOT_FOUND,
     errors.EventsLostError: StatusCode.OUT_OF_RANGE,
     errors.TooManyWatchersError: StatusCode.RESOURCE_EXHAUSTED,
     errors.WatcherStalledError: StatusCode.DEADLINE_EXCEEDED,

@@ -10,6 +10,9 @@ its own.
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.chains import Chain
@@ -33,6 +36,10 @@ from cache_service.session import Session
 from cache_service.side import Side
 from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
+from storage.tier import Slab
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Storing"]
 
@@ -51,6 +58,8 @@ class Storing(Side):
         self._writer = parts.writer
         self._health = parts.health
         self._verifier = parts.verifier
+        self._stores = parts.stores
+        self._closing = parts.closing
         self._limits = parts.limits
         self._clock = parts.clock
         self._listener = parts.tally
@@ -92,12 +101,16 @@ class Storing(Side):
         ssd_available = self._health.available
         leading = tree.served_count(found, kind, host_only=not ssd_available)
         rows: list[int] = found.tolist()
+        hashes = list(reservation.chain[leading:])
+        claimants = self._reservations.claimants(hashes)
+        # From here on nobody has them and nobody stores them: the usual end of a chain.
+        fresh = _fresh_from(found[leading:], claimants) + leading
         present = rows[:leading]
         previous = rows[leading - 1] if leading else NOWHERE
         before: Reservation | None = None
         for position in range(leading, len(rows)):
-            block_hash, row = reservation.chain[position], rows[position]
-            claimant = self._reservations.claimant(block_hash)
+            block_hash, row = hashes[position - leading], rows[position]
+            claimant = claimants[position - leading]
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
@@ -113,6 +126,10 @@ class Storing(Side):
                     reservation.parents.append(previous)
                 elif before is not None:
                     reservation.continues.append((before, reservation.chain[position - 1]))
+                if position == fresh:
+                    reservation.missing += range(fresh + 1, len(rows))
+                    reservation.hashes += hashes[fresh + 1 - leading :]
+                    break
             else:
                 present.append(row)
             previous, before = row, claimant
@@ -185,7 +202,8 @@ class Storing(Side):
     ) -> int:
         """Blocks that are visible now; the first answer again when it was committed before.
 
-        0 when a block these continue was not stored after all: then nothing is kept, a miss.
+        0 when a block these continue was not stored after all, or a purge of them is running: then
+        nothing is kept, a miss.
         Raises ReservationUnknownError, ReservationExpiredError, ChecksumCountMismatchError,
         ChecksumMismatchError; of a bulk session ReservationIncompleteError.
         """
@@ -247,6 +265,9 @@ class Storing(Side):
             return ChecksumMismatchError
         await self._await_parents(reservation)
         rows: list[int] = self._index.tree.find_chain(reservation.chain).tolist()
+        if self._closing.covers(session, rows):
+            self._listener.blocks_refused(len(reservation.missing), MissReason.PURGED)
+            return 0
         if not _parents_present(reservation, rows):
             self._listener.blocks_refused(len(reservation.missing), MissReason.EVICTED)
             return 0
@@ -268,16 +289,68 @@ class Storing(Side):
     ) -> int:
         """Makes the blocks visible, parents first. `rows` are the chain's, now. From here on
         nothing can fail."""
+        slabs, reservation.slabs = reservation.slabs, []
+        entered = self._enter_run(session, reservation, slabs, checksums, rows)
+        if entered is None:
+            entered = self._enter_each(session, reservation, slabs, checksums, rows)
+        self._reservations.hold_for_others(reservation)
+        if entered:
+            first = self._index.tree.block_hash(entered[0])
+            self._stores.note(reservation.request_id, session.namespace_id, first)
+        if not reservation.one_off:
+            self._lift([row for row in rows if row != ABSENT])
+            if self._writer is not None:
+                self._writer.committed(entered)
+        self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
+        return len(entered)
+
+    def _enter_run(
+        self,
+        session: Session,
+        reservation: Reservation,
+        slabs: list[Slab],
+        checksums: list[int],
+        rows: list[int],
+    ) -> list[int] | None:
+        """Rows of the blocks, entered together; None unless they are consecutive, all new and like
+        others."""
+        first, end = reservation.missing[0], reservation.missing[-1] + 1
+        all_new = rows[first:end].count(ABSENT) == end - first
+        if reservation.one_off or not all_new or not _is_run(reservation.missing):
+            return None
+        chain, parent = reservation.chain[first:end], rows[first - 1] if first else NOWHERE
+        entered = self._index.add_run(
+            chain,
+            parent,
+            session.namespace_id,
+            session.block_bytes,
+            session.number,
+            slabs,
+            checksums,
+        )
+        expiries = self._index.expiries
+        expiries.enter_run(entered, expiries.until(reservation.ttl_seconds))
+        return entered
+
+    def _enter_each(
+        self,
+        session: Session,
+        reservation: Reservation,
+        slabs: list[Slab],
+        checksums: list[int],
+        rows: list[int],
+    ) -> list[int]:
         tree, expiries = self._index.tree, self._index.expiries
         until = expiries.until(reservation.ttl_seconds)
         copies: list[HostCopy] = []
-        slabs, reservation.slabs = reservation.slabs, []
         stored = zip(reservation.missing, reservation.hashes, slabs, checksums, strict=True)
         for position, block_hash, slab, checksum in stored:
             row = rows[position]
             if row == ABSENT:
                 parent = rows[position - 1] if position else NOWHERE
-                row = self._index.add(block_hash, parent, session.namespace_id, session.block_bytes)
+                row = self._index.add(
+                    block_hash, parent, session.namespace_id, session.block_bytes, session.number
+                )
                 rows[position] = row
                 if reservation.one_off:
                     self._index.one_offs.mark(row)
@@ -290,17 +363,26 @@ class Storing(Side):
                 continue
             copies.append((row, slab, checksum))
         self._index.put_host_many(copies)
-        self._reservations.hold_for_others(reservation)
-        entered = [row for row, _, _ in copies]
-        if not reservation.one_off:
-            self._lift([row for row in rows if row != ABSENT])
-            if self._writer is not None:
-                self._writer.committed(entered)
-        self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
-        return len(entered)
+        return [row for row, _, _ in copies]
+
+
+def _fresh_from(found: "NDArray[np.int64]", claimants: Sequence[Reservation | None]) -> int:
+    """Where the blocks begin of which none is cached, nor claimed by anybody."""
+    known = found != ABSENT
+    if len(claimants) - claimants.count(None):
+        known |= np.fromiter((each is not None for each in claimants), bool, len(claimants))
+    return int(np.flatnonzero(known)[-1]) + 1 if known.any() else 0
+
+
+def _is_run(positions: Sequence[int]) -> bool:
+    """Whether ascending positions are consecutive."""
+    return positions[-1] - positions[0] == len(positions) - 1
 
 
 def _parents_present(reservation: Reservation, rows: Sequence[int]) -> bool:
+    if _is_run(reservation.missing):
+        first = reservation.missing[0]
+        return first == 0 or rows[first - 1] != ABSENT
     ours = set(reservation.missing)
     return all(
         position == 0 or position - 1 in ours or rows[position - 1] != ABSENT

@@ -4,6 +4,7 @@ Invariant: a counter only grows. One writer, the core, on the event loop.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 
 from cache_service.listener import CacheListener
 from cache_service.views import PassView
@@ -66,6 +67,12 @@ class Tally:
     def blocks_expired(self, count: int) -> None:
         self.counters["blocks_expired"] += count
         self._listener.blocks_expired(count)
+
+    def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
+        self.counters["purges"] += 1
+        for tier, count in copies.items():
+            self.counters[f"blocks_purged_{tier.name.lower()}"] += count
+        self._listener.blocks_purged(copies)
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
         self.counters["blocks_promoted"] += count

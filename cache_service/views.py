@@ -78,6 +78,10 @@ class CacheLimits:
     """Share of a recycled segment that may be written again because it is still worth keeping."""
     ssd_retry_seconds: float = 10.0
     """How long the SSD counts as absent after repeated I/O errors."""
+    purge_slice_blocks: int = 512
+    """Blocks that a purge takes out before others run; fewer, where they take 5 ms."""
+    forget_wait_seconds: float = 60.0
+    """How long a purge waits for the SSD's index; a million blocks take it a few."""
     scrub_bytes_per_second: int = 0
     """What background passes over the SSD may read; 0 for none."""
     evicted_memory_count: int = 65_536

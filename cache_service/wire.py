@@ -24,6 +24,7 @@ __all__ = [
     "hints",
     "load_timeout",
     "reason",
+    "recompute_time",
     "text",
     "tier",
     "timestamp",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 TEXT_CHARS_MAX = 256
-LOAD_TIMEOUT_SECONDS_MAX = 3600.0
+SECONDS_MAX = 3600.0
 TTL_SECONDS_MAX = 366 * 24 * 3600
 
 
@@ -84,13 +85,12 @@ def hints(
 
 def load_timeout(asked: Duration) -> float:
     """Seconds. Raises MalformedRequestError."""
-    seconds = asked.seconds + asked.nanos / 1e9
-    if not 0 <= seconds <= LOAD_TIMEOUT_SECONDS_MAX:
-        raise MalformedRequestError(
-            f"load_timeout must be from 0 to {LOAD_TIMEOUT_SECONDS_MAX:.0f} seconds",
-            field="load_timeout",
-        )
-    return seconds
+    return _seconds("load_timeout", asked)
+
+
+def recompute_time(asked: Duration) -> float:
+    """Seconds. Raises MalformedRequestError."""
+    return _seconds("recompute_time_per_block", asked)
 
 
 def duration(seconds: float) -> Duration:
@@ -112,3 +112,12 @@ def reason(of: MissReason) -> Any:
 
 def tier(of: Tier) -> Any:
     return int(of)
+
+
+def _seconds(name: str, asked: Duration) -> float:
+    seconds = asked.seconds + asked.nanos / 1e9
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise MalformedRequestError(
+            f"{name} must be from 0 to {SECONDS_MAX:.0f} seconds", field=name
+        )
+    return seconds

@@ -50,6 +50,8 @@ class LoadJob:
     landing: Sequence[PageBytes]
     deadline: float
     hints: CacheHints = NO_HINTS
+    recompute_seconds: float | None = None
+    """What computing a block of the chain costs; None: unknown."""
     result: RestoreResult = field(default_factory=lambda: _nothing(MissReason.UNAVAILABLE))
     progress: _Progress = _Progress.QUEUED
 
@@ -63,7 +65,14 @@ class LoadJob:
         if remaining <= 0:
             self.result = _nothing(MissReason.DEADLINE)
             return
-        result = cache.restore(self.request_id, self.chain, self.landing, remaining, self.hints)
+        result = cache.restore(
+            self.request_id,
+            self.chain,
+            self.landing,
+            remaining,
+            self.hints,
+            self.recompute_seconds,
+        )
         if len(result.tiers) > len(self.chain):
             raise ValueError("the cache restored more blocks than it was asked for")
         self.result = result

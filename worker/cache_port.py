@@ -64,8 +64,12 @@ class CachePort(Protocol):
         pages: Sequence[PageBytes],
         timeout_seconds: float,
         hints: CacheHints,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         """Copies the longest prefix of `chain` that can be had in time into `pages[0..]`.
+
+        `recompute_seconds`: what computing a block of it costs; then less is restored where loading
+        would take longer. None: unknown.
 
         `chain` may start anywhere in a prompt's chain. Every restored payload was verified against
         its checksum after the copy; a page past the restored count may hold garbage.

@@ -29,12 +29,13 @@ __all__ = ["Store"]
 FRAME_BYTES = 1024 * 1024
 ABORT_SECONDS_MAX = 5.0
 
-SLICE_BYTES = 64 * 1024 * 1024
-"""Long enough that the service's work on the next slice is hidden behind the copies of this one,
-and that its two calls cost little beside them."""
-
 FIRST_SLICE_BYTES = 8 * 1024 * 1024
 """What is reserved while nothing is copied yet."""
+
+SLICE_GROWTH = 4
+SLICE_BYTES_MAX = 128 * 1024 * 1024
+"""Each slice is larger than the one before: the service's work on it is still hidden behind the
+copies of that one, and fewer slices are fewer calls, two for each."""
 
 
 class Store:
@@ -112,9 +113,11 @@ class Store:
         if self._session.arena is None and self._session.lanes is None:
             return [count]
         block_bytes = len(self._pages[0])
-        first = max(1, FIRST_SLICE_BYTES // block_bytes)
-        step = max(1, SLICE_BYTES // block_bytes)
-        return [*range(first, count, step), count]
+        size, end, ends = FIRST_SLICE_BYTES, 0, list[int]()
+        while (end := end + max(1, size // block_bytes)) < count:
+            ends.append(end)
+            size = min(SLICE_BYTES_MAX, SLICE_GROWTH * size)
+        return [*ends, count]
 
     def _reserve(self, request_id: str, end: int) -> "grpc.Future[cache_pb2.ReserveBlocksResponse]":
         request = cache_pb2.ReserveBlocksRequest(

@@ -14,6 +14,7 @@ and until it returns the cache service is not asked again. Owned by the engine's
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from worker.kv_pages import KvPages, PageId
 from worker.live_request import LiveRequest, Phase, Sample
 from worker.page_pool import PagePool
 
-__all__ = ["CacheTraffic", "LoadOutcome"]
+__all__ = ["STORE_SECONDS_MAX", "CacheTraffic", "LoadOutcome"]
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,25 @@ class CacheTraffic:
     def in_flight_count(self) -> int:
         return len(self._flights)
 
-    def load(self, live: LiveRequest, first_block: int, end_block: int, seconds: float) -> bool:
-        """Starts restoring blocks `[first_block, end_block)` of the prompt; False: not possible."""
+    def stored_page_count(self) -> int:
+        """Pages that stores hold and no request does: taken up again when these end."""
+        stores = [f for f in self._flights.values() if f.held and f.live is None and not f.stuck]
+        holders = Counter(page for flight in stores for page in flight.pages)
+        # One more holder is the tree.
+        return sum(self._pool.holders(page) <= count + 1 for page, count in holders.items())
+
+    def load(
+        self,
+        live: LiveRequest,
+        first_block: int,
+        end_block: int,
+        seconds: float,
+        recompute_seconds: float | None = None,
+    ) -> bool:
+        """Starts restoring blocks `[first_block, end_block)` of the prompt; False: not possible.
+
+        `seconds`: how long it may take; `recompute_seconds`: what computing one of them costs.
+        """
         if not self.usable:
             return False
         pages = live.samples[0].table.pages[first_block:end_block]
@@ -92,7 +110,9 @@ class CacheTraffic:
             return False
         deadline = self._clock() + seconds
         chain = live.chain.hashes[first_block:end_block]
-        job = LoadJob(live.request.request_id, chain, landing, deadline, live.cache_hints)
+        job = LoadJob(
+            live.request.request_id, chain, landing, deadline, live.cache_hints, recompute_seconds
+        )
         flight = _Flight(
             job, pages, self._kv.direct, deadline + LOAD_GRACE_SECONDS, live, first_block
         )
@@ -117,8 +137,11 @@ class CacheTraffic:
         else:
             self.skipped_stores += 1
 
-    def settle(self) -> list[LoadOutcome]:
-        """Takes in what is done, and gives up what is late. The loads among it."""
+    def settle(self, store_seconds: float = STORE_SECONDS_MAX) -> list[LoadOutcome]:
+        """Takes in what is done, and gives up what is late. The loads among it.
+
+        `store_seconds`: how long a store may take now, from its offer on.
+        """
         outcomes = []
         for job in self._lanes.collect():
             flight = self._flights.pop(id(job))
@@ -133,7 +156,12 @@ class CacheTraffic:
                     self.restored_blocks += landed
                 outcomes.append(self._outcome(flight, job.result))
         now = self._clock()
-        late = [f for f in self._flights.values() if not f.stuck and f.give_up_at < now]
+        early = STORE_SECONDS_MAX - store_seconds
+        late = [
+            flight
+            for flight in self._flights.values()
+            if not flight.stuck and flight.give_up_at < now + (flight.live is None) * early
+        ]
         for flight in late:
             outcomes += self._give_up(flight)
         return outcomes

@@ -47,6 +47,16 @@ class Residency:
         """Length of the longest resident prefix of `chain`. Changes nothing."""
         return len(self._tree.match(chain))
 
+    def missing_pages(self, live: LiveRequest, need: int) -> int:
+        """How many pages more would have to be there for `admit`."""
+        matched = self._tree.match(live.reusable_chain(self._block_tokens))
+        return max(0, need - len(matched) - self._there(matched))
+
+    def _there(self, matched: Sequence[PageId]) -> int:
+        """Pages that may be taken by who keeps those."""
+        waking = sum(self._pool.holders(page) == 1 for page in matched)
+        return self._pool.free_count + self._pool.idle_count - waking - self._reserved
+
     def admit(self, live: LiveRequest, need: int) -> bool:
         """Gives `live` its first sample with the prompt's pages, and reserves the rest of `need`.
 
@@ -54,9 +64,7 @@ class Residency:
         """
         chain = live.reusable_chain(self._block_tokens)
         matched = self._tree.match(chain)
-        waking = sum(self._pool.holders(page) == 1 for page in matched)
-        there = self._pool.free_count + self._pool.idle_count - waking - self._reserved
-        if need - len(matched) > there:
+        if need - len(matched) > self._there(matched):
             return False
         table = BlockTable(self._pool)
         for page in self._take_resident(live, chain):

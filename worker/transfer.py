@@ -84,6 +84,9 @@ def copy_hashed(
 ) -> int:
     """Copies `source` to `target`, equally long; returns the checksum of `page`, one of the two, as
     that block's."""
+    if len(source) <= PIECE_BYTES:
+        np.copyto(target, source)
+        return page_checksum(block_hash, page)
     digest = xxhash.xxh3_64(seed=checksum_seed(block_hash))
     for start in range(0, len(source), PIECE_BYTES):
         end = start + PIECE_BYTES

@@ -25,6 +25,7 @@ from cache_service.audit.refusals import RefusalTable, Refused
 from cache_service.audit.target import target_of
 from cache_service.audit.writer import AuditWriter
 from cache_service.errors import AuditUnavailableError
+from kvtier.access import NOTES
 from kvtier.errors import KvtierError
 from kvtier.principals import Principal
 from kvtier.serving import ShuttingDownError
@@ -68,9 +69,12 @@ class AuditLog:
         if self._closing:
             raise ShuttingDownError("the service is stopping; try again once it has restarted")
         target = target_of(request)
+        notes: list[str] = []
+        NOTES.set(notes)
 
         def write(outcome: str, reason: str) -> Awaitable[Refusal]:
-            about = (principal.key, _roles(principal), method, target, outcome, reason)
+            said = " ".join([target, *notes])
+            about = (principal.key, _roles(principal), method, said, outcome, reason)
             return self._write(AuditEntry(self._now(), *about))
 
         loop = asyncio.get_running_loop()

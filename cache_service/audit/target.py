@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from google.protobuf.message import Message
+
 __all__ = ["target_of"]
 
 HASH_HEX_CHARS = 16
@@ -20,4 +22,6 @@ def _short(value: Any) -> str:
         return str(value)
     if isinstance(value, str):
         return value[:TEXT_CHARS_MAX]
+    if isinstance(value, Message):
+        return f"({target_of(value)})"
     return "set"

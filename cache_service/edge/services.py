@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import grpc
 
 from cache_service.edge.bulk_calls import BULK_SERVICE_NAME, BulkServicer
+from cache_service.edge.control_calls import CONTROL_SERVICE, ControlServicer
 from cache_service.edge.event_calls import EVENTS_NAME, EventsServicer
 from cache_service.edge.explain_calls import EXPLAIN_SERVICE, ExplainServicer
 from cache_service.intake import StreamIntake
 from cache_service.servicer import SERVICE_NAME, CacheServicer
-from kvtier.v1 import bulk_pb2_grpc, cache_pb2_grpc, events_pb2_grpc, explain_pb2_grpc
+from kvtier.v1 import (
+    bulk_pb2_grpc,
+    cache_pb2_grpc,
+    control_pb2_grpc,
+    events_pb2_grpc,
+    explain_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from cache_service.cache import Cache
@@ -45,7 +52,7 @@ class Service(Generic[Servicer]):
 
 def services(cache: "Cache", intake: StreamIntake, arena_socket_path: str) -> list[Service[Any]]:
     """Every service, with its servicer built."""
-    events = EventsServicer(cache)
+    events, control = EventsServicer(cache), ControlServicer(cache)
     return [
         Service(
             SERVICE_NAME,
@@ -67,5 +74,11 @@ def services(cache: "Cache", intake: StreamIntake, arena_socket_path: str) -> li
             EXPLAIN_SERVICE,
             ExplainServicer(cache),
             explain_pb2_grpc.add_ExplainServiceServicer_to_server,
+        ),
+        Service(
+            CONTROL_SERVICE,
+            control,
+            control_pb2_grpc.add_ControlServiceServicer_to_server,
+            control.before_drain,
         ),
     ]

@@ -28,6 +28,7 @@ __all__ = [
     "ScopeNotAllowedError",
     "TooManyCallsError",
     "UnauthenticatedError",
+    "audit_note",
     "caller",
     "own_tenant_only",
     "rules",
@@ -169,6 +170,18 @@ CALLER: ContextVar[Principal] = ContextVar("caller")
 def caller() -> Principal:
     """Who makes the call that this handler serves. REQUIRES: inside a handler."""
     return CALLER.get()
+
+
+NOTES: ContextVar[list[str]] = ContextVar("notes")
+"""What is to be said of the running call beside its outcome; set by the audit log."""
+
+
+def audit_note(text: str) -> None:
+    """Adds to the last line that the audit log has of the running call; nothing, where that is not
+    audited."""
+    notes = NOTES.get(None)
+    if notes is not None:
+        notes.append(text)
 
 
 def own_tenant_only(table: Mapping[str, Rule]) -> RequestCheck:

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -33,6 +33,7 @@ from storage.ssd.format import INDEX_DIRECTORY, SEGMENT_COUNT_MAX, record_bytes
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
 from storage.ssd.read_lane import ReadLane
+from storage.ssd.read_order import ReadFlow
 from storage.ssd.reader import BlockRead, BlockReader
 from storage.ssd.recovered import NO_BLOCKS, RecoveredColumns
 from storage.ssd.recovery import Progress, RecoveredTier, recover
@@ -221,20 +222,29 @@ class SsdTier:
             raise outcome[0]
 
     async def read_many(
-        self, reads: Sequence[BlockRead], landed: Callable[[int, Exception | None], None]
+        self,
+        reads: Sequence[BlockRead],
+        landed: Callable[[int, Exception | None], None],
+        flow: ReadFlow | None = None,
     ) -> None:
         """As `read` for each, at a fraction of the cost for each where records lie in a row.
 
         Returns when all have ended. `landed(i, error)` is called on the loop as each ends, the
-        first ones first as far as threads go: None, or what `read` would have raised. Raises
-        TierBusyError and TierIOError with none begun.
+        first ones first as far as threads go: None, or what `read` would have raised. Reads of one
+        `flow` follow each other, those of several take turns. Raises TierBusyError and TierIOError
+        with none begun.
         """
         self._check_open()
         self.reads_under_way += len(reads)
         try:
-            await self._read_lane.run(reads, landed)
+            await self._read_lane.run(reads, landed, flow)
         finally:
             self.reads_under_way -= len(reads)
+
+    def read_sooner(self, locations: Iterable[SsdLocation], flow: ReadFlow) -> None:
+        """Reads of those blocks that others asked for and that wait are done when `flow` would
+        have its turn, if that is sooner."""
+        self._read_lane.sooner({(at.segment_id, at.offset) for at in locations}, flow)
 
     async def verify(self, record: BlockRecord, location: SsdLocation) -> None:
         """Reads the block and checks everything, as `read` does, and gives nothing back.

@@ -149,6 +149,7 @@ class BytesCache:
         pages: Sequence[PageBytes],
         timeout_seconds: float,
         hints: Any = None,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         for count, (block, page) in enumerate(zip(chain, pages, strict=True)):
             if block not in self.blocks:

@@ -14,6 +14,8 @@ from kvtier.v1 import (
     bulk_pb2_grpc,
     cache_pb2,
     cache_pb2_grpc,
+    control_pb2,
+    control_pb2_grpc,
     describe_pb2,
     describe_pb2_grpc,
     events_pb2,
@@ -32,6 +34,7 @@ FILES: list[FileDescriptor] = [
         block_pb2,
         bulk_pb2,
         cache_pb2,
+        control_pb2,
         events_pb2,
         explain_pb2,
         inference_pb2,
@@ -48,6 +51,7 @@ METHODS = [
 STUBS = (
     bulk_pb2_grpc,
     cache_pb2_grpc,
+    control_pb2_grpc,
     events_pb2_grpc,
     explain_pb2_grpc,
     inference_pb2_grpc,
@@ -98,6 +102,17 @@ def test_kinds_of_event_are_the_same_numbers_on_both_sides() -> None:
 
     assert numbers(events_pb2.EventKind.DESCRIPTOR, "EVENT_KIND_") == {
         kind.name: kind.value for kind in EventKind
+    }
+
+
+def test_words_about_purges_are_the_same_numbers_on_both_sides() -> None:
+    from cache_service.purge_views import PurgeKind, SsdForgetting
+
+    assert numbers(control_pb2.PurgeKind.DESCRIPTOR, "PURGE_KIND_") == {
+        kind.name: kind.value for kind in PurgeKind
+    }
+    assert numbers(control_pb2.SsdForgetting.DESCRIPTOR, "SSD_FORGETTING_") == {
+        each.name: each.value for each in SsdForgetting
     }
 
 

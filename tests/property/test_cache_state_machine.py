@@ -8,7 +8,7 @@ after every step.
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,19 +37,19 @@ from cache_service.errors import (
 from cache_service.events.watching import Position
 from cache_service.hints import NO_HINTS, Hints
 from cache_service.listener import QuietListener
+from cache_service.purge_views import PurgeKind, PurgeTarget, SsdForgetting
 from cache_service.tree_walk import START, Place
 from cache_service.views import (
     CacheLimits,
     CachePolicies,
     EndView,
     MatchView,
-    PrefixView,
     ReadyView,
     Transport,
 )
 from kvtier.block_places import BlockPlaces
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash, NamespaceId, payload_checksum
+from kvtier.keys import BlockHash, NamespaceId, payload_checksum, unpack_hashes
 from storage.host.arena import HostArena
 from storage.policy.choice import POLICIES
 from storage.ssd.tier import SsdTier
@@ -71,6 +71,7 @@ LIMITS = CacheLimits(
     read_ahead_blocks=2,
     write_batch_blocks=3,
     evicted_memory_count=16,
+    purge_slice_blocks=2,
     events_per_message=5,
     event_batch_seconds=0.0001,
 )
@@ -79,6 +80,7 @@ Result = TypeVar("Result")
 
 paths = st.lists(st.integers(0, 1), min_size=1, max_size=5)
 """A path in a small tree, so that chains share prefixes and fork."""
+kinds = st.sampled_from(PurgeKind)
 
 TTL = 7
 hints = st.sampled_from(
@@ -137,7 +139,9 @@ class CacheLife(RuleBasedStateMachine):
         self.now = 0.0
         self.flipped = False
         self.committed: set[BlockHash] = set()
-        """Every hash that was ever committed: nothing else may be found."""
+        """Every hash that was committed and not purged since: nothing else may be found."""
+        self.ever: set[BlockHash] = set()
+        """The same, purged or not: a lease outlives a purge."""
         self.policies = CachePolicies()
         self.mortal = False
         """Nothing is stored or used but for `TTL` seconds."""
@@ -202,6 +206,10 @@ class CacheLife(RuleBasedStateMachine):
 
     def session(self, number: int) -> str:
         return self.sessions[number % len(self.sessions)]
+
+    def store_hashes(self, hashes: list[BlockHash]) -> None:
+        self.committed.update(hashes)
+        self.ever.update(hashes)
 
     def write(self, chain: list[BlockHash], view: Any) -> list[int]:
         sums = []
@@ -317,6 +325,7 @@ class CacheLife(RuleBasedStateMachine):
         self.check_good(chain[: match.matched_count])
         if match.matched_count and not hints.one_off:
             self.touch(chain_of(path))
+        assert set(chain[: match.matched_count]) <= self.committed
         blocks = [
             (slab.offset, checksum)
             for view in events
@@ -338,16 +347,16 @@ class CacheLife(RuleBasedStateMachine):
         chain = chain_of(path)[min(start, len(path) - 1) :]
         session_id = self.session(number)
 
-        async def acquired() -> tuple[PrefixView, list[Any]]:
-            # Without a step of the loop between: writes behind go on in one.
+        async def acquired() -> tuple[Any, list[Any], bool]:
+            """Nothing of the service runs in between."""
             looked, before = self.cache.lookup(session_id, chain), self.cache.stats()
             events = self.cache.acquire_resident(session_id, "r", Chain.of(chain))
-            assert Tier.SSD not in looked.tiers or self.cache.stats() == before
-            return looked, events
+            return looked, events, self.cache.stats() == before
 
-        looked, events = self.run(acquired())
+        looked, events, unchanged = self.run(acquired())
         if Tier.SSD in looked.tiers:
             assert events == []
+            assert unchanged
             return
         match, *ready, end = events
         assert match.matched_count == end.ready_count == looked.present_count
@@ -398,7 +407,7 @@ class CacheLife(RuleBasedStateMachine):
     def check_bytes(self, chain: list[BlockHash], blocks: list[tuple[int, int]]) -> None:
         for block_hash, (offset, checksum) in zip(chain, blocks, strict=False):
             slab = self.arena.view(Slab(offset, PAGE_BYTES))[:BLOCK_BYTES]
-            assert block_hash in self.committed
+            assert block_hash in self.ever
             assert bytes(slab) == payload_of(block_hash), "a wrong byte"
             assert checksum == payload_checksum(block_hash, slab)
 
@@ -437,7 +446,7 @@ class CacheLife(RuleBasedStateMachine):
         if spoil and verify:
             sums[-1] ^= 1
         # What a commit might make visible; a refused one leaves the set a little too large.
-        self.committed.update(hashes)
+        self.store_hashes(hashes)
         try:
             count = self.run(self.cache.commit(session_id, view.reservation_id, sums, verify))
         except ReservationExpiredError:
@@ -466,20 +475,110 @@ class CacheLife(RuleBasedStateMachine):
     @rule(path=paths, number=st.integers(0, 2), hints=hints)
     def store(self, path: list[int], number: int, hints: Hints) -> None:
         """The usual way: reserve, write, commit in one go."""
-        self.store_chain(chain_of(path), self.session(number), hints)
+        self.store_chain(chain_of(path), self.session(number), f"store-{number}/1", hints)
 
     @rule(paths=st.lists(st.sampled_from(ALL_PATHS), min_size=2, max_size=6))
     def store_more_than_fits(self, paths: list[list[int]]) -> None:
         for path in paths:
             self.store_chain(chain_of(path), self.session(0))
 
-    def store_chain(self, chain: list[BlockHash], session_id: str, hints: Hints = NO_HINTS) -> None:
-        view = self.run(self.cache.reserve(session_id, "", chain, self.hinted(hints)))
+    def store_chain(
+        self,
+        chain: list[BlockHash],
+        session_id: str,
+        request_id: str = "",
+        hints: Hints = NO_HINTS,
+    ) -> None:
+        view = self.run(self.cache.reserve(session_id, request_id, chain, self.hinted(hints)))
         self.touch(chain)
         if view.reservation_id:
-            self.committed.update(chain[i] for i in view.missing)
+            self.store_hashes([chain[i] for i in view.missing])
             sums = self.write(chain, view)
             self.run(self.cache.commit(session_id, view.reservation_id, sums, False))
+
+    @rule(
+        path=paths, kind=st.sampled_from(PurgeKind), number=st.integers(0, 2), store=st.booleans()
+    )
+    def purge(self, path: list[int], kind: PurgeKind, number: int, store: bool) -> None:
+        """What was taken out is not found until it is stored again, whatever happens: reads and
+        writes under way, leases, restarts. `store`: somebody stores meanwhile."""
+        target = self.target(path, kind, number)
+        if target is None:
+            return
+        purged = self.run(self.purged(target, chain_of(path) if store else None, number))
+        if not store:
+            self.committed -= purged
+
+    def target(self, path: list[int], kind: PurgeKind, number: int) -> PurgeTarget | None:
+        if kind is PurgeKind.PREFIX:
+            return PurgeTarget(kind, NAMESPACE, chain_of(path)[-1])
+        if kind is PurgeKind.REQUEST:
+            known = self.cache._parts.stores.firsts(f"store-{number}")
+            return PurgeTarget(kind, request_id=f"store-{number}") if known else None
+        if kind is PurgeKind.SESSION:
+            return PurgeTarget(kind, session_id=self.session(number))
+        return PurgeTarget(kind, NAMESPACE if kind is PurgeKind.NAMESPACE else None)
+
+    def named(self, target: PurgeTarget) -> set[BlockHash]:
+        """What the target is of what is cached now."""
+        parts, tree = self.cache._parts, self.cache._parts.index.tree
+        session = parts.sessions.number(target.session_id)
+        firsts = [block_hash for _, block_hash in parts.stores.firsts(target.request_id)]
+        rules: dict[PurgeKind, Callable[[int], bool]] = {
+            PurgeKind.PREFIX: lambda row: tree.block_hash(row) == target.block_hash,
+            PurgeKind.REQUEST: lambda row: tree.block_hash(row) in firsts,
+            PurgeKind.SESSION: lambda row: bool(tree.columns.stored_by[row] == session),
+        }
+        named = rules.get(target.kind)
+        tops = [row for row in tree if named is None or named(row)]
+        below = {each for row in tops for each in tree.subtree(row)}
+        return {tree.block_hash(row) for row in below}
+
+    async def purged(
+        self, target: PurgeTarget, stored: list[BlockHash] | None, number: int
+    ) -> set[BlockHash]:
+        """What a purge took out, as the events say, and its receipt and the index too."""
+        named, state = self.named(target), index_state(self.cache)
+        dry = await self.cache.purging.start(target, dry_run=True)
+        if index_state(self.cache) == state:
+            assert dry.hashes_sha256 == hashlib.sha256(b"".join(sorted(named))).digest()
+        position = Position(self.cache.instance_id, self.cache.watching.last_sequence)
+        purge = self.cache.purging.start(target, dry_run=False)
+        if stored is not None:
+            hints = self.hinted(NO_HINTS)
+            view = await self.cache.reserve(self.session(number), "", stored, hints)
+            self.touch(stored)
+            if view.reservation_id:
+                self.store_hashes([stored[i] for i in view.missing])
+                sums = self.write(stored, view)
+                await self.cache.commit(self.session(number), view.reservation_id, sums, False)
+        while not purge.done():
+            await asyncio.sleep(0)
+            self.cache.check_integrity()
+        receipt = await purge
+        assert receipt.ssd_forgetting is SsdForgetting.DURABLE
+        if stored is None:
+            assert not self.named(target), "something was left"
+        gone = await self.events_of_purges(position)
+        for copies in receipt.copies:
+            assert copies.copy_count == len(gone[copies.tier])
+        blocks = set(gone[Tier.HOST]) | set(gone[Tier.SSD])
+        assert receipt.block_count == len(blocks)
+        assert receipt.hashes_sha256 == hashlib.sha256(b"".join(sorted(blocks))).digest()
+        return blocks
+
+    async def events_of_purges(self, position: Position) -> dict[Tier, list[BlockHash]]:
+        """Copies that left by a purge since `position`."""
+        gone: dict[Tier, list[BlockHash]] = {Tier.HOST: [], Tier.SSD: []}
+        views = self.cache.watching.watch(position, False)
+        while position.sequence < self.cache.watching.last_sequence:
+            view = await anext(views)
+            position = view.position
+            for run in view.events:
+                if run.reason is MissReason.PURGED:
+                    gone[run.tier] += unpack_hashes(run.hashes)
+        await views.aclose()
+        return gone
 
     @rule(seconds=st.sampled_from([1, 6, 11]))
     def time_passes(self, seconds: int) -> None:

@@ -63,6 +63,7 @@ class ForgetfulCache:
         pages: Sequence[PageBytes],
         timeout_seconds: float,
         hints: Any = None,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         self._maybe_break()
         count = 0

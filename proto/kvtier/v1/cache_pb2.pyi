@@ -96,12 +96,13 @@ class LookupPrefixResponse(_message.Message):
     def __init__(self, present_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
 
 class AcquirePrefixRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids", "one_off", "ttl")
+    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids", "recompute_time_per_block", "one_off", "ttl")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     LOAD_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    RECOMPUTE_TIME_PER_BLOCK_FIELD_NUMBER: _ClassVar[int]
     ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     session_id: str
@@ -109,9 +110,10 @@ class AcquirePrefixRequest(_message.Message):
     block_hashes: bytes
     load_timeout: _duration_pb2.Duration
     returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
+    recompute_time_per_block: _duration_pb2.Duration
     one_off: bool
     ttl: _duration_pb2.Duration
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., recompute_time_per_block: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class AcquirePrefixResponse(_message.Message):
     __slots__ = ("match", "ready", "end")

@@ -19,16 +19,26 @@ from google.protobuf.message_factory import GetMessageClass
 from kvtier.errors import read_error
 from kvtier.keys import KEY_SCHEME_VERSION, pack_hashes
 from kvtier.v1 import cache_pb2 as pb
-from kvtier.v1 import cache_pb2_grpc, explain_pb2, explain_pb2_grpc
+from kvtier.v1 import (
+    cache_pb2_grpc,
+    control_pb2,
+    control_pb2_grpc,
+    explain_pb2,
+    explain_pb2_grpc,
+)
 
 BLOCK_BYTES = 8192
 SERVICE = pb.DESCRIPTOR.services_by_name["CacheService"]
 METHODS = sorted(SERVICE.methods, key=lambda method: str(method.name))
 LOOKING = list(explain_pb2.DESCRIPTOR.services_by_name["ExplainService"].methods)
 """Calls that change nothing: made in between, they leave the lives of the others as they are."""
+STEERING = list(control_pb2.DESCRIPTOR.services_by_name["ControlService"].methods)
+"""Calls of operators, seldom enough that blocks live for a while."""
+EVERY_ONE = METHODS + LOOKING + STEERING
 STUBS = {
     "CacheService": cache_pb2_grpc.CacheServiceStub,
     "ExplainService": explain_pb2_grpc.ExplainServiceStub,
+    "ControlService": control_pb2_grpc.ControlServiceStub,
 }
 SELDOM = {"OpenSession", "CloseSession", "VerifyBlocks", "GetStats"}
 CALL_SECONDS_MAX = 20
@@ -76,6 +86,7 @@ class Fuzzer:
             "data": lambda: bytes(self.rng.choice([BLOCK_BYTES, BLOCK_BYTES // 2])),
             "checksums": lambda: [7] * self._missing.get(self._named, 1),
             "load_timeout": lambda: Duration(seconds=1),
+            "recompute_time_per_block": lambda: Duration(nanos=self.rng.choice([1, 10**6])),
             "bytes_per_second": lambda: 0,
             "page_size": lambda: self.rng.randrange(3),
         }
@@ -208,6 +219,9 @@ def test_any_messages_in_any_order(small_service: Any, tools: Any, seed: int) ->
             looker.ids = fuzzer.ids
             method = looker.rng.choice(LOOKING)
             answers(small_service, method, [looker.message(method.input_type)])
+        if number % 50 == 0:
+            method = looker.rng.choice(STEERING)
+            answers(small_service, method, [looker.message(method.input_type)])
     for session_id in fuzzer.ids["session_id"]:
         stub.CloseSession(pb.CloseSessionRequest(session_id=session_id), timeout=10)
     after = small_service.until(nothing_is_held).counters
@@ -215,7 +229,7 @@ def test_any_messages_in_any_order(small_service: Any, tools: Any, seed: int) ->
         assert after[what] > before.get(what, 0), "nothing got far: the test tests nothing"
 
 
-@pytest.mark.parametrize("method", METHODS + LOOKING, ids=lambda method: str(method.name))
+@pytest.mark.parametrize("method", EVERY_ONE, ids=lambda method: str(method.name))
 def test_bytes_that_are_no_message_are_refused(
     small_service: Any, method: MethodDescriptor
 ) -> None:

@@ -1,17 +1,20 @@
 """Stores chain after chain into a cache on the directory given, until it is killed.
 
 Says on standard output, one line each: "written N" when chain N, and all before it that are still
-cached, are durable on the SSD; of a cache that writes when blocks leave, that nothing waits.
+cached, are durable on the SSD; of a cache that writes when blocks leave, that nothing waits. With
+"purge" it takes the last three blocks of every chain out again at once, and says "purged N".
 """
 
 import asyncio
 import hashlib
+import random
 import sys
 import time
 from pathlib import Path
 
 from cache_service.cache import Cache
 from cache_service.listener import QuietListener
+from cache_service.purge_views import PurgeKind, PurgeTarget, SsdForgetting
 from cache_service.views import CacheLimits, CachePolicies, Transport
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
@@ -59,6 +62,20 @@ async def store(cache: Cache, session_id: str, chain: list[BlockHash]) -> None:
         await cache.commit(session_id, view.reservation_id, sums, False)
 
 
+async def store_and_purge(folder: Path, first: int) -> None:
+    """At moments that differ, so that a chain is queued, being written or on the SSD by then."""
+    cache = open_cache(folder, HostArena(64 * 4096, extent_bytes=16 * 4096))
+    session_id, moments = open_session(cache), random.Random(first)
+    for number in range(first, first + 100_000):
+        chain = chain_of(number)
+        await store(cache, session_id, chain)
+        await asyncio.sleep(moments.choice([0, 0, 0.0002, 0.0005, 0.001, 0.003]))
+        target = PurgeTarget(PurgeKind.PREFIX, NamespaceId(bytes(32)), chain[2])
+        receipt = await cache.purging.start(target, dry_run=False)
+        assert receipt.ssd_forgetting is SsdForgetting.DURABLE
+        print("purged", number, flush=True)
+
+
 async def main(folder: Path, first: int, write_when: str) -> None:
     cache = open_cache(folder, HostArena(64 * 4096, extent_bytes=16 * 4096), write_when)
     session_id = open_session(cache)
@@ -71,4 +88,6 @@ async def main(folder: Path, first: int, write_when: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+    place, start = Path(sys.argv[1]), int(sys.argv[2])
+    purges = sys.argv[3] == "purge"
+    asyncio.run(store_and_purge(place, start) if purges else main(place, start, sys.argv[3]))

@@ -74,6 +74,7 @@ class MemoryCache:
         pages: Sequence[PageBytes],
         timeout_seconds: float,
         hints: Any = None,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         tiers = []
         for block, page in zip(chain, pages, strict=True):

@@ -20,7 +20,7 @@ class HangingCache:
         self.entered = threading.Event()
 
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, hints: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         self.entered.set()
         assert self.release.wait(60)
@@ -41,7 +41,7 @@ class HangingCache:
 
 class RaisingCache(HangingCache):
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, hints: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         raise OSError("gone")
 
@@ -51,7 +51,7 @@ class RaisingCache(HangingCache):
 
 class BoastingCache(RaisingCache):
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, hints: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         return RestoreResult((Tier.HOST,) * (len(chain) + 1), MissReason.NONE)
 
@@ -113,6 +113,57 @@ def test_request_behind_a_stuck_store_runs_without_the_cache(
         engine.check_integrity()
     assert second.tokens() == bench.plain_greedy(PROMPT[::-1], 9)
     assert engine.stats().skipped_stores_total > 0
+    cache.release.set()
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_pages_that_only_a_hung_store_holds_are_waited_for_no_longer_than_a_load(
+    bench: Any, watcher: Any, clock: Any, others: int
+) -> None:
+    """Also where more stores wait behind the one that hangs."""
+    cache = HangingCache()
+    engine = bench.engine(
+        cache, clock=clock, load_threads=1, page_count=6, load_timeout_seconds=2.0
+    )
+    for n in range(1 + others):  # too short to load
+        first = watcher()
+        engine.submit(bench.request(f"a{n}", [9 + n, *PROMPT[:7]], new=1), first)
+        while not first.ends:
+            engine.step()
+    assert cache.entered.wait(60)
+    second = watcher()
+    engine.submit(bench.request("b", PROMPT[::-1], new=4), second)
+    engine.step()
+    assert engine.stats().waiting_count == 1
+    clock.now += 1.9
+    engine.step()
+    assert engine.stats().waiting_count == 1
+    clock.now += 0.2
+    for _ in range(50):
+        engine.step()
+        engine.check_integrity()
+    assert second.tokens() == bench.plain_greedy(PROMPT[::-1], 4)
+    assert second.end.usage.queue_seconds == pytest.approx(2.1)
+    cache.release.set()
+    while engine.stats().free_page_count + engine.stats().cached_page_count != 6:
+        engine.wait(1.0)
+        engine.step()
+    engine.check_integrity()
+
+
+def test_a_store_takes_its_time_where_nobody_waits_for_its_pages(
+    bench: Any, watcher: Any, clock: Any
+) -> None:
+    cache = HangingCache()
+    engine = bench.engine(cache, clock=clock, load_threads=1, load_timeout_seconds=2.0)
+    first = watcher()
+    engine.submit(bench.request("a", PROMPT[:8], new=1), first)
+    while not first.ends:
+        engine.step()
+    assert cache.entered.wait(60)
+    clock.now += 10.0
+    engine.step()
+    assert engine.stats().abandoned_transfers_total == 0
     cache.release.set()
 
 

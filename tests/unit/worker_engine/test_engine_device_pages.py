@@ -34,7 +34,7 @@ class LateCache:
         self.entered = threading.Event()
 
     def restore(
-        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, hints: Any = None
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         if request_id != "late":
             return RestoreResult((), MissReason.NEVER_STORED)

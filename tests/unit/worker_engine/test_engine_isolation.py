@@ -36,6 +36,7 @@ class CountingCache:
         pages: Sequence[PageBytes],
         timeout_seconds: float,
         hints: Any = None,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         result: RestoreResult = self._cache.restore(request_id, chain, pages, timeout_seconds)
         self.calls.append(("restore", len(chain), result))

@@ -1,0 +1,129 @@
+"""The calls of `kvtier.v1.ControlService`: check, have the core do it, note it, convert.
+
+Invariant: what was done is in the audit log before it is answered, also when the caller went away
+meanwhile. Event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cache_service import wire
+from cache_service.edge.calls import Context
+from cache_service.purge_views import PurgeKind, PurgeTarget, PurgeView
+from kvtier.access import audit_note
+from kvtier.keys import HASH_BYTES, BlockHash, NamespaceId
+from kvtier.serving import MalformedRequestError
+from kvtier.v1 import control_pb2 as pb
+from kvtier.v1 import control_pb2_grpc
+
+if TYPE_CHECKING:
+    from cache_service.cache import Cache
+
+__all__ = ["CONTROL_SERVICE", "ControlServicer", "purge_target"]
+
+CONTROL_SERVICE = pb.DESCRIPTOR.services_by_name["ControlService"].full_name
+
+_FIELDS: dict[PurgeKind, set[str]] = {
+    PurgeKind.PREFIX: {"namespace_id", "block_hash"},
+    PurgeKind.REQUEST: {"of_request_id"},
+    PurgeKind.SESSION: {"of_session_id"},
+    PurgeKind.NAMESPACE: {"namespace_id"},
+    PurgeKind.EVERYTHING: set(),
+}
+
+
+class ControlServicer(control_pb2_grpc.ControlServiceServicer):
+    """Has the cache's controlling sides act. `wall_clock`: Unix seconds."""
+
+    def __init__(self, cache: "Cache", wall_clock: Callable[[], float] = time.time) -> None:
+        self._cache = cache
+        self._wall_clock = wall_clock
+
+    def before_drain(self) -> None:
+        """Ends a purge under way before its next slice."""
+        self._cache.purging.stop()
+
+    async def PurgeBlocks(
+        self, request: pb.PurgeBlocksRequest, context: Context
+    ) -> pb.PurgeBlocksResponse:
+        target = purge_target(request.target)
+        purge = self._cache.purging.start(target, dry_run=request.dry_run)
+        try:
+            view = await asyncio.shield(purge)
+        except asyncio.CancelledError:
+            # The caller is gone and the purge goes on: its line waits for what it did.
+            audit_note(_note(await purge))
+            raise
+        audit_note(_note(view))
+        return pb.PurgeBlocksResponse(receipt=self._receipt(request.target, view))
+
+    def _receipt(self, target: pb.PurgeTarget, view: PurgeView) -> pb.PurgeReceipt:
+        ended = self._wall_clock()
+        return pb.PurgeReceipt(
+            purge_id=view.purge_id,
+            instance_id=self._cache.instance_id,
+            target=target,
+            dry_run=view.dry_run,
+            start_time=wire.timestamp(ended - view.seconds),
+            end_time=wire.timestamp(ended),
+            block_count=view.block_count,
+            copies=[
+                pb.PurgedCopies(
+                    tier=wire.tier(each.tier),
+                    copy_count=each.copy_count,
+                    payload_bytes=each.payload_bytes,
+                )
+                for each in view.copies
+            ],
+            hashes_sha256=view.hashes_sha256,
+            held_count=view.held_count,
+            ssd_forgetting=_number(view.ssd_forgetting),
+        )
+
+
+def purge_target(message: pb.PurgeTarget) -> PurgeTarget:
+    """Raises MalformedRequestError."""
+    try:
+        kind = PurgeKind(message.kind)
+    except ValueError:
+        raise MalformedRequestError("name the kind of what to purge", field="target") from None
+    given = {field.name for field, _ in message.ListFields()} - {"kind"}
+    if given != _FIELDS[kind]:
+        wanted = " and ".join(sorted(_FIELDS[kind])) or "nothing else"
+        raise MalformedRequestError(
+            f"a purge of kind {kind.name} names {wanted}, and no more", field="target"
+        )
+    namespace_id = _hash("namespace_id", message.namespace_id)
+    block_hash = _hash("block_hash", message.block_hash)
+    return PurgeTarget(
+        kind,
+        None if namespace_id is None else NamespaceId(namespace_id),
+        None if block_hash is None else BlockHash(block_hash),
+        wire.text("of_request_id", message.of_request_id),
+        wire.text("of_session_id", message.of_session_id),
+    )
+
+
+def _hash(name: str, value: bytes) -> bytes | None:
+    """None when it was not given. Raises MalformedRequestError."""
+    if value and len(value) != HASH_BYTES:
+        raise MalformedRequestError(f"{name} has {HASH_BYTES} bytes", field=name)
+    return value or None
+
+
+def _number(value: int) -> Any:
+    return int(value)
+
+
+def _note(view: PurgeView) -> str:
+    """The receipt, for the audit log."""
+    copies = " ".join(
+        f"{each.tier.name.lower()}={each.copy_count}/{each.payload_bytes}" for each in view.copies
+    )
+    return (
+        f"receipt=(purge_id={view.purge_id} blocks={view.block_count} {copies}"
+        f" held={view.held_count} ssd_forgetting={view.ssd_forgetting.name.lower()}"
+        f" hashes_sha256={view.hashes_sha256.hex()})"
+    )

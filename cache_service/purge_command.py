@@ -1,0 +1,234 @@
+"""`kvtier cache purge`: has a cache service take blocks out of every tier; shows the receipt.
+
+Standard output has the receipt alone, or with --json one object. Exit status 1 when the service
+refused or its SSD has not forgotten durably, 2 when the command makes no sense.
+"""
+
+import json
+import sys
+from string import hexdigits
+from typing import Annotated, Any, NoReturn
+
+import grpc
+import typer
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from cache_service.command_errors import cache_problem
+from cache_service.prompt_chain import (
+    DEFAULT_CACHE,
+    DEFAULT_WORKER,
+    AddressOption,
+    JsonOption,
+    ProjectOption,
+    PromptError,
+    RawOption,
+    ScopeOption,
+    SystemOption,
+    TenantOption,
+    UserOption,
+    WorkerOption,
+    described,
+    prompt_request,
+)
+from kvtier.cli.channel import open_channel
+from kvtier.errors import read_error
+from kvtier.keys import HASH_BYTES
+from kvtier.v1 import block_pb2, control_pb2_grpc
+from kvtier.v1 import control_pb2 as pb
+
+__all__ = ["purge", "receipt_data"]
+
+CALL_SECONDS_MAX = 600.0
+FAILED = 1
+MISUSED = 2
+
+
+def purge(
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            help="What begins with this prompt; '-' reads standard input. Or give an option that"
+            " says what."
+        ),
+    ] = "",
+    block: Annotated[
+        str,
+        typer.Option(help="This block and what continues it: 64 digits; with --namespace."),
+    ] = "",
+    request: Annotated[str, typer.Option(help="What this request stored, by its id.")] = "",
+    session: Annotated[str, typer.Option(help="What this session stored, by its id.")] = "",
+    namespace: Annotated[
+        str, typer.Option(help="All blocks of this namespace: 64 hexadecimal digits.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--everything", help="All blocks.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be taken out.")
+    ] = False,
+    address: AddressOption = DEFAULT_CACHE,
+    worker: WorkerOption = DEFAULT_WORKER,
+    tenant: TenantOption = "default",
+    project: ProjectOption = "",
+    user: UserOption = "",
+    cache_scope: ScopeOption = None,
+    system: SystemOption = "",
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take blocks out of every tier, with all that continues them, and show the receipt.
+
+    Of a prompt: its last whole block and what continues that; what is before it stays. Pages of
+    workers are not the cache's and keep what they have.
+    """
+    target = _target(block, request, session, namespace, everything)
+    if bool(prompt) == (target is not None):
+        _misused(
+            "say what to purge, one of: a prompt, --block with --namespace, --request, --session,"
+            " --namespace, --everything"
+        )
+    if target is None:
+        try:
+            asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
+            chain = described(asked, worker)
+        except PromptError as error:
+            _misused(str(error)) if error.misused else _fail(str(error))
+        if not chain.block_hashes:
+            _fail("TOO_SHORT: the prompt has no whole block; nothing of it is ever cached")
+        target = pb.PurgeTarget(
+            kind=pb.PURGE_KIND_PREFIX,
+            namespace_id=chain.namespace_id,
+            block_hash=chain.block_hashes[-HASH_BYTES:],
+        )
+    receipt = _purged(address, pb.PurgeBlocksRequest(target=target, dry_run=dry_run))
+    if as_json:
+        print(json.dumps(receipt_data(receipt), indent=2))
+    else:
+        _show(receipt)
+    if receipt.ssd_forgetting == pb.SSD_FORGETTING_PENDING:
+        _fail(
+            "SSD_PENDING: the blocks are found no more, and the SSD has not forgotten them durably:"
+            " a crash now may bring some back; purge again when it answers"
+        )
+
+
+def _target(
+    block: str, request: str, session: str, namespace: str, everything: bool
+) -> pb.PurgeTarget | None:
+    """None when no option names one. Raises typer.Exit."""
+    namespace_id = _digits("--namespace", namespace)
+    targets = []
+    if block:
+        if not namespace:
+            _misused("--block needs --namespace; the tree and the events have both")
+        targets.append(
+            pb.PurgeTarget(
+                kind=pb.PURGE_KIND_PREFIX,
+                namespace_id=namespace_id,
+                block_hash=_digits("--block", block),
+            )
+        )
+    elif namespace:
+        targets.append(pb.PurgeTarget(kind=pb.PURGE_KIND_NAMESPACE, namespace_id=namespace_id))
+    if request:
+        targets.append(pb.PurgeTarget(kind=pb.PURGE_KIND_REQUEST, of_request_id=request))
+    if session:
+        targets.append(pb.PurgeTarget(kind=pb.PURGE_KIND_SESSION, of_session_id=session))
+    if everything:
+        targets.append(pb.PurgeTarget(kind=pb.PURGE_KIND_EVERYTHING))
+    if len(targets) > 1:
+        _misused("say one thing to purge, not several at once")
+    return targets[0] if targets else None
+
+
+def _purged(address: str, request: pb.PurgeBlocksRequest) -> pb.PurgeReceipt:
+    with open_channel(address) as channel:
+        try:
+            return (
+                control_pb2_grpc.ControlServiceStub(channel)
+                .PurgeBlocks(request, timeout=CALL_SECONDS_MAX)
+                .receipt
+            )
+        except grpc.RpcError as error:
+            _fail(cache_problem(read_error(error), address))
+
+
+def receipt_data(receipt: pb.PurgeReceipt) -> dict[str, Any]:
+    """One object; units are in the names."""
+    target = receipt.target
+    return {
+        "purge_id": receipt.purge_id,
+        "instance_id": receipt.instance_id,
+        "kind": _word(pb.PurgeKind.Name(target.kind), "PURGE_KIND_"),
+        "namespace_id": target.namespace_id.hex(),
+        "block_hash": target.block_hash.hex(),
+        "request_id": target.of_request_id,
+        "session_id": target.of_session_id,
+        "dry_run": receipt.dry_run,
+        "start_time": receipt.start_time.ToJsonString(),
+        "end_time": receipt.end_time.ToJsonString(),
+        "block_count": receipt.block_count,
+        "copies": [
+            {
+                "tier": _word(block_pb2.Tier.Name(each.tier), "TIER_"),
+                "copy_count": each.copy_count,
+                "payload_bytes": each.payload_bytes,
+            }
+            for each in receipt.copies
+        ],
+        "held_count": receipt.held_count,
+        "hashes_sha256": receipt.hashes_sha256.hex(),
+        "ssd_forgetting": _word(pb.SsdForgetting.Name(receipt.ssd_forgetting), "SSD_FORGETTING_"),
+    }
+
+
+def _show(receipt: pb.PurgeReceipt) -> None:
+    console = Console()
+    data = receipt_data(receipt)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_footer=True)
+    table.add_column("would leave" if receipt.dry_run else "taken out of", "blocks, each once")
+    table.add_column("blocks", f"{receipt.block_count:,}", justify="right")
+    table.add_column("bytes", "", justify="right")
+    for each in data["copies"]:
+        name = {"host": "host memory", "ssd": "SSD"}.get(each["tier"], each["tier"])
+        table.add_row(name, f"{each['copy_count']:,}", decimal(each["payload_bytes"]))
+    console.print(table)
+    console.print()
+    rows = [("SHA-256 of their hashes", data["hashes_sha256"])]
+    if receipt.held_count:
+        rows.append(("still held", f"{receipt.held_count:,}, found by nobody any more"))
+    if not receipt.dry_run:
+        rows.append(("SSD", _SSD_WORDS[receipt.ssd_forgetting]))
+        rows.append(("purge", f"{receipt.purge_id}, {data['end_time']}"))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        console.print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+_SSD_WORDS = {
+    pb.SSD_FORGETTING_DURABLE: "its index has forgotten them durably; bytes go with their segments",
+    pb.SSD_FORGETTING_PENDING: "has not forgotten them durably yet",
+    pb.SSD_FORGETTING_NONE: "there is none",
+}
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower()
+
+
+def _digits(option: str, text: str) -> bytes:
+    """Raises typer.Exit."""
+    if text and (len(text) != 2 * HASH_BYTES or text.strip(hexdigits)):
+        _misused(f"{option} takes {2 * HASH_BYTES} hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+def _misused(problem: str) -> NoReturn:
+    print(f"kvtier cache purge: {problem}", file=sys.stderr)
+    raise typer.Exit(MISUSED)
+
+
+def _fail(problem: str) -> NoReturn:
+    print(f"kvtier cache: {problem}", file=sys.stderr)
+    raise typer.Exit(FAILED)

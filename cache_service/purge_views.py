@@ -1,0 +1,65 @@
+"""What crosses the door about purges: the target, and the receipt. Frozen data, any thread."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from kvtier.blocks import Tier
+from kvtier.keys import BlockHash, NamespaceId
+
+__all__ = ["CopiesView", "PurgeKind", "PurgeTarget", "PurgeView", "SsdForgetting"]
+
+
+class PurgeKind(IntEnum):
+    """What a purge is aimed at; the numbers are those of `kvtier/v1/control.proto`."""
+
+    PREFIX = 1
+    REQUEST = 2
+    SESSION = 3
+    NAMESPACE = 4
+    EVERYTHING = 5
+
+
+class SsdForgetting(IntEnum):
+    """Whether the SSD's index has forgotten durably; numbers as there."""
+
+    DURABLE = 1
+    PENDING = 2
+    NONE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeTarget:
+    """Of the other fields, exactly those of the kind are given."""
+
+    kind: PurgeKind
+    namespace_id: NamespaceId | None = None
+    block_hash: BlockHash | None = None
+    request_id: str = ""
+    session_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CopiesView:
+    """Copies in one tier."""
+
+    tier: Tier
+    copy_count: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeView:
+    """What was taken out, or would be."""
+
+    purge_id: str
+    target: PurgeTarget
+    dry_run: bool
+    seconds: float
+    """From its beginning to its end."""
+    block_count: int
+    copies: tuple[CopiesView, ...]
+    hashes_sha256: bytes
+    """Over the sorted hashes, one behind the other."""
+    held_count: int
+    """Blocks that somebody still held: their slabs are freed when the last one lets go."""
+    ssd_forgetting: SsdForgetting

@@ -1,0 +1,219 @@
+"""Purging: an operator has blocks taken out of every tier, and gets a receipt.
+
+    target -> rows (purge_scan.py) -> slices: leaf after leaf out of the index
+           -> the SSD forgets durably -> receipt (receipt.py)
+
+A leaf leaves before what it continues, so between two slices whoever finds a block finds every
+block before it. A slice is `purge_slice_blocks` or `SLICE_SECONDS`, whichever is less; then others
+run.
+While it lasts, nothing that it covers can be committed (`closing.py`), so it ends.
+
+Invariants: a block that was taken out is found by nobody, and its slab is freed only when the last
+who holds it lets go (the index sees to both); the receipt has each block once; the answer waits for
+the SSD to forget durably, also what a write under way brings there meanwhile. One purge at a time.
+Event loop; the digest on a thread.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cache_service.acquire_log import AcquireLog
+from cache_service.block_columns import NOWHERE
+from cache_service.errors import PurgeRunningError
+from cache_service.parts import Parts
+from cache_service.purge_scan import PurgeScan
+from cache_service.purge_views import PurgeTarget, PurgeView, SsdForgetting
+from cache_service.receipt import Receipt, hashes_sha256
+from cache_service.side import Side
+from kvtier.blocks import MissReason
+from kvtier.serving import ShuttingDownError
+from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from cache_service.ssd_writer import SsdWriter
+
+__all__ = ["Purging"]
+
+log = logging.getLogger(__name__)
+
+SLICE_SECONDS = 0.005
+LOOKS = 64
+
+
+class Purging(Side):
+    """The side that takes out. `timer`: seconds, for how long a slice lasts."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        acquires: AcquireLog,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._parts = parts
+        self._index = parts.index
+        self._tree = parts.index.tree
+        self._acquires = acquires
+        self._timer = timer
+        self._task: asyncio.Task[PurgeView] | None = None
+        self._stopped = False
+
+    def start(self, target: PurgeTarget, *, dry_run: bool) -> "asyncio.Task[PurgeView]":
+        """Begins a purge, which goes on whoever waits for it.
+
+        Raises PurgeRunningError, RequestUnknownError, SessionUnknownError, ShuttingDownError; the
+        task too raises ShuttingDownError, when the service ends first.
+        """
+        self._check_going_on()
+        if self._task is not None:
+            raise PurgeRunningError("another purge of this cache is running: wait for its end")
+        found = next(self._acquires.find(target.request_id, "", None), None)
+        scan = PurgeScan(self._parts, target, found is not None)
+        self._task = asyncio.get_running_loop().create_task(self._run(scan, target, dry_run))
+        self._task.add_done_callback(self._ended)
+        return self._task
+
+    def stop(self) -> None:
+        """The service ends: a purge under way stops before its next slice."""
+        self._stopped = True
+
+    async def drain(self) -> None:
+        self.stop()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    # -- one purge ---------------------------------------------------------------------------------
+
+    def _ended(self, task: "asyncio.Task[PurgeView]") -> None:
+        self._task = None
+        # Looked at here too: the caller may have gone away, and nobody else would.
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("a purge did not end", extra={"problem": str(task.exception())})
+
+    async def _run(self, scan: PurgeScan, target: PurgeTarget, dry_run: bool) -> PurgeView:
+        began = self._parts.clock()
+        receipt = Receipt(self._tree)
+        forgetting = SsdForgetting.NONE
+        if dry_run:
+            await self._look(scan, receipt)
+        else:
+            self._parts.closing.begin(scan.covers)
+            try:
+                await self._take_out(scan, receipt)
+            finally:
+                self._parts.closing.end()
+            if self._parts.writer is not None:
+                forgetting = await self._forgotten(self._parts.writer)
+        digest = await asyncio.to_thread(hashes_sha256, receipt.hashes())
+        copies = receipt.copies(ssd=self._parts.cold is not None)
+        if not dry_run:
+            self._parts.tally.blocks_purged({each.tier: each.copy_count for each in copies})
+        return PurgeView(
+            purge_id=secrets.token_hex(16),
+            target=target,
+            dry_run=dry_run,
+            seconds=self._parts.clock() - began,
+            block_count=receipt.block_count,
+            copies=copies,
+            hashes_sha256=digest,
+            held_count=receipt.held_count,
+            ssd_forgetting=forgetting,
+        )
+
+    async def _take_out(self, scan: PurgeScan, receipt: Receipt) -> None:
+        for stretch in scan.stretches():
+            await self._between_slices()
+            slice_ = self._slice()
+            for row in stretch:
+                slice_.looked()
+                while slice_.over or (scan.names(row) and not self._strip(row, receipt, slice_)):
+                    self._parts.room.changed()
+                    await self._between_slices()
+                    slice_ = self._slice()
+        self._parts.room.changed()
+
+    def _strip(self, top: int, receipt: Receipt, slice_: "_Slice") -> bool:
+        """Takes out what continues `top`, leaf after leaf, and `top` last. False: the slice is over
+        first."""
+        first_child, row = self._tree.columns.first_child, top
+        while not slice_.over:
+            child = first_child[row]
+            if child != NOWHERE:
+                row = child
+                continue
+            parent = self._tree.parent(row)
+            receipt.add(row)
+            forgotten = self._index.drop(row, MissReason.PURGED)
+            if self._parts.writer is not None and forgotten:
+                self._parts.writer.forget(forgotten)
+            slice_.count()
+            if row == top:
+                return True
+            row = parent
+        return False
+
+    async def _look(self, scan: PurgeScan, receipt: Receipt) -> None:
+        """Adds up what is there; of what changes meanwhile, some."""
+        seen = bytearray(self._tree.directory.row_high)
+        for stretch in scan.stretches():
+            await self._between_slices()
+            slice_, below = self._slice(), list[int]()
+            for top in stretch:
+                below.append(top)
+                while below:
+                    row = below.pop()
+                    if row >= len(seen) or seen[row] or not self._tree.cached(row):
+                        continue
+                    seen[row] = 1
+                    receipt.add(row)
+                    below.extend(self._tree.children(row))
+                    slice_.count()
+                    if slice_.over:
+                        await self._between_slices()
+                        slice_ = self._slice()
+
+    async def _forgotten(self, writer: "SsdWriter") -> SsdForgetting:
+        try:
+            async with asyncio.timeout(self._parts.limits.forget_wait_seconds):
+                await writer.forgotten()
+        except (StorageError, TimeoutError) as error:
+            log.warning("the SSD has not forgotten a purge yet", extra={"problem": str(error)})
+            return SsdForgetting.PENDING
+        return SsdForgetting.DURABLE
+
+    def _slice(self) -> "_Slice":
+        return _Slice(self._timer, self._parts.limits.purge_slice_blocks)
+
+    async def _between_slices(self) -> None:
+        await asyncio.sleep(0)
+        self._check_going_on()
+
+    def _check_going_on(self) -> None:
+        if self._stopped:
+            raise ShuttingDownError(
+                "the service is stopping and the purge is not whole; purge again once it is back"
+            )
+
+
+class _Slice:
+    """What may be done before others run."""
+
+    def __init__(self, timer: Callable[[], float], blocks_max: int) -> None:
+        self._timer = timer
+        self._end = timer() + SLICE_SECONDS
+        self._left = blocks_max
+        self._looks = 0
+        self.over = False
+
+    def looked(self) -> None:
+        """A row was looked at, which is little: the time is asked for now and then."""
+        self._looks += 1
+        if not self._looks % LOOKS:
+            self.over = self.over or self._timer() >= self._end
+
+    def count(self) -> None:
+        self._left -= 1
+        self.over = self._left <= 0 or self._timer() >= self._end

@@ -1,0 +1,102 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from kvtier.v1 import block_pb2 as _block_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PurgeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PURGE_KIND_UNSPECIFIED: _ClassVar[PurgeKind]
+    PURGE_KIND_PREFIX: _ClassVar[PurgeKind]
+    PURGE_KIND_REQUEST: _ClassVar[PurgeKind]
+    PURGE_KIND_SESSION: _ClassVar[PurgeKind]
+    PURGE_KIND_NAMESPACE: _ClassVar[PurgeKind]
+    PURGE_KIND_EVERYTHING: _ClassVar[PurgeKind]
+
+class SsdForgetting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SSD_FORGETTING_UNSPECIFIED: _ClassVar[SsdForgetting]
+    SSD_FORGETTING_DURABLE: _ClassVar[SsdForgetting]
+    SSD_FORGETTING_PENDING: _ClassVar[SsdForgetting]
+    SSD_FORGETTING_NONE: _ClassVar[SsdForgetting]
+PURGE_KIND_UNSPECIFIED: PurgeKind
+PURGE_KIND_PREFIX: PurgeKind
+PURGE_KIND_REQUEST: PurgeKind
+PURGE_KIND_SESSION: PurgeKind
+PURGE_KIND_NAMESPACE: PurgeKind
+PURGE_KIND_EVERYTHING: PurgeKind
+SSD_FORGETTING_UNSPECIFIED: SsdForgetting
+SSD_FORGETTING_DURABLE: SsdForgetting
+SSD_FORGETTING_PENDING: SsdForgetting
+SSD_FORGETTING_NONE: SsdForgetting
+
+class PurgeBlocksRequest(_message.Message):
+    __slots__ = ("target", "dry_run")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    target: PurgeTarget
+    dry_run: bool
+    def __init__(self, target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ...) -> None: ...
+
+class PurgeBlocksResponse(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: PurgeReceipt
+    def __init__(self, receipt: _Optional[_Union[PurgeReceipt, _Mapping]] = ...) -> None: ...
+
+class PurgeTarget(_message.Message):
+    __slots__ = ("kind", "namespace_id", "block_hash", "of_request_id", "of_session_id")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
+    OF_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    OF_SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    kind: PurgeKind
+    namespace_id: bytes
+    block_hash: bytes
+    of_request_id: str
+    of_session_id: str
+    def __init__(self, kind: _Optional[_Union[PurgeKind, str]] = ..., namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., of_request_id: _Optional[str] = ..., of_session_id: _Optional[str] = ...) -> None: ...
+
+class PurgeReceipt(_message.Message):
+    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting")
+    PURGE_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    COPIES_FIELD_NUMBER: _ClassVar[int]
+    HASHES_SHA256_FIELD_NUMBER: _ClassVar[int]
+    HELD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SSD_FORGETTING_FIELD_NUMBER: _ClassVar[int]
+    purge_id: str
+    instance_id: str
+    target: PurgeTarget
+    dry_run: bool
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    block_count: int
+    copies: _containers.RepeatedCompositeFieldContainer[PurgedCopies]
+    hashes_sha256: bytes
+    held_count: int
+    ssd_forgetting: SsdForgetting
+    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ...) -> None: ...
+
+class PurgedCopies(_message.Message):
+    __slots__ = ("tier", "copy_count", "payload_bytes")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    COPY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tier: _block_pb2.Tier
+    copy_count: int
+    payload_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., copy_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ...) -> None: ...

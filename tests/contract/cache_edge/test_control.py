@@ -1,0 +1,208 @@
+"""ControlService and what `kvtier cache purge` makes of it, against real services."""
+
+import hashlib
+import json
+import threading
+from typing import Any
+
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from cache_service.audit.walk import walk
+from cache_service.commands import app
+from kvtier.errors import read_error
+from kvtier.keys import BlockHash
+from kvtier.v1 import block_pb2, control_pb2_grpc
+from kvtier.v1 import control_pb2 as pb
+
+NAMESPACE = bytes(range(32))
+OTHER = bytes(range(1, 33))
+
+
+@pytest.fixture(scope="module")
+def steered(make_service: Any) -> Any:
+    return make_service()
+
+
+@pytest.fixture(scope="module")
+def stub(steered: Any) -> Any:
+    return control_pb2_grpc.ControlServiceStub(steered.channel)
+
+
+@pytest.fixture
+def peer(steered: Any, open_peer: Any) -> Any:
+    return open_peer(steered, "shared_memory")
+
+
+def prefix(block_hash: bytes) -> pb.PurgeTarget:
+    return pb.PurgeTarget(kind=pb.PURGE_KIND_PREFIX, namespace_id=NAMESPACE, block_hash=block_hash)
+
+
+def purged(stub: Any, target: pb.PurgeTarget, **fields: Any) -> pb.PurgeReceipt:
+    request = pb.PurgeBlocksRequest(target=target, **fields)
+    receipt: pb.PurgeReceipt = stub.PurgeBlocks(request, timeout=30).receipt
+    return receipt
+
+
+def audit_lines(service: Any) -> list[dict[str, Any]]:
+    path = service.settings.data_directory / "audit" / "000001.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def digest(hashes: list[BlockHash]) -> bytes:
+    return hashlib.sha256(b"".join(sorted(hashes))).digest()
+
+
+def test_a_purge_takes_out_of_every_tier_and_the_receipt_is_in_the_audit_log(
+    steered: Any, stub: Any, peer: Any, tools: Any
+) -> None:
+    chain = tools.fresh_chain(4)
+    peer.store(chain)
+    steered.until(lambda stats: stats.pending_write_count == 0)
+    dry = purged(stub, prefix(chain[1]), dry_run=True)
+    assert peer.lookup(chain).present_count == 4
+    receipt = purged(stub, prefix(chain[1]))
+    assert receipt.hashes_sha256 == dry.hashes_sha256 == digest(chain[1:])
+    assert [(each.tier, each.copy_count) for each in receipt.copies] == [
+        (block_pb2.TIER_HOST, 3),
+        (block_pb2.TIER_SSD, 3),
+    ]
+    assert {each.payload_bytes for each in receipt.copies} == {3 * tools.block_bytes}
+    assert receipt.ssd_forgetting == pb.SSD_FORGETTING_DURABLE
+    assert receipt.start_time.ToNanoseconds() <= receipt.end_time.ToNanoseconds()
+    found = peer.lookup(chain)
+    assert (found.present_count, found.miss_reason) == (1, block_pb2.MISS_REASON_PURGED)
+    lines = audit_lines(steered)
+    assert [line["outcome"] for line in lines[-2:]] == ["begun", "done"]
+    assert receipt.purge_id in lines[-1]["target"]
+    assert receipt.hashes_sha256.hex() in lines[-1]["target"]
+    assert chain[1].hex()[:16] in lines[-2]["target"]
+    assert not walk(steered.settings.data_directory / "audit").problem
+    steered.check_integrity()
+
+
+def test_a_purge_by_request_and_by_session(
+    steered: Any, stub: Any, open_peer: Any, tools: Any
+) -> None:
+    one, other = open_peer(steered, "stream"), open_peer(steered, "stream")
+    mine, yours = tools.fresh_chain(2), tools.fresh_chain(2)
+    reserved = one.reserve(mine, "some-request/7")
+    one.commit(reserved, one.write(reserved, mine))
+    other.store(yours)
+    by_request = pb.PurgeTarget(kind=pb.PURGE_KIND_REQUEST, of_request_id="some-request")
+    assert purged(stub, by_request).hashes_sha256 == digest(mine)
+    by_session = pb.PurgeTarget(kind=pb.PURGE_KIND_SESSION, of_session_id=other.id)
+    assert purged(stub, by_session).hashes_sha256 == digest(yours)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pb.PurgeTarget(),
+        pb.PurgeTarget(kind=99),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_EVERYTHING, namespace_id=NAMESPACE),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_NAMESPACE),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_NAMESPACE, namespace_id=b"short"),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_PREFIX, namespace_id=NAMESPACE),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_PREFIX, block_hash=NAMESPACE),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_REQUEST),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_REQUEST, of_request_id="x" * 300),
+    ],
+)
+def test_a_target_that_is_not_exactly_one_thing_is_refused(
+    stub: Any, peer: Any, tools: Any, target: pb.PurgeTarget
+) -> None:
+    chain = tools.fresh_chain(1)
+    peer.store(chain)
+    with pytest.raises(grpc.RpcError) as raised:
+        purged(stub, target)
+    assert read_error(raised.value).reason == "MALFORMED_REQUEST"
+    assert peer.lookup(chain).present_count == 1
+
+
+def test_what_is_not_remembered_is_refused(stub: Any) -> None:
+    for target, reason in (
+        (pb.PurgeTarget(kind=pb.PURGE_KIND_REQUEST, of_request_id="nobody"), "REQUEST_UNKNOWN"),
+        (pb.PurgeTarget(kind=pb.PURGE_KIND_SESSION, of_session_id="nobody"), "SESSION_UNKNOWN"),
+    ):
+        with pytest.raises(grpc.RpcError) as raised:
+            purged(stub, target)
+        error = read_error(raised.value)
+        assert (error.reason, error.code) == (reason, grpc.StatusCode.NOT_FOUND)
+
+
+def test_a_purge_whose_caller_goes_away_has_its_receipt_in_the_audit_log(
+    make_service: Any, open_peer: Any, tools: Any
+) -> None:
+    service = make_service(host={"capacity_bytes": "64MiB"})
+    peer = open_peer(service, "stream", block_bytes=4096)
+    for _ in range(12):
+        chain = tools.fresh_chain(500)
+        reserved = peer.reserve(chain)
+        peer.commit(reserved, peer.write(reserved, chain, tools.filled_pages(chain, 4096)))
+    stub = control_pb2_grpc.ControlServiceStub(service.channel)
+    request = pb.PurgeBlocksRequest(target=pb.PurgeTarget(kind=pb.PURGE_KIND_EVERYTHING))
+    call = stub.PurgeBlocks.future(request, timeout=30)
+    service.until(lambda stats: stats.tiers[0].block_count < 6000)
+    call.cancel()
+    service.until(lambda stats: "purges" in stats.counters)
+    waiting = threading.Event()
+    for _ in range(500):
+        last = audit_lines(service)[-1]
+        if last["outcome"] != "begun":
+            break
+        waiting.wait(0.02)
+    assert "blocks=6000" in last["target"]
+    service.check_integrity()
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+def ran(service: Any, *arguments: str) -> Any:
+    return CliRunner().invoke(app, ["purge", "--address", service.address, *arguments])
+
+
+def test_the_command_shows_a_receipt_and_gives_one_object(
+    steered: Any, peer: Any, tools: Any
+) -> None:
+    chain = tools.fresh_chain(3)
+    peer.store(chain)
+    named = ["--block", chain[0].hex(), "--namespace", NAMESPACE.hex()]
+    shown = ran(steered, *named, "--dry-run")
+    assert shown.exit_code == 0
+    assert "would leave" in shown.stdout
+    assert digest(chain).hex() in shown.stdout
+    said = json.loads(ran(steered, *named, "--json").stdout)
+    assert (said["kind"], said["block_count"]) == ("prefix", 3)
+    assert said["hashes_sha256"] == digest(chain).hex()
+    assert (said["dry_run"], said["ssd_forgetting"]) == (False, "durable")
+    again = ran(steered, *named)
+    assert "forgotten them durably" in again.stdout
+    assert json.loads(ran(steered, *named, "--json").stdout)["block_count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "say what to purge"),
+        (["a prompt", "--everything"], "say what to purge"),
+        (["--everything", "--request", "r"], "one thing"),
+        (["--block", "00"], "--namespace"),
+        (["--namespace", "xyz"], "64 hexadecimal digits"),
+    ],
+)
+def test_a_command_that_makes_no_sense_says_so(
+    steered: Any, arguments: list[str], word: str
+) -> None:
+    outcome = ran(steered, *arguments)
+    assert outcome.exit_code == 2
+    assert word in outcome.stderr
+
+
+def test_a_refusal_says_what_to_do(steered: Any) -> None:
+    outcome = ran(steered, "--request", "nobody")
+    assert outcome.exit_code == 1
+    assert "REQUEST_UNKNOWN" in outcome.stderr
+    assert "purge its prefix" in outcome.stderr
