@@ -287,7 +287,7 @@ class StepLoop:
         if len(outcome.result.tiers) == outcome.block_count:
             live.miss_reason = MissReason.NONE
         if live.keeps:
-            self._residency.seal(sample, one_off=live.request.one_off)
+            self._residency.seal(live, sample)
 
     # Computing
 
@@ -338,7 +338,7 @@ class StepLoop:
         else:
             self._prefill_tokens += len(work.span.token_ids)
         if live.keeps:
-            self._residency.seal(sample, one_off=live.request.one_off)
+            self._residency.seal(live, sample)
         if live.phase is Phase.DECODE:
             self._draw(live, sample, logits)
         elif sample.computed == live.prompt_tokens:
