@@ -72,6 +72,19 @@ async def test_what_is_left_of_a_unit_is_one(cache: Any, connect: Any, chain: An
     assert (await match(client, blocks))[0] == left
 
 
+async def test_what_is_before_a_dropped_block_is_a_unit(
+    cache: Any, connect: Any, chain: Any
+) -> None:
+    client = connect(cache)
+    blocks = chain(*range(6))
+    await store(client, blocks, 5)
+    index = cache._parts.index
+    index.drop(index.tree.find(blocks[5]), MissReason.CORRUPT)
+    assert (await match(client, blocks[:5]))[0] == 5
+    index.drop(index.tree.find(blocks[3]), MissReason.CORRUPT)
+    assert (await match(client, blocks[:5]))[0] == 3
+
+
 async def test_after_a_restart_ends_and_forks_are_units(
     limits: Any, clock: Any, connect: Any, chain: Any, tmp_path: Any
 ) -> None:
