@@ -17,7 +17,7 @@ from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.host.arena import HostArena
 from storage.policy.choice import POLICIES, eviction_order
-from storage.tier import PAGE_BYTES, SegmentId, SsdLocation
+from storage.tier import NEVER, PAGE_BYTES, SegmentId, SsdLocation
 
 SLABS = 14
 paths = st.lists(st.integers(0, 1), min_size=1, max_size=7)
@@ -68,6 +68,7 @@ class Side:
                 tree.on_ssd(row),
                 tree.pins(row),
                 index.unused_seconds(row),
+                index.expiries.of(row),
                 tree.columns.use_count[row],
                 tree.columns.stored_by[row],
             )
@@ -110,8 +111,8 @@ class TwinLife(RuleBasedStateMachine):
         while missing > 0 and (left := self.evict(missing, size)):
             missing -= left
 
-    @rule(path=paths, size=st.sampled_from(SIZES))
-    def store(self, path: list[int], size: int) -> None:
+    @rule(path=paths, size=st.sampled_from(SIZES), until=st.sampled_from([NEVER, NEVER, 70, 90]))
+    def store(self, path: list[int], size: int, until: int) -> None:
         hashes = hashes_of(path, size)
         first = next(
             (i for i, h in enumerate(hashes) if self.row(self.runs, h) == ABSENT), len(hashes)
@@ -135,11 +136,13 @@ class TwinLife(RuleBasedStateMachine):
             sums = [int.from_bytes(h[:8], "little") for h in tail]
             parent = self.row(self.runs, hashes[first - 1]) if first else NOWHERE
             mine = [pair[0] for pair in usable if pair[0] is not None]
-            self.runs.index.add_run(Chain.of(tail), parent, name, size, 3, mine, sums)
+            entered = self.runs.index.add_run(Chain.of(tail), parent, name, size, 3, mine, sums)
+            self.runs.index.expiries.enter_run(entered, until)
             parent = self.row(self.each, hashes[first - 1]) if first else NOWHERE
             copies = []
             for block_hash, (_, slab), checksum in zip(tail, usable, sums, strict=True):
                 parent = self.each.index.add(block_hash, parent, name, size, 3)
+                self.each.index.expiries.enter(parent, until)
                 assert slab is not None
                 copies.append((parent, slab, checksum))
             self.each.index.put_host_many(copies)
