@@ -84,6 +84,10 @@ class DataDirectory:
         return self.path / INDEX_DIRECTORY
 
     @property
+    def has_index(self) -> bool:
+        return INDEX_DIRECTORY in self._env.listdir(self.path)
+
+    @property
     def direct(self) -> bool:
         return bool(self.open_flags & os.O_DIRECT)
 

@@ -146,12 +146,13 @@ class _Recovery:
     # --- load -------------------------------------------------------------------------------
 
     def load_index(self) -> None:
+        missing = not self._directory.has_index
         try:
             self._opened.append(SsdIndex(self._directory.index_path))
             self._content = self.index.load()
         except IndexUnusableError as error:
             self._rebuild = True
-            self._index_loss = str(error)
+            self._index_loss = "it was missing" if missing else str(error)
             if self._opened:
                 self._opened.pop().close()
             self._directory.remove_index()
@@ -346,8 +347,7 @@ class _Recovery:
 
     def wear(self) -> Wear:
         """What was written in the store's life, as far as that is known."""
-        whole = not self._written_before
-        return self._content.wear or Wear(self._env.wall_seconds(), whole)
+        return self._content.wear or Wear(self._env.wall_seconds(), not self._written_before)
 
     def write_back(self, dropped: list[bytes], wear: Wear) -> int:
         """Makes the outcome durable, meta row last. Returns the first sequence number to use."""
