@@ -86,9 +86,12 @@ class Acquiring:
         kind = tree.namespaces.number(reader.namespace_id, reader.block_bytes)
         rows = tree.find_chain(chain)
         count = tree.served_count(rows, kind, host_only=not self._health.available)
+        good = self._index.expiries.good_count(rows[:count])
         in_host = columns.array("slab_page")[rows[:count]] != NOWHERE
         tiers = np.where(in_host, _HOST, _SSD).tobytes()
         reason = MissReason.NONE
+        if good < count:
+            return Match(rows[:good], tiers[:good], MissReason.EXPIRED)
         if count < len(rows):
             reason = self._why_not(int(rows[count]), kind, chain[count])
         return Match(rows[:count], tiers, reason)
@@ -208,6 +211,9 @@ class Acquiring:
         """
         if hints.one_off:
             return
+        if hints.ttl_seconds is not None:
+            expiries = self._index.expiries
+            expiries.extend(rows[-1], expiries.until(hints.ttl_seconds))
         before = list(self._index.tree.ancestors(rows[0]))
         # Last to first: among equals the deeper block is then the older one, and leaves first.
         self._index.use(reversed(rows))

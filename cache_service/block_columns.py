@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.tier import NEVER
+
 __all__ = ["NOWHERE", "BlockColumns"]
 
 NOWHERE = -1
@@ -43,6 +45,8 @@ _DTYPES: dict[str, str] = {
     "admitted": "<u1",
     "settled": "<u1",
     "one_off": "<u1",
+    "expiry_unsaved": "<u1",
+    "expire_second": "<u4",
     "use_count": "<u4",
     "use_second": "<u4",
     "stored_by": "<u4",
@@ -55,7 +59,7 @@ _RESET = dict.fromkeys(
 _RESET |= dict.fromkeys(
     ("pins", "host_children", "ssd_children", "admitted", "settled", "use_count", "use_second"), 0
 )
-_RESET |= {"cached": 1, "one_off": 0, "stored_by": 0}
+_RESET |= {"cached": 1, "one_off": 0, "stored_by": 0, "expiry_unsaved": 0, "expire_second": NEVER}
 """A row as it is before its block has copies, parent or children."""
 
 
@@ -96,6 +100,11 @@ class BlockColumns:
     """1 when it is decided how the block leaves host memory (`departures.py`)."""
     one_off: memoryview
     """1 for a block that is said not to be wanted again (`one_offs.py`)."""
+
+    expiry_unsaved: memoryview
+    """1 when the end moved since it was written down on the SSD, if it was."""
+    expire_second: memoryview
+    """Unix second from which the block may not be used; NEVER for none (`expiries.py`)."""
 
     use_count: memoryview
     """Acquires that matched the block, since the start; stops at the most that it holds."""

@@ -11,6 +11,7 @@ says what a side of the cache is; each is entered with one line here.
 """
 
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
@@ -28,6 +29,7 @@ from cache_service.errors import (
 )
 from cache_service.events.log import EventLog
 from cache_service.events.watching import Watching
+from cache_service.expiring import Expiring
 from cache_service.explaining import Explaining
 from cache_service.hints import NO_HINTS, Hints
 from cache_service.integrity import check_holders
@@ -79,13 +81,14 @@ class Cache:
         clock: Callable[[], float],
         listener: CacheListener,
         policies: CachePolicies = DEFAULT_POLICIES,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.instance_id = secrets.token_hex(16)
         self.arena = arena
         self._started = clock()
         self._draining = False
         self._sides: list[Side] = []
-        self._parts = parts = build_parts(arena, ssd, limits, clock, listener, policies)
+        self._parts = parts = build_parts(arena, ssd, limits, clock, listener, policies, wall)
         self._acquiring = Acquiring(parts)
         self._storing = self._enter(Storing(parts))
         self._reports = self._enter(CorruptReports(parts))
@@ -94,6 +97,7 @@ class Cache:
         events = self._enter(EventLog(parts.index, limits))
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
         self.explaining = self._enter(Explaining(parts, self._acquiring))
+        self._enter(Expiring(parts))
         self.purging = self._enter(Purging(parts, self.explaining.acquires))
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:

@@ -11,6 +11,9 @@ class Hints:
 
     one_off: bool = False
     """New blocks are the first to leave; a use leaves no trace."""
+    ttl_seconds: int | None = None
+    """Stored blocks end after so long, used ones not before; None: stored ones never, and a use
+    says nothing."""
 
 
 NO_HINTS = Hints()

@@ -69,6 +69,7 @@ class BlockIndex(IndexQueries):
     def recover(self, found: "RecoveredColumns") -> None:
         """Enters every block that opening the SSD tier found. REQUIRES: nothing was added yet."""
         self.tree.recover(found)
+        self.expiries.recover(found)
         order = found.sequence.argsort(kind="stable")
         self._ssd.insert_many(order, self.tree.directory.names(order))
         self.segments.recover(found)
@@ -197,6 +198,13 @@ class BlockIndex(IndexQueries):
         columns, rows = self.tree.columns, list(rows)
         self._count_uses(rows)
         self.one_offs.lift(rows)
+        if len(rows) >= _VECTOR_MIN and self._departures is None:
+            at = np.array(rows)
+            at = at[columns.array("cached")[at] != 0]
+            self._host.use_many(at[columns.array("slab_page")[at] != NOWHERE])
+            for row in at[columns.array("segment")[at] != NOWHERE].tolist():
+                self.segments.use(row)
+            return
         for row in rows:
             if columns.cached[row]:
                 if columns.slab_page[row] != NOWHERE:
@@ -279,6 +287,7 @@ class BlockIndex(IndexQueries):
         if len(last_copies):
             # The first of the run: what is on the SSD has its parent there.
             hashes = list(Chain(self.tree.directory.words(last_copies).tobytes()))
+            self.expiries.left(last_copies.tolist())
             self.tree.remove_run(last_copies)
             self.absences.remember_run(hashes, MissReason.EVICTED)
         if before != NOWHERE:
@@ -305,12 +314,14 @@ class BlockIndex(IndexQueries):
     def drop(self, row: int, reason: MissReason) -> list[BlockHash]:
         """Takes a block and everything after it out of every tier, pinned or not.
 
-        Returns the hashes whose SSD records are to be forgotten.
+        What is after it has left as evicted, but when it expired: then that expired too. Returns
+        the hashes whose SSD records are to be forgotten.
         """
         tree = self.tree
         forgotten = []
+        below = reason if reason is MissReason.EXPIRED else MissReason.EVICTED
         for each in reversed(tree.subtree(row)):
-            why = reason if each == row else MissReason.EVICTED
+            why = reason if each == row else below
             if tree.on_ssd(each):
                 self._leave_ssd(each, why)
                 forgotten.append(tree.block_hash(each))
@@ -433,6 +444,7 @@ class BlockIndex(IndexQueries):
 
     def _leave(self, row: int, reason: MissReason) -> None:
         block_hash, parent = self.tree.block_hash(row), self.tree.parent(row)
+        self.expiries.left([row])
         self.tree.remove(row)
         if parent != NOWHERE:
             self._review(parent)

@@ -4,6 +4,7 @@
     orders     who leaves host memory, who the SSD  (storage/policy)
     segments   what lies in which segment           (segment_loads.py)
     departures who must be written before it leaves (departures.py: only when that is asked for)
+    expiries   until when a block may be used       (expiries.py)
     one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
     changes    copies that came and left            (events/changes.py: only when somebody follows)
 
@@ -20,6 +21,7 @@ from cache_service.absences import Absences
 from cache_service.block_tree import NOWHERE, BlockTree
 from cache_service.departures import Departures
 from cache_service.events.changes import Changes
+from cache_service.expiries import Expiries
 from cache_service.host_runs import HostRuns
 from cache_service.integrity import check_copies
 from cache_service.one_offs import OneOffs
@@ -44,8 +46,9 @@ class IndexQueries:
         ssd_order: EvictionOrder,
         evicted_memory_count: int,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """`clock`: seconds, monotonic."""
+        """`clock`: seconds, monotonic. `wall`: Unix seconds."""
         self._arena = arena
         self._clock = clock
         self._started = clock()
@@ -57,6 +60,8 @@ class IndexQueries:
         self._runs = HostRuns(self.tree, host_order)
         self.segments = SegmentLoads(self.tree, ssd_order)
         """For reading only."""
+        self.expiries = Expiries(self.tree, wall)
+        """To ask, enter and extend."""
         self.one_offs = OneOffs(self.tree, host_order)
         """To ask, mark and lift."""
         self._departures: Departures | None = None
@@ -164,5 +169,6 @@ class IndexQueries:
         assert all(tree.pins(row) for row in self._pinned)
         for owner in (self.absences, self.segments, self._host, self._ssd, self.one_offs):
             owner.check_integrity()
+        self.expiries.check_integrity()
         if self._departures is not None:
             self._departures.check_integrity()

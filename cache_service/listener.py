@@ -40,6 +40,10 @@ class CacheListener(Protocol):
         """`count` copies left `tier`, for room or because an ancestor left."""
         ...
 
+    def blocks_expired(self, count: int) -> None:
+        """Blocks left every tier because their time was over."""
+        ...
+
     def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
         """A purge ended: copies that it took out, by tier."""
         ...
@@ -113,6 +117,9 @@ class QuietListener:
         return
 
     def blocks_evicted(self, tier: Tier, count: int) -> None:
+        return
+
+    def blocks_expired(self, count: int) -> None:
         return
 
     def blocks_purged(self, copies: Mapping[Tier, int]) -> None:

@@ -48,6 +48,7 @@ class MetricsListener(QuietListener):
         self._committed = _counter(registry, "committed_bytes", "Payload bytes committed")
         self._refused = _counter(registry, "refused_blocks", "Blocks not reserved", "reason")
         self._evicted = _counter(registry, "evicted_blocks", "Blocks that left a tier", "tier")
+        self._expired_blocks = _counter(registry, "expired_blocks", "Blocks whose time was over")
         self._purges = _counter(registry, "purges", "Purges that ended")
         self._purged = _counter(registry, "purged_blocks", "Copies that purges took out", "tier")
         self._moved = _counter(registry, "ssd_payload_bytes", "Payload bytes moved", "direction")
@@ -112,6 +113,9 @@ class MetricsListener(QuietListener):
 
     def blocks_evicted(self, tier: Tier, count: int) -> None:
         self._evicted.labels(tier.name.lower()).inc(count)
+
+    def blocks_expired(self, count: int) -> None:
+        self._expired_blocks.inc(count)
 
     def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
         self._purges.inc()

@@ -6,6 +6,7 @@ Invariant: nothing here is replaced while the cache lives; each part alone write
 a side changes it through that part's methods. Event loop only.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,6 +75,7 @@ def build_parts(
     clock: Callable[[], float],
     listener: CacheListener,
     policies: CachePolicies,
+    wall: Callable[[], float] = time.time,
 ) -> Parts:
     """The parts over an arena and, where given, an SSD tier, whose blocks are in the index then."""
     tally = Tally(listener)
@@ -84,6 +86,7 @@ def build_parts(
         eviction_order(policies.ssd_eviction),
         limits.evicted_memory_count,
         clock,
+        wall,
     )
     sessions = SessionTable(limits.max_sessions, limits.session_ttl_seconds)
     leases = LeaseTable(index, limits.max_leases_per_session, limits.answer_memory_count)

@@ -39,7 +39,7 @@ from cache_service.remembered import Remembered
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 from storage.host.arena import HostArena
-from storage.tier import Slab
+from storage.tier import NEVER, Slab
 
 __all__ = ["Outcome", "Reservation", "ReservationState", "ReservationTable"]
 
@@ -66,6 +66,8 @@ class Reservation:
         self.chain = chain
         self.one_off = hints.one_off
         """False once somebody without that hint wants what this one stores."""
+        self.ttl_seconds = NEVER if hints.ttl_seconds is None else hints.ttl_seconds
+        """The longest that somebody wants what this one stores."""
         self.state = ReservationState.FORMING
         self.missing: list[int] = []
         """Positions in the chain of the blocks to store, ascending."""
@@ -89,6 +91,11 @@ class Reservation:
         """A thread of this process is writing into the slabs; see `begin_writing`."""
         self.landed: dict[int, int] = {}
         """Blocks that came in whole over a bulk lane: position in the chain -> checksum."""
+
+    def stands_for(self, other: "Reservation") -> None:
+        """`other` wants blocks that this one is storing."""
+        self.one_off &= other.one_off
+        self.ttl_seconds = max(self.ttl_seconds, other.ttl_seconds)
 
 
 class ReservationTable:

@@ -207,7 +207,7 @@ class SsdWriter:
         items = [(tree.host_record(row), self._arena.view(tree.slab(row))) for row in batch]
         self._ssd.note(self._admission.note(Moment.now()))
         try:
-            locations = await self._ssd.append(items)
+            locations = await self._ssd.append(items, self._index.expiries.to_write(batch))
         except SegmentsFullError:
             self._queue.put_back(batch)
             self._full_count += 1

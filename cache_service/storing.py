@@ -114,7 +114,7 @@ class Storing(Side):
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
-                claimant.one_off &= reservation.one_off
+                claimant.stands_for(reservation)
             elif row != ABSENT and tree.kind(row) != kind:
                 reservation.refused_count = len(reservation.chain) - position
                 reservation.refused_reason = MissReason.OTHER_NAMESPACE
@@ -134,6 +134,9 @@ class Storing(Side):
                 present.append(row)
             previous, before = row, claimant
         if not reservation.one_off:
+            if present:
+                expiries = self._index.expiries
+                expiries.extend(present[-1], expiries.until(reservation.ttl_seconds))
             self._lift(present)
             self._index.refresh(reversed(present))
 
@@ -316,7 +319,7 @@ class Storing(Side):
         if reservation.one_off or not all_new or not _is_run(reservation.missing):
             return None
         chain, parent = reservation.chain[first:end], rows[first - 1] if first else NOWHERE
-        return self._index.add_run(
+        entered = self._index.add_run(
             chain,
             parent,
             session.namespace_id,
@@ -325,6 +328,9 @@ class Storing(Side):
             slabs,
             checksums,
         )
+        expiries = self._index.expiries
+        expiries.enter_run(entered, expiries.until(reservation.ttl_seconds))
+        return entered
 
     def _enter_each(
         self,
@@ -334,7 +340,8 @@ class Storing(Side):
         checksums: list[int],
         rows: list[int],
     ) -> list[int]:
-        tree = self._index.tree
+        tree, expiries = self._index.tree, self._index.expiries
+        until = expiries.until(reservation.ttl_seconds)
         copies: list[HostCopy] = []
         stored = zip(reservation.missing, reservation.hashes, slabs, checksums, strict=True)
         for position, block_hash, slab, checksum in stored:
@@ -347,6 +354,9 @@ class Storing(Side):
                 rows[position] = row
                 if reservation.one_off:
                     self._index.one_offs.mark(row)
+                    # It keeps nothing alive that is before it.
+                    until = until if parent == NOWHERE else min(until, expiries.of(parent))
+                expiries.enter(row, until)
             elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
                 self._room.give_back(slab)

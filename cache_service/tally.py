@@ -64,6 +64,10 @@ class Tally:
         self.counters[f"blocks_evicted_{tier.name.lower()}"] += count
         self._listener.blocks_evicted(tier, count)
 
+    def blocks_expired(self, count: int) -> None:
+        self.counters["blocks_expired"] += count
+        self._listener.blocks_expired(count)
+
     def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
         self.counters["purges"] += 1
         for tier, count in copies.items():

@@ -33,6 +33,7 @@ __all__ = [
 
 TEXT_CHARS_MAX = 256
 SECONDS_MAX = 3600.0
+TTL_SECONDS_MAX = 366 * 24 * 3600
 
 
 def bytes_per_second(value: int) -> int:
@@ -71,7 +72,15 @@ def transport(number: int) -> Transport:
 def hints(
     request: pb.ReserveBlocksRequest | pb.AcquirePrefixRequest | pb.AcquireResidentRequest,
 ) -> Hints:
-    return Hints(request.one_off) if request.one_off else NO_HINTS
+    """Raises MalformedRequestError."""
+    if not request.HasField("ttl"):
+        return Hints(request.one_off) if request.one_off else NO_HINTS
+    if request.ttl.nanos or not 1 <= request.ttl.seconds <= TTL_SECONDS_MAX:
+        raise MalformedRequestError(
+            f"ttl must be whole seconds from 1 to {TTL_SECONDS_MAX}; leave it unset for no end",
+            field="ttl",
+        )
+    return Hints(request.one_off, request.ttl.seconds)
 
 
 def load_timeout(asked: Duration) -> float:

@@ -198,6 +198,8 @@ class WriteQueue:
     def _ask(self, row: int, last: int | None) -> Admission:
         if not self._index.tree.in_host(row) or not self._index.tree.cached(row):
             return Admission.DECLINE
+        if self._index.expiries.over(row):
+            return Admission.DECLINE
         if last is None and not self._admission.wanted(row):
             return Admission.DECLINE
         record_bytes = self._record_bytes(row)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from google.protobuf.duration_pb2 import Duration
 from numpy.typing import NDArray
 
 from kvtier.blocks import MissReason, Tier
@@ -25,6 +26,12 @@ class CacheHints:
     """What a request says of its blocks, see `GenerateRequest`."""
 
     one_off: bool = False
+    ttl_seconds: int | None = None
+
+    @property
+    def ttl(self) -> Duration | None:
+        """On the wire."""
+        return None if self.ttl_seconds is None else Duration(seconds=self.ttl_seconds)
 
 
 NO_HINTS = CacheHints()

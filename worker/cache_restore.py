@@ -95,6 +95,7 @@ class Restore:
                 block_hashes=pack_hashes(self._chain),
                 returned_lease_ids=self._session.lease_returns.take(),
                 one_off=self._hints.one_off,
+                ttl=self._hints.ttl,
             ),
             timeout=self._seconds_left(),
         )
@@ -136,6 +137,7 @@ class Restore:
             request_id=request_id,
             block_hashes=pack_hashes(self._chain),
             one_off=self._hints.one_off,
+            ttl=self._hints.ttl,
         )
         request.load_timeout.FromNanoseconds(int(self._seconds_left() * LOAD_SHARE * 1e9))
         if self._recompute_seconds is not None:

@@ -126,6 +126,7 @@ class Store:
             block_hashes=pack_hashes(self._chain[:end]),
             returned_lease_ids=self._session.lease_returns.take(),
             one_off=self._hints.one_off,
+            ttl=self._hints.ttl,
         )
         return self._session.stub.ReserveBlocks.future(request, timeout=self._seconds_left())
 

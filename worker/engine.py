@@ -240,7 +240,7 @@ class Engine:
             self._settings,
             layout.block_tokens,
             ModelRunner(model, kv),
-            Residency(kv, pool),
+            Residency(kv, pool, self._clock),
             traffic,
             self._clock,
         )

@@ -6,6 +6,7 @@
 The first sample's table carries the prompt; the others fork from it when the prompt is computed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -84,7 +85,12 @@ class LiveRequest:
     @property
     def cache_hints(self) -> CacheHints:
         """What the cache service is told of its blocks."""
-        return CacheHints(self.request.one_off)
+        return CacheHints(self.request.one_off, self.request.ttl_seconds)
+
+    def until(self, now: float) -> float:
+        """Until when what it stores or uses now may be used."""
+        ttl = self.request.ttl_seconds
+        return math.inf if ttl is None else now + ttl
 
     def load_seconds(self, limit_seconds: float) -> float:
         """How long it waits for the cache service, where nobody waits longer than the limit."""

@@ -8,6 +8,9 @@ Invariant: nothing is told before something was measured. Written and read on th
 """
 
 import math
+from collections.abc import Sequence
+
+from worker.model_runner import Span
 
 __all__ = ["PrefillRate", "pairs"]
 
@@ -40,6 +43,14 @@ class PrefillRate:
         self._ts = self._ts * fade + t * s
         self._ps = self._ps * fade + p * s
 
+    def step(self, prompts: Sequence[Span], other_tokens: int, seconds: float) -> None:
+        """A step computed these spans of prompts and so many tokens besides. One that mostly did
+        something else says little of prompts."""
+        tokens = sum(len(span.token_ids) for span in prompts)
+        if tokens > other_tokens:
+            attended = sum(pairs(span.start, span.end) for span in prompts)
+            self.computed(tokens, attended, seconds * tokens / (tokens + other_tokens))
+
     @property
     def tokens_per_second(self) -> float | None:
         """Late tokens by what they took; None: nothing was measured."""
@@ -51,6 +62,12 @@ class PrefillRate:
             return None
         token_cost, pair_cost = self._costs()
         return token_cost * (end - start) + pair_cost * pairs(start, end)
+
+    def seconds_of(self, spans: Sequence[tuple[int, int]]) -> float | None:
+        """The same of several, one after the other."""
+        if not self._seconds:
+            return None
+        return sum(self.seconds(start, end) or 0.0 for start, end in spans)
 
     def _costs(self) -> tuple[float, float]:
         determinant = self._tt * self._pp - self._tp**2

@@ -6,12 +6,17 @@ prefix is resident; among idle leaves the least worth leaves (GreedyDual: worth 
 last evicted + uses, capped at 2), the least recent of equals first. A block that only one-off
 requests brought and used is worth less than all others, and teaches nothing by leaving.
 
+A block may have an end, after which it is no match; a use that says so puts it off. What is before
+it never ends earlier.
+
 Invariant: whoever holds a node's page holds the pages of all its ancestors, so an idle page has
 only idle descendants, and all idle pages can be had, leaf by leaf. Owned by the engine's thread.
 """
 
 import heapq
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvtier.keys import BlockHash
@@ -37,13 +42,16 @@ class _Node:
     tick: int
     uses: int = 1
     children: int = 0
+    expire_at: float = math.inf
 
 
 class PrefixTree:
     """Resident blocks of `pool`."""
 
-    def __init__(self, pool: PagePool) -> None:
+    def __init__(self, pool: PagePool, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: seconds, monotonic."""
         self._pool = pool
+        self._clock = clock
         self._nodes: dict[BlockHash, _Node] = {}
         self._by_page: dict[PageId, _Node] = {}
         self._leaves: list[tuple[float, int, BlockHash]] = []
@@ -56,20 +64,23 @@ class PrefixTree:
         return len(self._nodes)
 
     def match(self, chain: Sequence[BlockHash]) -> list[PageId]:
-        """Pages of the longest resident prefix of `chain`. Changes nothing."""
-        pages = []
+        """Pages of the longest resident prefix of `chain` that is not over. Changes nothing."""
+        pages, now = [], self._clock()
         for block in chain:
             node = self._nodes.get(block)
-            if node is None:
+            if node is None or node.expire_at <= now:
                 break
             pages.append(node.page)
         return pages
 
-    def use(self, chain: Sequence[BlockHash]) -> list[PageId]:
-        """As `match`, and the caller becomes a holder of each page; recency is noted."""
+    def use(self, chain: Sequence[BlockHash], until: float = 0.0) -> list[PageId]:
+        """As `match`, and the caller becomes a holder of each page; recency is noted. None of them
+        ends before `until`."""
         pages = self.hold(chain)
         for block, _ in zip(chain, pages, strict=False):
             self._touch(self._nodes[block])
+        if pages:
+            self._extend(chain[len(pages) - 1], until)
         return pages
 
     def hold(self, chain: Sequence[BlockHash]) -> list[PageId]:
@@ -87,23 +98,32 @@ class PrefixTree:
         end: int,
         *,
         one_off: bool = False,
+        until: float = math.inf,
     ) -> None:
         """Makes blocks `[first, end)` of `chain`, computed in `table`, resident.
 
         A block that is resident already in another page takes that page's place in `table`: equal
         hash means equal KV, and so the table's holder keeps holding every ancestor. `one_off`: what
-        is new is worth less than all others, what is there is not noted as used.
+        is new is worth less than all others, what is there is not noted as used. What is new ends
+        at `until`, what was there not before; a one-off's with what it continues.
         """
         for index in range(first, end):
             block = chain[index]
             node = self._nodes.get(block)
             if node is None:
-                node = self._insert(block, chain[index - 1] if index else None, table.pages[index])
+                parent = chain[index - 1] if index else None
+                node = self._insert(block, parent, table.pages[index])
                 if one_off:
                     node.uses, node.worth = 0, ONE_OFF_WORTH
+                    before = math.inf if parent is None else self._nodes[parent].expire_at
+                    node.expire_at = min(until, before)
+                else:
+                    node.expire_at = until
+                    self._extend(parent, until)
             elif node.page != table.pages[index]:
                 if not one_off:
                     self._touch(node)
+                    self._extend(block, until)
                 table.replace(index, node.page)
 
     def evict(self) -> bool:
@@ -123,6 +143,9 @@ class PrefixTree:
         for node in self._nodes.values():
             if node.parent is not None:
                 assert node.parent in self._nodes, "a node's parent is gone"
+                assert node.expire_at <= self._nodes[node.parent].expire_at, (
+                    "it outlives its parent"
+                )
                 children[node.parent] = children.get(node.parent, 0) + 1
         listed = {(tick, block) for _, tick, block in self._leaves}
         for block, node in self._nodes.items():
@@ -149,6 +172,12 @@ class PrefixTree:
         node.tick = self._tick
         if self._evictable(node):
             self._list(node)
+
+    def _extend(self, block: BlockHash | None, until: float) -> None:
+        """The block, and all before it, end then or later."""
+        while block is not None and (node := self._nodes[block]).expire_at < until:
+            node.expire_at = until
+            block = node.parent
 
     def _evictable(self, node: _Node) -> bool:
         return node.children == 0 and self._pool.holders(node.page) == 1

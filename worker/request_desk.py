@@ -8,13 +8,14 @@ loop; long text is tokenized on one thread of its own.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvtier.keys import ChainScope
 from kvtier.scopes import ScopePath
 from kvtier.serving import ShuttingDownError
+from worker.cache_control import ttl_seconds
 from worker.chat import PromptEncoder
 from worker.errors import QueueFullError
 from worker.generation import EnginePort, Generation, GenerationPlan
@@ -45,6 +46,8 @@ class DeskLimits:
     """Longest that a request may take, from its arrival."""
     encoding_max: int
     """Prompts that wait for the tokenizer; one more is refused."""
+    ttl_classes: Mapping[str, int] = field(default_factory=dict)
+    """Seconds by name."""
 
 
 class RequestDesk:
@@ -86,6 +89,7 @@ class RequestDesk:
         Raises the errors that `Generate` documents as coming before `started`.
         """
         arrival, start_time_ns = time.monotonic(), time.time_ns()
+        ttl = ttl_seconds(ask.cache.ttl_class, self._limits.ttl_classes)
         path, token_ids, limit = await self._taken_in(ask)
         request_id = new_request_id(start_time_ns)
         admitted = AdmittedRequest(
@@ -106,6 +110,7 @@ class RequestDesk:
             stop_token_ids=self._stop_tokens(ask),
             cache_mode=ask.cache.mode,
             one_off=ask.cache.one_off,
+            ttl_seconds=ttl,
             cache_timeout_seconds=ask.cache.timeout_seconds,
         )
         seconds = self._limits.deadline_seconds

@@ -85,6 +85,8 @@ class EngineRequest:
     one_off: bool = False
     """Its prompt will not come again: what is new of it leaves first, what it reuses is not counted
     as used."""
+    ttl_seconds: int | None = None
+    """What is new of it may be used so long, counted anew from each use; None: for ever."""
     cache_timeout_seconds: float | None = None
     """Longest that it waits for the cache service, where the engine's own limit is longer; None:
     the engine's. 0: the cache service is not asked."""

@@ -7,7 +7,8 @@ Invariant: reserved pages never exceed free plus idle pages, except while lent p
 Owned by the engine's thread.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from kvtier.blocks import Tier
 from kvtier.keys import BlockHash
@@ -24,10 +25,13 @@ __all__ = ["Residency"]
 class Residency:
     """The device side of the cache."""
 
-    def __init__(self, kv: KvPages, pool: PagePool) -> None:
+    def __init__(
+        self, kv: KvPages, pool: PagePool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._kv = kv
         self._pool = pool
-        self._tree = PrefixTree(pool)
+        self._clock = clock
+        self._tree = PrefixTree(pool, clock)
         self._block_tokens = kv.layout.block_tokens
         self._reserved = 0
 
@@ -63,8 +67,7 @@ class Residency:
         if need - len(matched) > self._there(matched):
             return False
         table = BlockTable(self._pool)
-        take = self._tree.hold if live.request.one_off else self._tree.use
-        for page in take(chain):
+        for page in self._take_resident(live, chain):
             table.append(page)
         self._reserved += need - len(matched)
         sample = Sample(
@@ -80,6 +83,12 @@ class Residency:
         live.samples.append(sample)
         live.hit_tokens_by_tier[Tier.GPU] = sample.computed
         return True
+
+    def _take_resident(self, live: LiveRequest, chain: Sequence[BlockHash]) -> list[PageId]:
+        """What keeps blocks puts off their end too, as its store would."""
+        if live.request.one_off:
+            return self._tree.hold(chain)
+        return self._tree.use(chain, live.until(self._clock()) if live.keeps else 0.0)
 
     def grow(self, sample: Sample, tokens: int) -> None:
         """Makes room in the table for the first `tokens` tokens, out of the reservation."""
@@ -117,11 +126,19 @@ class Residency:
             sample.table.append(page)
         return sample
 
-    def seal(self, sample: Sample, *, one_off: bool) -> None:
+    def seal(self, live: LiveRequest, sample: Sample) -> None:
         """Makes the sample's computed full blocks resident."""
         full = sample.computed // self._block_tokens
         first = sample.sealed_blocks
-        self._tree.seal(sample.chain.hashes, sample.table, first, full, one_off=one_off)
+        if first < full:
+            self._tree.seal(
+                sample.chain.hashes,
+                sample.table,
+                first,
+                full,
+                one_off=live.request.one_off,
+                until=live.until(self._clock()),
+            )
         sample.sealed_blocks = max(full, sample.sealed_blocks)
 
     def swap_out(self, sample: Sample, indexes: range) -> list[PageId]:

@@ -10,11 +10,12 @@ the journal has it. Main thread and its event loop.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import torch
+from google.protobuf.duration_pb2 import Duration
 
 from kvtier.access import Access, own_tenant_only
 from kvtier.metrics_page import serve_metrics
@@ -122,6 +123,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
             stop_token_ids=loaded.stop_token_ids,
             deadline_seconds=settings.request_deadline_seconds,
             encoding_max=settings.queue.encoding_requests_max,
+            ttl_classes=settings.cache.ttl_classes,
         ),
         model=ModelLimits(
             model=loaded.name,
@@ -140,7 +142,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     parts.push_async_callback(_end_requests, desk, engine)
 
     def describe() -> inference_pb2.GetModelResponse:
-        return _describe(loaded, engine, cache)
+        return _describe(loaded, engine, cache, settings.cache.ttl_classes)
 
     check, limits = own_tenant_only(RULES), settings.call_limits
     server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, check, limits=limits))
@@ -269,7 +271,10 @@ def _make_engine(
 
 
 def _describe(
-    loaded: LoadedModel, engine: Engine, cache: CachePort | None
+    loaded: LoadedModel,
+    engine: Engine,
+    cache: CachePort | None,
+    ttl_classes: Mapping[str, int],
 ) -> inference_pb2.GetModelResponse:
     stats = engine.stats()
     return inference_pb2.GetModelResponse(
@@ -283,4 +288,5 @@ def _describe(
         page_count=stats.page_count,
         free_page_count=stats.free_page_count,
         cache_connected=cache is not None and cache.connected(),
+        ttl_classes={name: Duration(seconds=n) for name, n in ttl_classes.items()},
     )

@@ -145,6 +145,7 @@ def _read_cache_control(request: inference_pb2.GenerateRequest) -> CacheControl:
     return CacheControl(
         mode=_CACHE_MODES[request.cache_mode],
         one_off=request.one_off,
+        ttl_class=request.ttl_class,
         timeout_seconds=(
             timeout.seconds + timeout.nanos / 1e9 if request.HasField("cache_timeout") else None
         ),

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 ENV_PREFIX = "KVTIER_WORKER_"
+TTL_SECONDS_MAX = 366 * 24 * 3600
 
 
 def _split(value: Any) -> Any:
@@ -45,6 +46,26 @@ def _parse(value: Any) -> Any:
 
 Grant = Annotated[ScopePath, BeforeValidator(_parse), PlainSerializer(str)]
 """A scope, written as a path."""
+
+
+def _pairs(value: Any) -> Any:
+    """Environment and command line give one text: NAME=SECONDS, separated by commas."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in _split(value)]
+    if len({name for name, _, _ in pairs}) != len(pairs):
+        raise ValueError("a name is there twice")
+    return {name.strip(): seconds.strip() for name, _, seconds in pairs}
+
+
+TtlClasses = Annotated[
+    dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")],
+        Annotated[int, Field(ge=1, le=TTL_SECONDS_MAX)],
+    ],
+    BeforeValidator(_pairs),
+    Field(max_length=16),
+]
 
 
 class PoolSettings(SettingsModel):
@@ -81,6 +102,8 @@ class CacheSettings(SettingsModel):
     address: OptionalAddress = ""
     transport: TransportChoice = "auto"
     load_timeout_seconds: Seconds = 2.0
+    ttl_classes: TtlClasses = Field(default_factory=dict)
+    """Names that requests may choose, and seconds."""
 
 
 class BillingSettings(SettingsModel):

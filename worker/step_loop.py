@@ -23,7 +23,7 @@ from worker.engine_settings import EngineSettings
 from worker.engine_stats import EngineStats
 from worker.live_request import LiveRequest, Phase, Sample
 from worker.model_runner import ModelRunner, Span
-from worker.prefill_rate import PrefillRate, pairs
+from worker.prefill_rate import PrefillRate
 from worker.requests import (
     CacheMode,
     EndReason,
@@ -133,7 +133,8 @@ class StepLoop:
             for work in works:
                 self._end(work.live, EndReason.ERROR, f"the model failed: {type(error).__name__}")
             return True
-        self._note_prefill(works, self._clock() - began)
+        prompts = [work.span for work in works if work.live.phase is Phase.PREFILL]
+        self._prefill_rate.step(prompts, len(works) - len(prompts), self._clock() - began)
         for work, row, top in zip(works, logits, largest, strict=True):
             self._advance(work, row, top)
         return True
@@ -244,13 +245,11 @@ class StepLoop:
     def _recompute_seconds(self, first: int, end: int) -> float | None:
         """What a block of `[first, end)` of a prompt costs to compute, its turn included: prompts
         that came before are computed while it loads, and are waited for when it does not."""
-        own = self._prefill_rate.seconds(first * self._block_tokens, end * self._block_tokens)
-        before = [
-            self._prefill_rate.seconds(live.samples[0].computed, live.prompt_tokens)
-            for live in self._running
-            if live.phase is Phase.PREFILL
-        ]
-        return None if own is None else (own + sum(s or 0.0 for s in before)) / (end - first)
+        tokens, rate = self._block_tokens, self._prefill_rate
+        before = [live for live in self._running if live.phase is Phase.PREFILL]
+        spans = [(live.samples[0].computed, live.prompt_tokens) for live in before]
+        seconds = rate.seconds_of([(first * tokens, end * tokens), *spans])
+        return None if seconds is None else seconds / (end - first)
 
     def _settle_loads(self) -> bool:
         if self._traffic is None:
@@ -287,7 +286,7 @@ class StepLoop:
         if len(outcome.result.tiers) == outcome.block_count:
             live.miss_reason = MissReason.NONE
         if live.keeps:
-            self._residency.seal(sample, one_off=live.request.one_off)
+            self._residency.seal(live, sample)
 
     # Computing
 
@@ -313,15 +312,6 @@ class StepLoop:
         # Also in the middle of a prompt: `_advance` judges the span's KV by them.
         return _Work(live, sample, Span(tokens, sample.computed, sample.table.pages, 1))
 
-    def _note_prefill(self, works: Sequence[_Work], seconds: float) -> None:
-        """Steps that mostly decode say little of prompts."""
-        spans = [work.span for work in works if work.live.phase is Phase.PREFILL]
-        tokens = sum(len(span.token_ids) for span in spans)
-        others = len(works) - len(spans)
-        if tokens > others:
-            attended = sum(pairs(span.start, span.end) for span in spans)
-            self._prefill_rate.computed(tokens, attended, seconds * tokens / (tokens + others))
-
     def _advance(self, work: _Work, logits: torch.Tensor, largest: float) -> None:
         live, sample = work.live, work.sample
         if live.phase is Phase.ENDED:
@@ -338,7 +328,7 @@ class StepLoop:
         else:
             self._prefill_tokens += len(work.span.token_ids)
         if live.keeps:
-            self._residency.seal(sample, one_off=live.request.one_off)
+            self._residency.seal(live, sample)
         if live.phase is Phase.DECODE:
             self._draw(live, sample, logits)
         elif sample.computed == live.prompt_tokens:

@@ -11,7 +11,7 @@ from itertools import takewhile
 import numpy as np
 
 from storage.policy.columns import view
-from storage.policy.order import Names, Slots
+from storage.policy.order import USES_MAX, Names, Slots
 from storage.policy.slot_order import SlotOrder
 
 __all__ = ["OneQueue"]
@@ -22,6 +22,11 @@ class OneQueue(SlotOrder):
 
     def insert_run(self, slots: Slots, names: Names) -> None:
         self.insert_many(slots, names)
+
+    def use_many(self, slots: Slots) -> None:
+        uses = view(self._uses)
+        uses[slots] = np.minimum(uses[slots] + 1, USES_MAX)
+        self.refresh_many(slots)
 
     def refresh_many(self, slots: Slots) -> None:
         view(self._turns)[slots] = np.arange(self._turn + 1, self._turn + 1 + len(slots))

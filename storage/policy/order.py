@@ -48,6 +48,9 @@ class EvictionOrder(Protocol):
     def use(self, slot: int) -> None:
         """Counts a use. REQUIRES: present, here and in all that follow."""
 
+    def use_many(self, slots: Slots) -> None:
+        """As `use` of one after the other. REQUIRES: different slots."""
+
     def refresh(self, slot: int) -> None:
         """Moves the last use to now without counting one."""
 

@@ -84,6 +84,10 @@ class SlotOrder:
             self._uses[slot] += 1
         self.refresh(slot)
 
+    def use_many(self, slots: Slots) -> None:
+        for slot in slots.tolist():
+            self.use(slot)
+
     def refresh(self, slot: int) -> None:
         self._turn += 1
         self._turns[slot] = self._turn

@@ -25,11 +25,11 @@ from kvtier.keys import BlockHash
 from storage.codec import Codec
 from storage.codec_choice import CodecChoice
 from storage.env import Env, RealEnv
-from storage.errors import CapacityError, StorageError, TierBusyError, TierIOError
+from storage.errors import StorageError, TierBusyError, TierIOError
 from storage.ssd.codec_selector import CodecMeasurer, CodecSelector, Measure, Placed
 from storage.ssd.directory import DataDirectory, explained
 from storage.ssd.encoding import StoredBlock, as_stored
-from storage.ssd.format import INDEX_DIRECTORY, SEGMENT_COUNT_MAX, record_bytes
+from storage.ssd.format import INDEX_DIRECTORY, record_bytes
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
 from storage.ssd.read_lane import ReadLane
@@ -37,10 +37,10 @@ from storage.ssd.read_order import ReadFlow
 from storage.ssd.reader import BlockRead, BlockReader
 from storage.ssd.recovered import NO_BLOCKS, RecoveredColumns
 from storage.ssd.recovery import Progress, RecoveredTier, recover
+from storage.ssd.sizes import check_sizes
 from storage.ssd.wear import Wear
 from storage.ssd.writer import SegmentWriter
 from storage.tier import (
-    PAGE_BYTES,
     BlockRecord,
     RecoveryReport,
     SegmentId,
@@ -51,9 +51,6 @@ from storage.tier import (
 __all__ = ["SsdStats", "SsdTier"]
 
 log = logging.getLogger(__name__)
-
-SEGMENT_COUNT_MIN = 4
-"""One open, one free to re-log into, and two for the owner to choose between."""
 
 READER_THREADS = max(2, min(4, os.cpu_count() or 2))
 """More than the cores only wait for each other: on 2 cores, 4 threads took a fifth more CPU for the
@@ -109,7 +106,7 @@ class SsdTier:
         read whatever it has. `measure` takes the place of measuring, for `auto`. Raises
         DataDirectoryError subclasses, CapacityError (needs at least 4 segments of whole pages).
         """
-        _check_sizes(capacity_bytes, segment_bytes, reader_threads)
+        check_sizes(capacity_bytes, segment_bytes, reader_threads)
         selector = CodecSelector(codec)
         env = env or RealEnv()
         data = DataDirectory(env, directory, segment_bytes)
@@ -402,23 +399,6 @@ def _block_of(outcome: StoredBlock | BaseException) -> StoredBlock:
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
-
-
-def _check_sizes(capacity_bytes: int, segment_bytes: int, reader_threads: int) -> None:
-    if segment_bytes < 2 * PAGE_BYTES or segment_bytes % PAGE_BYTES:
-        raise CapacityError(
-            f"segment_bytes must be a multiple of {PAGE_BYTES} and at least two of it,"
-            f" not {segment_bytes}"
-        )
-    count = capacity_bytes // segment_bytes
-    if not SEGMENT_COUNT_MIN <= count <= SEGMENT_COUNT_MAX:
-        raise CapacityError(
-            f"an SSD tier needs {SEGMENT_COUNT_MIN} to {SEGMENT_COUNT_MAX} segments and"
-            f" {capacity_bytes} bytes hold {count} of {segment_bytes}: change capacity_bytes or"
-            " segment_bytes"
-        )
-    if reader_threads < 1:
-        raise CapacityError("reader_threads must be at least 1")
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -8,6 +8,7 @@ from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+import cache_service.index
 from cache_service.block_tree import ABSENT, NOWHERE, BlockTree
 from cache_service.chains import Chain
 from cache_service.events.changes import Changes, EventColumns
@@ -16,7 +17,7 @@ from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.host.arena import HostArena
 from storage.policy.choice import POLICIES, eviction_order
-from storage.tier import PAGE_BYTES, SegmentId, SsdLocation
+from storage.tier import NEVER, PAGE_BYTES, SegmentId, SsdLocation
 
 SLABS = 14
 paths = st.lists(st.integers(0, 1), min_size=1, max_size=7)
@@ -67,6 +68,7 @@ class Side:
                 tree.on_ssd(row),
                 tree.pins(row),
                 index.unused_seconds(row),
+                index.expiries.of(row),
                 tree.columns.use_count[row],
                 tree.columns.stored_by[row],
             )
@@ -91,6 +93,7 @@ class TwinLife(RuleBasedStateMachine):
 
     @initialize(policy=st.sampled_from(sorted(POLICIES)), departures=st.booleans())
     def begin(self, policy: str, departures: bool) -> None:
+        self.vector_min, cache_service.index._VECTOR_MIN = cache_service.index._VECTOR_MIN, 2
         self.runs, self.each = Side(policy, departures), Side(policy, departures)
         self.offset = 0
         self.pinned: list[BlockHash] = []
@@ -108,8 +111,8 @@ class TwinLife(RuleBasedStateMachine):
         while missing > 0 and (left := self.evict(missing, size)):
             missing -= left
 
-    @rule(path=paths, size=st.sampled_from(SIZES))
-    def store(self, path: list[int], size: int) -> None:
+    @rule(path=paths, size=st.sampled_from(SIZES), until=st.sampled_from([NEVER, NEVER, 70, 90]))
+    def store(self, path: list[int], size: int, until: int) -> None:
         hashes = hashes_of(path, size)
         first = next(
             (i for i, h in enumerate(hashes) if self.row(self.runs, h) == ABSENT), len(hashes)
@@ -133,11 +136,13 @@ class TwinLife(RuleBasedStateMachine):
             sums = [int.from_bytes(h[:8], "little") for h in tail]
             parent = self.row(self.runs, hashes[first - 1]) if first else NOWHERE
             mine = [pair[0] for pair in usable if pair[0] is not None]
-            self.runs.index.add_run(Chain.of(tail), parent, name, size, 3, mine, sums)
+            entered = self.runs.index.add_run(Chain.of(tail), parent, name, size, 3, mine, sums)
+            self.runs.index.expiries.enter_run(entered, until)
             parent = self.row(self.each, hashes[first - 1]) if first else NOWHERE
             copies = []
             for block_hash, (_, slab), checksum in zip(tail, usable, sums, strict=True):
                 parent = self.each.index.add(block_hash, parent, name, size, 3)
+                self.each.index.expiries.enter(parent, until)
                 assert slab is not None
                 copies.append((parent, slab, checksum))
             self.each.index.put_host_many(copies)
@@ -183,13 +188,9 @@ class TwinLife(RuleBasedStateMachine):
         for side in (self.runs, self.each):
             found = [self.row(side, h) for h in hashes_of(path, size)]
             rows = [row for row in found if row != ABSENT]
-            if counted:
-                side.index.use(reversed(rows))
-            elif side is self.runs:
-                side.index.refresh(reversed(rows))
-            else:
-                for row in reversed(rows):
-                    side.index.refresh([row])
+            want = side.index.use if counted else side.index.refresh
+            for part in [rows[::-1]] if side is self.runs else [[row] for row in rows[::-1]]:
+                want(part)
 
     @rule(path=paths, size=st.sampled_from(SIZES))
     def pin(self, path: list[int], size: int) -> None:
@@ -235,6 +236,7 @@ class TwinLife(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "runs"):
+            cache_service.index._VECTOR_MIN = self.vector_min
             self.runs.arena.close()
             self.each.arena.close()
 

@@ -155,9 +155,13 @@ def test_a_run_comes_and_is_wanted_as_if_it_were_one_by_one(
         pair.model.insert(slot, name, 1)
         pair.names[slot] = name
     pair.check()
-    pair.order.refresh_many(np.array(slots, np.int64))
-    for slot in slots:
+    wanted = [slot for slot in slots if slot in pair.names]
+    pair.order.refresh_many(np.array(wanted, np.int64))
+    for slot in wanted:
         pair.model.refresh(slot)
+    pair.order.use_many(np.array(wanted[::2], np.int64))
+    for slot in wanted[::2]:
+        pair.model.use(slot)
     for move in later:
         pair.move(*move)
         pair.check()

@@ -8,7 +8,7 @@ import typer
 
 from kvtier.v1 import inference_pb2
 
-__all__ = ["CacheTimeout", "CacheUse", "OneOff", "Use", "set_cache"]
+__all__ = ["CacheTimeout", "CacheUse", "OneOff", "TtlClass", "Use", "set_cache"]
 
 
 class Use(StrEnum):
@@ -36,6 +36,12 @@ CacheTimeout = Annotated[
 OneOff = Annotated[
     bool, typer.Option("--one-off", help="The prompt will not come again: keep others' instead.")
 ]
+TtlClass = Annotated[
+    str,
+    typer.Option(
+        "--ttl-class", help="How long new blocks may be used: a name that the worker knows."
+    ),
+]
 
 _MODES = {
     Use.DEFAULT: inference_pb2.CACHE_MODE_UNSPECIFIED,
@@ -45,10 +51,15 @@ _MODES = {
 
 
 def set_cache(
-    request: inference_pb2.GenerateRequest, use: Use, timeout_seconds: float | None, one_off: bool
+    request: inference_pb2.GenerateRequest,
+    use: Use,
+    timeout_seconds: float | None,
+    one_off: bool,
+    ttl_class: str,
 ) -> None:
     """Writes the options into `request`."""
     request.cache_mode = _MODES[use]
     request.one_off = one_off
+    request.ttl_class = ttl_class
     if timeout_seconds is not None:
         request.cache_timeout.FromNanoseconds(round(timeout_seconds * 1e9))

@@ -14,7 +14,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from kvtier.cli.cache_options import CacheTimeout, CacheUse, OneOff, Use, set_cache
+from kvtier.cli.cache_options import CacheTimeout, CacheUse, OneOff, TtlClass, Use, set_cache
 from kvtier.cli.channel import open_channel
 from kvtier.cli.cost import Cost, ask_cost
 from kvtier.cli.inference import CALL_SECONDS_MAX, Reply, ask
@@ -86,6 +86,7 @@ def generate(
     cache: CacheUse = Use.DEFAULT,
     cache_timeout: CacheTimeout = None,
     one_off: OneOff = False,
+    ttl_class: TtlClass = "",
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     raw: Annotated[bool, typer.Option("--raw", help="Send text, not a chat message.")] = False,
@@ -96,7 +97,7 @@ def generate(
     """Complete one prompt; show what was reused and what it costs."""
     text = _prompt_text(prompt)
     request = _request(tenant, project, user, cache_scope, max_tokens, temperature)
-    set_cache(request, cache, cache_timeout, one_off)
+    set_cache(request, cache, cache_timeout, one_off, _checked(ttl_class))
     if raw:
         request.text = text
     else:
@@ -126,6 +127,7 @@ def chat(
     cache: CacheUse = Use.DEFAULT,
     cache_timeout: CacheTimeout = None,
     one_off: OneOff = False,
+    ttl_class: TtlClass = "",
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     system: Annotated[str, typer.Option("--system", help="System message.")] = "",
@@ -138,7 +140,7 @@ def chat(
         while line := _next_line():
             history.messages.add(role="user", content=line)
             request = _request(tenant, project, user, cache_scope, max_tokens, temperature)
-            set_cache(request, cache, cache_timeout, one_off)
+            set_cache(request, cache, cache_timeout, one_off, _checked(ttl_class))
             request.chat.CopyFrom(history)
             try:
                 reply = _answer(channel, request, shown=True)

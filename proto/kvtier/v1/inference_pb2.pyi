@@ -75,7 +75,7 @@ class SamplingParameters(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "max_completion_tokens", "sampling", "sample_count", "stop", "cache_mode", "client_request_id", "ignore_end_of_sequence", "cache_scope", "project_id", "user_id", "cache_timeout", "one_off")
+    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "max_completion_tokens", "sampling", "sample_count", "stop", "cache_mode", "client_request_id", "ignore_end_of_sequence", "cache_scope", "project_id", "user_id", "cache_timeout", "one_off", "ttl_class")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class GenerateRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     CACHE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     ONE_OFF_FIELD_NUMBER: _ClassVar[int]
+    TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     model: str
     chat: ChatPrompt
@@ -110,7 +111,8 @@ class GenerateRequest(_message.Message):
     user_id: str
     cache_timeout: _duration_pb2.Duration
     one_off: bool
-    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., max_completion_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., sample_count: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., client_request_id: _Optional[str] = ..., ignore_end_of_sequence: bool = ..., cache_scope: _Optional[_Union[CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., cache_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ...) -> None: ...
+    ttl_class: str
+    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., max_completion_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., sample_count: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., client_request_id: _Optional[str] = ..., ignore_end_of_sequence: bool = ..., cache_scope: _Optional[_Union[CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., cache_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl_class: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "delta", "sample_end", "usage")
@@ -175,7 +177,14 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model", "context_tokens", "block_tokens", "block_bytes", "architecture", "dtype", "attention", "page_count", "free_page_count", "cache_connected")
+    __slots__ = ("model", "context_tokens", "block_tokens", "block_bytes", "architecture", "dtype", "attention", "page_count", "free_page_count", "cache_connected", "ttl_classes")
+    class TtlClassesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _duration_pb2.Duration
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +195,7 @@ class GetModelResponse(_message.Message):
     PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     FREE_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     CACHE_CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    TTL_CLASSES_FIELD_NUMBER: _ClassVar[int]
     model: str
     context_tokens: int
     block_tokens: int
@@ -196,4 +206,5 @@ class GetModelResponse(_message.Message):
     page_count: int
     free_page_count: int
     cache_connected: bool
-    def __init__(self, model: _Optional[str] = ..., context_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., attention: _Optional[str] = ..., page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., cache_connected: bool = ...) -> None: ...
+    ttl_classes: _containers.MessageMap[str, _duration_pb2.Duration]
+    def __init__(self, model: _Optional[str] = ..., context_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., attention: _Optional[str] = ..., page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., cache_connected: bool = ..., ttl_classes: _Optional[_Mapping[str, _duration_pb2.Duration]] = ...) -> None: ...

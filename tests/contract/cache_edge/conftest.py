@@ -233,10 +233,12 @@ class Peer:
     def id(self) -> str:
         return self.opened.session_id
 
-    def reserve(self, chain: list[BlockHash], request_id: str = "") -> pb.ReserveBlocksResponse:
+    def reserve(
+        self, chain: list[BlockHash], request_id: str = "", **fields: Any
+    ) -> pb.ReserveBlocksResponse:
         return self.service.stub.ReserveBlocks(
             pb.ReserveBlocksRequest(
-                session_id=self.id, request_id=request_id, block_hashes=pack_hashes(chain)
+                session_id=self.id, request_id=request_id, block_hashes=pack_hashes(chain), **fields
             ),
             timeout=10,
         )

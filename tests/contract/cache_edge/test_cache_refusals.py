@@ -96,6 +96,26 @@ def test_an_absurd_load_timeout_is_malformed(peer: Any, tools: Any, timeout: Dur
     assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "MALFORMED_REQUEST")
 
 
+@pytest.mark.parametrize(
+    "ttl",
+    [
+        Duration(),
+        Duration(seconds=-1),
+        Duration(seconds=1, nanos=1),
+        Duration(seconds=367 * 86_400),
+    ],
+)
+def test_an_absurd_ttl_is_malformed(peer: Any, tools: Any, ttl: Duration) -> None:
+    chain = tools.fresh_chain(1)
+    for call in (
+        lambda: peer.acquire(chain, ttl=ttl),
+        lambda: peer.acquire_resident(chain, ttl=ttl),
+        lambda: peer.reserve(chain, ttl=ttl),
+    ):
+        error = tools.refusal(call)
+        assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+
+
 @pytest.mark.parametrize("cost", [Duration(nanos=-1), Duration(seconds=10**15)])
 def test_an_absurd_cost_of_computing_is_malformed(peer: Any, tools: Any, cost: Duration) -> None:
     chain = tools.fresh_chain(1)

@@ -1,5 +1,6 @@
 """What one request says of the cache, through a real worker and a real cache service."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -65,11 +66,15 @@ REFUSED = {
     "cache_timeout without a cache": {"cache_timeout": seconds(1), "cache_mode": BYPASS},
     "cache_timeout 0 without a cache": {"cache_timeout": seconds(0), "cache_mode": BYPASS},
     "one_off without a cache": {"one_off": True, "cache_mode": BYPASS},
+    "ttl_class without a cache": {"ttl_class": "5m", "cache_mode": BYPASS},
+    "ttl_class read-only": {"ttl_class": "5m", "cache_mode": READ_ONLY},
+    "ttl_class of a one-off": {"ttl_class": "5m", "one_off": True},
+    "ttl_class unknown": {"ttl_class": "5 minutes"},
 }
 
 
 async def test_words_that_contradict_each_other_are_refused_by_name(start: Any) -> None:
-    _, stub = await start()
+    _, stub = await start("cache.ttl_classes=5m=300,1h=3600")
     for name, words in REFUSED.items():
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await usage(stub, ask(**words))
@@ -170,3 +175,52 @@ async def test_a_one_off_pushes_nobody_out_and_is_gone_first(start_cache: Any, s
     for text in others:
         again = await usage(stub, ask(text, cache_mode=READ_ONLY))
         assert again.tokens.hit_tokens_by_tier.host == 48
+
+
+async def test_a_ttl_class_is_for_how_long_blocks_may_be_used_in_every_tier(
+    start_cache: Any, start: Any
+) -> None:
+    cache = await start_cache(ssd={"capacity_bytes": "64MiB", "segment_bytes": "4MiB"})
+    classes = "cache.ttl_classes=short=2,1h=3600"
+    worker, stub = await start(f"cache.address={cache.listen}", classes)
+    model = await stub.GetModel(pb.GetModelRequest())
+    assert {name: ttl.seconds for name, ttl in model.ttl_classes.items()} == {
+        "short": 2,
+        "1h": 3600,
+    }
+    brief, long = PROMPT, PROMPT.upper()
+    await usage(stub, ask(brief, ttl_class="short", max_completion_tokens=1))
+    await usage(stub, ask(long, ttl_class="1h", max_completion_tokens=1))
+    while await resident(worker, brief):
+        await asyncio.sleep(0.05)
+    assert await resident(worker, long) == BLOCKS
+    over = await usage(stub, ask(brief, cache_mode=READ_ONLY))
+    assert over.tokens.hit_tokens == 0
+    assert over.miss_reason == block_pb2.MISS_REASON_EXPIRED
+    await worker.drain()
+    second, stub = await start(f"cache.address={cache.listen}", classes)
+    told = await usage(stub, ask(long, ttl_class="1h"))
+    assert told.tokens.hit_tokens_by_tier.host == BLOCKS * 16
+    assert await resident(second, brief) == 0
+
+
+async def test_a_hit_in_the_class_renews_and_no_class_is_for_ever(
+    start_cache: Any, start: Any
+) -> None:
+    cache = await start_cache()
+    worker, stub = await start(f"cache.address={cache.listen}", "cache.ttl_classes=short=2,1h=3600")
+    texts = [PROMPT + name for name in ("renewed", "kept", "left")]
+    for text in texts:
+        await usage(stub, ask(text[::-1], ttl_class="short", max_completion_tokens=1))
+    renewed, kept, left = (text[::-1] for text in texts)
+    await usage(stub, ask(renewed, ttl_class="1h", max_completion_tokens=1))
+    await usage(stub, ask(kept, max_completion_tokens=1))
+    while await resident(worker, left):
+        await asyncio.sleep(0.05)
+    assert await resident(worker, renewed) == (len(renewed) - 1) // 16
+    assert await resident(worker, kept) == (len(kept) - 1) // 16
+    await worker.drain()
+    _, stub = await start(f"cache.address={cache.listen}")
+    for text, hits in ((renewed, True), (kept, True), (left, False)):
+        told = await usage(stub, ask(text, cache_mode=READ_ONLY))
+        assert bool(told.tokens.hit_tokens_by_tier.host) is hits

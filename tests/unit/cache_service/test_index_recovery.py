@@ -33,6 +33,7 @@ def forest(seed: int, count: int) -> RecoveredColumns:
     namespaces = np.zeros(count, np.int32)
     for row, parent in enumerate(parents):
         namespaces[row] = rng.randrange(2) if parent < 0 else namespaces[parent]
+    ends = [rng.choice([NEVER, rng.randrange(2000)]) for _ in range(count)]
     hashes = np.frombuffer(rng.randbytes(32 * count), "V32")
     return RecoveredColumns(
         hashes=hashes,
@@ -46,8 +47,8 @@ def forest(seed: int, count: int) -> RecoveredColumns:
         stored_bytes=SIZES[namespaces].astype(np.uint64),
         checksum=np.arange(count, dtype=np.uint64) * 7,
         codec=np.zeros(count, np.uint32),
-        expire_second=np.full(count, NEVER, np.uint32),
         sequence=np.array(rng.sample(range(10 * count), count), np.uint64),
+        expire_second=np.array(ends, np.uint32),
     )
 
 

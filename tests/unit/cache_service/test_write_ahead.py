@@ -205,9 +205,9 @@ async def test_a_burst_that_outruns_the_disk_waits_a_bounded_time_and_is_stored(
     answered = asyncio.Event()
     append = SsdTier.append
 
-    async def slow(self: Any, items: Any) -> Any:
+    async def slow(self: Any, *batch: Any) -> Any:
         await answered.wait()
-        return await append(self, items)
+        return await append(self, *batch)
 
     monkeypatch.setattr(SsdTier, "append", slow)
     for i in range(3):
@@ -306,10 +306,10 @@ async def test_an_end_that_runs_out_of_time_has_written_the_dearest(
     late = 0.0
     append = SsdTier.append
 
-    async def once(self: Any, items: Any) -> Any:
+    async def once(self: Any, *batch: Any) -> Any:
         nonlocal late
         late = 100.0
-        return await append(self, items)
+        return await append(self, *batch)
 
     time = loop.time
     with monkeypatch.context() as patched:

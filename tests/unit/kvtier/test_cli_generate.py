@@ -60,7 +60,9 @@ def test_what_may_be_done_with_the_cache_goes_into_the_request(worker, till):
     generate(worker, till)
     generate(worker, till, "hi", "--cache", "read-only", "--cache-timeout", "0.25", "--one-off")
     generate(worker, till, "hi", "--cache", "no-store")
-    plain, hurried, secret = worker.requests
+    generate(worker, till, "hi", "--ttl-class", "1h")
+    plain, hurried, secret, brief = worker.requests
+    assert (plain.ttl_class, brief.ttl_class) == ("", "1h")
     assert (plain.cache_mode, plain.HasField("cache_timeout"), plain.one_off) == (0, False, False)
     assert hurried.one_off
     assert hurried.cache_mode == pb.CACHE_MODE_READ_ONLY

@@ -32,3 +32,12 @@ def test_what_is_set_counts() -> None:
     assert loaded("limits.calls_per_session_max=3000").call_limits == CallLimits(12_000, 3000)
     with pytest.raises(SettingsError, match=r"limits\.calls_max"):
         loaded("limits.calls_max=-1")
+
+
+def test_ttl_classes_are_names_and_whole_seconds() -> None:
+    assert loaded().cache.ttl_classes == {}
+    classes = loaded("cache.ttl_classes=5m=300, 1h=3600").cache.ttl_classes
+    assert classes == {"5m": 300, "1h": 3600}
+    for wrong in ("5m", "5m=0", "5m=1.5", "a b=3", "=3", "a=1,a=2", f"year={400 * 86_400}"):
+        with pytest.raises(SettingsError, match="ttl_classes"):
+            loaded(f"cache.ttl_classes={wrong}")

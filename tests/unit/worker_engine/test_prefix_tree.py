@@ -148,3 +148,59 @@ def test_a_one_off_block_that_others_use_is_one_like_others() -> None:
     tree.evict()
     tree.evict()
     assert [len(tree.match(_chain(name, 1))) for name in "adb"] == [1, 0, 0]
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _leave_until(pool: PagePool, tree: PrefixTree, chain: list[BlockHash], until: float) -> None:
+    table = BlockTable(pool)
+    for page in tree.use(chain, until):
+        table.append(page)
+    first = len(table)
+    while len(table) < len(chain):
+        table.append(pool.take())
+    tree.seal(chain, table, first, len(chain), until=until)
+    table.clear()
+    tree.check_integrity()
+    pool.check_integrity()
+
+
+def test_a_block_is_no_match_from_its_end_on_and_use_puts_that_off() -> None:
+    pool, clock = PagePool(8, 8), _Clock()
+    tree = PrefixTree(pool, clock)
+    _leave_until(pool, tree, _chain("a", 2), 10)
+    _leave_until(pool, tree, _chain("b", 2), 10)
+    clock.now = 9
+    _leave_until(pool, tree, _chain("a", 2), 19)
+    for page in tree.use(_chain("b", 2)):  # a reader that keeps nothing
+        pool.release(page)
+    clock.now = 10
+    assert [len(tree.match(_chain(name, 2))) for name in "ab"] == [2, 0]
+    clock.now = 19
+    assert [len(tree.match(_chain(name, 2))) for name in "ab"] == [0, 0]
+    # Computed again: the page that is there serves again.
+    _leave_until(pool, tree, _chain("a", 2), 30)
+    assert len(tree.match(_chain("a", 2))) == 2
+    assert pool.used_count == 4
+
+
+def test_what_is_before_a_block_does_not_end_before_it() -> None:
+    pool, clock = PagePool(8, 8), _Clock()
+    tree = PrefixTree(pool, clock)
+    _leave_until(pool, tree, _chain("a", 2), 10)
+    _leave_until(pool, tree, _chain("a", 3), 20)
+    _leave_until(pool, tree, _chain("b", 1), 10)
+    table = BlockTable(pool)
+    for page in tree.hold(_chain("b", 1)):
+        table.append(page)
+    table.append(pool.take())
+    tree.seal(_chain("b", 2), table, 1, 2, one_off=True)
+    table.clear()
+    clock.now = 15
+    tree.check_integrity()
+    assert [len(tree.match(_chain(name, 3))) for name in "ab"] == [3, 0]
