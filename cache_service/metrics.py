@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from cache_service.intake import StreamIntake
 from cache_service.listener import QuietListener
+from cache_service.ssd_metrics import ssd_metrics
 from cache_service.views import CacheStats, PassView
 from kvtier.blocks import MissReason, Tier
 from kvtier.calls import Calls
@@ -267,6 +268,7 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
             family.add_metric([tier.tier.name.lower()], getattr(tier, field))
         yield family
     yield from _recovery_gauges(stats)
+    yield from ssd_metrics(stats)
 
 
 def _recovery_gauges(stats: CacheStats) -> Iterator[Metric]:

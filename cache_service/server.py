@@ -174,6 +174,12 @@ class CacheServer:
                 "duration_seconds": round(report.duration_seconds, 3),
             },
         )
+        if ssd.io_problem:
+            log.warning(
+                "the file system of the SSD tier refuses direct I/O, so its bytes go through the"
+                " page cache, which takes memory and time; move data_directory to ext4 or xfs",
+                extra={"data_directory": str(self._settings.data_directory), "why": ssd.io_problem},
+            )
         for problem in report.problems:
             log.warning("ssd recovery: %s", problem)
         return ssd

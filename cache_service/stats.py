@@ -8,7 +8,7 @@ from cache_service.lease import LeaseTable
 from cache_service.reservation import ReservationTable
 from cache_service.room import HostRoom
 from cache_service.session import SessionTable
-from cache_service.views import CacheStats, TierView
+from cache_service.views import CacheStats, SsdFilesView, TierView
 from kvtier.blocks import Tier
 from storage.host.arena import HostArena
 
@@ -56,6 +56,7 @@ def collect_stats(
         scrub=None if cold is None else cold.scrubbing.view(),
         codec=None if cold is None else cold.ssd.codec_choice,
         admission=None if cold is None else cold.admission.view(),
+        ssd_files=None if cold is None else _files_view(cold),
         slab_classes=tuple(arena.classes()),
         free_extent_count=arena.free_extent_count,
         extent_bytes=arena.extent_bytes,
@@ -64,6 +65,18 @@ def collect_stats(
         watcher_count=watcher_count,
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
+    )
+
+
+def _files_view(cold: ColdSide) -> SsdFilesView:
+    ssd, wear = cold.ssd, cold.ssd.wear
+    return SsdFilesView(
+        io_mode=ssd.io_mode,
+        io_problem=ssd.io_problem,
+        written_since_seconds=wear.since_seconds,
+        written_before=not wear.whole,
+        written_payload_bytes=wear.payload_bytes,
+        written_device_bytes=wear.device_bytes,
     )
 
 

@@ -71,7 +71,7 @@ class DataDirectory:
                 self.expiries = marker.expiries
             self._create_missing()
             self._tidy()
-            self.open_flags = segment_open_flags(env, path)
+            self.open_flags, self.io_problem = segment_open_flags(env, path)
         except OSError as error:
             self.unlock()
             raise explained(error, path) from error
@@ -82,6 +82,10 @@ class DataDirectory:
     @property
     def index_path(self) -> Path:
         return self.path / INDEX_DIRECTORY
+
+    @property
+    def has_index(self) -> bool:
+        return INDEX_DIRECTORY in self._env.listdir(self.path)
 
     @property
     def direct(self) -> bool:

@@ -38,6 +38,7 @@ from storage.ssd.reader import BlockRead, BlockReader
 from storage.ssd.recovered import NO_BLOCKS, RecoveredColumns
 from storage.ssd.recovery import Progress, RecoveredTier, recover
 from storage.ssd.sizes import check_sizes
+from storage.ssd.wear import Wear
 from storage.ssd.writer import SegmentWriter
 from storage.tier import (
     BlockRecord,
@@ -131,6 +132,8 @@ class SsdTier:
         """Use `open`."""
         self.report: RecoveryReport = found.report
         self.io_mode = "direct" if data.direct else "buffered"
+        self.io_problem = data.io_problem
+        """Why not direct; else empty."""
         self._env = env
         self._data = data
         self._blocks = found.blocks
@@ -141,10 +144,11 @@ class SsdTier:
             found.table,
             found.index,
             found.first_sequence,
+            found.wear,
             expiries=data.expiries,
             mark_expiries=data.mark_expiries,
         )
-        self._prewriter = Prewriter(env, found.table, self._writer.remember)
+        self._prewriter = Prewriter(env, found.table, self._writer.remember, self._writer.count)
         self._selector = selector
         self._measure = measure or CodecMeasurer(env, found.table, self._reader)
         self._measuring: asyncio.Task[None] | None = None
@@ -287,6 +291,15 @@ class SsdTier:
         self._check_open()
         await self._write_lane.run(self._writer.recycle, segment_id)
         self._prewrite_ahead()
+
+    @property
+    def wear(self) -> Wear:
+        """What was written in the store's life, with the owner's note."""
+        return self._writer.wear
+
+    def note(self, note: bytes) -> None:
+        """Keeps some bytes for the owner, with whatever is written next and with the close."""
+        self._writer.note(note)
 
     def stats(self) -> SsdStats:
         now = self._env.monotonic_seconds()

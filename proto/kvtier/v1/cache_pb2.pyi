@@ -338,7 +338,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count")
+    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count", "ssd_files")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -361,6 +361,7 @@ class GetStatsResponse(_message.Message):
     HOST_MEMORY_FIELD_NUMBER: _ClassVar[int]
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     HOST_ONLY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SSD_FILES_FIELD_NUMBER: _ClassVar[int]
     service_instance_id: str
     start_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -376,7 +377,8 @@ class GetStatsResponse(_message.Message):
     host_memory: HostMemoryStats
     index_bytes: int
     host_only_count: int
-    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ...) -> None: ...
+    ssd_files: SsdFiles
+    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ..., ssd_files: _Optional[_Union[SsdFiles, _Mapping]] = ...) -> None: ...
 
 class VerifyBlocksRequest(_message.Message):
     __slots__ = ("bytes_per_second",)
@@ -432,6 +434,22 @@ class SsdCodec(_message.Message):
     reason: str
     def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class SsdFiles(_message.Message):
+    __slots__ = ("io_mode", "io_problem", "written_since", "written_before", "written_payload_bytes", "written_device_bytes")
+    IO_MODE_FIELD_NUMBER: _ClassVar[int]
+    IO_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_SINCE_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    io_mode: str
+    io_problem: str
+    written_since: _timestamp_pb2.Timestamp
+    written_before: bool
+    written_payload_bytes: int
+    written_device_bytes: int
+    def __init__(self, io_mode: _Optional[str] = ..., io_problem: _Optional[str] = ..., written_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_before: bool = ..., written_payload_bytes: _Optional[int] = ..., written_device_bytes: _Optional[int] = ...) -> None: ...
+
 class TierStats(_message.Message):
     __slots__ = ("tier", "capacity_bytes", "used_bytes", "block_count", "payload_bytes", "evicted_count", "written_bytes", "read_bytes")
     TIER_FIELD_NUMBER: _ClassVar[int]
@@ -453,7 +471,7 @@ class TierStats(_message.Message):
     def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., evicted_count: _Optional[int] = ..., written_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ...) -> None: ...
 
 class AdmissionStats(_message.Message):
-    __slots__ = ("rule", "declined_count", "write_bytes_per_day", "allowed_bytes", "over_budget_count", "over_budget_bytes", "lost_hit_count", "write_when")
+    __slots__ = ("rule", "declined_count", "write_bytes_per_day", "allowed_bytes", "over_budget_count", "over_budget_bytes", "lost_hit_count", "write_when", "allowed_new_bytes", "starved_block_bytes", "starved_needs_bytes_per_day")
     RULE_FIELD_NUMBER: _ClassVar[int]
     DECLINED_COUNT_FIELD_NUMBER: _ClassVar[int]
     WRITE_BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
@@ -462,6 +480,9 @@ class AdmissionStats(_message.Message):
     OVER_BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOST_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
     WRITE_WHEN_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_NEW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STARVED_BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STARVED_NEEDS_BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
     rule: str
     declined_count: int
     write_bytes_per_day: int
@@ -470,7 +491,10 @@ class AdmissionStats(_message.Message):
     over_budget_bytes: int
     lost_hit_count: int
     write_when: str
-    def __init__(self, rule: _Optional[str] = ..., declined_count: _Optional[int] = ..., write_bytes_per_day: _Optional[int] = ..., allowed_bytes: _Optional[int] = ..., over_budget_count: _Optional[int] = ..., over_budget_bytes: _Optional[int] = ..., lost_hit_count: _Optional[int] = ..., write_when: _Optional[str] = ...) -> None: ...
+    allowed_new_bytes: int
+    starved_block_bytes: int
+    starved_needs_bytes_per_day: int
+    def __init__(self, rule: _Optional[str] = ..., declined_count: _Optional[int] = ..., write_bytes_per_day: _Optional[int] = ..., allowed_bytes: _Optional[int] = ..., over_budget_count: _Optional[int] = ..., over_budget_bytes: _Optional[int] = ..., lost_hit_count: _Optional[int] = ..., write_when: _Optional[str] = ..., allowed_new_bytes: _Optional[int] = ..., starved_block_bytes: _Optional[int] = ..., starved_needs_bytes_per_day: _Optional[int] = ...) -> None: ...
 
 class HostMemoryStats(_message.Message):
     __slots__ = ("extent_bytes", "free_extent_count", "classes", "huge_page_bytes")
