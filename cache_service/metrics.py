@@ -67,6 +67,8 @@ class MetricsListener(QuietListener):
             registry, "scrub_findings", "Blocks that a scrub found bad", "kind"
         )
         self._scrub_dropped = _counter(registry, "scrub_dropped_blocks", "Blocks dropped for it")
+        self._bulk = _counter(registry, "bulk_payload_bytes", "Payload of bulk lanes", "direction")
+        self._bulk_refused = _counter(registry, "bulk_refused_tickets", "Tickets refused")
         self._cut = _counter(registry, "watchers_cut", "Watchers that were cut off", "reason")
         self._load_seconds = Histogram(
             "kvtier_cache_load_seconds",
@@ -180,6 +182,12 @@ class MetricsListener(QuietListener):
             },
         )
 
+    def bulk_moved(self, direction: str, payload_bytes: int) -> None:
+        self._bulk.labels(direction).inc(payload_bytes)
+
+    def bulk_refused(self) -> None:
+        self._bulk_refused.inc()
+
     def watcher_cut(self, reason: str) -> None:
         self._cut.labels(reason).inc()
         log.warning("a watcher of the events was cut off", extra={"reason": reason})
@@ -254,6 +262,8 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
         ("host_only_blocks", "Blocks in host memory that the SSD lacks", stats.host_only_count),
         ("quarantined_slabs", "Slabs resting before reuse", stats.quarantined_slab_count),
         ("watchers_open", "Watchers of the events", stats.watcher_count),
+        ("bulk_lanes_open", "Connections of the bulk lane", stats.bulk_lane_count),
+        ("bulk_transfers", "Loads and stores on bulk lanes", stats.bulk_transfer_count),
         ("uptime_seconds", "Since the start", stats.uptime_seconds),
     ):
         yield GaugeMetricFamily(f"kvtier_cache_{name}", text, value=value)

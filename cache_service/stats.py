@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from cache_service.bulk.transfers import Transfers
 from cache_service.cold_side import ColdSide
 from cache_service.index import BlockIndex
 from cache_service.lease import LeaseTable
@@ -29,6 +30,7 @@ def collect_stats(
     ready_bytes: int,
     event_count: int,
     watcher_count: int,
+    bulk: Transfers,
     counters: Mapping[str, int],
 ) -> CacheStats:
     """Changes nothing."""
@@ -63,6 +65,8 @@ def collect_stats(
         huge_page_bytes=arena.huge_bytes,
         event_count=event_count,
         watcher_count=watcher_count,
+        bulk_lane_count=bulk.lane_count,
+        bulk_transfer_count=bulk.transfer_count,
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
     )

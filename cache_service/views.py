@@ -308,6 +308,10 @@ class CacheStats:
     event_count: int
     """Copies that came or left since the start."""
     watcher_count: int
+    bulk_lane_count: int
+    """Connections of the bulk lane."""
+    bulk_transfer_count: int
+    """Loads and stores on them."""
     recovery: RecoveryReport | None
     scrub: ScrubView | None = None
     codec: CodecChoice | None = None
