@@ -14,6 +14,12 @@ class Hints:
     ttl_seconds: int | None = None
     """Stored blocks end after so long, used ones not before; None: stored ones never, and a use
     says nothing."""
+    whole_units: bool = False
+    """Of an acquire: the match ends where a prefix unit does."""
+    unit_ends: tuple[int, ...] = ()
+    """Of a reserve: positions in the chain at which units end."""
+    marks_forks: bool = False
+    """Of a reserve: where it parts from others a unit ends."""
 
 
 NO_HINTS = Hints()

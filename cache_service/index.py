@@ -70,6 +70,7 @@ class BlockIndex(IndexQueries):
         """Enters every block that opening the SSD tier found. REQUIRES: nothing was added yet."""
         self.tree.recover(found)
         self.expiries.recover(found)
+        self.unit_ends.recover(found)
         order = found.sequence.argsort(kind="stable")
         self._ssd.insert_many(order, self.tree.directory.names(order))
         self.segments.recover(found)
@@ -288,6 +289,7 @@ class BlockIndex(IndexQueries):
             # The first of the run: what is on the SSD has its parent there.
             hashes = list(Chain(self.tree.directory.words(last_copies).tobytes()))
             self.expiries.left(last_copies.tolist())
+            self.unit_ends.leave(last_copies)
             self.tree.remove_run(last_copies)
             self.absences.remember_run(hashes, MissReason.EVICTED)
         if before != NOWHERE:
@@ -445,6 +447,7 @@ class BlockIndex(IndexQueries):
     def _leave(self, row: int, reason: MissReason) -> None:
         block_hash, parent = self.tree.block_hash(row), self.tree.parent(row)
         self.expiries.left([row])
+        self.unit_ends.leave_one(row)
         self.tree.remove(row)
         if parent != NOWHERE:
             self._review(parent)

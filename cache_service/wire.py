@@ -11,9 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_service.chains import Chain
 from cache_service.errors import InvalidTransportError
-from cache_service.hints import NO_HINTS, Hints
+from cache_service.hints import Hints
 from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
+from kvtier.keys import HASH_BYTES
 from kvtier.serving import MalformedRequestError
 from kvtier.v1 import cache_pb2 as pb
 
@@ -73,14 +74,24 @@ def hints(
     request: pb.ReserveBlocksRequest | pb.AcquirePrefixRequest | pb.AcquireResidentRequest,
 ) -> Hints:
     """Raises MalformedRequestError."""
-    if not request.HasField("ttl"):
-        return Hints(request.one_off) if request.one_off else NO_HINTS
-    if request.ttl.nanos or not 1 <= request.ttl.seconds <= TTL_SECONDS_MAX:
-        raise MalformedRequestError(
-            f"ttl must be whole seconds from 1 to {TTL_SECONDS_MAX}; leave it unset for no end",
-            field="ttl",
-        )
-    return Hints(request.one_off, request.ttl.seconds)
+    ttl_seconds: int | None = None
+    if request.HasField("ttl"):
+        ttl_seconds = request.ttl.seconds
+        if request.ttl.nanos or not 1 <= ttl_seconds <= TTL_SECONDS_MAX:
+            raise MalformedRequestError(
+                f"ttl must be whole seconds from 1 to {TTL_SECONDS_MAX}; unset it for no end",
+                field="ttl",
+            )
+    if isinstance(request, pb.ReserveBlocksRequest):
+        ends = tuple(request.unit_end_indexes)
+        if len(ends) * HASH_BYTES > len(request.block_hashes):
+            raise MalformedRequestError(
+                "more unit_end_indexes than blocks; name each at most once",
+                field="unit_end_indexes",
+            )
+        forks = request.common_prefix_ends_unit
+        return Hints(request.one_off, ttl_seconds, unit_ends=ends, marks_forks=forks)
+    return Hints(request.one_off, ttl_seconds, whole_units=request.whole_units)
 
 
 def load_timeout(asked: Duration) -> float:

@@ -62,6 +62,8 @@ class Fuzzer:
             "checksums": lambda: [7] * self._missing.get(self._named, 1),
             "load_timeout": lambda: Duration(seconds=1),
             "recompute_time_per_block": lambda: Duration(nanos=self.rng.choice([1, 10**6])),
+            "ttl": lambda: Duration(seconds=self.rng.choice([1, 60, 3600])),
+            "unit_end_indexes": lambda: [self.rng.randrange(6)],
             "bytes_per_second": lambda: 0,
             "page_size": lambda: self.rng.randrange(3),
         }

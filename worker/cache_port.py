@@ -27,6 +27,12 @@ class CacheHints:
 
     one_off: bool = False
     ttl_seconds: int | None = None
+    whole_units: bool = False
+    """Of a restore: ends where a prefix unit does."""
+    unit_ends: tuple[int, ...] = ()
+    """Of a store: after how many blocks of the chain units end."""
+    marks_forks: bool = False
+    """Of a store: where it parts from others a unit ends."""
 
     @property
     def ttl(self) -> Duration | None:

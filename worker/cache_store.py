@@ -127,6 +127,8 @@ class Store:
             returned_lease_ids=self._session.lease_returns.take(),
             one_off=self._hints.one_off,
             ttl=self._hints.ttl,
+            unit_end_indexes=[count - 1 for count in self._hints.unit_ends if count <= end],
+            common_prefix_ends_unit=self._hints.marks_forks,
         )
         return self._session.stub.ReserveBlocks.future(request, timeout=self._seconds_left())
 
