@@ -29,7 +29,7 @@ from storage.errors import StorageError, TierBusyError, TierIOError
 from storage.ssd.codec_selector import CodecMeasurer, CodecSelector, Measure, Placed
 from storage.ssd.directory import DataDirectory, explained
 from storage.ssd.encoding import StoredBlock, as_stored
-from storage.ssd.format import INDEX_DIRECTORY, record_bytes
+from storage.ssd.format import record_bytes
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
 from storage.ssd.read_lane import ReadLane
@@ -159,7 +159,7 @@ class SsdTier:
         self.reads_under_way = 0
         """Calls of `read` that have not returned yet."""
         self._prewriting: asyncio.Task[None] | None = None
-        self._index_bytes = self._measure_index()
+        self._index_bytes = self._data.index_file_bytes()
         self._sampled_at = env.monotonic_seconds()
         self._closed = False
 
@@ -304,7 +304,7 @@ class SsdTier:
     def stats(self) -> SsdStats:
         now = self._env.monotonic_seconds()
         if not self._closed and now - self._sampled_at >= _SAMPLE_SECONDS:
-            self._index_bytes, self._sampled_at = self._measure_index(), now
+            self._index_bytes, self._sampled_at = self._data.index_file_bytes(), now
         return SsdStats(
             used_bytes=self._table.used_bytes(),
             capacity_bytes=len(self._table.view) * self._table.segment_bytes,
@@ -385,14 +385,6 @@ class SsdTier:
     def _check_open(self) -> None:
         if self._closed:
             raise TierIOError("the SSD tier is closed")
-
-    def _measure_index(self) -> int:
-        folder = self._data.path / INDEX_DIRECTORY
-        size = 0
-        for name in self._env.listdir(folder):
-            with contextlib.suppress(OSError):  # RocksDB may have removed it meanwhile
-                size += self._env.size_bytes(folder / name)
-        return size
 
 
 def _block_of(outcome: StoredBlock | BaseException) -> StoredBlock:
