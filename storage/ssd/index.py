@@ -55,6 +55,11 @@ _ROWS_PER_CHUNK = 1024
 for memory that was just given back to be had again."""
 
 
+WRITE_BUFFER_BYTES = 4 << 20
+"""About 25,000 blocks. It fills in minutes and then empties: a larger one looks like a leak for
+that long, and twice its size is what it takes."""
+
+
 class IndexUnusableError(Exception):
     """The index is missing, unfinished or damaged: rebuild it. Stays inside the SSD room."""
 
@@ -298,7 +303,7 @@ def _options() -> rocksdict.Options:
     # acknowledged blocks behind it; this one accepts a torn end and reports anything else.
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
     options.set_paranoid_checks(True)
-    options.set_write_buffer_size(16 << 20)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(2)
     options.set_max_total_wal_size(64 << 20)
     options.set_target_file_size_base(64 << 20)
