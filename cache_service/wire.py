@@ -4,6 +4,7 @@ Invariant: what comes in is refused here when it cannot mean anything; what goes
 Stateless, any thread.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,17 +13,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cache_service.chains import Chain
 from cache_service.errors import InvalidTransportError
 from cache_service.hints import NO_HINTS, Hints
+from cache_service.owner_runs import NOBODYS, OwnerRuns, within
 from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
+from kvtier.scopes import MalformedScopeError, ScopeLevel, ScopePath
 from kvtier.serving import MalformedRequestError
 from kvtier.v1 import cache_pb2 as pb
 
 __all__ = [
     "bytes_per_second",
     "chain",
+    "count",
     "duration",
     "hints",
     "load_timeout",
+    "owner",
+    "owner_runs",
     "reason",
     "recompute_time",
     "text",
@@ -73,14 +79,52 @@ def hints(
     request: pb.ReserveBlocksRequest | pb.AcquirePrefixRequest | pb.AcquireResidentRequest,
 ) -> Hints:
     """Raises MalformedRequestError."""
+    owners = NOBODYS
+    if isinstance(request, pb.ReserveBlocksRequest) and request.owner_runs:
+        owners = owner_runs(request.owner_runs)
     if not request.HasField("ttl"):
-        return Hints(request.one_off) if request.one_off else NO_HINTS
+        plain = owners is NOBODYS and not request.one_off
+        return NO_HINTS if plain else Hints(request.one_off, None, owners)
     if request.ttl.nanos or not 1 <= request.ttl.seconds <= TTL_SECONDS_MAX:
         raise MalformedRequestError(
             f"ttl must be whole seconds from 1 to {TTL_SECONDS_MAX}; leave it unset for no end",
             field="ttl",
         )
-    return Hints(request.one_off, request.ttl.seconds)
+    return Hints(request.one_off, request.ttl.seconds, owners)
+
+
+def owner_runs(runs: Sequence[pb.OwnerRun]) -> OwnerRuns:
+    """Raises MalformedRequestError."""
+    if len(runs) > len(ScopeLevel):
+        raise MalformedRequestError(
+            f"a chain has at most {len(ScopeLevel)} owners, one for each rung", field="owner_runs"
+        )
+    paths, ends = list[str](), list[int]()
+    for run in runs:
+        path = owner("owner_runs", run.owner) if run.owner else ""
+        if run.block_count < 1 or (paths and not within(path, paths[-1])):
+            raise MalformedRequestError(
+                "each run has a block at least, and an owner within the one before it",
+                field="owner_runs",
+            )
+        paths.append(path)
+        ends.append(run.block_count + (ends[-1] if ends else 0))
+    return OwnerRuns(tuple(paths), tuple(ends))
+
+
+def owner(name: str, value: str) -> str:
+    """The path of a scope. Raises MalformedRequestError."""
+    try:
+        return str(ScopePath.parse(value))
+    except MalformedScopeError as error:
+        raise MalformedRequestError(f"{name}: {error}", field=name) from None
+
+
+def count(name: str, value: int, most: int) -> int:
+    """Raises MalformedRequestError."""
+    if not 0 <= value <= most:
+        raise MalformedRequestError(f"{name} must be from 0 to {most}", field=name)
+    return value
 
 
 def load_timeout(asked: Duration) -> float:

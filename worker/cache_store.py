@@ -127,6 +127,7 @@ class Store:
             returned_lease_ids=self._session.lease_returns.take(),
             one_off=self._hints.one_off,
             ttl=self._hints.ttl,
+            owner_runs=self._hints.owner_runs,
         )
         return self._session.stub.ReserveBlocks.future(request, timeout=self._seconds_left())
 
