@@ -80,8 +80,15 @@ class Acquiring:
         match = self.match(session, chain)
         return PrefixView(len(match.rows), match.tiers, match.reason)
 
-    def match(self, reader: Reader, chain: Chain) -> Match:
+    def match(self, reader: Reader, chain: Chain, *, whole_units: bool = False) -> Match:
         """The present prefix as who asks for it may see it."""
+        match = self._match(reader, chain)
+        count = len(match.rows)
+        if not whole_units or (whole := self._index.unit_ends.whole_count(match.rows)) == count:
+            return match
+        return Match(match.rows[:whole], match.tiers[:whole], MissReason.WITHIN_UNIT)
+
+    def _match(self, reader: Reader, chain: Chain) -> Match:
         tree, columns = self._index.tree, self._index.tree.columns
         kind = tree.namespaces.number(reader.namespace_id, reader.block_bytes)
         rows = tree.find_chain(chain)
@@ -110,7 +117,7 @@ class Acquiring:
 
         Raises TooManyLeasesError.
         """
-        match = self.match(session, chain)
+        match = self.match(session, chain, whole_units=hints.whole_units)
         if Tier.SSD in match.tiers:
             return []
         if not len(match.rows):
@@ -137,7 +144,7 @@ class Acquiring:
         recompute_seconds: float | None = None,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """The events of one acquire. Raises TooManyLeasesError before the first."""
-        match = self.match(session, chain)
+        match = self.match(session, chain, whole_units=hints.whole_units)
         if not len(match.rows):
             for event in self._nothing(chain, match):
                 yield event

@@ -46,6 +46,7 @@ _DTYPES: dict[str, str] = {
     "settled": "<u1",
     "one_off": "<u1",
     "expiry_unsaved": "<u1",
+    "unit_end": "<u1",
     "expire_second": "<u4",
     "use_count": "<u4",
     "use_second": "<u4",
@@ -60,14 +61,8 @@ _RESET = dict.fromkeys(
 _RESET |= dict.fromkeys(
     ("pins", "host_children", "ssd_children", "admitted", "settled", "use_count", "use_second"), 0
 )
-_RESET |= {
-    "owner": 0,
-    "cached": 1,
-    "one_off": 0,
-    "stored_by": 0,
-    "expiry_unsaved": 0,
-    "expire_second": NEVER,
-}
+_RESET |= {"unit_end": 0, "owner": 0}
+_RESET |= {"cached": 1, "one_off": 0, "stored_by": 0, "expiry_unsaved": 0, "expire_second": NEVER}
 """A row as it is before its block has copies, parent or children."""
 
 
@@ -111,6 +106,8 @@ class BlockColumns:
 
     expiry_unsaved: memoryview
     """1 when the end moved since it was written down on the SSD, if it was."""
+    unit_end: memoryview
+    """1 for a block at which a prefix unit ends (`unit_ends.py`)."""
     expire_second: memoryview
     """Unix second from which the block may not be used; NEVER for none (`expiries.py`)."""
 

@@ -28,8 +28,11 @@ def check_block_size(parts: Parts, namespace_id: NamespaceId, block_bytes: int) 
 
 
 def expect_blocks(parts: Parts, block_bytes: int) -> None:
-    """Makes room in the index for as many blocks of this size as the tiers hold."""
+    """Makes room in the index for as many blocks of this size as the tiers hold, and has the SSD's
+    admission look at it."""
     capacity = parts.arena.capacity_bytes
     if parts.cold is not None:
-        capacity += parts.cold.ssd.stats().capacity_bytes
+        ssd = parts.cold.ssd
+        capacity += ssd.stats().capacity_bytes
+        parts.cold.admission.expect(block_bytes, ssd.record_bytes(block_bytes))
     parts.index.tree.reserve(min(capacity // rounded(block_bytes), ROWS_AHEAD_MAX))

@@ -343,6 +343,7 @@ class Cache:
             ready_bytes=self._acquiring.ready_bytes,
             event_count=self.watching.last_sequence,
             watcher_count=self.watching.watcher_count,
+            bulk=self.bulk,
             counters=parts.tally.counters,
         )
 

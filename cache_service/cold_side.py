@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cache_service.budget_note import Moment
 from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -55,6 +56,7 @@ class ColdSide(Side):
         forgotten = ForgetQueue(ssd)
         suspects = Suspects(health)
         self.admission = SsdAdmission(index, policies, clock)
+        self.admission.resume(ssd.wear.note, ssd.wear.whole, Moment.now())
         self.recycler = Recycler(
             ssd,
             index,
@@ -123,6 +125,7 @@ class ColdSide(Side):
         self._health.retire()
         await self.promoter.drain()
         await self.writer.drain()
+        self.ssd.note(self.admission.note(Moment.now()))
         await self.ssd.close()
 
     def tick(self) -> None:

@@ -168,6 +168,7 @@ def stats_data(response: cache_pb2.GetStatsResponse) -> dict[str, Any]:
     data["scrub"] = _scrub_data(response.scrub)
     data["ssd_codec"] = _plain(response.ssd_codec)
     data["admission"] = _plain(response.admission)
+    data["ssd_files"] = _files_data(response.ssd_files)
     memory = response.host_memory
     data["host_memory"] = _plain(memory) | {"classes": [_plain(each) for each in memory.classes]}
     data["index_bytes"] = response.index_bytes
@@ -181,6 +182,13 @@ def _scrub_data(scrub: cache_pb2.ScrubStats) -> dict[str, Any]:
         "running": _plain(scrub.running) if scrub.HasField("running") else None,
         "last": _plain(scrub.last) if scrub.HasField("last") else None,
     }
+
+
+def _files_data(files: cache_pb2.SsdFiles) -> dict[str, Any]:
+    data = _plain(files) | {"written_since": None}
+    if files.HasField("written_since"):
+        data["written_since"] = files.written_since.ToJsonString()
+    return data
 
 
 def _tier_data(tier: cache_pb2.TierStats) -> dict[str, Any]:

@@ -37,6 +37,7 @@ _REASONS = {
     MissReason.ARENA_FULL: "no host memory was free to load it into",
     MissReason.RECOMPUTE_FASTER: "it is on the SSD, and computing it was faster than loading it",
     MissReason.PURGED: "an operator had it purged",
+    MissReason.WITHIN_UNIT: "it is there, and no prefix unit ends between here and there",
 }
 
 

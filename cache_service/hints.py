@@ -18,6 +18,12 @@ class Hints:
     says nothing."""
     owners: OwnerRuns = NOBODYS
     """Whose the chain's blocks are; of a reserve."""
+    whole_units: bool = False
+    """Of an acquire: the match ends where a prefix unit does."""
+    unit_ends: tuple[int, ...] = ()
+    """Of a reserve: positions in the chain at which units end."""
+    marks_forks: bool = False
+    """Of a reserve: where it parts from others a unit ends."""
 
 
 NO_HINTS = Hints()

@@ -71,6 +71,7 @@ class BlockIndex(IndexQueries):
         self.tree.recover(found)
         self.expiries.recover(found)
         self.owners.recover(found)
+        self.unit_ends.recover(found)
         order = found.sequence.argsort(kind="stable")
         self._ssd.insert_many(order, self.tree.directory.names(order))
         self.segments.recover(found)
@@ -295,6 +296,7 @@ class BlockIndex(IndexQueries):
             hashes = list(Chain(self.tree.directory.words(last_copies).tobytes()))
             self.expiries.left(last_copies.tolist())
             self.owners.left(last_copies.tolist())
+            self.unit_ends.leave(last_copies)
             self.tree.remove_run(last_copies)
             self.absences.remember_run(hashes, MissReason.EVICTED)
         if before != NOWHERE:
@@ -458,6 +460,7 @@ class BlockIndex(IndexQueries):
         self.expiries.left([row])
         if self.tree.columns.owner[row]:
             self.owners.left([row])
+        self.unit_ends.leave_one(row)
         self.tree.remove(row)
         if parent != NOWHERE:
             self._review(parent)

@@ -6,6 +6,7 @@
     departures who must be written before it leaves (departures.py: only when that is asked for)
     expiries   until when a block may be used       (expiries.py)
     owners     who owns what, and what each has    (block_owners.py: nothing is allowed by it)
+    unit ends  where a hit of whole units may end   (unit_ends.py)
     one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
     changes    copies that came and left            (events/changes.py: only when somebody follows)
 
@@ -28,6 +29,7 @@ from cache_service.host_runs import HostRuns
 from cache_service.integrity import check_copies
 from cache_service.one_offs import OneOffs
 from cache_service.segment_loads import SegmentLoads
+from cache_service.unit_ends import UnitEnds
 from kvtier.keys import NamespaceId
 from storage.host.arena import HostArena
 from storage.policy.order import EvictionOrder
@@ -66,6 +68,8 @@ class IndexQueries:
         """To ask, enter and extend."""
         self.owners = OwnerTable(self.tree)
         """To ask, and to enter new blocks."""
+        self.unit_ends = UnitEnds(self.tree)
+        """To ask and mark."""
         self.one_offs = OneOffs(self.tree, host_order)
         """To ask, mark and lift."""
         self._departures: Departures | None = None

@@ -82,6 +82,14 @@ class CacheListener(Protocol):
         """A whole background pass ended."""
         ...
 
+    def bulk_moved(self, direction: str, payload_bytes: int) -> None:
+        """A transfer of the bulk lane ended; `direction` is "sent" or "received"."""
+        ...
+
+    def bulk_refused(self) -> None:
+        """The bulk lane refused a ticket."""
+        ...
+
     def watcher_cut(self, reason: str) -> None:
         """A watcher of the events was cut off: "stalled" or "events_lost"."""
         ...
@@ -156,6 +164,12 @@ class QuietListener:
         return
 
     def scrub_passed(self, found: PassView) -> None:
+        return
+
+    def bulk_moved(self, direction: str, payload_bytes: int) -> None:
+        return
+
+    def bulk_refused(self) -> None:
         return
 
     def watcher_cut(self, reason: str) -> None:

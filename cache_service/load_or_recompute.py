@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Pace", "worth_loading"]
 
-GAIN_SECONDS_MIN = 0.005
+GAIN_SECONDS_MIN = 0.02
 GAIN_SHARE_MIN = 0.2
 """Less than this, of what loading all would take, is within what the two rates are wrong by; then
 loading goes first, for it leaves the processor to others."""

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from cache_service.intake import StreamIntake
 from cache_service.listener import QuietListener
 from cache_service.owner_views import OwnersView
+from cache_service.ssd_metrics import ssd_metrics
 from cache_service.views import CacheStats, PassView
 from kvtier.blocks import MissReason, Tier
 from kvtier.calls import Calls
@@ -68,6 +69,8 @@ class MetricsListener(QuietListener):
             registry, "scrub_findings", "Blocks that a scrub found bad", "kind"
         )
         self._scrub_dropped = _counter(registry, "scrub_dropped_blocks", "Blocks dropped for it")
+        self._bulk = _counter(registry, "bulk_payload_bytes", "Payload of bulk lanes", "direction")
+        self._bulk_refused = _counter(registry, "bulk_refused_tickets", "Tickets refused")
         self._cut = _counter(registry, "watchers_cut", "Watchers that were cut off", "reason")
         self._load_seconds = Histogram(
             "kvtier_cache_load_seconds",
@@ -181,6 +184,12 @@ class MetricsListener(QuietListener):
             },
         )
 
+    def bulk_moved(self, direction: str, payload_bytes: int) -> None:
+        self._bulk.labels(direction).inc(payload_bytes)
+
+    def bulk_refused(self) -> None:
+        self._bulk_refused.inc()
+
     def watcher_cut(self, reason: str) -> None:
         self._cut.labels(reason).inc()
         log.warning("a watcher of the events was cut off", extra={"reason": reason})
@@ -263,6 +272,8 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
         ("host_only_blocks", "Blocks in host memory that the SSD lacks", stats.host_only_count),
         ("quarantined_slabs", "Slabs resting before reuse", stats.quarantined_slab_count),
         ("watchers_open", "Watchers of the events", stats.watcher_count),
+        ("bulk_lanes_open", "Connections of the bulk lane", stats.bulk_lane_count),
+        ("bulk_transfers", "Loads and stores on bulk lanes", stats.bulk_transfer_count),
         ("uptime_seconds", "Since the start", stats.uptime_seconds),
     ):
         yield GaugeMetricFamily(f"kvtier_cache_{name}", text, value=value)
@@ -277,6 +288,7 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
             family.add_metric([tier.tier.name.lower()], getattr(tier, field))
         yield family
     yield from _recovery_gauges(stats)
+    yield from ssd_metrics(stats)
 
 
 def _owner_gauges(stats: CacheStats, tenants: OwnersView) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ index on disk still names in place. Called by the writer, one at a time; event l
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cache_service.budget_note import Moment
 from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -117,9 +118,15 @@ class Recycler:
         if not rows:
             return 0
         items = [(tree.ssd_record(row), tree.location(row)) for row in rows]
-        found = await self._ssd.relog(items)
-        size = self._ssd.record_bytes
-        self._admission.charge(sum(size(new.stored_bytes) for new in found if new is not None))
+        # Before they are written, so that the note that goes along knows of it.
+        size = sum(self._ssd.record_bytes(location.stored_bytes) for _, location in items)
+        self._admission.charge(size)
+        self._ssd.note(self._admission.note(Moment.now()))
+        try:
+            found = await self._ssd.relog(items)
+        except SegmentsFullError:
+            self._admission.charge(-size)  # nothing was written
+            raise
         moved = 0
         for row, (record, _), after in zip(rows, items, found, strict=True):
             if tree.segment(row) != segment_id:

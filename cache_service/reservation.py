@@ -84,6 +84,8 @@ class Reservation:
         """Blocks of others that ours follow at once."""
         self.awaited_by: dict[str, list[BlockHash]] = {}
         """Live reservation that continues blocks of ours -> which."""
+        self.unit_ends = hints.unit_ends
+        self.marks_forks = hints.marks_forks
         self.refused_count = 0
         self.refused_reason = MissReason.NONE
         self.formed = asyncio.Event()

@@ -11,19 +11,23 @@ is turned away is remembered, bounded, so that a later miss on it can be counted
 Owned by the write queue; event loop only.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cache_service.budget_note import BudgetNote, Moment
 from cache_service.index import BlockIndex
-from cache_service.views import AdmissionView, CachePolicies
+from cache_service.views import AdmissionView, CachePolicies, StarvedBlocks
 from storage.policy.admission import AdmissionRule, AdmitAll, AdmitFirstNew
-from storage.policy.write_budget import WriteBudget
+from storage.policy.write_budget import WriteBudget, day_needed_bytes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["SsdAdmission"]
+
+log = logging.getLogger(__name__)
 
 NAMES_MAX = 1_000_000
 """Names of refused blocks that are remembered: 24 to 48 bytes each, made as they come."""
@@ -45,6 +49,45 @@ class SsdAdmission:
         self._budget: WriteBudget | None = None
         if policies.ssd_write_bytes_per_day:
             self._budget = WriteBudget(policies.ssd_write_bytes_per_day, NAMES_MAX)
+        self._starved: StarvedBlocks | None = None
+
+    def resume(self, note: bytes, whole: bool, now: Moment) -> None:
+        """Goes on with the budget as `note` said at the end of an earlier life.
+
+        Without a note a store that was never written to (`whole`: all that was is counted) begins
+        with a full bucket, and any other with an empty one: what was written before is not known.
+        """
+        if self._budget is None:
+            return
+        found = BudgetNote.parse(note)
+        if found is not None:
+            self._budget.resume(found.left_bytes, found.at.seconds_until(now))
+        elif not whole:
+            self._budget.resume(0, 0.0)
+
+    def note(self, now: Moment) -> bytes:
+        """For `resume`, in a later life. Empty without a budget."""
+        if self._budget is None:
+            return b""
+        return BudgetNote(self._budget.left_bytes(self._clock()), now).pack()
+
+    def expect(self, block_bytes: int, record_bytes: int) -> None:
+        """A session has blocks of that size. Says so once when the budget lets in no new ones."""
+        needs = day_needed_bytes(record_bytes)
+        if self._budget is None or needs <= self._policies.ssd_write_bytes_per_day:
+            return
+        if self._starved is not None and self._starved.block_bytes <= block_bytes:
+            return
+        self._starved = StarvedBlocks(block_bytes, needs)
+        log.warning(
+            "ssd.write_bytes_per_day never lets a new block of this size to the SSD; raise it to"
+            " what is needed, or set it to 0",
+            extra={
+                "block_bytes": block_bytes,
+                "write_bytes_per_day": self._policies.ssd_write_bytes_per_day,
+                "needed_bytes_per_day": needs,
+            },
+        )
 
     def judge(self, rows: Sequence[int]) -> None:
         """Asks the rule about the new blocks of one request, in the order of their chain."""
@@ -92,6 +135,8 @@ class SsdAdmission:
             declined_count=rule.refused_blocks if rule is not None else 0,
             write_bytes_per_day=policies.ssd_write_bytes_per_day,
             allowed_bytes=budget.allowed_bytes(self._clock()) if budget is not None else 0,
+            allowed_new_bytes=budget.allowed_new_bytes(self._clock()) if budget is not None else 0,
+            starved=self._starved,
             over_budget_count=budget.turned_away_blocks if budget is not None else 0,
             over_budget_bytes=budget.turned_away_bytes if budget is not None else 0,
             lost_hit_count=(rule.lost_hits if rule is not None else 0)

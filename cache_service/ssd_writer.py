@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cache_service.block_tree import NOWHERE
+from cache_service.budget_note import Moment
 from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -204,6 +205,7 @@ class SsdWriter:
     async def _append(self, batch: list[int], room_made: bool) -> None:
         tree, began = self._index.tree, self._clock()
         items = [(tree.host_record(row), self._arena.view(tree.slab(row))) for row in batch]
+        self._ssd.note(self._admission.note(Moment.now()))
         try:
             ends, owners = self._index.expiries.to_write(batch), self._index.owners.to_write(batch)
             locations = await self._ssd.append(items, ends, owners)

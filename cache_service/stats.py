@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
+from cache_service.bulk.transfers import Transfers
 from cache_service.cold_side import ColdSide
 from cache_service.index import BlockIndex
 from cache_service.lease import LeaseTable
 from cache_service.reservation import ReservationTable
 from cache_service.room import HostRoom
 from cache_service.session import SessionTable
-from cache_service.views import CacheStats, TierView
+from cache_service.views import CacheStats, SsdFilesView, TierView
 from kvtier.blocks import Tier
 from storage.host.arena import HostArena
 
@@ -29,6 +30,7 @@ def collect_stats(
     ready_bytes: int,
     event_count: int,
     watcher_count: int,
+    bulk: Transfers,
     counters: Mapping[str, int],
 ) -> CacheStats:
     """Changes nothing."""
@@ -56,14 +58,29 @@ def collect_stats(
         scrub=None if cold is None else cold.scrubbing.view(),
         codec=None if cold is None else cold.ssd.codec_choice,
         admission=None if cold is None else cold.admission.view(),
+        ssd_files=None if cold is None else _files_view(cold),
         slab_classes=tuple(arena.classes()),
         free_extent_count=arena.free_extent_count,
         extent_bytes=arena.extent_bytes,
         huge_page_bytes=arena.huge_bytes,
         event_count=event_count,
         watcher_count=watcher_count,
+        bulk_lane_count=bulk.lane_count,
+        bulk_transfer_count=bulk.transfer_count,
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
+    )
+
+
+def _files_view(cold: ColdSide) -> SsdFilesView:
+    ssd, wear = cold.ssd, cold.ssd.wear
+    return SsdFilesView(
+        io_mode=ssd.io_mode,
+        io_problem=ssd.io_problem,
+        written_since_seconds=wear.since_seconds,
+        written_before=not wear.whole,
+        written_payload_bytes=wear.payload_bytes,
+        written_device_bytes=wear.device_bytes,
     )
 
 

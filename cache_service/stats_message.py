@@ -1,7 +1,14 @@
 """The wire form of what the cache says about itself. Pure; any thread."""
 
 from cache_service import wire
-from cache_service.views import AdmissionView, CacheStats, PassView, ScrubView, TierView
+from cache_service.views import (
+    AdmissionView,
+    CacheStats,
+    PassView,
+    ScrubView,
+    SsdFilesView,
+    TierView,
+)
 from kvtier.v1 import cache_pb2 as pb
 from storage.codec_choice import CodecChoice
 from storage.tier import RecoveryReport
@@ -27,6 +34,7 @@ def stats_message(stats: CacheStats, start_seconds: float) -> pb.GetStatsRespons
         admission=_admission(stats.admission) if stats.admission is not None else None,
         host_memory=_host_memory(stats),
         index_bytes=stats.index_bytes,
+        ssd_files=_files(stats.ssd_files) if stats.ssd_files is not None else None,
     )
 
 
@@ -86,6 +94,22 @@ def _admission(view: AdmissionView) -> pb.AdmissionStats:
         over_budget_bytes=view.over_budget_bytes,
         lost_hit_count=view.lost_hit_count,
         write_when=view.write_when,
+        allowed_new_bytes=view.allowed_new_bytes,
+        starved_block_bytes=view.starved.block_bytes if view.starved is not None else 0,
+        starved_needs_bytes_per_day=(
+            view.starved.needs_bytes_per_day if view.starved is not None else 0
+        ),
+    )
+
+
+def _files(view: SsdFilesView) -> pb.SsdFiles:
+    return pb.SsdFiles(
+        io_mode=view.io_mode,
+        io_problem=view.io_problem,
+        written_since=wire.timestamp(view.written_since_seconds),
+        written_before=view.written_before,
+        written_payload_bytes=view.written_payload_bytes,
+        written_device_bytes=view.written_device_bytes,
     )
 
 

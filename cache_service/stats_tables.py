@@ -64,6 +64,8 @@ def ssd_table(response: cache_pb2.GetStatsResponse) -> Table:
     for problem in found.problems:
         table.add_row("  problem", problem)
     table.add_row("scrub", _scrub_text(response.scrub))
+    table.add_row("files", _files_text(response.ssd_files))
+    table.add_row("written in its life", _life_text(response.ssd_files))
     table.add_row("written", _written_text(response.admission))
     table.add_row("admission", _admission_text(response.admission))
     table.add_row("codec of new blocks", f"{response.ssd_codec.name} ({response.ssd_codec.reason})")
@@ -102,13 +104,36 @@ def _admission_text(admission: cache_pb2.AdmissionStats) -> str:
         text += f", {admission.declined_count:,} new blocks declined"
     if admission.write_bytes_per_day:
         text += (
-            f"; budget {decimal(admission.write_bytes_per_day)} a day,"
-            f" {decimal(admission.allowed_bytes)} may be written now; over it"
+            f"; budget {decimal(admission.write_bytes_per_day)} a day, now"
+            f" {decimal(admission.allowed_new_bytes)} for new blocks and"
+            f" {decimal(admission.allowed_bytes)} for blocks used again; over it"
             f" {admission.over_budget_count:,} blocks ({decimal(admission.over_budget_bytes)})"
         )
+        if admission.starved_block_bytes:
+            text += (
+                f"; it NEVER lets in new blocks of {decimal(admission.starved_block_bytes)}: raise"
+                f" ssd.write_bytes_per_day to {admission.starved_needs_bytes_per_day:,} or more"
+            )
     else:
         text += "; no write budget"
     return f"{text}; hits lost by it: {admission.lost_hit_count:,}"
+
+
+def _files_text(files: cache_pb2.SsdFiles) -> str:
+    if files.io_mode == "buffered":
+        return (
+            f"through the page cache, because the file system refuses direct I/O"
+            f" ({files.io_problem}); move data_directory to one that takes it (ext4, xfs)"
+        )
+    return "direct I/O"
+
+
+def _life_text(files: cache_pb2.SsdFiles) -> str:
+    since = files.written_since.ToDatetime().isoformat(sep=" ", timespec="minutes")
+    return (
+        f"{decimal(files.written_device_bytes)} to the device,"
+        f" {decimal(files.written_payload_bytes)} of it blocks, since {since} UTC"
+    ) + (", not counted before" if files.written_before else "")
 
 
 def _scrub_text(scrub: cache_pb2.ScrubStats) -> str:

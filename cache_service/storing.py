@@ -133,12 +133,23 @@ class Storing(Side):
             else:
                 present.append(row)
             previous, before = row, claimant
+        self._mark_units(reservation, rows)
         if not reservation.one_off:
             if present:
                 expiries = self._index.expiries
                 expiries.extend(present[-1], expiries.until(reservation.ttl_seconds))
             self._lift(present)
             self._index.refresh(reversed(present))
+
+    def _mark_units(self, reservation: Reservation, rows: Sequence[int]) -> None:
+        """`rows` are those of the chain's blocks, now."""
+        ends = reservation.unit_ends
+        self._index.unit_ends.mark(rows[i] for i in ends if 0 <= i < len(rows))
+
+    def _mark_fork(self, reservation: Reservation, parent: int) -> None:
+        """A new block is about to continue `parent`."""
+        if reservation.marks_forks and parent != NOWHERE and self._index.tree.has_children(parent):
+            self._index.unit_ends.mark([parent])
 
     def _lift(self, rows: Sequence[int]) -> None:
         """Blocks of a chain are wanted by who does not call them one-off."""
@@ -294,6 +305,9 @@ class Storing(Side):
         if entered is None:
             entered = self._enter_each(session, reservation, slabs, checksums, rows)
         self._reservations.hold_for_others(reservation)
+        if reservation.unit_ends:
+            now: list[int] = self._index.tree.find_chain(reservation.chain).tolist()
+            self._mark_units(reservation, now)
         if entered:
             first = self._index.tree.block_hash(entered[0])
             self._stores.note(reservation.request_id, session.namespace_id, first)
@@ -319,6 +333,7 @@ class Storing(Side):
         if reservation.one_off or not all_new or not _is_run(reservation.missing):
             return None
         chain, parent = reservation.chain[first:end], rows[first - 1] if first else NOWHERE
+        self._mark_fork(reservation, parent)
         entered = self._index.add_run(
             chain,
             parent,
@@ -350,6 +365,7 @@ class Storing(Side):
             row = rows[position]
             if row == ABSENT:
                 parent = rows[position - 1] if position else NOWHERE
+                self._mark_fork(reservation, parent)
                 row = self._index.add(
                     block_hash, parent, session.namespace_id, session.block_bytes, session.number
                 )

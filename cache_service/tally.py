@@ -122,6 +122,14 @@ class Tally:
         self.counters["scrub_passes"] += 1
         self._listener.scrub_passed(found)
 
+    def bulk_moved(self, direction: str, payload_bytes: int) -> None:
+        self.counters[f"bulk_bytes_{direction}"] += payload_bytes
+        self._listener.bulk_moved(direction, payload_bytes)
+
+    def bulk_refused(self) -> None:
+        self.counters["bulk_tickets_refused"] += 1
+        self._listener.bulk_refused()
+
     def watcher_cut(self, reason: str) -> None:
         self.counters[f"watchers_cut_{reason}"] += 1
         self._listener.watcher_cut(reason)

@@ -28,6 +28,8 @@ __all__ = [
     "ReservationView",
     "ScrubView",
     "SessionView",
+    "SsdFilesView",
+    "StarvedBlocks",
     "TierView",
     "Transport",
 ]
@@ -232,6 +234,32 @@ class ScrubView:
 
 
 @dataclass(frozen=True, slots=True)
+class StarvedBlocks:
+    """Blocks that the write budget never lets in when they are new."""
+
+    block_bytes: int
+    """The smallest such size of a session since the start."""
+    needs_bytes_per_day: int
+    """What the budget must be for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SsdFilesView:
+    """How the SSD tier's files are used, and what was written to them in their life."""
+
+    io_mode: str
+    io_problem: str
+    """Empty with direct I/O."""
+    written_since_seconds: float
+    """Unix time."""
+    written_before: bool
+    """Something was written before that."""
+    written_payload_bytes: int
+    written_device_bytes: int
+    """With headers, rounding and pre-writing."""
+
+
+@dataclass(frozen=True, slots=True)
 class AdmissionView:
     """What the SSD's admission turned away since the start, and what that cost."""
 
@@ -240,9 +268,12 @@ class AdmissionView:
     declined_count: int
     """Blocks the rule refused when they were new; used again they are wanted all the same."""
     write_bytes_per_day: int
-    """0 for no limit; then the next three are 0 too."""
+    """0 for no limit; then all that is said of a budget is 0 too."""
     allowed_bytes: int
-    """What may be written at once now."""
+    """What may be written at once now, of blocks that were used again."""
+    allowed_new_bytes: int
+    """Of blocks that were not."""
+    starved: StarvedBlocks | None
     over_budget_count: int
     over_budget_bytes: int
     lost_hit_count: int
@@ -265,7 +296,7 @@ class CacheStats:
     """Blocks in host memory that the SSD lacks: what a crash now would lose."""
     quarantined_slab_count: int
     admission: AdmissionView | None
-    """None without an SSD tier, like `recovery`, `scrub` and `codec`."""
+    """None without an SSD tier, like `recovery`, `scrub`, `codec` and `ssd_files`."""
     slab_classes: tuple[SlabClass, ...]
     """How the arena is shared out; with the free extents its capacity."""
     free_extent_count: int
@@ -277,8 +308,13 @@ class CacheStats:
     event_count: int
     """Copies that came or left since the start."""
     watcher_count: int
+    bulk_lane_count: int
+    """Connections of the bulk lane."""
+    bulk_transfer_count: int
+    """Loads and stores on them."""
     recovery: RecoveryReport | None
     scrub: ScrubView | None = None
     codec: CodecChoice | None = None
     """What new blocks on the SSD are stored with."""
+    ssd_files: SsdFilesView | None = None
     counters: Mapping[str, int] = field(default_factory=dict)

@@ -12,10 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_service.chains import Chain
 from cache_service.errors import InvalidTransportError
-from cache_service.hints import NO_HINTS, Hints
+from cache_service.hints import Hints
 from cache_service.owner_runs import NOBODYS, OwnerRuns, within
 from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
+from kvtier.keys import HASH_BYTES
 from kvtier.scopes import MalformedScopeError, ScopeLevel, ScopePath
 from kvtier.serving import MalformedRequestError
 from kvtier.v1 import cache_pb2 as pb
@@ -79,18 +80,25 @@ def hints(
     request: pb.ReserveBlocksRequest | pb.AcquirePrefixRequest | pb.AcquireResidentRequest,
 ) -> Hints:
     """Raises MalformedRequestError."""
-    owners = NOBODYS
-    if isinstance(request, pb.ReserveBlocksRequest) and request.owner_runs:
-        owners = owner_runs(request.owner_runs)
-    if not request.HasField("ttl"):
-        plain = owners is NOBODYS and not request.one_off
-        return NO_HINTS if plain else Hints(request.one_off, None, owners)
-    if request.ttl.nanos or not 1 <= request.ttl.seconds <= TTL_SECONDS_MAX:
-        raise MalformedRequestError(
-            f"ttl must be whole seconds from 1 to {TTL_SECONDS_MAX}; leave it unset for no end",
-            field="ttl",
-        )
-    return Hints(request.one_off, request.ttl.seconds, owners)
+    ttl_seconds: int | None = None
+    if request.HasField("ttl"):
+        ttl_seconds = request.ttl.seconds
+        if request.ttl.nanos or not 1 <= ttl_seconds <= TTL_SECONDS_MAX:
+            raise MalformedRequestError(
+                f"ttl must be whole seconds from 1 to {TTL_SECONDS_MAX}; unset it for no end",
+                field="ttl",
+            )
+    if isinstance(request, pb.ReserveBlocksRequest):
+        ends = tuple(request.unit_end_indexes)
+        if len(ends) * HASH_BYTES > len(request.block_hashes):
+            raise MalformedRequestError(
+                "more unit_end_indexes than blocks; name each at most once",
+                field="unit_end_indexes",
+            )
+        forks = request.common_prefix_ends_unit
+        owners = owner_runs(request.owner_runs) if request.owner_runs else NOBODYS
+        return Hints(request.one_off, ttl_seconds, unit_ends=ends, marks_forks=forks, owners=owners)
+    return Hints(request.one_off, ttl_seconds, whole_units=request.whole_units)
 
 
 def owner_runs(runs: Sequence[pb.OwnerRun]) -> OwnerRuns:

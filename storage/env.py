@@ -77,6 +77,10 @@ class Env(Protocol):
 
     def monotonic_seconds(self) -> float: ...
 
+    def wall_seconds(self) -> float:
+        """Unix time."""
+        ...
+
     def random_seed(self) -> int:
         """Unpredictable, in [1, 2**64)."""
         ...
@@ -144,6 +148,9 @@ class RealEnv:
 
     def monotonic_seconds(self) -> float:
         return time.monotonic()
+
+    def wall_seconds(self) -> float:
+        return time.time()
 
     def random_seed(self) -> int:
         return secrets.randbelow(2**64 - 1) + 1

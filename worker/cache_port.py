@@ -30,6 +30,12 @@ class CacheHints:
     ttl_seconds: int | None = None
     owners: tuple[tuple[str, int | None], ...] = ()
     """Whose the blocks of a whole chain are: `kvtier.scopes.scope_runs`."""
+    whole_units: bool = False
+    """Of a restore: ends where a prefix unit does."""
+    unit_ends: tuple[int, ...] = ()
+    """Of a store: after how many blocks of the chain units end."""
+    marks_forks: bool = False
+    """Of a store: where it parts from others a unit ends."""
 
     @property
     def ttl(self) -> Duration | None:

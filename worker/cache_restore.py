@@ -96,6 +96,7 @@ class Restore:
                 returned_lease_ids=self._session.lease_returns.take(),
                 one_off=self._hints.one_off,
                 ttl=self._hints.ttl,
+                whole_units=self._hints.whole_units,
             ),
             timeout=self._seconds_left(),
         )
@@ -138,6 +139,7 @@ class Restore:
             block_hashes=pack_hashes(self._chain),
             one_off=self._hints.one_off,
             ttl=self._hints.ttl,
+            whole_units=self._hints.whole_units,
         )
         request.load_timeout.FromNanoseconds(int(self._seconds_left() * LOAD_SHARE * 1e9))
         if self._recompute_seconds is not None:

@@ -16,7 +16,7 @@ and until it returns the cache service is not asked again. Owned by the engine's
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvtier.blocks import MissReason
 from worker.cache_lanes import CacheLanes, Job, LoadJob, StoreJob
@@ -24,6 +24,7 @@ from worker.cache_port import PageBytes, RestoreResult
 from worker.kv_pages import KvPages, PageId
 from worker.live_request import LiveRequest, Phase, Sample
 from worker.page_pool import PagePool
+from worker.prefix_units import PrefixUnits
 
 __all__ = ["STORE_SECONDS_MAX", "CacheTraffic", "LoadOutcome"]
 
@@ -62,12 +63,18 @@ class CacheTraffic:
     """The engine's side of the cache lanes."""
 
     def __init__(
-        self, kv: KvPages, pool: PagePool, lanes: CacheLanes, clock: Callable[[], float]
+        self,
+        kv: KvPages,
+        pool: PagePool,
+        lanes: CacheLanes,
+        clock: Callable[[], float],
+        units: PrefixUnits,
     ) -> None:
         self._kv = kv
         self._pool = pool
         self._lanes = lanes
         self._clock = clock
+        self._units = units
         self._flights: dict[int, _Flight] = {}
         self.restored_blocks = 0
         self.offered_blocks = 0
@@ -110,16 +117,16 @@ class CacheTraffic:
             return False
         deadline = self._clock() + seconds
         chain = live.chain.hashes[first_block:end_block]
-        job = LoadJob(
-            live.request.request_id, chain, landing, deadline, live.cache_hints, recompute_seconds
-        )
+        hints = replace(live.cache_hints, whole_units=self._units.whole)
+        job = LoadJob(live.request.request_id, chain, landing, deadline, hints, recompute_seconds)
         flight = _Flight(
             job, pages, self._kv.direct, deadline + LOAD_GRACE_SECONDS, live, first_block
         )
         return self._depart(flight, lambda: self._lanes.load(job))
 
-    def offer(self, live: LiveRequest, sample: Sample) -> None:
-        """Offers all resident blocks of `sample`, from the first; skipped when too many wait."""
+    def offer(self, live: LiveRequest, sample: Sample, unit_ends: tuple[int, ...] = ()) -> None:
+        """Offers all resident blocks of `sample`, from the first, with the prefix units that end in
+        them; skipped when too many wait."""
         count = sample.sealed_blocks
         if count == 0 or not self.usable:
             self.skipped_stores += count > 0
@@ -130,7 +137,8 @@ class CacheTraffic:
             self.skipped_stores += 1
             return
         chain = sample.chain.hashes[:count]
-        job = StoreJob(live.request.request_id, chain, content, live.cache_hints)
+        hints = replace(live.cache_hints, unit_ends=unit_ends, marks_forks=self._units.marks_forks)
+        job = StoreJob(live.request.request_id, chain, content, hints)
         flight = _Flight(job, pages, self._kv.direct, self._clock() + STORE_SECONDS_MAX)
         if self._depart(flight, lambda: self._lanes.store(job)):
             self.offered_blocks += count

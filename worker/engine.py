@@ -235,12 +235,14 @@ class Engine:
         count = self._page_count * (2 if lending else 1)
         kv = KvPages(layout, count, model.device, touched_count=self._page_count)
         pool = PagePool(count, self._page_count)
-        traffic = None if self._lanes is None else CacheTraffic(kv, pool, self._lanes, self._clock)
+        units, traffic = self._settings.units, None
+        if self._lanes is not None:
+            traffic = CacheTraffic(kv, pool, self._lanes, self._clock, units)
         return StepLoop(
             self._settings,
             layout.block_tokens,
             ModelRunner(model, kv),
-            Residency(kv, pool, self._clock),
+            Residency(kv, pool, self._clock, units),
             traffic,
             self._clock,
         )

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from worker.prefix_units import EVERY_BLOCK, PrefixUnits
+
 __all__ = ["EngineSettings"]
 
 
@@ -26,6 +28,8 @@ class EngineSettings:
     """Longest that a request waits for the cache service."""
     age_limit_seconds: float = 5.0
     """A request that waited longer is admitted before any other, in order of arrival."""
+    units: PrefixUnits = EVERY_BLOCK
+    """What a hit may end at."""
     stores_waiting_max: int = 32
     """Offers to the cache service not yet taken by its thread; one more is skipped and counted."""
 

@@ -23,6 +23,7 @@ from kvtier.keys import BlockHash
 from worker.block_table import BlockTable
 from worker.kv_pages import PageId
 from worker.page_pool import PagePool
+from worker.prefix_units import EVERY_BLOCK, PrefixUnits
 
 __all__ = ["PrefixTree"]
 
@@ -43,15 +44,22 @@ class _Node:
     uses: int = 1
     children: int = 0
     expire_at: float = math.inf
+    unit_end: bool = False
 
 
 class PrefixTree:
     """Resident blocks of `pool`."""
 
-    def __init__(self, pool: PagePool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        pool: PagePool,
+        clock: Callable[[], float] = time.monotonic,
+        units: PrefixUnits = EVERY_BLOCK,
+    ) -> None:
         """`clock`: seconds, monotonic."""
         self._pool = pool
         self._clock = clock
+        self._units = units
         self._nodes: dict[BlockHash, _Node] = {}
         self._by_page: dict[PageId, _Node] = {}
         self._leaves: list[tuple[float, int, BlockHash]] = []
@@ -64,14 +72,22 @@ class PrefixTree:
         return len(self._nodes)
 
     def match(self, chain: Sequence[BlockHash]) -> list[PageId]:
-        """Pages of the longest resident prefix of `chain` that is not over. Changes nothing."""
-        pages, now = [], self._clock()
+        """Pages of the longest resident prefix of `chain` that is not over, of whole units where
+        only those count. Changes nothing."""
+        pages, now, whole = [], self._clock(), 0
         for block in chain:
             node = self._nodes.get(block)
             if node is None or node.expire_at <= now:
                 break
             pages.append(node.page)
-        return pages
+            whole = len(pages) if node.unit_end else whole
+        return pages[:whole] if self._units.whole else pages
+
+    def end_units(self, blocks: Sequence[BlockHash]) -> None:
+        """Prefix units end at these; who is not resident is passed over."""
+        for block in blocks:
+            if (node := self._nodes.get(block)) is not None:
+                node.unit_end = True
 
     def use(self, chain: Sequence[BlockHash], until: float = 0.0) -> list[PageId]:
         """As `match`, and the caller becomes a holder of each page; recency is noted. None of them
@@ -157,7 +173,9 @@ class PrefixTree:
 
     def _insert(self, block: BlockHash, parent: BlockHash | None, page: PageId) -> _Node:
         if parent is not None:
-            self._nodes[parent].children += 1
+            before = self._nodes[parent]
+            before.unit_end |= self._units.marks_forks and before.children > 0
+            before.children += 1
         self._tick += 1
         node = _Node(block, parent, page, self._floor + 1, self._tick)
         self._nodes[block] = node
@@ -203,5 +221,7 @@ class PrefixTree:
         if node.parent is not None:
             parent = self._nodes[node.parent]
             parent.children -= 1
+            # What is left of a unit is one.
+            parent.unit_end |= node.unit_end
             if self._evictable(parent):
                 self._list(parent)

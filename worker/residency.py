@@ -17,6 +17,7 @@ from worker.kv_pages import KvPages, PageId
 from worker.live_request import LiveRequest, Sample
 from worker.page_pool import PagePool
 from worker.prefix_tree import PrefixTree
+from worker.prefix_units import EVERY_BLOCK, PrefixUnits
 from worker.sampler import sample_generator
 
 __all__ = ["Residency"]
@@ -26,12 +27,16 @@ class Residency:
     """The device side of the cache."""
 
     def __init__(
-        self, kv: KvPages, pool: PagePool, clock: Callable[[], float] = time.monotonic
+        self,
+        kv: KvPages,
+        pool: PagePool,
+        clock: Callable[[], float] = time.monotonic,
+        units: PrefixUnits = EVERY_BLOCK,
     ) -> None:
         self._kv = kv
         self._pool = pool
         self._clock = clock
-        self._tree = PrefixTree(pool, clock)
+        self._tree = PrefixTree(pool, clock, units)
         self._block_tokens = kv.layout.block_tokens
         self._reserved = 0
 
@@ -140,6 +145,10 @@ class Residency:
                 until=live.until(self._clock()),
             )
         sample.sealed_blocks = max(full, sample.sealed_blocks)
+
+    def end_units(self, sample: Sample, ends: Sequence[int]) -> None:
+        """Prefix units end after so many of the sample's sealed blocks."""
+        self._tree.end_units([sample.chain.hashes[end - 1] for end in ends])
 
     def swap_out(self, sample: Sample, indexes: range) -> list[PageId]:
         """Puts fresh pages in place of those at `indexes`, which a stuck transfer may still write.

@@ -10,7 +10,7 @@ the journal has it. Main thread and its event loop.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ from worker.request_desk import DeskLimits, RequestDesk
 from worker.requests import EngineUsage
 from worker.roles import RULES
 from worker.servicer import InferenceServicer
-from worker.settings import WorkerSettings
+from worker.settings import CacheSettings, WorkerSettings
 from worker.shared_prefixes import load_shared_prefixes
 from worker.status import STATUS_TABLE
 from worker.tenants import Tenants, load_scope_secret, make_scope_secret
@@ -142,7 +142,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     parts.push_async_callback(_end_requests, desk, engine)
 
     def describe() -> inference_pb2.GetModelResponse:
-        return _describe(loaded, engine, cache, settings.cache.ttl_classes)
+        return _describe(loaded, engine, cache, settings.cache)
 
     check, limits = own_tenant_only(RULES), settings.call_limits
     server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, check, limits=limits))
@@ -263,6 +263,7 @@ def _make_engine(
         waiting_requests_max=settings.queue.waiting_requests_max,
         load_timeout_seconds=settings.cache.load_timeout_seconds,
         age_limit_seconds=settings.queue.age_limit_seconds,
+        units=settings.cache.units,
     )
     try:
         return Engine(loaded, engine_settings, cache, on_failure=on_failure)
@@ -274,9 +275,9 @@ def _describe(
     loaded: LoadedModel,
     engine: Engine,
     cache: CachePort | None,
-    ttl_classes: Mapping[str, int],
+    settings: CacheSettings,
 ) -> inference_pb2.GetModelResponse:
-    stats = engine.stats()
+    stats, whole = engine.stats(), settings.units.whole
     return inference_pb2.GetModelResponse(
         model=loaded.name,
         context_tokens=loaded.context_tokens,
@@ -288,5 +289,8 @@ def _describe(
         page_count=stats.page_count,
         free_page_count=stats.free_page_count,
         cache_connected=cache is not None and cache.connected(),
-        ttl_classes={name: Duration(seconds=n) for name, n in ttl_classes.items()},
+        ttl_classes={name: Duration(seconds=n) for name, n in settings.ttl_classes.items()},
+        prefix_unit=settings.prefix_unit,
+        prefix_unit_parts=settings.prefix_unit_parts if whole else (),
+        prefix_unit_interval_tokens=settings.prefix_unit_interval_tokens if whole else 0,
     )

@@ -13,6 +13,7 @@ from kvtier.service_settings import CallLimitSettings, ServiceSettings
 from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 from kvtier.tls import ClientTls
 from worker.cache_session import TransportChoice
+from worker.prefix_units import PARTS, PrefixUnits, UnitPart
 
 __all__ = [
     "ENV_PREFIX",
@@ -102,8 +103,21 @@ class CacheSettings(SettingsModel):
     address: OptionalAddress = ""
     transport: TransportChoice = "auto"
     load_timeout_seconds: Seconds = 2.0
+    prefix_unit: Literal["every_block", "deepseek"] = "every_block"
+    prefix_unit_parts: Annotated[
+        tuple[UnitPart, ...], BeforeValidator(_split), Field(min_length=1)
+    ] = PARTS
+    prefix_unit_interval_tokens: int = Field(default=4096, ge=1, le=1 << 30)
     ttl_classes: TtlClasses = Field(default_factory=dict)
     """Names that requests may choose, and seconds."""
+
+    @property
+    def units(self) -> PrefixUnits:
+        return PrefixUnits(
+            self.prefix_unit == "deepseek",
+            frozenset(self.prefix_unit_parts),
+            self.prefix_unit_interval_tokens,
+        )
 
 
 class BillingSettings(SettingsModel):

@@ -42,6 +42,15 @@ __all__ = ["StepLoop"]
 
 log = logging.getLogger(__name__)
 
+_WHOLE_REASONS = (
+    MissReason.NONE,
+    MissReason.WITHIN_UNIT,
+    MissReason.NEVER_STORED,
+    MissReason.EVICTED,
+    MissReason.PURGED,
+)
+"""Why a restore of whole units ends where one does: it was not cut on the way."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Work:
@@ -287,6 +296,9 @@ class StepLoop:
             live.miss_reason = MissReason.NONE
         if live.keeps:
             self._residency.seal(live, sample)
+            whole = self._settings.units.whole and outcome.result.miss_reason in _WHOLE_REASONS
+            if whole and outcome.result.tiers:
+                self._residency.end_units(sample, [sample.sealed_blocks])
 
     # Computing
 
@@ -378,10 +390,17 @@ class StepLoop:
         self._emit(live, RequestEnded(reason, live.usage(self._clock()), problem))
 
     def _offer(self, live: LiveRequest, sample: Sample) -> None:
-        if self._traffic is None or not live.keeps:
+        if not live.keeps:
             return
-        if sample.sealed_blocks > live.offered_blocks:
-            self._traffic.offer(live, sample)
+        ends = self._settings.units.ends(
+            live.prompt_tokens,
+            sample.sealed_blocks,
+            self._block_tokens,
+            output_ended=sample.finish is not None,
+        )
+        self._residency.end_units(sample, ends)
+        if self._traffic is not None and sample.sealed_blocks > live.offered_blocks:
+            self._traffic.offer(live, sample, ends)
             live.offered_blocks = min(
                 sample.sealed_blocks, live.prompt_tokens // self._block_tokens
             )

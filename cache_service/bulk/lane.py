@@ -216,6 +216,7 @@ class Lane:
             if transfer.ended is not None:
                 return transfer.ended
             self._frames.send_all(batch)
+            transfer.sent_bytes += sum(len(piece) for _, piece in batch)
         return None
 
     def _store(self, entry: LaneEntry, frame: Frame) -> None:

@@ -21,6 +21,7 @@ from cache_service.errors import (
     LeaseExpiredError,
     LeaseUnknownError,
     ReservationUnknownError,
+    TicketRefusedError,
 )
 from cache_service.lease import Lease
 from cache_service.parts import Parts
@@ -64,6 +65,8 @@ class LoadTransfer:
     views: list[memoryview]
     ended: StopReason | None = None
     """Set when the lease ended: nothing more should be sent."""
+    sent_bytes: int = 0
+    """Written by the thread that sends."""
 
 
 @dataclass(eq=False, slots=True)
@@ -116,7 +119,12 @@ class Transfers(Side):
         """`leave` follows. Raises TicketRefusedError."""
         now = self._parts.lifetimes.expire()
         self._drop_dead_tickets()
-        lane = LaneEntry(self._tickets.take(ticket, principal_key, now), cut)
+        try:
+            session_id = self._tickets.take(ticket, principal_key, now)
+        except TicketRefusedError:
+            self._parts.tally.bulk_refused()
+            raise
+        lane = LaneEntry(session_id, cut)
         self._lanes.add(lane)
         return lane
 
@@ -152,6 +160,7 @@ class Transfers(Side):
     def end_load(self, transfer: LoadTransfer) -> None:
         """The thread touches its views no more."""
         self._loads.discard(transfer)
+        self._parts.tally.bulk_moved("sent", transfer.sent_bytes)
         transfer.views.clear()
         for row in transfer.rows:
             self._parts.index.unpin(row)
@@ -187,6 +196,12 @@ class Transfers(Side):
         Why that is of no use, when the reservation ended meanwhile.
         """
         del self._stores[transfer.reservation.reservation_id]
+        received_bytes = sum(
+            len(view)
+            for index, view in zip(transfer.missing, transfer.views, strict=True)
+            if index in landed
+        )
+        self._parts.tally.bulk_moved("received", received_bytes)
         transfer.views.clear()
         transfer.done.set()
         if self._parts.reservations.end_writing(transfer.reservation, landed):

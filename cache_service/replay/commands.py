@@ -48,6 +48,7 @@ T = TypeVar("T")
 
 @app.callback()
 def replay_trace(
+    context: typer.Context,
     trace: Annotated[Path, typer.Argument(help="JSON lines, plain or gzip.", show_default=False)],
     policy: Annotated[
         str, typer.Option(help=f"What leaves first: {', '.join(POLICIES)}.")
@@ -93,6 +94,8 @@ def replay_trace(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
     """Play a trace through the policies that serve: hit rate, SSD writes, savings."""
+    if not ssd:
+        _refuse_without_ssd(context)
     host_room, ssd_room = _tiers(capacity, host, ssd)
     options = ReplayOptions(
         policy=_parsed("--policy", _policy, policy),
@@ -107,7 +110,7 @@ def replay_trace(
     try:
         _play(trace, options, price_book, model, plot, optimum, as_json)
     except (TraceError, OptionsError, PriceBookUnusableError, PlotError) as error:
-        print(f"kvtier: {error}", file=sys.stderr)
+        print(f"kvtier replay: {error.reason}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
@@ -150,6 +153,15 @@ def _tiers(capacity: str, host: str, ssd: str) -> tuple[Amount, Amount | None]:
         _parsed(hint, parse_amount, first),
         _parsed("--ssd", parse_amount, ssd) if ssd else None,
     )
+
+
+def _refuse_without_ssd(context: typer.Context) -> None:
+    """Options about the SSD say nothing without one."""
+    for name in ("admission", "write_when", "write_budget", "segment_blocks"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            hint = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter("goes with --ssd", param_hint=hint)
 
 
 def _policy(name: str) -> str:

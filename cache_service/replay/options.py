@@ -1,7 +1,9 @@
 """What a replay is asked for, and the quantities that people write."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cache_service.replay.cache import WriteWhen
 from storage.policy.choice import DEFAULT_POLICY
@@ -15,6 +17,8 @@ __all__ = [
     "parse_amount",
     "parse_bytes",
 ]
+
+T = TypeVar("T", int, float)
 
 NEW_BLOCKS_MAX = 12
 TOKEN_BYTES = 128 * 1024
@@ -68,14 +72,21 @@ def parse_amount(text: str) -> Amount:
     """`18279` blocks or `10%` of the unique ones. Raises ValueError."""
     text = text.strip().replace(",", "")
     if text.endswith("%"):
-        share = float(text[:-1]) / 100
-        if not 0 < share < float("inf"):
-            raise ValueError("a share must be more than 0%")
+        share = _number(float, text[:-1], text) / 100
+        if not 0 < share <= 1:
+            raise ValueError("a share must be more than 0% and at most 100% of the unique blocks")
         return Amount(share=share)
-    blocks = int(text)
+    blocks = _number(int, text, text)
     if blocks < 1:
         raise ValueError("a capacity must be at least one block")
     return Amount(blocks=blocks)
+
+
+def _number(parse: Callable[[str], T], text: str, whole: str) -> T:
+    try:
+        return parse(text)
+    except ValueError:
+        raise ValueError(f"write 18279 or 10%, not {whole!r}") from None
 
 
 def parse_admission(text: str) -> Admission:
@@ -84,9 +95,11 @@ def parse_admission(text: str) -> Admission:
     if rule == "all" and not count:
         return Admission()
     if rule == "first_new":
+        if count and not (count.isascii() and count.isdigit()):
+            raise ValueError(f"in first_new:N the N is a number of blocks, not {count!r}")
         new_max = int(count) if count else NEW_BLOCKS_MAX
-        if new_max < 0:
-            raise ValueError("it cannot be fewer than none")
+        if new_max < 1:
+            raise ValueError("first_new:N wants at least one block")
         return Admission(new_max)
     raise ValueError(f"there is all, first_new and first_new:N, not {text!r}")
 

@@ -28,17 +28,19 @@ _COLOURS = {  # Okabe and Ito's, told apart by every eye
 class PlotError(ValueError):
     """The picture cannot be drawn; the message says why."""
 
+    reason = "PLOT_IMPOSSIBLE"
+
 
 def check_plot(path: Path) -> None:
     """Raises PlotError before long work is done for a picture that cannot be."""
     if path.suffix.lower() not in SUFFIXES:
-        raise PlotError(f"{path}: a plot is a .png or a .svg file")
+        raise PlotError(f"{path} is no picture; name a .png or a .svg file")
     if not path.parent.is_dir():
-        raise PlotError(f"{path.parent} is not a directory")
+        raise PlotError(f"{path.parent} is not a directory; make it, or name another")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise PlotError("plots need matplotlib: pip install 'kvtier[plot]'") from None
+        raise PlotError("there is no matplotlib; pip install 'kvtier[plot]'") from None
 
 
 def draw(curves: Curves, trace_name: str, unique_blocks: int, path: Path) -> None:
@@ -75,4 +77,4 @@ def draw(curves: Curves, trace_name: str, unique_blocks: int, path: Path) -> Non
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise PlotError(f"{path}: {error}") from None
+        raise PlotError(f"{path}: {error.strerror or error}; name another file") from None

@@ -22,6 +22,8 @@ PRICE_TOKENS = 1_000_000
 class PriceBookUnusableError(ValueError):
     """The file is no price book with these prices; the message names file and problem."""
 
+    reason = "PRICE_BOOK_UNUSABLE"
+
 
 class InputPrices:
     """Hit and miss price of a million tokens."""
@@ -44,11 +46,14 @@ def read_prices(path: Path, model: str = ANY_MODEL) -> InputPrices:
     try:
         book = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise PriceBookUnusableError(f"{path}: {error}") from None
+        said = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise PriceBookUnusableError(f"{path}: {said}; name a price book in TOML") from None
     try:
         return _newest(book, model)
     except (KeyError, TypeError, ValueError, InvalidOperation) as error:
-        raise PriceBookUnusableError(f"{path} is not a usable price book: {error!r}") from None
+        raise PriceBookUnusableError(
+            f"{path} is not a usable price book: {error!r}; billing/default_prices.toml is one"
+        ) from None
 
 
 def _newest(book: dict[str, Any], model: str) -> InputPrices:

@@ -30,6 +30,8 @@ Step = Callable[[str, int, int], None]
 class OptionsError(ValueError):
     """Options that no replay can satisfy; the message says why."""
 
+    reason = "OPTIONS_UNUSABLE"
+
 
 def replay(
     trace: Trace,
@@ -93,7 +95,8 @@ class _Run:
             return LeafTier(tree, order, capacity, lambda block, uses: None, self._cache.ssd_left)
         if capacity < SEGMENTS_MIN * size:
             raise OptionsError(
-                f"{capacity} blocks on the SSD are fewer than {SEGMENTS_MIN} segments of {size}"
+                f"{capacity} blocks on the SSD are fewer than {SEGMENTS_MIN} segments of {size};"
+                " make --ssd larger or --segment-blocks smaller"
             )
         budget, block_bytes = self._budget, self._block_bytes
 

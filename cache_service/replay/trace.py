@@ -31,6 +31,8 @@ NO_BLOCK = -1
 REQUEST_BLOCKS_MAX = 1 << 20
 """A run of more is a damaged line, not a prompt."""
 
+_WAY_OUT = "docs/replay.md has what a line of a trace holds"
+
 _GZIP_MAGIC = b"\x1f\x8b"
 
 Report = Callable[[int, int], None]
@@ -38,7 +40,9 @@ Report = Callable[[int, int], None]
 
 
 class TraceError(ValueError):
-    """The trace cannot be read; the message names the file and the line."""
+    """The trace cannot be read; the message names the file and the line, and what to do next."""
+
+    reason = "TRACE_UNUSABLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def read_trace(path: Path, report: Report = lambda done, total: None) -> Trace:
                 if reader.line % 512 == 0:
                     report(raw.tell(), total)
     except (OSError, EOFError, zlib.error) as error:
-        raise reader.error(f"cannot be read: {error}") from None
+        raise reader.unreadable(error) from None
     return reader.trace()
 
 
@@ -98,12 +102,21 @@ class _Reader:
         self._requests: list[Request] = []
         self.line = 0
 
-    def error(self, problem: str) -> TraceError:
-        return TraceError(f"{self._path}, line {self.line}: {problem}")
+    def error(self, problem: str, way_out: str = _WAY_OUT) -> TraceError:
+        return TraceError(f"{self._path}, line {self.line}: {problem}; {way_out}")
+
+    def unreadable(self, error: Exception) -> TraceError:
+        """What the file system or the decompressor said."""
+        said = (isinstance(error, OSError) and error.strerror) or str(error)
+        if not self.line:
+            return TraceError(
+                f"{self._path} cannot be read: {said}; name a file of JSON lines, plain or gzip"
+            )
+        return self.error(f"cannot be read: {said}", "is the file whole? get it again")
 
     def trace(self) -> Trace:
         if not self._requests:
-            raise TraceError(f"{self._path}: no request in it")
+            raise TraceError(f"{self._path}: no request in it; {_WAY_OUT}")
         return Trace(self._name, self._block_tokens, self._requests, self._parents)
 
     def take(self, line: bytes) -> None:
@@ -111,7 +124,9 @@ class _Reader:
         if not line.strip():
             return
         try:
-            tree = json.loads(line)
+            tree = json.loads(line.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise self.error("not UTF-8 text", "write the trace as UTF-8") from None
         except ValueError as error:
             raise self.error(f"not JSON: {error}") from None
         if not isinstance(tree, dict):

@@ -36,3 +36,4 @@ class MissReason(IntEnum):
     ARENA_FULL = 12
     RECOMPUTE_FASTER = 13
     PURGED = 14
+    WITHIN_UNIT = 15

@@ -192,6 +192,8 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 _WORDS = {
     "extra_forbidden": "there is no such setting; --print-config lists all of them",
     "missing": "has no default and must be set",
+    "byte_size": "write a size from 0 up, such as 512MiB, 200GB or 4096",
+    "byte_size_unit": "write a size from 0 up, such as 512MiB, 200GB or 4096",
 }
 """For what pydantic says in words of its own world."""
 
@@ -203,5 +205,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
         source = next((sources[k] for k in sources if k == key or k.startswith(f"{key}.")), "")
         where = f" ({source})" if source else ""
         said = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        if problem["type"].startswith("byte_size"):
+            said += f", not {problem['input']!r}"
         lines.append(f"  {key or 'settings'}{where}: {said}")
     return "the settings are not usable:\n" + "\n".join(lines)

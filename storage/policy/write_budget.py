@@ -8,13 +8,20 @@ What the budget costs is counted: blocks and bytes turned away, and the hits los
 on a block that was turned away and is still remembered.
 """
 
+import math
+
 from storage.policy.ghosts import Ghosts
 
-__all__ = ["WriteBudget"]
+__all__ = ["WriteBudget", "day_needed_bytes"]
 
 DAY_SECONDS = 86_400
 BURST_SECONDS = 3_600
 KEPT_SHARE = 0.5
+
+
+def day_needed_bytes(size: int) -> int:
+    """The least daily budget that ever lets in a new block of that size."""
+    return math.ceil(size / (1 - KEPT_SHARE) * DAY_SECONDS / BURST_SECONDS)
 
 
 class WriteBudget:
@@ -32,10 +39,29 @@ class WriteBudget:
         self.turned_away_bytes = 0
         self.lost_hits = 0
 
+    def resume(self, left_bytes: int, seconds_since: float) -> None:
+        """Goes on from what an earlier life had left, so long ago. REQUIRES: before any other call.
+
+        A debt of more than a day, of a budget that was larger, is not carried on.
+        """
+        left = max(float(left_bytes), -DAY_SECONDS * self._bytes_per_second)
+        earned = max(0.0, seconds_since) * self._bytes_per_second
+        self._bytes = min(self._bytes_max, left + earned)
+
+    def left_bytes(self, now_seconds: float) -> int:
+        """What is in the bucket now; below zero while a debt is paid off."""
+        self._fill(now_seconds)
+        return math.floor(self._bytes)
+
     def allowed_bytes(self, now_seconds: float) -> int:
         """What may be written at once now."""
         self._fill(now_seconds)
         return max(0, int(self._bytes))
+
+    def allowed_new_bytes(self, now_seconds: float) -> int:
+        """The same for blocks that were not used again."""
+        self._fill(now_seconds)
+        return max(0, int(self._bytes - KEPT_SHARE * self._bytes_max))
 
     def allows(self, size: int, now_seconds: float, used_again: bool) -> bool:
         """May so many bytes be written now, of a block that was or was not used again?"""

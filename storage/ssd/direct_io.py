@@ -12,11 +12,12 @@ from storage.tier import PAGE_BYTES
 __all__ = ["segment_open_flags"]
 
 
-def segment_open_flags(env: Env, folder: Path) -> int:
-    """Flags to open segments with: O_DIRECT where a page really goes through that way."""
+def segment_open_flags(env: Env, folder: Path) -> tuple[int, str]:
+    """Flags to open segments with: O_DIRECT where a page really goes through that way. Else what
+    the file system said."""
     probe = folder / f"direct-io{TEMPORARY_SUFFIX}"
     page = aligned_buffer(PAGE_BYTES)
-    flags = os.O_RDWR | os.O_DIRECT
+    flags, problem = os.O_RDWR | os.O_DIRECT, ""
     try:
         fd = env.open(probe, flags | os.O_CREAT)
         try:
@@ -27,7 +28,7 @@ def segment_open_flags(env: Env, folder: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
-        flags = os.O_RDWR
+        flags, problem = os.O_RDWR, error.strerror or str(error)
     if probe.name in env.listdir(folder):
         env.unlink(probe)
-    return flags
+    return flags, problem

@@ -5,6 +5,7 @@ them exist at any instant: what is too much is removed before anything is create
 by the opening thread; the lock is held until `unlock`.
 """
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -71,7 +72,7 @@ class DataDirectory:
                 self.expiries = marker.expiries
             self._create_missing()
             self._tidy()
-            self.open_flags = segment_open_flags(env, path)
+            self.open_flags, self.io_problem = segment_open_flags(env, path)
         except OSError as error:
             self.unlock()
             raise explained(error, path) from error
@@ -82,6 +83,18 @@ class DataDirectory:
     @property
     def index_path(self) -> Path:
         return self.path / INDEX_DIRECTORY
+
+    def index_file_bytes(self) -> int:
+        """What the files of the index take now."""
+        size = 0
+        for name in self._env.listdir(self.index_path):
+            with contextlib.suppress(OSError):  # RocksDB may have removed it meanwhile
+                size += self._env.size_bytes(self.index_path / name)
+        return size
+
+    @property
+    def has_index(self) -> bool:
+        return INDEX_DIRECTORY in self._env.listdir(self.path)
 
     @property
     def direct(self) -> bool:

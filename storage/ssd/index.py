@@ -30,6 +30,7 @@ from storage.ssd.expiry_rows import EXPIRY_KEY, expiry_entry, read_expiry
 from storage.ssd.format import FORMAT_VERSION, refuse_newer
 from storage.ssd.owner_rows import OWNER_KEY, owner_entry, owner_key, read_owner
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
+from storage.ssd.wear import WEAR_KEY, Wear, pack_wear, parse_wear
 from storage.tier import SegmentId
 
 __all__ = [
@@ -94,6 +95,8 @@ class IndexContent:
     """Block hash -> Unix second, of blocks that have an end; some may be of none that is here."""
     owners: Mapping[int, str] = field(default_factory=dict)
     """Number in block rows -> owner; without those whose row is damaged."""
+    wear: Wear | None = None
+    """None in a store of a version that did not count, or where the count is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class IndexBatch:
     delete_owners: Sequence[int] = ()
     put_segments: Sequence[Segment] = ()
     delete_segments: Sequence[SegmentId] = ()
+    put_wear: Wear | None = None
     put_meta: MetaRow | None = None
 
 
@@ -152,8 +156,10 @@ class SsdIndex:
         found = (read_owner(*entry) for entry in others if entry[0][:1] == OWNER_KEY)
         owners = dict(owner for owner in found if owner is not None)
         beside = (EXPIRY_KEY, OWNER_KEY)
-        meta, segments = _read_others([e for e in others if e[0][:1] not in beside])
-        return IndexContent(meta, segments, reader.rows(), reader.damaged_hashes, expiries, owners)
+        meta, segments, wear = _read_others([e for e in others if e[0][:1] not in beside])
+        return IndexContent(
+            meta, segments, reader.rows(), reader.damaged_hashes, expiries, owners, wear
+        )
 
     def start_compaction(self) -> None:
         """Lets RocksDB compact from now on, as it has to. Before, it would take a processor and
@@ -169,6 +175,14 @@ class SsdIndex:
             for write in _write_batches(batch):
                 self._db.write(write)
             self._db.flush_wal(True)
+        except Exception as error:  # the binding raises plain Exception for every RocksDB status
+            raise TierIOError(f"the SSD index cannot be written: {error}") from error
+
+    def note(self, wear: Wear) -> None:
+        """Kept if this process is killed; durable with the next `apply`. Raises TierIOError."""
+        try:
+            for write in _write_batches(IndexBatch(put_wear=wear)):
+                self._db.write(write)
         except Exception as error:  # the binding raises plain Exception for every RocksDB status
             raise TierIOError(f"the SSD index cannot be written: {error}") from error
 
@@ -206,6 +220,8 @@ def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
     puts += [(owner_key(number), None) for number in batch.delete_owners]
     puts += [(_segment_key(s.segment_id), _segment_value(s)) for s in batch.put_segments]
     puts += [(_segment_key(segment_id), None) for segment_id in batch.delete_segments]
+    if batch.put_wear is not None:
+        puts.append((WEAR_KEY, sealed_row(WEAR_KEY, pack_wear(batch.put_wear))))
     if batch.put_meta is not None:
         puts.append((_META_KEY, _meta_value(batch.put_meta)))
     writes = []
@@ -222,12 +238,17 @@ def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
 
 def _read_others(
     entries: Sequence[tuple[bytes, bytes]],
-) -> tuple[MetaRow, dict[SegmentId, SegmentRow]]:
+) -> tuple[MetaRow, dict[SegmentId, SegmentRow], Wear | None]:
     """The rows that are no block's."""
     meta: MetaRow | None = None
+    wear: Wear | None = None
     segments: dict[SegmentId, SegmentRow] = {}
     for key, value in entries:
-        if value != sealed_row(key, value[:-8]):
+        whole = value == sealed_row(key, value[:-8])
+        if key == WEAR_KEY:
+            wear = parse_wear(value[:-8]) if whole else None
+            continue
+        if not whole:
             raise IndexUnusableError(f"the index row {key[:1]!r} is damaged")
         if key == _META_KEY:
             meta = MetaRow(*_META.unpack_from(value))
@@ -241,7 +262,7 @@ def _read_others(
     refuse_newer(meta.format_version)
     if meta.format_version != FORMAT_VERSION:
         raise IndexUnusableError(f"its rows are of format {meta.format_version}")
-    return meta, segments
+    return meta, segments, wear
 
 
 def _segment_key(segment_id: SegmentId) -> bytes:

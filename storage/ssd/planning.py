@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from storage.errors import SegmentsFullError
 from storage.ssd.encoding import StoredBlock
 from storage.ssd.segments import Segment, SegmentTable, filled, opened, sealed
+from storage.tier import PAGE_BYTES
 
 __all__ = ["AppendPlan", "Part", "plan_append"]
 
@@ -34,6 +35,12 @@ class AppendPlan:
     parts: Sequence[Part]
     changed: Sequence[Segment]
     """Segments as they are once all parts are durable."""
+
+    @property
+    def written_bytes(self) -> int:
+        """Records, and a header for each segment that is opened for them."""
+        opened = sum(part.segment.tail == PAGE_BYTES for part in self.parts)
+        return opened * PAGE_BYTES + sum(part.end - part.segment.tail for part in self.parts)
 
 
 def plan_append(

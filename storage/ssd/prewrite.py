@@ -24,11 +24,19 @@ _STEP_BYTES = 8 << 20
 class Prewriter:
     """Owned by the writer thread."""
 
-    def __init__(self, env: Env, table: SegmentTable, remember: Callable[[Segment], None]) -> None:
-        """`remember` makes a ready segment's state durable, so that no start does it again."""
+    def __init__(
+        self,
+        env: Env,
+        table: SegmentTable,
+        remember: Callable[[Segment], None],
+        count: Callable[[int, int], None],
+    ) -> None:
+        """`remember` makes a ready segment's state durable, so that no start does it again; `count`
+        is told payload and bytes before they are written."""
         self._env = env
         self._table = table
         self._remember = remember
+        self._count = count
         self._zeros = aligned_buffer(min(_STEP_BYTES, table.segment_bytes))
         self.written_bytes = 0
         """Zeros written since open."""
@@ -44,6 +52,7 @@ class Prewriter:
             return
         start = max(segment.prewritten_bytes, PAGE_BYTES)
         size = min(self._zeros.nbytes, self._table.segment_bytes - start)
+        self._count(0, size)
         write_all(self._env, segment.fd, [self._zeros[:size]], start)
         self.written_bytes += size
         done = start + size

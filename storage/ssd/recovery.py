@@ -41,6 +41,7 @@ from storage.ssd.recovered import RecoveredColumns, recovered_columns
 from storage.ssd.scan import SegmentScanner
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment, SegmentTable, freed
 from storage.ssd.settling import Found, settle
+from storage.ssd.wear import Wear
 from storage.tier import PAGE_BYTES, RecoveryReport, SegmentId
 
 __all__ = ["Progress", "RecoveredTier", "recover"]
@@ -60,6 +61,7 @@ class RecoveredTier:
     blocks: RecoveredColumns
     first_sequence: int
     owners: OwnerNumbers
+    wear: Wear
     report: RecoveryReport
 
 
@@ -76,7 +78,8 @@ def recover(
             recovery.settle_segments()
             blocks, dropped = recovery.collect_blocks()
             recovery.index.start_compaction()
-            first_sequence = recovery.write_back(dropped)
+            wear = recovery.wear()
+            first_sequence = recovery.write_back(dropped, wear)
     except BaseException:
         recovery.abandon()
         raise
@@ -89,7 +92,9 @@ def recover(
         problems=tuple(recovery.problems),
     )
     table = SegmentTable(recovery.segments, directory.segment_bytes)
-    return RecoveredTier(table, recovery.index, blocks, first_sequence, recovery.owners, report)
+    return RecoveredTier(
+        table, recovery.index, blocks, first_sequence, recovery.owners, wear, report
+    )
 
 
 @contextlib.contextmanager
@@ -132,6 +137,7 @@ class _Recovery:
         """Numbers of owner rows without a block."""
         self.repaired_count = 0
         self._highest_sequence = 0
+        self._written_before = False
 
     @property
     def index(self) -> SsdIndex:
@@ -147,12 +153,13 @@ class _Recovery:
     # --- load -------------------------------------------------------------------------------
 
     def load_index(self) -> None:
+        missing = not self._directory.has_index
         try:
             self._opened.append(SsdIndex(self._directory.index_path))
             self._content = self.index.load()
         except IndexUnusableError as error:
             self._rebuild = True
-            self._index_loss = str(error)
+            self._index_loss = "it was missing" if missing else str(error)
             if self._opened:
                 self._opened.pop().close()
             self._directory.remove_index()
@@ -211,6 +218,7 @@ class _Recovery:
             self._unsettled.pop()
 
     def _settled(self, segment_id: SegmentId, fd: int, found: Found) -> Segment:
+        self._written_before |= found.header is not None or bool(found.damage)
         if self._index_loss and (found.header or found.damage):
             # Said only once something was ever written: a first start has no index either.
             self.problems.append(f"the index is rebuilt from the segments: {self._index_loss}")
@@ -356,7 +364,11 @@ class _Recovery:
 
     # --- write back -------------------------------------------------------------------------
 
-    def write_back(self, dropped: list[bytes]) -> int:
+    def wear(self) -> Wear:
+        """What was written in the store's life, as far as that is known."""
+        return self._content.wear or Wear(self._env.wall_seconds(), not self._written_before)
+
+    def write_back(self, dropped: list[bytes], wear: Wear) -> int:
         """Makes the outcome durable, meta row last. Returns the first sequence number to use."""
         open_count = max(self._content.meta.open_count, self._highest_sequence >> 32) + 1
         surplus = [i for i in self._content.segments if i >= self._segment_count]
@@ -371,6 +383,7 @@ class _Recovery:
                 delete_owners=self._disowned,
                 put_segments=[s for s in self.segments if known.get(s.segment_id) != _row(s)],
                 delete_segments=surplus,
+                put_wear=wear,
                 put_meta=meta,
             )
         )

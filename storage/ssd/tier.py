@@ -29,7 +29,7 @@ from storage.errors import StorageError, TierBusyError, TierIOError
 from storage.ssd.codec_selector import CodecMeasurer, CodecSelector, Measure, Placed
 from storage.ssd.directory import DataDirectory, explained
 from storage.ssd.encoding import StoredBlock, as_stored
-from storage.ssd.format import INDEX_DIRECTORY, record_bytes
+from storage.ssd.format import record_bytes
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
 from storage.ssd.read_lane import ReadLane
@@ -38,6 +38,7 @@ from storage.ssd.reader import BlockRead, BlockReader
 from storage.ssd.recovered import NO_BLOCKS, RecoveredColumns
 from storage.ssd.recovery import Progress, RecoveredTier, recover
 from storage.ssd.sizes import check_sizes
+from storage.ssd.wear import Wear
 from storage.ssd.writer import SegmentWriter
 from storage.tier import (
     BlockRecord,
@@ -131,6 +132,8 @@ class SsdTier:
         """Use `open`."""
         self.report: RecoveryReport = found.report
         self.io_mode = "direct" if data.direct else "buffered"
+        self.io_problem = data.io_problem
+        """Why not direct; else empty."""
         self._env = env
         self._data = data
         self._blocks = found.blocks
@@ -142,10 +145,11 @@ class SsdTier:
             found.index,
             found.first_sequence,
             found.owners,
+            found.wear,
             expiries=data.expiries,
             mark_expiries=data.mark_expiries,
         )
-        self._prewriter = Prewriter(env, found.table, self._writer.remember)
+        self._prewriter = Prewriter(env, found.table, self._writer.remember, self._writer.count)
         self._selector = selector
         self._measure = measure or CodecMeasurer(env, found.table, self._reader)
         self._measuring: asyncio.Task[None] | None = None
@@ -156,7 +160,7 @@ class SsdTier:
         self.reads_under_way = 0
         """Calls of `read` that have not returned yet."""
         self._prewriting: asyncio.Task[None] | None = None
-        self._index_bytes = self._measure_index()
+        self._index_bytes = self._data.index_file_bytes()
         self._sampled_at = env.monotonic_seconds()
         self._closed = False
 
@@ -291,10 +295,19 @@ class SsdTier:
         await self._write_lane.run(self._writer.recycle, segment_id)
         self._prewrite_ahead()
 
+    @property
+    def wear(self) -> Wear:
+        """What was written in the store's life, with the owner's note."""
+        return self._writer.wear
+
+    def note(self, note: bytes) -> None:
+        """Keeps some bytes for the owner, with whatever is written next and with the close."""
+        self._writer.note(note)
+
     def stats(self) -> SsdStats:
         now = self._env.monotonic_seconds()
         if not self._closed and now - self._sampled_at >= _SAMPLE_SECONDS:
-            self._index_bytes, self._sampled_at = self._measure_index(), now
+            self._index_bytes, self._sampled_at = self._data.index_file_bytes(), now
         return SsdStats(
             used_bytes=self._table.used_bytes(),
             capacity_bytes=len(self._table.view) * self._table.segment_bytes,
@@ -378,14 +391,6 @@ class SsdTier:
     def _check_open(self) -> None:
         if self._closed:
             raise TierIOError("the SSD tier is closed")
-
-    def _measure_index(self) -> int:
-        folder = self._data.path / INDEX_DIRECTORY
-        size = 0
-        for name in self._env.listdir(folder):
-            with contextlib.suppress(OSError):  # RocksDB may have removed it meanwhile
-                size += self._env.size_bytes(folder / name)
-        return size
 
 
 def _block_of(outcome: StoredBlock | BaseException) -> StoredBlock:

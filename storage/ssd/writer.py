@@ -7,7 +7,9 @@ made no block visible to a reader. If the index itself fails, what it holds is u
 writer refuses every later change until the directory is opened again.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from storage.codec import Codec
 from storage.env import Env
@@ -30,6 +32,7 @@ from storage.ssd.owner_rows import OwnerNumbers
 from storage.ssd.planning import Part, plan_append
 from storage.ssd.reader import BlockReader
 from storage.ssd.segments import SEALED, Segment, SegmentTable, freed
+from storage.ssd.wear import Wear
 from storage.tier import NEVER, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
 
 __all__ = ["SegmentWriter"]
@@ -49,6 +52,7 @@ class SegmentWriter:
         index: SsdIndex,
         first_sequence: int,
         owners: OwnerNumbers,
+        wear: Wear,
         *,
         expiries: bool,
         mark_expiries: Callable[[], None],
@@ -67,6 +71,9 @@ class SegmentWriter:
         self._mark_expiries = mark_expiries
         self.written_bytes = 0
         """Records and headers, since open."""
+        self.wear = wear
+        """Frozen; for reading from any thread."""
+        self._note = wear.note
 
     def append(
         self, batch: Sequence[StoredBlock], expire_seconds: Sequence[int] = ()
@@ -91,6 +98,7 @@ class SegmentWriter:
     ) -> list[SsdLocation]:
         """`put` and `delete`: what becomes of expiry rows with it."""
         plan = plan_append(self._table, batch, self._env.random_seed)
+        self.count(sum(block.record.payload_bytes for block in batch), plan.written_bytes)
         headers: list[RecordHeader] = []
         try:
             for part in plan.parts:
@@ -142,6 +150,7 @@ class SegmentWriter:
         if segment is None or segment.state != SEALED:
             raise ValueError(f"segment {segment_id} is not sealed")
         free = freed(segment, segment.generation + 1)
+        self.count(0, PAGE_BYTES)
         try:
             self._write_segment_header(free)
             self._env.fdatasync(free.fd)
@@ -155,8 +164,29 @@ class SegmentWriter:
         self._apply(IndexBatch(put_segments=[segment]))
         self._table.put(segment)
 
+    def count(self, payload_bytes: int, device_bytes: int) -> None:
+        """Adds what is about to be written to the wear. Raises TierIOError."""
+        self.wear = replace(
+            self.wear,
+            payload_bytes=self.wear.payload_bytes + payload_bytes,
+            device_bytes=self.wear.device_bytes + device_bytes,
+            note=self._note,
+        )
+        try:
+            self._index.note(self.wear)
+        except TierIOError as error:
+            self._failure = error
+            raise
+
+    def note(self, note: bytes) -> None:
+        """The owner's bytes, kept from the next write or the close on. Any thread."""
+        self._note = note
+
     def close(self) -> None:
         """Closes the index and the files; no call may follow."""
+        if self._failure is None:
+            with contextlib.suppress(TierIOError):
+                self._apply(IndexBatch(put_wear=replace(self.wear, note=self._note)))
         self._index.close()
         for segment in self._table.view:
             self._env.close(segment.fd)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class Bench:
     def __init__(self, folder: Path, env: FailingEnv, write_when: str = "committed") -> None:
         self.env = env
         self.policies = CachePolicies(ssd_write_when=write_when)
+        # A taker whose patience ends while a slow disk writes lets blocks leave unwritten.
+        self.limits = replace(LIMITS, room_wait_seconds=60) if write_when == "leaving" else LIMITS
         self.now = 0.0
         self.folder = folder
         self.start()
@@ -76,9 +79,8 @@ class Bench:
             segment_bytes=SEGMENT_BYTES,
             env=self.env,
         )
-        self.cache = Cache(
-            self.arena, ssd, LIMITS, lambda: self.now, QuietListener(), self.policies
-        )
+        parts = (self.arena, ssd, self.limits, lambda: self.now, QuietListener(), self.policies)
+        self.cache = Cache(*parts)
         self.session_id = self.cache.open_session(
             NamespaceId(bytes(32)), BLOCK_BYTES, 64, "bench", Transport.SHARED_MEMORY
         ).session_id

@@ -17,7 +17,7 @@ from storage.errors import (
 from storage.ssd.format import segment_path
 from storage.ssd.tier import SsdTier
 from storage.tier import PAGE_BYTES, SegmentId, SsdLocation
-from tests.ssd.blocks import Block, append, block, read, soft_block
+from tests.ssd.blocks import SEGMENT_BYTES, Block, append, block, read, soft_block
 from tests.ssd.scenarios import opened
 
 # Offsets as in docs/formats/segment.md; each field's first and last byte.
@@ -223,4 +223,11 @@ async def test_any_bit_of_the_marker_refuses_the_directory_and_nothing_is_touche
         refusals = (CapacityError, ForeignDirectoryError, FormatTooNewError)
         with flipped(marker, position // 8, position % 8), pytest.raises(refusals):
             opened(path)
+    assert await reopened(path) == set(range(len(BLOCKS)))
+
+
+async def test_a_marker_written_by_hand_as_the_document_says_loses_nothing(stored) -> None:
+    path, _ = stored
+    marker = f'{{"format": 2, "segment_bytes": {SEGMENT_BYTES}, "expiries": true}}'
+    (path / "KVTIER-SSD").write_text(marker)
     assert await reopened(path) == set(range(len(BLOCKS)))

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from storage.env import Env
 from storage.ssd.tier import SsdTier
 from tests.ssd.blocks import SEGMENT_BYTES, append, block, chain, read
+from tests.ssd.faulty_env import FaultyEnv
 from tests.ssd.watcher import watched_capacity
 
 
-def opened(directory: Path, segment_count: int) -> SsdTier:
+def opened(directory: Path, segment_count: int, env: Env | None = None) -> SsdTier:
     return SsdTier.open(
-        directory, capacity_bytes=segment_count * SEGMENT_BYTES, segment_bytes=SEGMENT_BYTES
+        directory,
+        capacity_bytes=segment_count * SEGMENT_BYTES,
+        segment_bytes=SEGMENT_BYTES,
+        env=env,
     )
 
 
@@ -60,15 +65,18 @@ async def test_a_smaller_capacity_keeps_every_block_of_the_segments_that_stay(tm
     await tier.close()
 
 
-async def test_on_a_memory_file_system_the_tier_works_in_the_mode_it_reports() -> None:
-    """Kernels differ in whether tmpfs takes direct I/O; the tier finds out by itself."""
+@pytest.mark.parametrize("refused", [False, True])
+async def test_on_a_memory_file_system_the_tier_works_in_the_mode_it_reports(refused: bool) -> None:
+    """Kernels differ in whether tmpfs takes direct I/O; the tier finds out by itself, and goes
+    through the page cache where it is refused."""
     memory = Path("/dev/shm")
     if not memory.is_dir():
         pytest.skip("no tmpfs here")
     directory = Path(tempfile.mkdtemp(dir=memory))
     try:
-        tier = opened(directory, 4)
-        assert tier.io_mode in ("direct", "buffered")
+        tier = opened(directory, 4, FaultyEnv(refuse_direct=refused))
+        assert tier.io_mode in ("buffered", "buffered" if refused else "direct")
+        assert bool(tier.io_problem) == (tier.io_mode == "buffered")
         blocks = chain("a", 6)
         for b, location in zip(blocks, await append(tier, blocks), strict=True):
             assert await read(tier, b.record, location) == b.payload

@@ -22,12 +22,14 @@ ROOT = Path(__file__).parents[2]
 
 STEPS = {
     "a store behind others": [
+        "index write",
         "pwritev 000000.seg",
         "fdatasync 000000.seg",
         "index write",
         "index flush",
     ],
     "a store that seals": [
+        "index write",
         "pwritev 000000.seg",
         "fdatasync 000000.seg",
         "pwritev 000001.seg",
@@ -37,7 +39,13 @@ STEPS = {
         "index flush",
     ],
     "a forget": ["index write", "index flush"],
-    "a recycle": ["pwritev 000000.seg", "fdatasync 000000.seg", "index write", "index flush"],
+    "a recycle": [
+        "index write",
+        "pwritev 000000.seg",
+        "fdatasync 000000.seg",
+        "index write",
+        "index flush",
+    ],
 }
 """What the format document says about the order of durable steps."""
 

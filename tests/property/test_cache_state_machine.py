@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -245,7 +246,7 @@ class CacheLife(RuleBasedStateMachine):
     def hinted(self, hints: Hints, chain: list[BlockHash]) -> Hints:
         """`chain`: from its first block on."""
         ttl = TTL if self.mortal else hints.ttl_seconds
-        return Hints(hints.one_off, ttl, runs_of(chain))
+        return replace(hints, ttl_seconds=ttl, owners=runs_of(chain))
 
     def touch(self, chain: list[BlockHash]) -> None:
         self.touched.update(dict.fromkeys(chain, self.now))

@@ -29,6 +29,8 @@ class FaultyEnv(RealEnv):
     """Largest single write when not 0; a multiple of the page size."""
     seeds: list[int] = field(default_factory=list)
     """Handed out before random ones."""
+    wall: float | None = None
+    """What the wall clock says; None: the real one."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -111,6 +113,9 @@ class FaultyEnv(RealEnv):
     def rename(self, source: Path, target: Path) -> None:
         self._note("rename")
         super().rename(source, target)
+
+    def wall_seconds(self) -> float:
+        return super().wall_seconds() if self.wall is None else self.wall
 
     def random_seed(self) -> int:
         return self.seeds.pop(0) if self.seeds else super().random_seed()

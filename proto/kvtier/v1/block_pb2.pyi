@@ -29,6 +29,7 @@ class MissReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MISS_REASON_ARENA_FULL: _ClassVar[MissReason]
     MISS_REASON_RECOMPUTE_FASTER: _ClassVar[MissReason]
     MISS_REASON_PURGED: _ClassVar[MissReason]
+    MISS_REASON_WITHIN_UNIT: _ClassVar[MissReason]
 TIER_UNSPECIFIED: Tier
 TIER_GPU: Tier
 TIER_HOST: Tier
@@ -49,3 +50,4 @@ MISS_REASON_UNAVAILABLE: MissReason
 MISS_REASON_ARENA_FULL: MissReason
 MISS_REASON_RECOMPUTE_FASTER: MissReason
 MISS_REASON_PURGED: MissReason
+MISS_REASON_WITHIN_UNIT: MissReason

@@ -96,7 +96,7 @@ class LookupPrefixResponse(_message.Message):
     def __init__(self, present_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
 
 class AcquirePrefixRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids", "recompute_time_per_block", "one_off", "ttl")
+    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids", "recompute_time_per_block", "one_off", "ttl", "whole_units")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class AcquirePrefixRequest(_message.Message):
     RECOMPUTE_TIME_PER_BLOCK_FIELD_NUMBER: _ClassVar[int]
     ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_UNITS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
@@ -113,7 +114,8 @@ class AcquirePrefixRequest(_message.Message):
     recompute_time_per_block: _duration_pb2.Duration
     one_off: bool
     ttl: _duration_pb2.Duration
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., recompute_time_per_block: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    whole_units: bool
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., recompute_time_per_block: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., whole_units: bool = ...) -> None: ...
 
 class AcquirePrefixResponse(_message.Message):
     __slots__ = ("match", "ready", "end")
@@ -126,20 +128,22 @@ class AcquirePrefixResponse(_message.Message):
     def __init__(self, match: _Optional[_Union[PrefixMatch, _Mapping]] = ..., ready: _Optional[_Union[ReadyRange, _Mapping]] = ..., end: _Optional[_Union[AcquireEnd, _Mapping]] = ...) -> None: ...
 
 class AcquireResidentRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off", "ttl")
+    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off", "ttl", "whole_units")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
     ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_UNITS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
     returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
     one_off: bool
     ttl: _duration_pb2.Duration
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    whole_units: bool
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., whole_units: bool = ...) -> None: ...
 
 class AcquireResidentResponse(_message.Message):
     __slots__ = ("match", "ready", "end")
@@ -224,13 +228,15 @@ class ReleaseLeaseResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReserveBlocksRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off", "ttl", "owner_runs")
+    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off", "ttl", "unit_end_indexes", "common_prefix_ends_unit", "owner_runs")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
     ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
+    UNIT_END_INDEXES_FIELD_NUMBER: _ClassVar[int]
+    COMMON_PREFIX_ENDS_UNIT_FIELD_NUMBER: _ClassVar[int]
     OWNER_RUNS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
@@ -238,8 +244,10 @@ class ReserveBlocksRequest(_message.Message):
     returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
     one_off: bool
     ttl: _duration_pb2.Duration
+    unit_end_indexes: _containers.RepeatedScalarFieldContainer[int]
+    common_prefix_ends_unit: bool
     owner_runs: _containers.RepeatedCompositeFieldContainer[OwnerRun]
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., owner_runs: _Optional[_Iterable[_Union[OwnerRun, _Mapping]]] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., unit_end_indexes: _Optional[_Iterable[int]] = ..., common_prefix_ends_unit: bool = ..., owner_runs: _Optional[_Iterable[_Union[OwnerRun, _Mapping]]] = ...) -> None: ...
 
 class OwnerRun(_message.Message):
     __slots__ = ("owner", "block_count")
@@ -342,7 +350,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self, owners_max: _Optional[int] = ...) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count", "owners")
+    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count", "ssd_files", "owners")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -365,6 +373,7 @@ class GetStatsResponse(_message.Message):
     HOST_MEMORY_FIELD_NUMBER: _ClassVar[int]
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     HOST_ONLY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SSD_FILES_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     service_instance_id: str
     start_time: _timestamp_pb2.Timestamp
@@ -381,8 +390,9 @@ class GetStatsResponse(_message.Message):
     host_memory: HostMemoryStats
     index_bytes: int
     host_only_count: int
+    ssd_files: SsdFiles
     owners: OwnersStats
-    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ..., owners: _Optional[_Union[OwnersStats, _Mapping]] = ...) -> None: ...
+    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ..., ssd_files: _Optional[_Union[SsdFiles, _Mapping]] = ..., owners: _Optional[_Union[OwnersStats, _Mapping]] = ...) -> None: ...
 
 class OwnersStats(_message.Message):
     __slots__ = ("owners", "owner_count", "total")
@@ -466,6 +476,22 @@ class SsdCodec(_message.Message):
     reason: str
     def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class SsdFiles(_message.Message):
+    __slots__ = ("io_mode", "io_problem", "written_since", "written_before", "written_payload_bytes", "written_device_bytes")
+    IO_MODE_FIELD_NUMBER: _ClassVar[int]
+    IO_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_SINCE_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    io_mode: str
+    io_problem: str
+    written_since: _timestamp_pb2.Timestamp
+    written_before: bool
+    written_payload_bytes: int
+    written_device_bytes: int
+    def __init__(self, io_mode: _Optional[str] = ..., io_problem: _Optional[str] = ..., written_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., written_before: bool = ..., written_payload_bytes: _Optional[int] = ..., written_device_bytes: _Optional[int] = ...) -> None: ...
+
 class TierStats(_message.Message):
     __slots__ = ("tier", "capacity_bytes", "used_bytes", "block_count", "payload_bytes", "evicted_count", "written_bytes", "read_bytes")
     TIER_FIELD_NUMBER: _ClassVar[int]
@@ -487,7 +513,7 @@ class TierStats(_message.Message):
     def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., evicted_count: _Optional[int] = ..., written_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ...) -> None: ...
 
 class AdmissionStats(_message.Message):
-    __slots__ = ("rule", "declined_count", "write_bytes_per_day", "allowed_bytes", "over_budget_count", "over_budget_bytes", "lost_hit_count", "write_when")
+    __slots__ = ("rule", "declined_count", "write_bytes_per_day", "allowed_bytes", "over_budget_count", "over_budget_bytes", "lost_hit_count", "write_when", "allowed_new_bytes", "starved_block_bytes", "starved_needs_bytes_per_day")
     RULE_FIELD_NUMBER: _ClassVar[int]
     DECLINED_COUNT_FIELD_NUMBER: _ClassVar[int]
     WRITE_BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
@@ -496,6 +522,9 @@ class AdmissionStats(_message.Message):
     OVER_BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOST_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
     WRITE_WHEN_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_NEW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STARVED_BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STARVED_NEEDS_BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
     rule: str
     declined_count: int
     write_bytes_per_day: int
@@ -504,7 +533,10 @@ class AdmissionStats(_message.Message):
     over_budget_bytes: int
     lost_hit_count: int
     write_when: str
-    def __init__(self, rule: _Optional[str] = ..., declined_count: _Optional[int] = ..., write_bytes_per_day: _Optional[int] = ..., allowed_bytes: _Optional[int] = ..., over_budget_count: _Optional[int] = ..., over_budget_bytes: _Optional[int] = ..., lost_hit_count: _Optional[int] = ..., write_when: _Optional[str] = ...) -> None: ...
+    allowed_new_bytes: int
+    starved_block_bytes: int
+    starved_needs_bytes_per_day: int
+    def __init__(self, rule: _Optional[str] = ..., declined_count: _Optional[int] = ..., write_bytes_per_day: _Optional[int] = ..., allowed_bytes: _Optional[int] = ..., over_budget_count: _Optional[int] = ..., over_budget_bytes: _Optional[int] = ..., lost_hit_count: _Optional[int] = ..., write_when: _Optional[str] = ..., allowed_new_bytes: _Optional[int] = ..., starved_block_bytes: _Optional[int] = ..., starved_needs_bytes_per_day: _Optional[int] = ...) -> None: ...
 
 class HostMemoryStats(_message.Message):
     __slots__ = ("extent_bytes", "free_extent_count", "classes", "huge_page_bytes")

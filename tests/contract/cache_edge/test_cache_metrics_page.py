@@ -1,12 +1,14 @@
 """The Prometheus page: what docs/metrics.md names is there, and counts."""
 
 import re
+import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kvtier import bulk
 from kvtier.v1 import cache_pb2
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -62,3 +64,27 @@ def test_the_largest_organisations_are_named_where_that_is_wanted(
     assert "search" not in page
     assert "beta" not in page
     assert "acme" not in scrape(plain.server.metrics_listen)
+
+
+def test_what_goes_over_the_bulk_lane_is_counted(
+    measured: Any, make_client: Any, tools: Any
+) -> None:
+    client = make_client(measured.address, "bulk")
+    chain = tools.fresh_chain(3)
+    client.store("r", chain, tools.filled_pages(chain))
+    pages = tools.empty_pages(3)
+    assert len(client.restore("r", chain, pages, 10).tiers) == 3
+    size = 3 * len(pages[0])
+    page = scrape(measured.server.metrics_listen)
+    for direction in ("received", "sent"):
+        line = rf'kvtier_cache_bulk_payload_bytes_total{{direction="{direction}"}} (\S+)'
+        found = re.search(line, page)
+        assert found is not None
+        assert float(found[1]) == size
+    assert re.search(r"^kvtier_cache_bulk_lanes_open [1-9]", page, re.MULTILINE)
+    host, _, port = measured.server.bulk_listen.rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as stranger:
+        stranger.sendall(bulk.pack(bulk.Frame(bulk.Kind.HELLO, length=32)) + bytes(32))
+        assert stranger.recv(100)
+    page = scrape(measured.server.metrics_listen)
+    assert "kvtier_cache_bulk_refused_tickets_total 1.0" in page

@@ -25,7 +25,7 @@ def test_a_start_over_a_lost_index_says_so_everywhere(
 
     with caplog.at_level(logging.INFO):
         again = make_service(directory, metrics_listen="127.0.0.1:0")
-    problem = "the index is rebuilt from the segments"
+    problem = "the index is rebuilt from the segments: it was missing"
 
     told = next(r for r in caplog.records if r.getMessage() == "ssd opened")
     assert (told.kept_count, told.dropped_count, told.repaired_count) == (3, 0, 0)  # type: ignore[attr-defined]

@@ -150,31 +150,43 @@ async def test_no_request_waits_for_the_cache_longer_than_the_worker(
     assert told.tokens.miss_tokens == len(PROMPT)
 
 
-async def test_a_one_off_pushes_nobody_out_and_is_gone_first(start_cache: Any, start: Any) -> None:
-    """In pages and in host memory: 24 pages of 4 KiB, 12 slabs."""
-    cache = await start_cache(host={"capacity_bytes": "48KiB"})
-    worker, stub = await start(f"cache.address={cache.listen}", "pool.page_bytes=96KiB")
+OTHERS = [f"{number} is the number of this text: {number}" + "." * 20 for number in range(3)]
+DOCUMENT = "a document that is read once " * 8
+
+
+async def test_pages_of_a_one_off_go_before_others(start: Any) -> None:
+    """24 pages of 4 KiB."""
+    worker, stub = await start("pool.page_bytes=96KiB")
     model = await stub.GetModel(pb.GetModelRequest())
     assert (model.page_count, model.block_bytes) == (24, 4096)
-    others = [f"{number} is the number of this text: {number}" + "." * 20 for number in range(3)]
-    for text in others:
+    for text in OTHERS:
         await usage(stub, ask(text, max_completion_tokens=1))
-    document = "a document that is read once " * 8
-    told = await usage(stub, ask(document, max_completion_tokens=1, one_off=True))
-    assert told.tokens.miss_tokens == len(document)
-    assert await resident(worker, document) == 14
-    for text in others:
-        assert await resident(worker, text) == len(text) // 16 == 3
+    told = await usage(stub, ask(DOCUMENT, max_completion_tokens=1, one_off=True))
+    assert told.tokens.miss_tokens == len(DOCUMENT)
+    assert await resident(worker, DOCUMENT) == 14
+    assert [await resident(worker, text) for text in OTHERS] == [3, 3, 3]
     await usage(stub, ask("and something else that is new, now", max_completion_tokens=1))
-    for text in others:
-        assert await resident(worker, text) == 3
-    assert await resident(worker, document) == 12
+    assert [await resident(worker, text) for text in OTHERS] == [3, 3, 3]
+    assert await resident(worker, DOCUMENT) == 12
+
+
+async def test_a_one_off_pushes_nobody_out_of_host_memory(start_cache: Any, start: Any) -> None:
+    """12 slabs, nine of them others'."""
+    cache = await start_cache(host={"capacity_bytes": "48KiB"})
+    worker, stub = await start(f"cache.address={cache.listen}")
+    for text in OTHERS:
+        await usage(stub, ask(text, max_completion_tokens=1))
+    await usage(stub, ask(DOCUMENT, max_completion_tokens=1, one_off=True))
+    # Two blocks of it make room for these.
+    await usage(stub, ask("and something else that is new, now", max_completion_tokens=1))
     await worker.drain()
     assert (await stored(cache))[block_pb2.TIER_HOST] == 12
     _, stub = await start(f"cache.address={cache.listen}")
-    for text in others:
+    for text in OTHERS:
         again = await usage(stub, ask(text, cache_mode=READ_ONLY))
         assert again.tokens.hit_tokens_by_tier.host == 48
+    left = await usage(stub, ask(DOCUMENT, cache_mode=READ_ONLY, max_completion_tokens=1))
+    assert left.tokens.hit_tokens_by_tier.host == 16
 
 
 async def test_a_ttl_class_is_for_how_long_blocks_may_be_used_in_every_tier(
@@ -261,3 +273,28 @@ async def test_stored_blocks_are_their_scopes(start_cache: Any, start: Any, tmp_
     assert set(found) == {"acme", "acme/search/ann"}
     assert found["acme"] == found["acme/search/ann"] > len(PROMPT) // 16
     assert shared >= len(public) // 16
+
+
+async def test_prefix_units_through_every_tier_and_a_restart(start_cache: Any, start: Any) -> None:
+    cache = await start_cache()
+    settings = (f"cache.address={cache.listen}", "cache.prefix_unit=deepseek")
+    first, stub = await start(*settings)
+    model = await stub.GetModel(pb.GetModelRequest())
+    assert (model.prefix_unit, model.prefix_unit_interval_tokens) == ("deepseek", 4096)
+    shared = "a long text that many ask about, again and again."[:48]
+    ab, ac, ad = (shared + ending * 20 for ending in ("b?", "c!", "d."))
+    told = [await usage(stub, ask(text, max_completion_tokens=1)) for text in (ab, ac)]
+    assert [each.tokens.hit_tokens for each in told] == [0, 0]
+    await first.drain()
+    second, stub = await start(*settings)
+    within = await usage(stub, ask(shared[:33] + "z" * 20, cache_mode=READ_ONLY))
+    assert within.tokens.hit_tokens == 0
+    assert within.miss_reason == block_pb2.MISS_REASON_WITHIN_UNIT
+    assert (await usage(stub, ask(ad))).tokens.hit_tokens_by_tier.host == 48
+    # Now the unit is one of the worker's pages as well.
+    assert await resident(second, shared + "e" * 20) == 3
+    await second.drain()
+    _, stub = await start(f"cache.address={cache.listen}")
+    assert (await stub.GetModel(pb.GetModelRequest())).prefix_unit == "every_block"
+    half = await usage(stub, ask(shared[:33] + "z" * 20))
+    assert half.tokens.hit_tokens_by_tier.host == 32

@@ -7,7 +7,7 @@ connections and in clear over loopback.
 import asyncio
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from typing import Any
 
@@ -23,6 +23,14 @@ BLOCK_BYTES = 4096
 LASTING = 20
 ANSWER_SECONDS_MAX = 120.0
 """Only that a deadlock fails instead of hanging: nothing here is timed."""
+
+PATIENT = (
+    "ssd.enabled=false",
+    "limits.session_ttl_seconds=600",
+    "limits.lease_ttl_seconds=600",
+    "limits.reservation_ttl_seconds=600",
+)
+"""On a machine that is busy with more than this nothing ends by itself."""
 
 TOO_MANY = ("RESOURCE_EXHAUSTED", "TOO_MANY_CALLS")
 
@@ -71,6 +79,19 @@ class Client:
         sums = [payload_checksum(hashes[i], payload(hashes[i])) for i in wanted]
         await self.stub.CommitBlocks(cache_pb2.CommitBlocksRequest(checksums=sums, **named))
 
+    async def hold(self, done: asyncio.Event) -> None:
+        """Begins a store and ends it when `done` is set."""
+        named = {"session_id": self.session_id}
+        hashes = pack_hashes(chain(f"held by {self.session_id}"))
+        request = cache_pb2.ReserveBlocksRequest(block_hashes=hashes, **named)
+        named["reservation_id"] = (await self.stub.ReserveBlocks(request)).reservation_id
+
+        async def frames() -> AsyncIterator[cache_pb2.StoreBlocksRequest]:
+            yield cache_pb2.StoreBlocksRequest(**named)
+            await done.wait()
+
+        await self.stub.StoreBlocks(frames())
+
     async def read(self, name: str) -> None:
         named = {"session_id": self.session_id}
         hashes = chain(name)
@@ -92,11 +113,16 @@ class Client:
             await self.stub.ReleaseLease(cache_pb2.ReleaseLeaseRequest(**named))
 
 
-async def crowd(address: str) -> Counter[tuple[str, str]]:
-    """How the calls of all ended that were not served."""
+async def connected(address: str) -> list[Client]:
+    """With what readers will look for."""
     clients = [await Client(address).open() for _ in range(CONNECTIONS)]
     for number in range(LASTING):
         await clients[0].store(f"lasting-{number}")
+    return clients
+
+
+async def crowd(clients: list[Client]) -> Counter[tuple[str, str]]:
+    """How the calls of all ended that were not served."""
     refused: Counter[tuple[str, str]] = Counter()
 
     async def told(call: Awaitable[None]) -> None:
@@ -109,30 +135,46 @@ async def crowd(address: str) -> Counter[tuple[str, str]]:
     jobs += [told(clients[n % CONNECTIONS].read(f"lasting-{n % LASTING}")) for n in range(READERS)]
     async with asyncio.timeout(ANSWER_SECONDS_MAX):
         await asyncio.gather(*jobs)
-        for client in clients:
-            await client.channel.close()
     return refused
 
 
 async def test_a_crowd_is_served(start: Callable[..., Any]) -> None:
     """More calls arrive at once than gRPC by itself lets wait."""
-    process = start("ssd.enabled=false")
-    assert await crowd(process.ready()) == Counter()
+    process = start(*PATIENT)
+    clients = await connected(process.ready())
+    assert await crowd(clients) == Counter()
+    for client in clients:
+        await client.channel.close()
 
 
-async def test_a_crowd_over_the_limit_is_told_so(start: Callable[..., Any]) -> None:
-    process = start("ssd.enabled=false", "limits.calls_max=100", "metrics_listen=127.0.0.1:0")
-    refused = await crowd(process.ready())
-    assert set(refused) == {TOO_MANY}
-    page = await asyncio.to_thread(fetch, f"http://{process.said['metrics_listen']}/metrics")
-    counts = dict(line.rsplit(" ", 1) for line in page.splitlines() if line[0] != "#")
-    assert float(counts["kvtier_cache_refused_calls_total"]) == refused[TOO_MANY]
-    assert float(counts["kvtier_cache_calls"]) == 0
+async def test_a_crowd_before_a_full_service_is_told_so(start: Callable[..., Any]) -> None:
+    """As many streams as the service serves are open, so that nobody else is served."""
+    limit = f"limits.calls_max={CONNECTIONS}"
+    process = start(*PATIENT, limit, "metrics_listen=127.0.0.1:0")
+    clients = await connected(process.ready())
+    done = asyncio.Event()
+    held = [asyncio.ensure_future(client.hold(done)) for client in clients]
+    page = f"http://{process.said['metrics_listen']}/metrics"
+    async with asyncio.timeout(ANSWER_SECONDS_MAX):
+        while await metric(page, "kvtier_cache_calls") < CONNECTIONS:
+            await asyncio.sleep(0.05)
+    assert await crowd(clients) == Counter({TOO_MANY: WRITERS + READERS})
+    assert await metric(page, "kvtier_cache_refused_calls_total") == WRITERS + READERS
+    done.set()
+    await asyncio.gather(*held)
+    assert await metric(page, "kvtier_cache_calls") == 0
+    await clients[0].store("one more")
+    for client in clients:
+        await client.channel.close()
     process.popen.terminate()
     said = [line for line in process.end()[2].splitlines() if "TOO_MANY_CALLS" in line]
     assert 0 < len(said) < 10
 
 
-def fetch(url: str) -> str:
-    with urllib.request.urlopen(url) as answer:
-        return str(answer.read().decode())
+async def metric(page: str, name: str) -> float:
+    def fetch() -> str:
+        with urllib.request.urlopen(page) as answer:
+            return str(answer.read().decode())
+
+    lines = (await asyncio.to_thread(fetch)).splitlines()
+    return next(float(line.split()[1]) for line in lines if line.split()[0] == name)

@@ -50,7 +50,9 @@ CODECS = ["none", "none", "planes_lz4", "zstd"]
 
 def _opened(directory: Path, codec: str = "none") -> SsdTier:
     # Buffered, because pre-writing is a matter of timing; the seeds are what makes bytes repeat.
-    env = FaultyEnv(refuse_direct=True, seeds=[0x0123456789ABCDEF, 0xFEDCBA9876543210])
+    env = FaultyEnv(
+        refuse_direct=True, seeds=[0x0123456789ABCDEF, 0xFEDCBA9876543210], wall=1_700_000_000.0
+    )
     return SsdTier.open(
         directory,
         capacity_bytes=CAPACITY_BYTES,

@@ -2,6 +2,7 @@
 
 from io import StringIO
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -48,6 +49,7 @@ def test_the_recovery_the_scrub_and_the_codec_are_told_to_programs_and_people() 
         scrub=cache_pb2.ScrubStats(budget_bytes_per_second=10**6, pass_count=1, last=done),
         ssd_codec=cache_pb2.SsdCodec(name="zstd", reason="disk 100 MB/s is below"),
         admission=cache_pb2.AdmissionStats(rule="all", write_when="leaving"),
+        ssd_files=cache_pb2.SsdFiles(io_mode="direct", written_device_bytes=5000),
     )
     data = stats_data(response)
     assert data["recovery"]["problems"] == ["a", "b"]
@@ -63,3 +65,37 @@ def test_the_recovery_the_scrub_and_the_codec_are_told_to_programs_and_people() 
     assert "1.0 MB/s, 1 passes; the last one found 1 corrupt and 0 unreadable of 7 blocks" in text
     assert "when a block leaves host memory; a crash loses" in text
     assert "zstd (disk 100 MB/s is below)" in text
+    assert "direct I/O" in text
+    assert "5.0 kB to the device" in text
+
+
+def test_the_budget_and_the_files_are_told_with_what_to_do_next() -> None:
+    since = Timestamp(seconds=1_700_000_000)
+    response = cache_pb2.GetStatsResponse(
+        admission=cache_pb2.AdmissionStats(
+            rule="all",
+            write_bytes_per_day=10**9,
+            allowed_bytes=4_800_000,
+            starved_block_bytes=10**8,
+            starved_needs_bytes_per_day=5 * 10**9,
+        ),
+        ssd_files=cache_pb2.SsdFiles(
+            io_mode="buffered",
+            io_problem="Invalid argument",
+            written_since=since,
+            written_before=True,
+            written_payload_bytes=10**12,
+            written_device_bytes=2 * 10**12,
+        ),
+    )
+    data = stats_data(response)
+    assert data["ssd_files"]["written_since"] == "2023-11-14T22:13:20Z"
+    assert data["ssd_files"]["written_device_bytes"] == 2 * 10**12
+    assert data["admission"]["allowed_new_bytes"] == 0
+    console = Console(width=400, record=True, file=StringIO())
+    console.print(ssd_table(response))
+    text = console.export_text()
+    assert "now 0 bytes for new blocks and 4.8 MB for blocks used again" in text
+    assert "NEVER lets in new blocks of 100.0 MB: raise ssd.write_bytes_per_day to 5,000,0" in text
+    assert "refuses direct I/O (Invalid argument); move data_directory" in text
+    assert "2.0 TB to the device, 1.0 TB of it blocks, since 2023-11-14 22:13 UTC, not" in text

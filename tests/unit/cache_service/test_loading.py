@@ -109,6 +109,20 @@ async def test_blocks_in_memory_are_served_before_the_cut(
     assert env.read_count == before
 
 
+async def test_a_cut_may_come_in_the_middle_and_nothing_behind_it_is_read(
+    warm: Cache, clock: Any, connect: Any, chain: Any
+) -> None:
+    """One read before six blocks in memory pays; five reads behind them do not."""
+    client = connect(warm)
+    blocks = chain(*range(COUNT))
+    assert (await client.acquire(blocks[1:7])).ready_count == 6
+    measured(warm, clock, 10_000)
+    end = await acquire(warm, client, blocks, 0.1)
+    assert (end.ready_count, end.miss_reason) == (7, MissReason.RECOMPUTE_FASTER)
+    await warm._parts.promoter.drain()
+    assert warm.stats().counters["blocks_promoted"] == 7
+
+
 @pytest.mark.parametrize("recompute", [None, 10.0])
 async def test_without_a_cost_or_with_a_high_one_all_is_loaded(
     warm: Cache, clock: Any, connect: Any, chain: Any, recompute: float | None

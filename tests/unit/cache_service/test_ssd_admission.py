@@ -24,19 +24,24 @@ async def with_policies(
     arena: HostArena, limits: CacheLimits, clock: Any, tmp_path: Any
 ) -> AsyncIterator[Callable[..., Cache]]:
     caches: list[Cache] = []
+    arenas: list[HostArena] = []
 
     def made(**policies: Any) -> Cache:
         ssd = SsdTier.open(
             tmp_path / "ssd", capacity_bytes=6 * 17 * PAGE_BYTES, segment_bytes=17 * PAGE_BYTES
         )
         chosen = CachePolicies(**policies)
-        caches.append(Cache(arena, ssd, limits, clock, QuietListener(), chosen))
-        return caches[0]
+        memory = HostArena(arena.capacity_bytes, extent_bytes=arena.extent_bytes)
+        arenas.append(memory)
+        caches.append(Cache(memory, ssd, limits, clock, QuietListener(), chosen))
+        return caches[-1]
 
     yield made
     for cache in caches:
         await cache.drain()
         cache.check_integrity()
+    for memory in arenas:
+        memory.close()
 
 
 async def settle(cache: Cache) -> int:
@@ -175,6 +180,24 @@ async def test_what_recycling_writes_again_is_taken_from_the_budget(
         written, relogged = counters["blocks_written"], counters.get("blocks_relogged", 0)
     spent = (written + relogged) * RECORD_BYTES
     assert cache.stats().admission.allowed_bytes == 400 * RECORD_BYTES - spent
+
+
+async def test_a_start_goes_on_with_the_budget_of_the_last(
+    with_policies: Any, connect: Any, chain: Any
+) -> None:
+    """Nothing is filled up by starting again; the machine's clock earns a byte or two meanwhile."""
+    daily = 24 * 4 * RECORD_BYTES
+    cache = with_policies(ssd_write_bytes_per_day=daily)
+    await connect(cache).store(chain(*range(2)))
+    await settle(cache)
+    assert cache.stats().admission.allowed_bytes == 2 * RECORD_BYTES
+    await cache.drain()
+    again = with_policies(ssd_write_bytes_per_day=daily)
+    assert again.stats().admission.allowed_bytes < 3 * RECORD_BYTES
+    await connect(again).store(chain("b", *range(2)))
+    await settle(again)
+    assert again.stats().tiers[1].block_count == 2
+    assert again.stats().admission.over_budget_count == 3
 
 
 async def test_half_of_the_budget_is_kept_for_what_was_used_again(

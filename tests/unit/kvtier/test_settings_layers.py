@@ -88,6 +88,15 @@ def test_a_broken_file_is_named(tmp_path: Path, raw: bytes, words: str) -> None:
         read(config_file=broken)
 
 
+@pytest.mark.parametrize("text", ["-1", "1 parsec", ""])
+def test_what_is_no_size_is_named_with_what_to_write(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(overrides=[f"disk.capacity_bytes={text}"])
+    line = str(caught.value).splitlines()[-1]
+    assert line.startswith("  disk.capacity_bytes (command line): write a size from 0 up")
+    assert line.endswith(f"not {text!r}")
+
+
 def test_settings_are_frozen() -> None:
     settings, _ = read()
     with pytest.raises(ValueError):

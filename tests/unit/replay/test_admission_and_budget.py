@@ -1,7 +1,7 @@
 """Which writes to the SSD are let through, and what the others are known to cost."""
 
 from storage.policy.admission import AdmitAll, AdmitFirstNew
-from storage.policy.write_budget import BURST_SECONDS, DAY_SECONDS, WriteBudget
+from storage.policy.write_budget import BURST_SECONDS, DAY_SECONDS, WriteBudget, day_needed_bytes
 
 HOURLY = 100
 DAILY = HOURLY * DAY_SECONDS // BURST_SECONDS
@@ -71,3 +71,11 @@ def test_misses_on_blocks_turned_away_are_the_cost() -> None:
     for name in (1, 2, 3, 3, 4):
         budget.missed(name)
     assert budget.lost_hits == 2  # 1 is forgotten, 4 was never turned away
+
+
+def test_the_day_that_a_new_block_needs_is_exact() -> None:
+    size = 12_288
+    day = day_needed_bytes(size)
+    assert WriteBudget(day, names_max=10).allows(size, 0.0, used_again=False)
+    assert WriteBudget(day, names_max=10).allowed_new_bytes(0.0) == size
+    assert not WriteBudget(day - 48, names_max=10).allows(size, 0.0, used_again=False)

@@ -59,7 +59,7 @@ def test_the_block_size_may_be_another(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         (b"{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"\xff\xfe", "not UTF-8 text; write"),
         (b"[1]", "not a JSON object"),
         (b'{"timestamp": 0, "input_length": 512}', '"hash_ids" or "runs"'),
         (b'{"timestamp": 0, "input_length": 512, "hash_ids": [1], "runs": []}', "one of them"),

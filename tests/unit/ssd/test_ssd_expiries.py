@@ -67,7 +67,7 @@ async def test_a_directory_where_nothing_ends_is_as_it_always_was(
     await tier.forget([blocks[2].hash])
     await tier.close()
     assert b"expiries" not in (tmp_path / "ssd" / "KVTIER-SSD").read_bytes()
-    assert rows(tmp_path / "ssd") == {b"b", b"s", b"m"}
+    assert rows(tmp_path / "ssd") == {b"b", b"s", b"w", b"m"}
 
 
 async def test_an_end_can_be_moved_and_taken_away(open_tier: Any) -> None:

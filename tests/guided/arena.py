@@ -1,0 +1,175 @@
+"""A guided fuzzer for both ends of the arena's socket: python -m tests.guided.arena [flags]
+
+The service's end gets anything in place of a ticket; the worker's end gets any answer, with
+descriptors that may be no arena. Nobody gets in without a ticket, nothing that is no arena is
+mapped, and no descriptor is left.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(
+    include=["cache_service.handover", "worker.arena_handover", "worker.transfer"]
+):
+    from cache_service.handover import ArenaHandover
+    from worker.arena_handover import take_arena
+    from worker.transfer import NonsenseError
+
+from cache_service.errors import SessionUnknownError
+from tests.guided.byte_choices import ByteChoices
+from tests.guided.running import fuzz
+
+BLOCK_BYTES = 4096
+ARENA_BYTES = 4 * BLOCK_BYTES
+TICKET = bytes(range(32))
+WAIT_SECONDS_MAX = 20
+
+
+class Door:
+    """Lets in who shows the ticket."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+
+    def attach(self, ticket: bytes) -> str:
+        if ticket != TICKET:
+            raise SessionUnknownError("no such ticket")
+        self.inside += 1
+        return "session"
+
+    def close_session(self, session_id: str) -> None:
+        self.inside -= 1
+
+
+def memory_file(size: int, seals: int) -> int:
+    descriptor = os.memfd_create("guided", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+
+class World:
+    """A hand-over on a loop of its own, and a socket for the worker's end to connect to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.door = Door()
+        self.arena = memory_file(ARENA_BYTES, fcntl.F_SEAL_SHRINK)
+        self.offered: list[Callable[[], int]] = [
+            lambda: memory_file(ARENA_BYTES, fcntl.F_SEAL_SHRINK),
+            lambda: memory_file(ARENA_BYTES, 0),
+            lambda: memory_file(BLOCK_BYTES // 2, fcntl.F_SEAL_SHRINK),
+            lambda: os.open("/dev/null", os.O_RDONLY),
+            lambda: os.open(folder, os.O_RDONLY),
+        ]
+        self.path = folder / "service.sock"
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.handover = ArenaHandover(self.path, self.arena, self.door)
+        asyncio.run_coroutine_threadsafe(self.start(), self.loop).result(WAIT_SECONDS_MAX)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(folder / "babbler.sock"))
+        self.listener.listen()
+
+    async def start(self) -> None:
+        self.handover.start()
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    for _ in range(2000):
+        if len(os.listdir("/proc/self/fd")) <= before:
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("a descriptor was left open")
+
+
+def visit(world: World, choices: ByteChoices) -> None:
+    """The service's end."""
+    said = TICKET if choices.randrange(2) else b""
+    said += choices.taken(choices.randrange(80))
+    got_in = said[:32] == TICKET
+    with no_descriptor_left(), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(WAIT_SECONDS_MAX)
+        connection.connect(str(world.path))
+        with contextlib.suppress(OSError):
+            while said:
+                part = 1 + choices.randrange(40)
+                connection.sendall(said[:part])
+                said = said[part:]
+            connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            answer, descriptors, _, _ = socket.recv_fds(connection, 1, 4)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            assert bool(descriptors) <= got_in, "the arena was given away"
+            assert answer in (b"", b"\x00", b"\x01")
+    for _ in range(2000):
+        if not world.door.inside:
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("a session outlived its connection")
+
+
+def answered(world: World, choices: ByteChoices) -> None:
+    """The worker's end."""
+    numbers = [choices.randrange(len(world.offered)) for _ in range(choices.randrange(4))]
+    word = choices.taken(choices.randrange(4))
+
+    def babble() -> None:
+        connection, _ = world.listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(WAIT_SECONDS_MAX)
+            connection.recv(64)
+            descriptors = [world.offered[number]() for number in numbers]
+            try:
+                if word:
+                    socket.send_fds(connection, [word], descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    with no_descriptor_left():
+        thread = threading.Thread(target=babble)
+        thread.start()
+        try:
+            path = str(world.listener.getsockname())
+            arena, connection = take_arena(path, TICKET, ARENA_BYTES, BLOCK_BYTES, 10)
+        except (OSError, NonsenseError):
+            pass
+        else:
+            connection.close()
+            assert word, "nothing was said"
+            assert numbers[:1] == [0], "what is no arena was mapped"
+            assert len(arena.slab(ARENA_BYTES - BLOCK_BYTES)) == BLOCK_BYTES
+            with contextlib.suppress(NonsenseError):
+                arena.slab(choices.getrandbits(64) - (1 << 63))
+            del arena
+        thread.join(WAIT_SECONDS_MAX)
+        assert not thread.is_alive()
+
+
+FOLDER = tempfile.TemporaryDirectory(prefix="kvg-")
+WORLD = World(Path(FOLDER.name))
+
+
+def one_input(data: bytes) -> None:
+    """Raises whatever is wrong."""
+    choices = ByteChoices(data)
+    (visit if choices.randrange(2) else answered)(WORLD, choices)
+
+
+if __name__ == "__main__":
+    logging.disable()  # each input is refused, and each refusal is a warning
+    fuzz(one_input)
