@@ -51,6 +51,7 @@ _DTYPES: dict[str, str] = {
     "use_count": "<u4",
     "use_second": "<u4",
     "stored_by": "<u4",
+    "owner": "<u4",
 }
 
 
@@ -60,7 +61,7 @@ _RESET = dict.fromkeys(
 _RESET |= dict.fromkeys(
     ("pins", "host_children", "ssd_children", "admitted", "settled", "use_count", "use_second"), 0
 )
-_RESET |= {"unit_end": 0}
+_RESET |= {"unit_end": 0, "owner": 0}
 _RESET |= {"cached": 1, "one_off": 0, "stored_by": 0, "expiry_unsaved": 0, "expire_second": NEVER}
 """A row as it is before its block has copies, parent or children."""
 
@@ -116,6 +117,8 @@ class BlockColumns:
     """When it was stored or used last, in the index's own seconds; 0: not since the start."""
     stored_by: memoryview
     """Number of the session that stored it; 0: not since the start."""
+    owner: memoryview
+    """Number of the owner (`block_owners.py`); 0 for nobody."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}

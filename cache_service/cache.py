@@ -34,6 +34,7 @@ from cache_service.explaining import Explaining
 from cache_service.hints import NO_HINTS, Hints
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
+from cache_service.owner_views import OwnersView
 from cache_service.parts import build_parts
 from cache_service.purging import Purging
 from cache_service.reservation import Reservation, ReservationState
@@ -345,6 +346,10 @@ class Cache:
             bulk=self.bulk,
             counters=parts.tally.counters,
         )
+
+    def owners(self, count: int, *, tenants: bool = False) -> OwnersView:
+        """The owners of blocks that have most, at most so many; `tenants`: organisations."""
+        return self._parts.index.owners.view(count, tenants=tenants)
 
     async def verify(self, bytes_per_second: int) -> AsyncGenerator[PassView, None]:
         """Reads and checks every block on the SSD, drops what is bad; see `scrubbing.py`.

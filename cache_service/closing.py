@@ -9,12 +9,14 @@ event loop only.
 
 from collections.abc import Callable, Sequence
 
+from cache_service.owner_runs import OwnerRuns
 from cache_service.session import Session
 
 __all__ = ["Closing", "Covers"]
 
-Covers = Callable[[Session, Sequence[int]], bool]
-"""Whether a commit of this session, of a chain of these rows (ABSENT among them), is covered."""
+Covers = Callable[[Session, Sequence[int], OwnerRuns], bool]
+"""Whether a commit of this session, of a chain of these rows (ABSENT among them) and owners, is
+covered."""
 
 
 class Closing:
@@ -36,6 +38,6 @@ class Closing:
     def end(self) -> None:
         self._covers = None
 
-    def covers(self, session: Session, rows: Sequence[int]) -> bool:
+    def covers(self, session: Session, rows: Sequence[int], owners: OwnerRuns) -> bool:
         """Whether a commit has to be turned away now."""
-        return self._covers is not None and self._covers(session, rows)
+        return self._covers is not None and self._covers(session, rows, owners)

@@ -24,6 +24,7 @@ from cache_service.events.printing import (
     text_lines,
 )
 from cache_service.explain_command import explain
+from cache_service.owner_tables import owners_data, owners_table
 from cache_service.purge_command import purge
 from cache_service.stats_tables import host_table, ssd_table, tiers_table, totals_table
 from cache_service.tree_command import tree
@@ -33,6 +34,9 @@ from kvtier.errors import read_error
 from kvtier.v1 import block_pb2, cache_pb2, cache_pb2_grpc, events_pb2
 
 __all__ = ["app"]
+
+OWNERS_MAX = 10_000
+OWNERS_SHOWN = 40
 
 DEFAULT_ADDRESS = "127.0.0.1:7411"
 CALL_SECONDS_MAX = 5.0
@@ -58,14 +62,22 @@ def stats(
     address: Annotated[
         str, typer.Option(help="Of the cache service: HOST:PORT or unix:PATH.")
     ] = DEFAULT_ADDRESS,
+    owners: Annotated[
+        bool, typer.Option("--owners", help="Who owns the blocks, those with most first.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
     """What the cache holds, what it did since its start, what its last recovery found."""
-    response = _get_stats(address)
+    listed_max = (OWNERS_MAX if as_json else OWNERS_SHOWN) if owners else 0
+    response = _get_stats(address, listed_max)
     if as_json:
-        print(json.dumps(stats_data(response), indent=2))
+        data = owners_data(response) if owners else stats_data(response)
+        print(json.dumps(data, indent=2))
         return
     console = Console()
+    if owners:
+        console.print(owners_table(response))
+        return
     console.print(tiers_table(response))
     console.print(host_table(response))
     console.print(totals_table(response))
@@ -188,11 +200,11 @@ def _plain(message: Message) -> dict[str, Any]:
     return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
-def _get_stats(address: str) -> cache_pb2.GetStatsResponse:
+def _get_stats(address: str, owners_max: int = 0) -> cache_pb2.GetStatsResponse:
     with open_channel(address) as channel:
         try:
             return cache_pb2_grpc.CacheServiceStub(channel).GetStats(
-                cache_pb2.GetStatsRequest(), timeout=CALL_SECONDS_MAX
+                cache_pb2.GetStatsRequest(owners_max=owners_max), timeout=CALL_SECONDS_MAX
             )
         except grpc.RpcError as error:
             print(f"kvtier cache: {cache_problem(read_error(error), address)}", file=sys.stderr)

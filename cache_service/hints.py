@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cache_service.owner_runs import NOBODYS, OwnerRuns
+
 __all__ = ["NO_HINTS", "Hints"]
 
 
@@ -14,6 +16,8 @@ class Hints:
     ttl_seconds: int | None = None
     """Stored blocks end after so long, used ones not before; None: stored ones never, and a use
     says nothing."""
+    owners: OwnerRuns = NOBODYS
+    """Whose the chain's blocks are; of a reserve."""
     whole_units: bool = False
     """Of an acquire: the match ends where a prefix unit does."""
     unit_ends: tuple[int, ...] = ()

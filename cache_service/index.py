@@ -70,6 +70,7 @@ class BlockIndex(IndexQueries):
         """Enters every block that opening the SSD tier found. REQUIRES: nothing was added yet."""
         self.tree.recover(found)
         self.expiries.recover(found)
+        self.owners.recover(found)
         self.unit_ends.recover(found)
         order = found.sequence.argsort(kind="stable")
         self._ssd.insert_many(order, self.tree.directory.names(order))
@@ -154,6 +155,8 @@ class BlockIndex(IndexQueries):
         columns.host_checksum[row] = checksum
         self.host_payload_bytes += tree.payload_bytes(row)
         self.host_only_count += columns.segment[row] == NOWHERE
+        if columns.owner[row]:
+            self.owners.host_came(row)
         uses = self._ssd.uses(row) if columns.segment[row] != NOWHERE else 1
         self._host.insert(row, tree.directory.name_of(row), uses)
         parent = columns.parent[row]
@@ -173,6 +176,8 @@ class BlockIndex(IndexQueries):
         assert columns.cached[row]
         assert parent == NOWHERE or columns.segment[parent] != NOWHERE
         self.ssd_payload_bytes += location.payload_bytes
+        if columns.owner[row]:
+            self.owners.ssd_came(row)
         uses = self._host.uses(row) if columns.slab_page[row] != NOWHERE else 1
         self.host_only_count -= columns.slab_page[row] != NOWHERE
         self._ssd.insert(row, tree.directory.name_of(row), uses)
@@ -278,6 +283,7 @@ class BlockIndex(IndexQueries):
         last_copies = at[columns.array("segment")[at] == NOWHERE]
         self.host_payload_bytes -= len(rows) * self.tree.payload_bytes(rows[0])
         self.host_only_count -= len(last_copies)
+        self.owners.host_run_left(at)
         if self._departures is not None:
             for row in rows:
                 self._departures.left(row)
@@ -289,6 +295,7 @@ class BlockIndex(IndexQueries):
             # The first of the run: what is on the SSD has its parent there.
             hashes = list(Chain(self.tree.directory.words(last_copies).tobytes()))
             self.expiries.left(last_copies.tolist())
+            self.owners.left(last_copies.tolist())
             self.unit_ends.leave(last_copies)
             self.tree.remove_run(last_copies)
             self.absences.remember_run(hashes, MissReason.EVICTED)
@@ -420,6 +427,8 @@ class BlockIndex(IndexQueries):
         """The copy goes; whoever calls sees to its slab, and looks at the parent again."""
         columns = self.tree.columns
         self.host_payload_bytes -= self.tree.payload_bytes(row)
+        if columns.owner[row]:
+            self.owners.host_left(row)
         self.host_only_count -= columns.segment[row] == NOWHERE
         if self._departures is not None:
             self._departures.left(row)
@@ -435,6 +444,8 @@ class BlockIndex(IndexQueries):
         self.segments.take(row)
         self._ssd.remove(row)
         self.ssd_payload_bytes -= self.tree.payload_bytes(row)
+        if columns.owner[row]:
+            self.owners.ssd_left(row)
         if columns.slab_page[row] != NOWHERE and columns.cached[row]:
             self.host_only_count += 1
             self._unsettle(row)
@@ -447,6 +458,8 @@ class BlockIndex(IndexQueries):
     def _leave(self, row: int, reason: MissReason) -> None:
         block_hash, parent = self.tree.block_hash(row), self.tree.parent(row)
         self.expiries.left([row])
+        if self.tree.columns.owner[row]:
+            self.owners.left([row])
         self.unit_ends.leave_one(row)
         self.tree.remove(row)
         if parent != NOWHERE:

@@ -5,6 +5,7 @@
     segments   what lies in which segment           (segment_loads.py)
     departures who must be written before it leaves (departures.py: only when that is asked for)
     expiries   until when a block may be used       (expiries.py)
+    owners     who owns what, and what each has    (block_owners.py: nothing is allowed by it)
     unit ends  where a hit of whole units may end   (unit_ends.py)
     one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
     changes    copies that came and left            (events/changes.py: only when somebody follows)
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_service.absences import Absences
+from cache_service.block_owners import OwnerTable
 from cache_service.block_tree import NOWHERE, BlockTree
 from cache_service.departures import Departures
 from cache_service.events.changes import Changes
@@ -64,6 +66,8 @@ class IndexQueries:
         """For reading only."""
         self.expiries = Expiries(self.tree, wall)
         """To ask, enter and extend."""
+        self.owners = OwnerTable(self.tree)
+        """To ask, and to enter new blocks."""
         self.unit_ends = UnitEnds(self.tree)
         """To ask and mark."""
         self.one_offs = OneOffs(self.tree, host_order)
@@ -95,7 +99,7 @@ class IndexQueries:
 
     def memory_bytes(self) -> int:
         """What the index takes for its blocks."""
-        parts = (self.tree, self._host, self._ssd, self._departures, self.one_offs)
+        parts = (self.tree, self._host, self._ssd, self._departures, self.one_offs, self.owners)
         return sum(part.memory_bytes() for part in parts if part is not None)
 
     def admitted(self, row: int) -> bool:
@@ -174,5 +178,6 @@ class IndexQueries:
         for owner in (self.absences, self.segments, self._host, self._ssd, self.one_offs):
             owner.check_integrity()
         self.expiries.check_integrity()
+        self.owners.check_integrity()
         if self._departures is not None:
             self._departures.check_integrity()

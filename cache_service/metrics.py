@@ -3,7 +3,8 @@
     core -> MetricsListener -> counters, histograms -+
     core.stats() (on a scrape, on the event loop) ---+-> registry -> http://.../metrics
 
-Invariant: labels are tiers and reasons, never tenants, hashes, sessions or requests. Names:
+Invariant: labels are tiers, reasons and, where that is wanted, the few organisations that own most
+blocks, never projects, users, hashes, sessions or requests. Names:
 `docs/metrics.md`. The listener runs on the event loop; the page is served by a thread of its own,
 which asks the loop for the stats.
 """
@@ -19,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from cache_service.intake import StreamIntake
 from cache_service.listener import QuietListener
+from cache_service.owner_views import OwnersView
 from cache_service.ssd_metrics import ssd_metrics
 from cache_service.views import CacheStats, PassView
 from kvtier.blocks import MissReason, Tier
@@ -213,9 +215,15 @@ class CallMetrics(Collector):
 class MetricsPage(Collector):
     """The Prometheus page: `registry`, and the core's stats at the moment of the scrape."""
 
-    def __init__(self, registry: CollectorRegistry, stats: Callable[[], CacheStats]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        stats: Callable[[], CacheStats],
+        tenants: Callable[[], OwnersView | None],
+    ) -> None:
         self._registry = registry
         self._stats = stats
+        self._tenants = tenants
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: Callable[[], None] | None = None
 
@@ -244,13 +252,15 @@ class MetricsPage(Collector):
         assert self._loop is not None
         asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
         try:
-            stats = asked.result(STATS_SECONDS_MAX)
+            stats, tenants = asked.result(STATS_SECONDS_MAX)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return
         yield from _gauges(stats)
+        if tenants is not None:
+            yield from _owner_gauges(stats, tenants)
 
-    async def _ask(self) -> CacheStats:
-        return self._stats()
+    async def _ask(self) -> tuple[CacheStats, OwnersView | None]:
+        return self._stats(), self._tenants()
 
 
 def _gauges(stats: CacheStats) -> Iterator[Metric]:
@@ -279,6 +289,24 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
         yield family
     yield from _recovery_gauges(stats)
     yield from ssd_metrics(stats)
+
+
+def _owner_gauges(stats: CacheStats, tenants: OwnersView) -> Iterator[Metric]:
+    """By organisation; "*" is all without a label of their own. Nobody's is the rest of a tier."""
+    tiers = {each.tier for each in stats.tiers}
+    listed, total = tenants.owners, tenants.total
+    for name, text, fields in (
+        ("owner_blocks", "Blocks by owner", {"host": "host_count", "ssd": "ssd_count"}),
+        ("owner_bytes", "Payload bytes by owner", {"host": "host_bytes", "ssd": "ssd_bytes"}),
+    ):
+        family = GaugeMetricFamily(f"kvtier_cache_{name}", text, labels=["owner", "tier"])
+        for tier in sorted(tiers):
+            field = fields[tier.name.lower()]
+            for owner in listed:
+                family.add_metric([owner.path, tier.name.lower()], getattr(owner, field))
+            rest = getattr(total, field) - sum(getattr(owner, field) for owner in listed)
+            family.add_metric(["*", tier.name.lower()], rest)
+        yield family
 
 
 def _recovery_gauges(stats: CacheStats) -> Iterator[Metric]:

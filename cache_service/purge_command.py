@@ -27,7 +27,6 @@ from cache_service.prompt_chain import (
     RawOption,
     ScopeOption,
     SystemOption,
-    TenantOption,
     UserOption,
     WorkerOption,
     described,
@@ -36,6 +35,7 @@ from cache_service.prompt_chain import (
 from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
 from kvtier.keys import HASH_BYTES
+from kvtier.scopes import MalformedScopeError, ScopePath
 from kvtier.v1 import block_pb2, control_pb2_grpc
 from kvtier.v1 import control_pb2 as pb
 
@@ -64,12 +64,18 @@ def purge(
         str, typer.Option(help="All blocks of this namespace: 64 hexadecimal digits.")
     ] = "",
     everything: Annotated[bool, typer.Option("--everything", help="All blocks.")] = False,
+    tenant: Annotated[
+        str,
+        typer.Option(
+            help="With a prompt: who asks, by default 'default'. Without: all that the tenant owns,"
+            " or with --project and --user what these own."
+        ),
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be taken out.")
     ] = False,
     address: AddressOption = DEFAULT_CACHE,
     worker: WorkerOption = DEFAULT_WORKER,
-    tenant: TenantOption = "default",
     project: ProjectOption = "",
     user: UserOption = "",
     cache_scope: ScopeOption = None,
@@ -83,14 +89,17 @@ def purge(
     workers are not the cache's and keep what they have.
     """
     target = _target(block, request, session, namespace, everything)
+    if tenant and not prompt and target is None:
+        target = pb.PurgeTarget(kind=pb.PURGE_KIND_OWNER, of_owner=_owner(tenant, project, user))
     if bool(prompt) == (target is not None):
         _misused(
             "say what to purge, one of: a prompt, --block with --namespace, --request, --session,"
-            " --namespace, --everything"
+            " --namespace, --tenant, --everything"
         )
     if target is None:
         try:
-            asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
+            who = (tenant or "default", project, user)
+            asked = prompt_request(prompt, *who, cache_scope, system, raw=raw)
             chain = described(asked, worker)
         except PromptError as error:
             _misused(str(error)) if error.misused else _fail(str(error))
@@ -142,6 +151,14 @@ def _target(
     return targets[0] if targets else None
 
 
+def _owner(tenant: str, project: str, user: str) -> str:
+    """Raises typer.Exit."""
+    try:
+        return str(ScopePath(tenant, project, user))
+    except MalformedScopeError as error:
+        _misused(str(error))
+
+
 def _purged(address: str, request: pb.PurgeBlocksRequest) -> pb.PurgeReceipt:
     with open_channel(address) as channel:
         try:
@@ -165,6 +182,7 @@ def receipt_data(receipt: pb.PurgeReceipt) -> dict[str, Any]:
         "block_hash": target.block_hash.hex(),
         "request_id": target.of_request_id,
         "session_id": target.of_session_id,
+        "owner": target.of_owner,
         "dry_run": receipt.dry_run,
         "start_time": receipt.start_time.ToJsonString(),
         "end_time": receipt.end_time.ToJsonString(),

@@ -10,6 +10,7 @@ import numpy as np
 
 from cache_service.block_tree import ABSENT
 from cache_service.errors import RequestUnknownError, SessionUnknownError
+from cache_service.owner_runs import OwnerRuns, within
 from cache_service.parts import Parts
 from cache_service.purge_views import PurgeKind, PurgeTarget
 from cache_service.session import Session
@@ -32,6 +33,7 @@ class PurgeScan:
         Raises RequestUnknownError, SessionUnknownError.
         """
         self._tree = parts.index.tree
+        self._owners = parts.index.owners
         self._target = target
         self._named: list[Named] = []
         self._stored_by = 0
@@ -76,10 +78,14 @@ class PurgeScan:
             return tree.namespace_id(row) == self._target.namespace_id
         if kind is PurgeKind.SESSION:
             return bool(tree.columns.stored_by[row] == self._stored_by)
+        if kind is PurgeKind.OWNER:
+            # By the path: a number may have been given to another owner meanwhile.
+            return within(self._owners.of(row), self._target.owner)
         return True
 
-    def covers(self, session: Session, rows: Sequence[int]) -> bool:
-        """Whether a commit of the session, of a chain of these rows, would add to what is named."""
+    def covers(self, session: Session, rows: Sequence[int], owners: OwnerRuns) -> bool:
+        """Whether a commit of the session, of a chain of these rows and owners, would add to
+        what is named."""
         kind = self._target.kind
         if self._by_name:
             return not set(map(self._find, self._named)).difference([ABSENT]).isdisjoint(rows)
@@ -87,6 +93,8 @@ class PurgeScan:
             return session.namespace_id == self._target.namespace_id
         if kind is PurgeKind.SESSION:
             return session.number == self._stored_by
+        if kind is PurgeKind.OWNER:
+            return any(within(path, self._target.owner) for path in owners.paths)
         return True
 
     @property
@@ -108,5 +116,8 @@ class PurgeScan:
             wanted &= np.isin(columns.array("kind")[first:end], list(numbers))
         elif self._target.kind is PurgeKind.SESSION:
             wanted &= columns.array("stored_by")[first:end] == self._stored_by
+        elif self._target.kind is PurgeKind.OWNER:
+            owners = np.array(self._owners.numbers_within(self._target.owner), np.uint32)
+            wanted &= np.isin(columns.array("owner")[first:end], owners)
         rows: list[int] = (np.flatnonzero(wanted) + first).tolist()
         return rows

@@ -17,6 +17,7 @@ class PurgeKind(IntEnum):
     SESSION = 3
     NAMESPACE = 4
     EVERYTHING = 5
+    OWNER = 20
 
 
 class SsdForgetting(IntEnum):
@@ -36,6 +37,8 @@ class PurgeTarget:
     block_hash: BlockHash | None = None
     request_id: str = ""
     session_id: str = ""
+    owner: str = ""
+    """The path of a scope: what it and all within it own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ class Reservation:
         """False once somebody without that hint wants what this one stores."""
         self.ttl_seconds = NEVER if hints.ttl_seconds is None else hints.ttl_seconds
         """The longest that somebody wants what this one stores."""
+        self.owners = hints.owners
+        """Whose the blocks of the chain are."""
         self.state = ReservationState.FORMING
         self.missing: list[int] = []
         """Positions in the chain of the blocks to store, ascending."""

@@ -92,7 +92,12 @@ class CacheServer:
         self.cache = cache
 
         if settings.metrics_listen:
-            page = MetricsPage(registry, cache.stats)
+            count = settings.metrics_owners_max
+            page = MetricsPage(
+                registry,
+                cache.stats,
+                lambda: cache.owners(count, tenants=True) if count else None,
+            )
             stack.push_async_callback(page.stop)
             self.metrics_listen = page.start(settings.metrics_listen)
 

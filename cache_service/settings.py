@@ -129,6 +129,8 @@ class CacheSettings(ServiceSettings):
     """The arena hand-over's socket; by default `arena.sock` in the data directory."""
     metrics_listen: OptionalListenAddress = ""
     """"HOST:PORT" of the Prometheus page; empty for none."""
+    metrics_owners_max: Annotated[int, Field(ge=0, le=100)] = 0
+    """Organisations that the page names with what they own: those with most. 0: none."""
     drain_seconds: Seconds = 10.0
     bulk: BulkSettings = BulkSettings()
     host: HostSettings = HostSettings()

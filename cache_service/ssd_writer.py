@@ -207,7 +207,8 @@ class SsdWriter:
         items = [(tree.host_record(row), self._arena.view(tree.slab(row))) for row in batch]
         self._ssd.note(self._admission.note(Moment.now()))
         try:
-            locations = await self._ssd.append(items, self._index.expiries.to_write(batch))
+            ends, owners = self._index.expiries.to_write(batch), self._index.owners.to_write(batch)
+            locations = await self._ssd.append(items, ends, owners)
         except SegmentsFullError:
             self._queue.put_back(batch)
             self._full_count += 1

@@ -276,7 +276,7 @@ class Storing(Side):
             return ChecksumMismatchError
         await self._await_parents(reservation)
         rows: list[int] = self._index.tree.find_chain(reservation.chain).tolist()
-        if self._closing.covers(session, rows):
+        if self._closing.covers(session, rows, reservation.owners):
             self._listener.blocks_refused(len(reservation.missing), MissReason.PURGED)
             return 0
         if not _parents_present(reservation, rows):
@@ -345,6 +345,8 @@ class Storing(Side):
         )
         expiries = self._index.expiries
         expiries.enter_run(entered, expiries.until(reservation.ttl_seconds))
+        for owner, start, stop in reservation.owners.runs(first, end):
+            self._index.owners.enter_run(entered[start - first : stop - first], owner)
         return entered
 
     def _enter_each(
@@ -368,6 +370,7 @@ class Storing(Side):
                     block_hash, parent, session.namespace_id, session.block_bytes, session.number
                 )
                 rows[position] = row
+                self._index.owners.enter(row, reservation.owners.at(position))
                 if reservation.one_off:
                     self._index.one_offs.mark(row)
                     # It keeps nothing alive that is before it.

@@ -4,6 +4,7 @@ Invariant: what comes in is refused here when it cannot mean anything; what goes
 Stateless, any thread.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,18 +13,23 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cache_service.chains import Chain
 from cache_service.errors import InvalidTransportError
 from cache_service.hints import Hints
+from cache_service.owner_runs import NOBODYS, OwnerRuns, within
 from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import HASH_BYTES
+from kvtier.scopes import MalformedScopeError, ScopeLevel, ScopePath
 from kvtier.serving import MalformedRequestError
 from kvtier.v1 import cache_pb2 as pb
 
 __all__ = [
     "bytes_per_second",
     "chain",
+    "count",
     "duration",
     "hints",
     "load_timeout",
+    "owner",
+    "owner_runs",
     "reason",
     "recompute_time",
     "text",
@@ -90,8 +96,43 @@ def hints(
                 field="unit_end_indexes",
             )
         forks = request.common_prefix_ends_unit
-        return Hints(request.one_off, ttl_seconds, unit_ends=ends, marks_forks=forks)
+        owners = owner_runs(request.owner_runs) if request.owner_runs else NOBODYS
+        return Hints(request.one_off, ttl_seconds, unit_ends=ends, marks_forks=forks, owners=owners)
     return Hints(request.one_off, ttl_seconds, whole_units=request.whole_units)
+
+
+def owner_runs(runs: Sequence[pb.OwnerRun]) -> OwnerRuns:
+    """Raises MalformedRequestError."""
+    if len(runs) > len(ScopeLevel):
+        raise MalformedRequestError(
+            f"a chain has at most {len(ScopeLevel)} owners, one for each rung", field="owner_runs"
+        )
+    paths, ends = list[str](), list[int]()
+    for run in runs:
+        path = owner("owner_runs", run.owner) if run.owner else ""
+        if run.block_count < 1 or (paths and not within(path, paths[-1])):
+            raise MalformedRequestError(
+                "each run has a block at least, and an owner within the one before it",
+                field="owner_runs",
+            )
+        paths.append(path)
+        ends.append(run.block_count + (ends[-1] if ends else 0))
+    return OwnerRuns(tuple(paths), tuple(ends))
+
+
+def owner(name: str, value: str) -> str:
+    """The path of a scope. Raises MalformedRequestError."""
+    try:
+        return str(ScopePath.parse(value))
+    except MalformedScopeError as error:
+        raise MalformedRequestError(f"{name}: {error}", field=name) from None
+
+
+def count(name: str, value: int, most: int) -> int:
+    """Raises MalformedRequestError."""
+    if not 0 <= value <= most:
+        raise MalformedRequestError(f"{name} must be from 0 to {most}", field=name)
+    return value
 
 
 def load_timeout(asked: Duration) -> float:

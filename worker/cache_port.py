@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
+from kvtier.v1.cache_pb2 import OwnerRun
 
 __all__ = ["NO_HINTS", "CacheHints", "CachePort", "PageBytes", "RestoreResult", "StoreResult"]
 
@@ -27,6 +28,8 @@ class CacheHints:
 
     one_off: bool = False
     ttl_seconds: int | None = None
+    owners: tuple[tuple[str, int | None], ...] = ()
+    """Whose the blocks of a whole chain are: `kvtier.scopes.scope_runs`."""
     whole_units: bool = False
     """Of a restore: ends where a prefix unit does."""
     unit_ends: tuple[int, ...] = ()
@@ -39,6 +42,17 @@ class CacheHints:
         """On the wire."""
         return None if self.ttl_seconds is None else Duration(seconds=self.ttl_seconds)
 
+    @property
+    def owner_runs(self) -> list[OwnerRun]:
+        """On the wire."""
+        runs, first = [], 0
+        for owner, end in self.owners:
+            runs.append(OwnerRun(owner=owner, block_count=(end or _NO_END) - first))
+            first = end or _NO_END
+        return runs
+
+
+_NO_END = 2**31 - 1
 
 NO_HINTS = CacheHints()
 

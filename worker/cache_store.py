@@ -127,6 +127,7 @@ class Store:
             returned_lease_ids=self._session.lease_returns.take(),
             one_off=self._hints.one_off,
             ttl=self._hints.ttl,
+            owner_runs=self._hints.owner_runs,
             unit_end_indexes=[count - 1 for count in self._hints.unit_ends if count <= end],
             common_prefix_ends_unit=self._hints.marks_forks,
         )

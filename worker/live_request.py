@@ -85,7 +85,8 @@ class LiveRequest:
     @property
     def cache_hints(self) -> CacheHints:
         """What the cache service is told of its blocks."""
-        return CacheHints(self.request.one_off, self.request.ttl_seconds)
+        asked = self.request
+        return CacheHints(asked.one_off, asked.ttl_seconds, asked.owners)
 
     def until(self, now: float) -> float:
         """Until when what it stores or uses now may be used."""

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from kvtier.keys import ChainScope
-from kvtier.scopes import ScopePath
+from kvtier.scopes import ScopePath, scope_runs
 from kvtier.serving import ShuttingDownError
 from worker.cache_control import ttl_seconds
 from worker.chat import PromptEncoder
@@ -100,11 +100,13 @@ class RequestDesk:
             client_request_id=ask.client_request_id,
             start_time_ns=start_time_ns,
         )
+        ends = self._scope_ends(ask, path, token_ids)
         request = EngineRequest(
             request_id=RequestId(request_id),
             token_ids=token_ids,
             max_completion_tokens=limit,
-            scope=self._chain_scope(ask, path, token_ids),
+            scope=self._tenants.chain_scope(path, ends),
+            owners=scope_runs(path, ends),
             sample_count=ask.sample_count or 1,
             sampling=ask.sampling,
             stop_token_ids=self._stop_tokens(ask),
@@ -125,7 +127,8 @@ class RequestDesk:
         Raises the errors that `DescribePrompt` documents.
         """
         path, token_ids, _ = await self._taken_in(ask)
-        return token_ids, self._chain_scope(ask, path, token_ids)
+        ends = self._scope_ends(ask, path, token_ids)
+        return token_ids, self._tenants.chain_scope(path, ends)
 
     def drain(self) -> None:
         """Refuses new requests from now on."""
@@ -175,14 +178,14 @@ class RequestDesk:
         finally:
             self._encoding_count -= 1
 
-    def _chain_scope(self, ask: Ask, path: ScopePath, token_ids: tuple[int, ...]) -> ChainScope:
-        """The wider scopes' blocks are those that a shared prefix fills whole."""
+    def _scope_ends(self, ask: Ask, path: ScopePath, token_ids: tuple[int, ...]) -> list[int]:
+        """Where each wider scope's blocks end: they are those that a shared prefix fills whole."""
         ends = [0] * path.level
         prompt = ask.prompt
         if isinstance(prompt, ChatPrompt) and prompt.messages[0].role == "system":
             shared = self._prefixes.shared_tokens(path, token_ids)
             ends = [tokens // self._limits.block_tokens for tokens in shared]
-        return self._tenants.chain_scope(path, ends)
+        return ends
 
     def _stop_tokens(self, ask: Ask) -> frozenset[int]:
         return frozenset() if ask.ignore_end_of_sequence else self._limits.stop_token_ids

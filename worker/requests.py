@@ -87,6 +87,8 @@ class EngineRequest:
     as used."""
     ttl_seconds: int | None = None
     """What is new of it may be used so long, counted anew from each use; None: for ever."""
+    owners: tuple[tuple[str, int | None], ...] = ()
+    """Whose its blocks are, for the cache service's accounts: `kvtier.scopes.scope_runs`."""
     cache_timeout_seconds: float | None = None
     """Longest that it waits for the cache service, where the engine's own limit is longer; None:
     the engine's. 0: the cache service is not asked."""

@@ -31,6 +31,7 @@ _FIELDS: dict[PurgeKind, set[str]] = {
     PurgeKind.SESSION: {"of_session_id"},
     PurgeKind.NAMESPACE: {"namespace_id"},
     PurgeKind.EVERYTHING: set(),
+    PurgeKind.OWNER: {"of_owner"},
 }
 
 
@@ -103,6 +104,7 @@ def purge_target(message: pb.PurgeTarget) -> PurgeTarget:
         None if block_hash is None else BlockHash(block_hash),
         wire.text("of_request_id", message.of_request_id),
         wire.text("of_session_id", message.of_session_id),
+        wire.owner("of_owner", message.of_owner) if message.of_owner else "",
     )
 
 

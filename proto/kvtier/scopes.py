@@ -25,6 +25,7 @@ __all__ = [
     "ScopeLevel",
     "ScopePath",
     "chain_scope",
+    "scope_runs",
     "scope_salt",
 ]
 
@@ -118,6 +119,18 @@ def chain_scope(secret: bytes, path: ScopePath, ends: Sequence[int]) -> ChainSco
     """
     rungs = [scope_salt(secret, *path.names[:count]) for count in range(1, path.level + 1)]
     return ChainScope((PUBLIC_SALT, *rungs), tuple(ends))
+
+
+def scope_runs(path: ScopePath, ends: Sequence[int]) -> tuple[tuple[str, int | None], ...]:
+    """(scope, the block at which it has ended) of each scope that has blocks in the chain that
+    `chain_scope` makes of these; "" is public, and the last scope, `path`, has no end."""
+    names = ["", *(str(path.at(ScopeLevel(level))) for level in range(1, path.level + 1))]
+    runs, first = list[tuple[str, int | None]](), 0
+    for name, end in zip(names, ends, strict=False):
+        if first < end:
+            runs.append((name, end))
+            first = end
+    return (*runs, (names[-1], None))
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from storage.ssd.format import RecordHeader
 
-__all__ = ["BLOCK_KEY", "BLOCK_ROW", "BlockRowReader", "BlockRows", "block_row", "sealed_row"]
+__all__ = [
+    "BLOCK_KEY",
+    "BLOCK_ROW",
+    "OWNER_NUMBER_MAX",
+    "OWNER_SHIFT",
+    "BlockRowReader",
+    "BlockRows",
+    "block_row",
+    "sealed_row",
+]
 
 BLOCK_KEY = b"b"
 """First byte of a block row's key; the block hash follows."""
@@ -25,7 +34,7 @@ _FIELDS = [
     ("parent", "V32"),
     ("namespace", "V32"),
     ("segment_id", "<u4"),
-    ("codec", "<u4"),
+    ("codec_owner", "<u4"),
     ("generation", "<u8"),
     ("offset", "<u8"),
     ("payload_bytes", "<u8"),
@@ -36,6 +45,10 @@ _FIELDS = [
 _CHECKSUM = ("row_checksum", "<u8")
 BLOCK_ROW = np.dtype([*_FIELDS, _CHECKSUM])
 """Value of a block row."""
+
+OWNER_SHIFT = 8
+"""Bits of `codec_owner` that are the codec; above them is the number of the owner."""
+OWNER_NUMBER_MAX = (1 << 32 - OWNER_SHIFT) - 1
 
 _BLOCK = struct.Struct("<32s32sIIQQQQQQ")
 _SEAL = struct.Struct("<Q")
@@ -135,14 +148,14 @@ def _all_whole(raw: bytes, count: int) -> bool:
     return bool((np.frombuffer(digests, ">u8") == sealed["row_checksum"]).all())
 
 
-def block_row(header: RecordHeader) -> tuple[bytes, bytes]:
+def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes]:
     """(block hash, row value)."""
     record, location = header.record, header.location
     fields = _BLOCK.pack(
         record.parent_hash,
         record.namespace_id,
         location.segment_id,
-        header.codec,
+        header.codec | owner_number << OWNER_SHIFT,
         location.generation,
         location.offset,
         location.payload_bytes,

@@ -24,9 +24,10 @@ class StoredBlock(NamedTuple):
     """The caller's own memory where the codec is none."""
     record_bytes: int
     """Room the record takes: header page and `view`."""
+    owner: str = ""
 
 
-def as_stored(record: BlockRecord, view: memoryview, codec: Codec) -> StoredBlock:
+def as_stored(record: BlockRecord, view: memoryview, codec: Codec, owner: str = "") -> StoredBlock:
     """`view` is page-aligned memory of `rounded(payload_bytes)` bytes; ValueError otherwise."""
     size = record.payload_bytes
     check_aligned(view, rounded(size))
@@ -35,12 +36,12 @@ def as_stored(record: BlockRecord, view: memoryview, codec: Codec) -> StoredBloc
         if rounded(encoded.nbytes) < rounded(size):
             target = aligned_buffer(rounded(encoded.nbytes))
             target[: encoded.nbytes] = encoded
-            return stored_block(record, codec, encoded.nbytes, target)
-    return stored_block(record, Codec.NONE, size, view)
+            return stored_block(record, codec, encoded.nbytes, target, owner)
+    return stored_block(record, Codec.NONE, size, view, owner)
 
 
 def stored_block(
-    record: BlockRecord, codec: Codec, stored_bytes: int, view: memoryview
+    record: BlockRecord, codec: Codec, stored_bytes: int, view: memoryview, owner: str = ""
 ) -> StoredBlock:
     """REQUIRES: `view` is as the invariant says."""
-    return StoredBlock(record, codec, stored_bytes, view, record_bytes(stored_bytes))
+    return StoredBlock(record, codec, stored_bytes, view, record_bytes(stored_bytes), owner)

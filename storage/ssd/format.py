@@ -28,6 +28,7 @@ __all__ = [
     "INDEX_DIRECTORY",
     "LOCK_FILE",
     "MARKER_FILE",
+    "OWNER_BYTES_MAX",
     "SEGMENT_COUNT_MAX",
     "SEGMENT_DIRECTORY",
     "TEMPORARY_SUFFIX",
@@ -57,6 +58,8 @@ SEGMENT_DIRECTORY = "segments"
 TEMPORARY_SUFFIX = ".tmp"
 SEGMENT_COUNT_MAX = 1_000_000
 """Six digits in a file name."""
+OWNER_BYTES_MAX = 1538
+"""Three names of 128 characters, at most 4 bytes each, and what is between them."""
 
 _CODECS = frozenset(Codec)
 _SEGMENT_NAME = re.compile(r"(\d{6})\.seg")
@@ -65,6 +68,8 @@ _RECORD_MAGIC = b"KVTRECRD"
 _SEGMENT_FIELDS = struct.Struct("<8sIIQQQ")
 _RECORD_FIELDS = struct.Struct("<8sIIQIIQQQQQ32s32s32s")
 _CHECKSUM = struct.Struct("<Q")
+_OWNER_LENGTH = struct.Struct("<H")
+_OWNER_AT = _RECORD_FIELDS.size + _OWNER_LENGTH.size
 _CHECKED_BYTES = PAGE_BYTES - _CHECKSUM.size
 _BEFORE_OFFSET = struct.Struct("<8sIIQII")
 _RAW_RECORD = struct.Struct(
@@ -104,6 +109,8 @@ class RecordHeader(NamedTuple):
     location: SsdLocation
     sequence: int
     codec: Codec = Codec.NONE
+    owner: str = ""
+    """Whose the block is, as its writer was told; empty: nobody's."""
 
 
 def record_bytes(stored_bytes: int) -> int:
@@ -191,7 +198,7 @@ def pack_record_header(header: RecordHeader, seed: int) -> bytes:
 
 def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> None:
     """As `pack_record_header`, into a page that holds zeros or another record's header."""
-    record, location, sequence, codec = header
+    record, location, sequence, codec, owner = header
     _RECORD_FIELDS.pack_into(
         page,
         0,
@@ -210,8 +217,20 @@ def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> No
         record.block_hash,
         record.parent_hash,
     )
+    _write_owner(owner, page)
     seal = xxhash.xxh3_64_intdigest(page[:_CHECKED_BYTES], seed)
     _CHECKSUM.pack_into(page, _CHECKED_BYTES, seal)
+
+
+def _write_owner(owner: str, page: memoryview) -> None:
+    (before,) = _OWNER_LENGTH.unpack_from(page, _RECORD_FIELDS.size)
+    if not owner and not before:
+        return
+    encoded = owner.encode()
+    assert len(encoded) <= OWNER_BYTES_MAX
+    _OWNER_LENGTH.pack_into(page, _RECORD_FIELDS.size, len(encoded))
+    length = max(before, len(encoded))
+    page[_OWNER_AT : _OWNER_AT + length] = encoded.ljust(length, b"\0")
 
 
 def parse_record_header(
@@ -252,7 +271,20 @@ def parse_record_header(
     record = BlockRecord(
         BlockHash(block_hash), BlockHash(parent), NamespaceId(namespace_id), payload_bytes, checksum
     )
-    return RecordHeader(record, location, sequence, Codec(codec))
+    return RecordHeader(record, location, sequence, Codec(codec), _owner(page))
+
+
+def _owner(page: memoryview) -> str:
+    """Raises BadPageError."""
+    (length,) = _OWNER_LENGTH.unpack_from(page, _RECORD_FIELDS.size)
+    if not length:
+        return ""
+    if length > OWNER_BYTES_MAX:
+        raise BadPageError(f"an owner of {length} bytes")
+    try:
+        return str(page[_OWNER_AT : _OWNER_AT + length], "utf-8")
+    except UnicodeDecodeError:
+        raise BadPageError("an owner that is no text") from None
 
 
 class RawPages:

@@ -1,5 +1,5 @@
 """The index of the SSD tier: one RocksDB row per block, one more for a block that expires, one per
-segment, one for the directory.
+segment, one per owner of blocks, one for the directory.
 
 Invariant: a batch is applied whole or not at all, and is durable once `apply` returns (unsynced
 WriteBatch, then `flush_wal(True)`: p99 1.0 ms where a synced write has 10). The meta row is written
@@ -28,6 +28,7 @@ from storage.errors import (
 from storage.ssd.block_rows import BLOCK_KEY, BlockRowReader, BlockRows, sealed_row
 from storage.ssd.expiry_rows import EXPIRY_KEY, expiry_entry, read_expiry
 from storage.ssd.format import FORMAT_VERSION, refuse_newer
+from storage.ssd.owner_rows import OWNER_KEY, owner_entry, owner_key, read_owner
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
 from storage.ssd.wear import WEAR_KEY, Wear, pack_wear, parse_wear
 from storage.tier import SegmentId
@@ -97,6 +98,8 @@ class IndexContent:
     """Keys whose row does not match its checksum."""
     expiries: Mapping[bytes, int] = field(default_factory=dict)
     """Block hash -> Unix second, of blocks that have an end; some may be of none that is here."""
+    owners: Mapping[int, str] = field(default_factory=dict)
+    """Number in block rows -> owner; without those whose row is damaged."""
     wear: Wear | None = None
     """None in a store of a version that did not count, or where the count is damaged."""
 
@@ -111,6 +114,9 @@ class IndexBatch:
     put_expiries: Sequence[tuple[bytes, int]] = ()
     """(block hash, Unix second)."""
     delete_expiries: Sequence[bytes] = ()
+    put_owners: Sequence[tuple[int, str]] = ()
+    """(number, owner)."""
+    delete_owners: Sequence[int] = ()
     put_segments: Sequence[Segment] = ()
     delete_segments: Sequence[SegmentId] = ()
     put_wear: Wear | None = None
@@ -152,8 +158,13 @@ class SsdIndex:
             # While an iterator lives, also in a traceback, RocksDB does not let go of its files.
             items = iter(())
         expiries = dict(read_expiry(*entry) for entry in others if entry[0][:1] == EXPIRY_KEY)
-        meta, segments, wear = _read_others([e for e in others if e[0][:1] != EXPIRY_KEY])
-        return IndexContent(meta, segments, reader.rows(), reader.damaged_hashes, expiries, wear)
+        found = (read_owner(*entry) for entry in others if entry[0][:1] == OWNER_KEY)
+        owners = dict(owner for owner in found if owner is not None)
+        beside = (EXPIRY_KEY, OWNER_KEY)
+        meta, segments, wear = _read_others([e for e in others if e[0][:1] not in beside])
+        return IndexContent(
+            meta, segments, reader.rows(), reader.damaged_hashes, expiries, owners, wear
+        )
 
     def start_compaction(self) -> None:
         """Lets RocksDB compact from now on, as it has to. Before, it would take a processor and
@@ -210,6 +221,8 @@ def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
     puts += [(BLOCK_KEY + key, None) for key in batch.delete_blocks]
     puts += [expiry_entry(key, second) for key, second in batch.put_expiries]
     puts += [(EXPIRY_KEY + key, None) for key in batch.delete_expiries]
+    puts += [owner_entry(number, owner) for number, owner in batch.put_owners]
+    puts += [(owner_key(number), None) for number in batch.delete_owners]
     puts += [(_segment_key(s.segment_id), _segment_value(s)) for s in batch.put_segments]
     puts += [(_segment_key(segment_id), None) for segment_id in batch.delete_segments]
     if batch.put_wear is not None:

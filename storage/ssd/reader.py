@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, ParamSpec
 
 from kvtier.keys import payload_checksum, payload_checksums
-from storage.codec import Codec, CodecError, decode
+from storage.codec import CodecError, decode
 from storage.env import Env
 from storage.errors import CorruptBlockError, StorageError, TierIOError
 from storage.ssd.files import Scratch, TruncatedFileError, aligned_buffer, check_aligned, read_all
@@ -124,9 +124,11 @@ class BlockReader:
         pages = zip(self._memory.pages.views, reads, strict=False)
         return [_outcome(self._check, page, segment, each) for page, each in pages]
 
-    def read_stored(self, record: BlockRecord, location: SsdLocation, into: memoryview) -> Codec:
+    def read_stored(
+        self, record: BlockRecord, location: SsdLocation, into: memoryview
+    ) -> RecordHeader:
         """As `read`, but `into` (`rounded(stored_bytes)` bytes) gets the bytes as they are stored;
-        their codec is returned."""
+        what its header says is returned."""
         stored_bytes = _stored_bytes(record, location)
         check_aligned(into, rounded(stored_bytes))
         header = self._header_and(into, record, location)
@@ -136,7 +138,7 @@ class BlockReader:
             raise _corrupt(f"its stored bytes do not decode: {error}", location) from None
         if not matches:
             raise _corrupt("its payload does not match its checksum", location)
-        return header.codec
+        return header
 
     def verify(self, record: BlockRecord, location: SsdLocation) -> None:
         """As `read`, into memory of this thread's own."""

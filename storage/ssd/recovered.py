@@ -6,6 +6,7 @@
     namespace_row  0        0        0              position in `namespace_ids`
     segment_id     7        7        2              its generation: `segment_generations[7]`
     offset, payload_bytes, stored_bytes, checksum, codec, sequence: as in the record's header
+    owner_row      0        1        1              position in `owners`
 
 Invariant: all columns are equally long; `parent_row[i] < i`; every block was readable as far as
 index and segment headers can tell. Frozen data, any thread.
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtier.keys import BlockHash, NamespaceId
-from storage.ssd.block_rows import BlockRows
+from storage.ssd.block_rows import OWNER_SHIFT, BlockRows
 from storage.ssd.lineage import same_words
 from storage.tier import NEVER, NO_PARENT, BlockRecord, SegmentId, SsdLocation
 
@@ -55,6 +56,10 @@ class RecoveredColumns:
     sequence: NDArray[np.uint64]
     expire_second: NDArray[np.uint32]
     """Unix second at which the block ends; NEVER for none."""
+    owners: tuple[str, ...]
+    """Of these blocks, each once; the first is "", nobody."""
+    owner_row: NDArray[np.int32]
+    """Position in `owners`."""
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -99,15 +104,18 @@ def recovered_columns(
     order: NDArray[np.int64],
     segment_generations: NDArray[np.uint64],
     expiries: Mapping[bytes, int],
+    owners: Mapping[int, str],
 ) -> RecoveredColumns:
     """The blocks at the positions `order`, in that order.
 
-    `parent` has for each block the position of its parent, or a negative number for a first block.
+    `parent` has for each block the position of its parent, or a negative number for a first block;
+    `owners` has each number of an owner.
     REQUIRES: a parent's position stands before its children's in `order`.
     """
     new_row = np.full(len(blocks) + 1, -1, np.int32)  # the last one is the root's
     new_row[order] = np.arange(len(order), dtype=np.int32)
     namespace_ids, namespace_row = _numbered(blocks["namespace"])
+    owner_paths, owner_row = _owned(blocks["codec_owner"][order] >> np.uint32(OWNER_SHIFT), owners)
     return RecoveredColumns(
         hashes=blocks.hashes.take(order),
         parent_row=new_row[np.maximum(parent, -1)[order]],
@@ -119,10 +127,25 @@ def recovered_columns(
         payload_bytes=blocks["payload_bytes"][order],
         stored_bytes=blocks["stored_bytes"][order],
         checksum=blocks["checksum"][order],
-        codec=blocks["codec"][order],
+        codec=blocks["codec_owner"][order] & np.uint32((1 << OWNER_SHIFT) - 1),
         sequence=blocks["sequence"][order],
         expire_second=_expire_seconds(blocks.hashes, order, expiries),
+        owners=owner_paths,
+        owner_row=owner_row,
     )
+
+
+def _owned(
+    numbers: NDArray[np.uint32], owners: Mapping[int, str]
+) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """The owners that are named, and each row's position among them."""
+    if not numbers.any():
+        return ("",), np.zeros(len(numbers), np.int32)
+    named = np.bincount(numbers) > 0
+    named[0] = True
+    positions = (named.cumsum() - 1).astype(np.int32)
+    used = np.flatnonzero(named).tolist()
+    return ("", *(owners[number] for number in used[1:])), positions[numbers]
 
 
 def _expire_seconds(
@@ -153,5 +176,5 @@ def _numbered(column: NDArray[np.void]) -> tuple[tuple[NamespaceId, ...], NDArra
 
 
 NO_BLOCKS = recovered_columns(
-    BlockRows.of(()), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64), {}
+    BlockRows.of(()), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64), {}, {}
 )

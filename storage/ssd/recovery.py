@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.env import Env
-from storage.ssd.block_rows import BlockRows, block_row
+from storage.ssd.block_rows import BlockRows
 from storage.ssd.directory import DataDirectory
 from storage.ssd.files import aligned_buffer, write_all
 from storage.ssd.format import (
@@ -36,6 +36,7 @@ from storage.ssd.index import (
     SsdIndex,
 )
 from storage.ssd.lineage import STRANDED, depths, parent_positions, parents_first
+from storage.ssd.owner_rows import OwnerNumbers, whose_is_known
 from storage.ssd.recovered import RecoveredColumns, recovered_columns
 from storage.ssd.scan import SegmentScanner
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment, SegmentTable, freed
@@ -59,6 +60,7 @@ class RecoveredTier:
     index: SsdIndex
     blocks: RecoveredColumns
     first_sequence: int
+    owners: OwnerNumbers
     wear: Wear
     report: RecoveryReport
 
@@ -90,7 +92,9 @@ def recover(
         problems=tuple(recovery.problems),
     )
     table = SegmentTable(recovery.segments, directory.segment_bytes)
-    return RecoveredTier(table, recovery.index, blocks, first_sequence, wear, report)
+    return RecoveredTier(
+        table, recovery.index, blocks, first_sequence, recovery.owners, wear, report
+    )
 
 
 @contextlib.contextmanager
@@ -128,6 +132,9 @@ class _Recovery:
         self._walked: list[tuple[bytes, bytes]] = []
         self._orphaned: list[bytes] = []
         """Hashes of expiry rows without a block."""
+        self.owners = OwnerNumbers({})
+        self._disowned: list[int] = []
+        """Numbers of owner rows without a block."""
         self.repaired_count = 0
         self._highest_sequence = 0
         self._written_before = False
@@ -160,6 +167,7 @@ class _Recovery:
         damaged = len(self._content.damaged_hashes)
         if damaged:
             self.problems.append(f"{damaged} index rows were damaged; their blocks are dropped")
+        self.owners = OwnerNumbers(self._content.owners)
 
     # --- files ------------------------------------------------------------------------------
 
@@ -245,6 +253,11 @@ class _Recovery:
         """Blocks to keep, in order, and the hashes of those that are dropped."""
         indexed = self._content.blocks
         inside = self._where_segments_say(indexed)
+        owned = whose_is_known(indexed, self._content.owners)
+        if not owned.all():
+            # Whoever purges an owner must find all that is its.
+            self.problems.append(f"{int((~owned).sum())} blocks had lost the row of their owner")
+            inside &= owned
         known = indexed.chosen(inside)
         found = self._walk_all() if self._rebuild else self._walk_open(known)
         merged = _merged(known, found)
@@ -263,8 +276,14 @@ class _Recovery:
         self.repaired_count = 0 if self._rebuild else len(self._walked)
         generations = np.array([s.generation for s in self.segments], np.uint64)
         columns = recovered_columns(
-            merged, parent, parents_first(depth), generations, self._content.expiries
+            merged,
+            parent,
+            parents_first(depth),
+            generations,
+            self._content.expiries,
+            self.owners.known(),
         )
+        self._disowned = self.owners.keep(columns.owners)
         if self._content.expiries:
             self._orphaned = list(self._content.expiries.keys() - set(columns.hashes.tolist()))
         return columns, list(dropped)
@@ -292,7 +311,7 @@ class _Recovery:
             return []
         inside = known["segment_id"] == segment.segment_id
         highest = int(known["sequence"][inside].max(initial=0))
-        return [block_row(h) for h in self._walk(segment, highest, payloads=True)]
+        return [self.owners.row_of(h) for h in self._walk(segment, highest, payloads=True)]
 
     def _walk_all(self) -> list[tuple[bytes, bytes]]:
         """Every record of every segment; of a block that lies in several places, the newest that is
@@ -318,7 +337,7 @@ class _Recovery:
                 self.segments[segment_id] = freed(segment, segment.generation + 1)
         headers = [header for found in walked.values() for header in found]
         headers.sort(key=lambda header: header.sequence)
-        return [block_row(header) for header in self._newest_whole(headers)]
+        return [self.owners.row_of(header) for header in self._newest_whole(headers)]
 
     def _newest_whole(self, headers: list[RecordHeader]) -> list[RecordHeader]:
         """One record for each block. A copy whose re-logging a crash cut short may be newer than
@@ -360,6 +379,8 @@ class _Recovery:
                 put_blocks=self._walked,
                 delete_blocks=dropped,
                 delete_expiries=self._orphaned,
+                put_owners=self.owners.take_new(),
+                delete_owners=self._disowned,
                 put_segments=[s for s in self.segments if known.get(s.segment_id) != _row(s)],
                 delete_segments=surplus,
                 put_wear=wear,

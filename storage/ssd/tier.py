@@ -144,6 +144,7 @@ class SsdTier:
             found.table,
             found.index,
             found.first_sequence,
+            found.owners,
             found.wear,
             expiries=data.expiries,
             mark_expiries=data.mark_expiries,
@@ -190,10 +191,12 @@ class SsdTier:
         self,
         batch: Sequence[tuple[BlockRecord, memoryview]],
         expire_seconds: Sequence[int] = (),
+        owners: Sequence[str] = (),
     ) -> list[SsdLocation]:
         """Writes blocks, durable on return; all or none is indexed.
 
         `expire_seconds`: the Unix second at which each ends, NEVER for none; nothing for all NEVER.
+        `owners`: whose each is, which comes back when the tier is opened; nothing for all nobody's.
 
         Each view is page-aligned memory of `rounded(payload_bytes)` bytes that stays as it is until
         this returns; it is trusted to match `record.checksum` (readers verify). Parents are on the
@@ -201,7 +204,7 @@ class SsdTier:
         BlockTooLargeError, TierIOError.
         """
         self._check_open()
-        blocks = await self._encoded(batch)
+        blocks = await self._encoded(batch, owners or [""] * len(batch))
         locations = await self._write_lane.run(self._writer.append, blocks, expire_seconds)
         self._prewrite_ahead()
         if self._selector.due(len(batch)):
@@ -339,11 +342,14 @@ class SsdTier:
 
     # --- codecs ---------------------------------------------------------------------------------
 
-    async def _encoded(self, batch: Sequence[tuple[BlockRecord, memoryview]]) -> list[StoredBlock]:
+    async def _encoded(
+        self, batch: Sequence[tuple[BlockRecord, memoryview]], owners: Sequence[str]
+    ) -> list[StoredBlock]:
         codec = self._selector.choice.codec
+        blocks = [(*each, codec, owner) for each, owner in zip(batch, owners, strict=True)]
         if codec is Codec.NONE:
-            return [as_stored(record, view, codec) for record, view in batch]
-        calls = (self._codec_lane.run(as_stored, record, view, codec) for record, view in batch)
+            return [as_stored(*block) for block in blocks]
+        calls = (self._codec_lane.run(as_stored, *block) for block in blocks)
         # Every call has ended before one's failure goes on: their memory is the caller's again.
         done = await asyncio.gather(*calls, return_exceptions=True)
         return [_block_of(outcome) for outcome in done]

@@ -19,7 +19,6 @@ from storage.errors import (
     StorageError,
     TierIOError,
 )
-from storage.ssd.block_rows import block_row
 from storage.ssd.encoding import StoredBlock, stored_block
 from storage.ssd.files import aligned_buffer, aligned_pages, write_all
 from storage.ssd.format import (
@@ -29,6 +28,7 @@ from storage.ssd.format import (
     write_record_header,
 )
 from storage.ssd.index import IndexBatch, SsdIndex
+from storage.ssd.owner_rows import OwnerNumbers
 from storage.ssd.planning import Part, plan_append
 from storage.ssd.reader import BlockReader
 from storage.ssd.segments import SEALED, Segment, SegmentTable, freed
@@ -51,6 +51,7 @@ class SegmentWriter:
         table: SegmentTable,
         index: SsdIndex,
         first_sequence: int,
+        owners: OwnerNumbers,
         wear: Wear,
         *,
         expiries: bool,
@@ -63,6 +64,7 @@ class SegmentWriter:
         self._index = index
         self._reader = BlockReader(env, table)
         self._sequence = first_sequence
+        self._owners = owners
         self._headers = aligned_pages(_RECORDS_PER_WRITE_MAX)
         self._failure: StorageError | None = None
         self._expiries = expiries
@@ -106,7 +108,8 @@ class SegmentWriter:
             raise _io_error("written", error) from error
         self._apply(
             IndexBatch(
-                put_blocks=[block_row(h) for h in headers],
+                put_blocks=[self._owners.row_of(h) for h in headers],
+                put_owners=self._owners.take_new(),
                 put_expiries=put,
                 delete_expiries=delete,
                 put_segments=plan.changed,
@@ -234,7 +237,7 @@ class SegmentWriter:
         # Never reused, also not after a failed write: a scan takes only rising numbers, and so
         # leaves out what a failed append left behind a later, shorter one.
         self._sequence += 1
-        return RecordHeader(record, location, self._sequence, block.codec)
+        return RecordHeader(record, location, self._sequence, block.codec, block.owner)
 
     def _write_segment_header(self, segment: Segment) -> None:
         page = aligned_buffer(PAGE_BYTES)
@@ -283,12 +286,14 @@ class SegmentWriter:
             view = buffer[start : start + rounded(location.stored_bytes)]
             start += view.nbytes
             try:
-                codec = self._reader.read_stored(record, location, view)
+                header = self._reader.read_stored(record, location, view)
             except CorruptBlockError:
                 intact.append(False)
             else:
                 intact.append(True)
-                good.append(stored_block(record, codec, location.stored_bytes, view))
+                good.append(
+                    stored_block(record, header.codec, location.stored_bytes, view, header.owner)
+                )
         written = iter(self._append(good, (), ()))
         return [next(written) if ok else None for ok in intact]
 

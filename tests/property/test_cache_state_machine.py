@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ from cache_service.errors import (
 from cache_service.events.watching import Position
 from cache_service.hints import NO_HINTS, Hints
 from cache_service.listener import QuietListener
+from cache_service.owner_runs import OwnerRuns, within
 from cache_service.purge_views import PurgeKind, PurgeTarget, SsdForgetting
 from cache_service.tree_walk import START, Place
 from cache_service.views import (
@@ -96,8 +98,30 @@ def chain_of(path: list[int]) -> list[BlockHash]:
     return hashes
 
 
+def owner_of_block(path: list[int]) -> str:
+    """Whose the last block of a path is: a chain begins with a public block or with beta's, and
+    goes down a ladder."""
+    if path[0]:
+        return "beta"
+    if len(path) == 1:
+        return ""
+    organisation = ("acme", "gamma")[path[1]]
+    return organisation if len(path) < 4 else f"{organisation}/x"
+
+
+def runs_of(chain: list[BlockHash]) -> OwnerRuns:
+    paths = [OWNERS[block_hash] for block_hash in chain]
+    ends = [i + 1 for i, path in enumerate(paths) if [*paths, None][i + 1] != path]
+    return OwnerRuns(tuple(paths[end - 1] for end in ends), tuple(ends))
+
+
 ALL_PATHS = [[number >> bit & 1 for bit in range(5)] for number in range(32)]
 """Whatever is cached lies on one of them."""
+OWNERS = {
+    chain_of(path[:count])[-1]: owner_of_block(path[:count])
+    for path in ALL_PATHS
+    for count in range(1, 6)
+}
 
 
 class Watcher:
@@ -219,8 +243,10 @@ class CacheLife(RuleBasedStateMachine):
             sums.append(payload_checksum(chain[position], payload))
         return sums
 
-    def hinted(self, hints: Hints) -> Hints:
-        return Hints(hints.one_off, TTL) if self.mortal else hints
+    def hinted(self, hints: Hints, chain: list[BlockHash]) -> Hints:
+        """`chain`: from its first block on."""
+        ttl = TTL if self.mortal else hints.ttl_seconds
+        return replace(hints, ttl_seconds=ttl, owners=runs_of(chain))
 
     def touch(self, chain: list[BlockHash]) -> None:
         self.touched.update(dict.fromkeys(chain, self.now))
@@ -318,7 +344,7 @@ class CacheLife(RuleBasedStateMachine):
         """Reads a chain, sometimes from its middle, sometimes giving up early."""
         chain = chain_of(path)[min(start, len(path) - 1) :]
         session_id = self.session(number)
-        hints = self.hinted(hints)
+        hints = self.hinted(hints, chain_of(path))
         events, complete = self.run(self.take_events(session_id, chain, taken, hints))
         match = events[0]
         assert isinstance(match, MatchView)
@@ -429,7 +455,7 @@ class CacheLife(RuleBasedStateMachine):
     def reserve(self, path: list[int], number: int, hints: Hints) -> None:
         chain = chain_of(path)
         session_id = self.session(number)
-        view = self.run(self.cache.reserve(session_id, "", chain, self.hinted(hints)))
+        view = self.run(self.cache.reserve(session_id, "", chain, self.hinted(hints, chain)))
         self.touch(chain)
         assert len(view.missing) == len(view.slabs)
         if view.reservation_id:
@@ -489,7 +515,9 @@ class CacheLife(RuleBasedStateMachine):
         request_id: str = "",
         hints: Hints = NO_HINTS,
     ) -> None:
-        view = self.run(self.cache.reserve(session_id, request_id, chain, self.hinted(hints)))
+        view = self.run(
+            self.cache.reserve(session_id, request_id, chain, self.hinted(hints, chain))
+        )
         self.touch(chain)
         if view.reservation_id:
             self.store_hashes([chain[i] for i in view.missing])
@@ -517,6 +545,8 @@ class CacheLife(RuleBasedStateMachine):
             return PurgeTarget(kind, request_id=f"store-{number}") if known else None
         if kind is PurgeKind.SESSION:
             return PurgeTarget(kind, session_id=self.session(number))
+        if kind is PurgeKind.OWNER:
+            return PurgeTarget(kind, owner=OWNERS[chain_of(path)[-1]] or "acme")
         return PurgeTarget(kind, NAMESPACE if kind is PurgeKind.NAMESPACE else None)
 
     def named(self, target: PurgeTarget) -> set[BlockHash]:
@@ -528,6 +558,7 @@ class CacheLife(RuleBasedStateMachine):
             PurgeKind.PREFIX: lambda row: tree.block_hash(row) == target.block_hash,
             PurgeKind.REQUEST: lambda row: tree.block_hash(row) in firsts,
             PurgeKind.SESSION: lambda row: bool(tree.columns.stored_by[row] == session),
+            PurgeKind.OWNER: lambda row: within(OWNERS[tree.block_hash(row)], target.owner),
         }
         named = rules.get(target.kind)
         tops = [row for row in tree if named is None or named(row)]
@@ -545,7 +576,7 @@ class CacheLife(RuleBasedStateMachine):
         position = Position(self.cache.instance_id, self.cache.watching.last_sequence)
         purge = self.cache.purging.start(target, dry_run=False)
         if stored is not None:
-            hints = self.hinted(NO_HINTS)
+            hints = self.hinted(NO_HINTS, stored)
             view = await self.cache.reserve(self.session(number), "", stored, hints)
             self.touch(stored)
             if view.reservation_id:
@@ -680,6 +711,12 @@ class CacheLife(RuleBasedStateMachine):
         stats = self.cache.stats()
         for tier in stats.tiers:
             assert 0 <= tier.used_bytes <= tier.capacity_bytes
+
+    @invariant()
+    def every_block_is_its_owners(self) -> None:
+        index = self.cache._parts.index
+        for row in index.tree:
+            assert index.owners.of(row) == OWNERS[index.tree.block_hash(row)]
 
     @invariant()
     def leased_bytes_stay(self) -> None:

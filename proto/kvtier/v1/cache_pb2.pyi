@@ -228,7 +228,7 @@ class ReleaseLeaseResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReserveBlocksRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off", "ttl", "unit_end_indexes", "common_prefix_ends_unit")
+    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off", "ttl", "unit_end_indexes", "common_prefix_ends_unit", "owner_runs")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +237,7 @@ class ReserveBlocksRequest(_message.Message):
     TTL_FIELD_NUMBER: _ClassVar[int]
     UNIT_END_INDEXES_FIELD_NUMBER: _ClassVar[int]
     COMMON_PREFIX_ENDS_UNIT_FIELD_NUMBER: _ClassVar[int]
+    OWNER_RUNS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
@@ -245,7 +246,16 @@ class ReserveBlocksRequest(_message.Message):
     ttl: _duration_pb2.Duration
     unit_end_indexes: _containers.RepeatedScalarFieldContainer[int]
     common_prefix_ends_unit: bool
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., unit_end_indexes: _Optional[_Iterable[int]] = ..., common_prefix_ends_unit: bool = ...) -> None: ...
+    owner_runs: _containers.RepeatedCompositeFieldContainer[OwnerRun]
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., unit_end_indexes: _Optional[_Iterable[int]] = ..., common_prefix_ends_unit: bool = ..., owner_runs: _Optional[_Iterable[_Union[OwnerRun, _Mapping]]] = ...) -> None: ...
+
+class OwnerRun(_message.Message):
+    __slots__ = ("owner", "block_count")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    block_count: int
+    def __init__(self, owner: _Optional[str] = ..., block_count: _Optional[int] = ...) -> None: ...
 
 class ReserveBlocksResponse(_message.Message):
     __slots__ = ("reservation_id", "expire_time", "missing_indexes", "slab_offsets", "refused_count", "refused_reason")
@@ -334,11 +344,13 @@ class StoreBlocksResponse(_message.Message):
     def __init__(self, stored_count: _Optional[int] = ...) -> None: ...
 
 class GetStatsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("owners_max",)
+    OWNERS_MAX_FIELD_NUMBER: _ClassVar[int]
+    owners_max: int
+    def __init__(self, owners_max: _Optional[int] = ...) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count", "ssd_files")
+    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count", "ssd_files", "owners")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -362,6 +374,7 @@ class GetStatsResponse(_message.Message):
     INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
     HOST_ONLY_COUNT_FIELD_NUMBER: _ClassVar[int]
     SSD_FILES_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
     service_instance_id: str
     start_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -378,7 +391,36 @@ class GetStatsResponse(_message.Message):
     index_bytes: int
     host_only_count: int
     ssd_files: SsdFiles
-    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ..., ssd_files: _Optional[_Union[SsdFiles, _Mapping]] = ...) -> None: ...
+    owners: OwnersStats
+    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ..., ssd_files: _Optional[_Union[SsdFiles, _Mapping]] = ..., owners: _Optional[_Union[OwnersStats, _Mapping]] = ...) -> None: ...
+
+class OwnersStats(_message.Message):
+    __slots__ = ("owners", "owner_count", "total")
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    owners: _containers.RepeatedCompositeFieldContainer[OwnerStats]
+    owner_count: int
+    total: OwnerStats
+    def __init__(self, owners: _Optional[_Iterable[_Union[OwnerStats, _Mapping]]] = ..., owner_count: _Optional[int] = ..., total: _Optional[_Union[OwnerStats, _Mapping]] = ...) -> None: ...
+
+class OwnerStats(_message.Message):
+    __slots__ = ("owner", "tiers")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    tiers: _containers.RepeatedCompositeFieldContainer[OwnerTierStats]
+    def __init__(self, owner: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[OwnerTierStats, _Mapping]]] = ...) -> None: ...
+
+class OwnerTierStats(_message.Message):
+    __slots__ = ("tier", "block_count", "payload_bytes")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tier: _block_pb2.Tier
+    block_count: int
+    payload_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., block_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ...) -> None: ...
 
 class VerifyBlocksRequest(_message.Message):
     __slots__ = ("bytes_per_second",)

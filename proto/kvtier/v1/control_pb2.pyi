@@ -19,6 +19,7 @@ class PurgeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PURGE_KIND_SESSION: _ClassVar[PurgeKind]
     PURGE_KIND_NAMESPACE: _ClassVar[PurgeKind]
     PURGE_KIND_EVERYTHING: _ClassVar[PurgeKind]
+    PURGE_KIND_OWNER: _ClassVar[PurgeKind]
 
 class SsdForgetting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -32,6 +33,7 @@ PURGE_KIND_REQUEST: PurgeKind
 PURGE_KIND_SESSION: PurgeKind
 PURGE_KIND_NAMESPACE: PurgeKind
 PURGE_KIND_EVERYTHING: PurgeKind
+PURGE_KIND_OWNER: PurgeKind
 SSD_FORGETTING_UNSPECIFIED: SsdForgetting
 SSD_FORGETTING_DURABLE: SsdForgetting
 SSD_FORGETTING_PENDING: SsdForgetting
@@ -52,18 +54,20 @@ class PurgeBlocksResponse(_message.Message):
     def __init__(self, receipt: _Optional[_Union[PurgeReceipt, _Mapping]] = ...) -> None: ...
 
 class PurgeTarget(_message.Message):
-    __slots__ = ("kind", "namespace_id", "block_hash", "of_request_id", "of_session_id")
+    __slots__ = ("kind", "namespace_id", "block_hash", "of_request_id", "of_session_id", "of_owner")
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
     OF_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OF_SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    OF_OWNER_FIELD_NUMBER: _ClassVar[int]
     kind: PurgeKind
     namespace_id: bytes
     block_hash: bytes
     of_request_id: str
     of_session_id: str
-    def __init__(self, kind: _Optional[_Union[PurgeKind, str]] = ..., namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., of_request_id: _Optional[str] = ..., of_session_id: _Optional[str] = ...) -> None: ...
+    of_owner: str
+    def __init__(self, kind: _Optional[_Union[PurgeKind, str]] = ..., namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., of_request_id: _Optional[str] = ..., of_session_id: _Optional[str] = ..., of_owner: _Optional[str] = ...) -> None: ...
 
 class PurgeReceipt(_message.Message):
     __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kvtier import bulk
+from kvtier.v1 import cache_pb2
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 
@@ -21,7 +22,7 @@ def scrape(address: str) -> str:
 
 @pytest.fixture(scope="module")
 def measured(make_service: Any) -> Any:
-    return make_service(metrics_listen="127.0.0.1:0")
+    return make_service(metrics_listen="127.0.0.1:0", metrics_owners_max=1)
 
 
 def test_every_metric_is_documented_and_every_documented_one_is_there(measured: Any) -> None:
@@ -42,6 +43,27 @@ def test_a_restore_shows_on_the_page(measured: Any, make_client: Any, tools: Any
     assert "kvtier_cache_ready_blocks_total 3.0" in page
     assert "kvtier_cache_sessions_open 1.0" in page
     assert re.search(r'kvtier_cache_tier_blocks\{tier="host"\} 3.0', page)
+
+
+def test_the_largest_organisations_are_named_where_that_is_wanted(
+    measured: Any, make_service: Any, open_peer: Any, tools: Any
+) -> None:
+    plain = make_service(metrics_listen="127.0.0.1:0")
+    for service in (measured, plain):
+        peer = open_peer(service, "stream")
+        for owner, count in (("acme/search", 3), ("beta", 2), ("gamma", 1)):
+            chain = tools.fresh_chain(count)
+            run = cache_pb2.OwnerRun(owner=owner, block_count=count)
+            reserved = peer.reserve(chain, owner_runs=[run])
+            peer.commit(reserved, peer.write(reserved, chain))
+    page = scrape(measured.server.metrics_listen)
+    assert 'kvtier_cache_owner_blocks{owner="acme",tier="host"} 3.0' in page
+    assert 'kvtier_cache_owner_blocks{owner="*",tier="host"} 3.0' in page
+    (others,) = re.findall(r'kvtier_cache_owner_bytes\{owner="\*",tier="host"\} (\S+)', page)
+    assert float(others) == 3 * tools.block_bytes
+    assert "search" not in page
+    assert "beta" not in page
+    assert "acme" not in scrape(plain.server.metrics_listen)
 
 
 def test_what_goes_over_the_bulk_lane_is_counted(

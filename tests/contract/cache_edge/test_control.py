@@ -13,7 +13,7 @@ from cache_service.audit.walk import walk
 from cache_service.commands import app
 from kvtier.errors import read_error
 from kvtier.keys import BlockHash
-from kvtier.v1 import block_pb2, control_pb2_grpc
+from kvtier.v1 import block_pb2, cache_pb2, control_pb2_grpc
 from kvtier.v1 import control_pb2 as pb
 
 NAMESPACE = bytes(range(32))
@@ -108,6 +108,10 @@ def test_a_purge_by_request_and_by_session(
         pb.PurgeTarget(kind=pb.PURGE_KIND_PREFIX, block_hash=NAMESPACE),
         pb.PurgeTarget(kind=pb.PURGE_KIND_REQUEST),
         pb.PurgeTarget(kind=pb.PURGE_KIND_REQUEST, of_request_id="x" * 300),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_OWNER),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_OWNER, of_owner="a//b"),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_OWNER, of_owner="acme/"),
+        pb.PurgeTarget(kind=pb.PURGE_KIND_OWNER, of_owner="acme", of_request_id="r"),
     ],
 )
 def test_a_target_that_is_not_exactly_one_thing_is_refused(
@@ -191,6 +195,8 @@ def test_the_command_shows_a_receipt_and_gives_one_object(
         (["--everything", "--request", "r"], "one thing"),
         (["--block", "00"], "--namespace"),
         (["--namespace", "xyz"], "64 hexadecimal digits"),
+        (["--tenant", "a/b"], "one of / , *"),
+        (["--tenant", "acme", "--user", "ann"], "name the project too"),
     ],
 )
 def test_a_command_that_makes_no_sense_says_so(
@@ -199,6 +205,50 @@ def test_a_command_that_makes_no_sense_says_so(
     outcome = ran(steered, *arguments)
     assert outcome.exit_code == 2
     assert word in outcome.stderr
+
+
+def test_a_tenants_blocks_are_listed_and_purged(steered: Any, peer: Any, tools: Any) -> None:
+    chain, other = tools.fresh_chain(6), tools.fresh_chain(1)
+    ladder = [
+        cache_pb2.OwnerRun(block_count=1),
+        cache_pb2.OwnerRun(owner="acme", block_count=2),
+        cache_pb2.OwnerRun(owner="acme/search", block_count=2**31 - 1),
+    ]
+    beta = [cache_pb2.OwnerRun(owner="beta", block_count=9)]
+    for hashes, runs in ((chain, ladder), (other, beta)):
+        reserved = peer.reserve(hashes, owner_runs=runs)
+        peer.commit(reserved, peer.write(reserved, hashes))
+    steered.until(lambda stats: stats.pending_write_count == 0)
+
+    def owners(*more: str) -> Any:
+        named = ["stats", "--owners", "--address", steered.address, *more]
+        return CliRunner().invoke(app, named)
+
+    said = json.loads(owners("--json").stdout)
+    size = tools.block_bytes
+    assert said["owner_count"] == 3
+    assert said["owners"][0] == {
+        "owner": "acme/search",
+        "tiers": [
+            {"tier": "host", "block_count": 3, "payload_bytes": 3 * size},
+            {"tier": "ssd", "block_count": 3, "payload_bytes": 3 * size},
+        ],
+    }
+    assert said["total"]["tiers"][0] == {
+        "tier": "host",
+        "block_count": 6,
+        "payload_bytes": 6 * size,
+    }
+    shown = owners().stdout
+    assert "acme/search" in shown
+    assert "nobody" in shown
+    narrow = ran(steered, "--tenant", "acme", "--project", "search", "--dry-run", "--json")
+    assert json.loads(narrow.stdout)["hashes_sha256"] == digest(chain[3:]).hex()
+    receipt = json.loads(ran(steered, "--tenant", "acme", "--json").stdout)
+    assert (receipt["kind"], receipt["owner"]) == ("owner", "acme")
+    assert receipt["hashes_sha256"] == digest(chain[1:]).hex()
+    assert json.loads(owners("--json").stdout)["owner_count"] == 1
+    assert peer.lookup(chain).present_count == 1
 
 
 def test_a_refusal_says_what_to_do(steered: Any) -> None:

@@ -238,6 +238,43 @@ async def test_a_hit_in_the_class_renews_and_no_class_is_for_ever(
         assert bool(told.tokens.hit_tokens_by_tier.host) is hits
 
 
+async def test_stored_blocks_are_their_scopes(start_cache: Any, start: Any, tmp_path: Any) -> None:
+    """The public prefix is nobody's, generated tokens are the request's own scope's."""
+    public = "You are the keeper of a lighthouse. " * 2
+    folder = tmp_path / "public"
+    folder.mkdir()
+    (folder / "keeper.txt").write_text(public)
+    cache = await start_cache()
+    worker, stub = await start(
+        f"cache.address={cache.listen}", f"public_prefix_directory={folder}", "tenants=acme"
+    )
+    chat = pb.ChatPrompt(
+        messages=[
+            pb.ChatMessage(role="system", content=public),
+            pb.ChatMessage(role="user", content=PROMPT),
+        ]
+    )
+    who: dict[str, Any] = {"tenant_id": "acme", "project_id": "search", "user_id": "ann"}
+    for scope in (pb.CACHE_SCOPE_ORGANISATION, pb.CACHE_SCOPE_USER):
+        request = pb.GenerateRequest(
+            **who,
+            cache_scope=scope,
+            chat=chat,
+            max_completion_tokens=20,
+            ignore_end_of_sequence=True,
+        )
+        await usage(stub, request)
+    await worker.drain()
+    async with grpc.aio.insecure_channel(cache.listen) as channel:
+        stats_stub: Any = cache_pb2_grpc.CacheServiceStub(channel)
+        stats = await stats_stub.GetStats(cache_pb2.GetStatsRequest(owners_max=9))
+    found = {owner.owner: owner.tiers[0].block_count for owner in stats.owners.owners}
+    shared = stats.tiers[0].block_count - sum(found.values())
+    assert set(found) == {"acme", "acme/search/ann"}
+    assert found["acme"] == found["acme/search/ann"] > len(PROMPT) // 16
+    assert shared >= len(public) // 16
+
+
 async def test_prefix_units_through_every_tier_and_a_restart(start_cache: Any, start: Any) -> None:
     cache = await start_cache()
     settings = (f"cache.address={cache.listen}", "cache.prefix_unit=deepseek")

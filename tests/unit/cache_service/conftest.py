@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cache_service.cache import Cache
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.listener import QuietListener
 from cache_service.views import (
     AcquireEvent,
@@ -61,8 +62,10 @@ class Client:
         self.session_id = view.session_id
         self.ticket = view.ticket
 
-    async def reserve(self, chain: list[BlockHash], request_id: str = "") -> ReservationView:
-        view = await self.cache.reserve(self.session_id, request_id, chain)
+    async def reserve(
+        self, chain: list[BlockHash], request_id: str = "", hints: Hints = NO_HINTS
+    ) -> ReservationView:
+        view = await self.cache.reserve(self.session_id, request_id, chain, hints)
         self.cache.check_integrity()
         return view
 
@@ -80,9 +83,9 @@ class Client:
         self.cache.check_integrity()
         return count
 
-    async def store(self, chain: list[BlockHash]) -> int:
+    async def store(self, chain: list[BlockHash], hints: Hints = NO_HINTS) -> int:
         """Reserve, write and commit what is missing; returns how many blocks were committed."""
-        view = await self.reserve(chain)
+        view = await self.reserve(chain, hints=hints)
         if not view.reservation_id:
             return 0
         return await self.commit(view, self.write(chain, view))

@@ -49,6 +49,8 @@ def forest(seed: int, count: int) -> RecoveredColumns:
         codec=np.zeros(count, np.uint32),
         sequence=np.array(rng.sample(range(10 * count), count), np.uint64),
         expire_second=np.array(ends, np.uint32),
+        owners=("", "acme", "acme/search", "beta/x")[: count + 1],
+        owner_row=np.array([rng.randrange(4) for _ in range(count)], np.int32),
     )
 
 

@@ -1,0 +1,111 @@
+"""Owners of blocks as a message, as a table and as JSON. Pure; any thread."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from cache_service import wire
+from cache_service.owner_views import OwnersView, OwnerView
+from kvtier.blocks import Tier
+from kvtier.v1 import block_pb2
+from kvtier.v1 import cache_pb2 as pb
+
+__all__ = ["owners_data", "owners_message", "owners_table"]
+
+Tiers = Iterable[pb.TierStats]
+
+
+def owners_message(view: OwnersView, tiers: Tiers) -> pb.OwnersStats:
+    """`tiers`: those the service has."""
+    there = [Tier(each.tier) for each in tiers]
+    return pb.OwnersStats(
+        owners=[_owner(each, there) for each in view.owners],
+        owner_count=view.owner_count,
+        total=_owner(view.total, there),
+    )
+
+
+def _owner(view: OwnerView, tiers: Iterable[Tier]) -> pb.OwnerStats:
+    counts = {
+        Tier.HOST: (view.host_count, view.host_bytes),
+        Tier.SSD: (view.ssd_count, view.ssd_bytes),
+    }
+    return pb.OwnerStats(
+        owner=view.path,
+        tiers=[
+            pb.OwnerTierStats(
+                tier=wire.tier(tier), block_count=counts[tier][0], payload_bytes=counts[tier][1]
+            )
+            for tier in tiers
+        ],
+    )
+
+
+def owners_table(response: pb.GetStatsResponse) -> Table:
+    """Those that are listed, the others together, and what is nobody's."""
+    owners = response.owners
+    table = Table(title="Owners of blocks", title_justify="left")
+    table.add_column("owner", overflow="fold")
+    for tier in response.tiers:
+        name = _name(tier.tier)
+        table.add_column(f"{name} blocks", justify="right")
+        table.add_column(f"{name} bytes", justify="right")
+    for owner in owners.owners:
+        table.add_row(owner.owner, *_cells((t.block_count, t.payload_bytes) for t in owner.tiers))
+    table.add_section()
+    more = owners.owner_count - len(owners.owners)
+    if more:
+        table.add_row(f"{more:,} others", *_cells(_rest(owners.total, owners.owners)))
+    nobodys = [
+        (tier.block_count - owned.block_count, tier.payload_bytes - owned.payload_bytes)
+        for tier, owned in zip(response.tiers, owners.total.tiers, strict=True)
+    ]
+    table.add_row("nobody's, public too", *_cells(nobodys))
+    return table
+
+
+def owners_data(response: pb.GetStatsResponse) -> dict[str, Any]:
+    """Plain data: field names as in the contract."""
+    owners = response.owners
+    return {
+        "owner_count": owners.owner_count,
+        "owners": [{"owner": o.owner, "tiers": _tiers(o)} for o in owners.owners],
+        "total": {"tiers": _tiers(owners.total)},
+        "tiers": [
+            {
+                "tier": _name(tier.tier),
+                "block_count": tier.block_count,
+                "payload_bytes": tier.payload_bytes,
+            }
+            for tier in response.tiers
+        ],
+    }
+
+
+def _tiers(owner: pb.OwnerStats) -> list[dict[str, Any]]:
+    return [
+        {
+            "tier": _name(each.tier),
+            "block_count": each.block_count,
+            "payload_bytes": each.payload_bytes,
+        }
+        for each in owner.tiers
+    ]
+
+
+def _rest(total: pb.OwnerStats, listed: Iterable[pb.OwnerStats]) -> list[tuple[int, int]]:
+    rest = [(each.block_count, each.payload_bytes) for each in total.tiers]
+    for owner in listed:
+        mine = ((each.block_count, each.payload_bytes) for each in owner.tiers)
+        rest = [(a - b, c - d) for (a, c), (b, d) in zip(rest, mine, strict=True)]
+    return rest
+
+
+def _cells(sums: Iterable[tuple[int, int]]) -> list[str]:
+    return [cell for count, size in sums for cell in (f"{count:,}", decimal(size))]
+
+
+def _name(tier: "block_pb2.Tier") -> str:
+    return block_pb2.Tier.Name(tier).removeprefix("TIER_").lower()
