@@ -4,6 +4,7 @@ Invariant: bounded; the oldest are forgotten first. Written by the index, on the
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
@@ -26,6 +27,18 @@ class Absences:
         self._reasons[block_hash] = reason
         if len(self._reasons) > self._count_max:
             self._reasons.popitem(last=False)
+
+    def remember_run(self, hashes: Sequence[BlockHash], reason: MissReason) -> None:
+        """The same for many."""
+        self._reasons.update(dict.fromkeys(hashes, reason))
+        while len(self._reasons) > self._count_max:
+            self._reasons.popitem(last=False)
+
+    def forget_run(self, hashes: Iterable[BlockHash]) -> None:
+        """As `forget`, for many."""
+        if self._reasons:
+            for block_hash in hashes:
+                self._reasons.pop(block_hash, None)
 
     def forget(self, block_hash: BlockHash) -> None:
         """The block is cached now."""

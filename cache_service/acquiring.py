@@ -3,11 +3,11 @@
     match -> pin + lease -> [ ready ranges: host blocks at once, SSD blocks as they land ] -> end
 
 Invariant: a block that was said to be ready stays readable until the lease ends, and none is named
-after that. Whatever goes wrong (corrupt, slow, no slab) ends the prefix there with its reason;
-nothing is an error. A stream that is given up before its end releases its lease. Event loop only.
+after that. Whatever goes wrong (corrupt, slow, no slab) or does not pay ends the prefix there with
+its reason; nothing is an error. A stream that is given up before its end releases its lease. Event
+loop only.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from cache_service.block_tree import ABSENT, NOWHERE, BlockTree
 from cache_service.chains import Chain
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.lease import Lease
+from cache_service.loading import Loading
 from cache_service.parts import Parts
 from cache_service.session import Session
 from cache_service.views import (
@@ -31,9 +33,6 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, NamespaceId
 
 __all__ = ["Acquiring", "Match", "Reader"]
-
-
-READ_AHEAD_MIN = 8
 
 _HOST, _SSD = np.uint8(Tier.HOST), np.uint8(Tier.SSD)
 
@@ -98,7 +97,9 @@ class Acquiring:
             return MissReason.OTHER_NAMESPACE
         return MissReason.UNAVAILABLE
 
-    def acquire_resident(self, session: Session, chain: Chain) -> list[AcquireEvent]:
+    def acquire_resident(
+        self, session: Session, chain: Chain, hints: Hints = NO_HINTS
+    ) -> list[AcquireEvent]:
         """What `acquire` would say, where it has nothing to load. Else nothing is done, and [].
 
         Raises TooManyLeasesError.
@@ -110,7 +111,7 @@ class Acquiring:
             return self._nothing(chain, match)
         began = self._clock()
         lease = self._lease(session, chain, match, began)
-        self._note_use(lease.rows)
+        self._note_use(lease.rows, hints)
         count = len(lease.rows)
         self._make_ready(lease, count)
         end = self._end(lease, match.reason)
@@ -122,7 +123,12 @@ class Acquiring:
         ]
 
     async def acquire(
-        self, session: Session, chain: Chain, load_timeout_seconds: float | None
+        self,
+        session: Session,
+        chain: Chain,
+        load_timeout_seconds: float | None,
+        hints: Hints = NO_HINTS,
+        recompute_seconds: float | None = None,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """The events of one acquire. Raises TooManyLeasesError before the first."""
         match = self.match(session, chain)
@@ -134,9 +140,18 @@ class Acquiring:
         lease = self._lease(session, chain, match, began)
         finished = False
         try:
-            self._note_use(lease.rows)
+            self._note_use(lease.rows, hints)
             yield self._match_view(lease, match)
-            deadline = asyncio.get_running_loop().time() + self._timeout(load_timeout_seconds)
+            loading = Loading(
+                self._index,
+                self._leases,
+                self._promoter,
+                self._limits,
+                self._clock,
+                lease,
+                self._timeout(load_timeout_seconds),
+                recompute_seconds,
+            )
             reason = match.reason
             # Whoever reads the events may take his time: the lease may have ended since the last,
             # and then its rows may be other blocks' by now.
@@ -146,7 +161,7 @@ class Acquiring:
                     self._make_ready(lease, end)
                     yield _ready(self._index.tree, lease.rows, first, end)
                     continue
-                problem = await self._load(lease, first, deadline)
+                problem = await loading.bring(first)
                 if problem is not MissReason.NONE:
                     reason = problem
                     break
@@ -181,12 +196,14 @@ class Acquiring:
         ttl = self._limits.lease_ttl_seconds
         return MatchView(lease.lease_id, ttl, len(lease.rows), match.tiers, match.reason)
 
-    def _note_use(self, rows: Sequence[int]) -> None:
+    def _note_use(self, rows: Sequence[int], hints: Hints) -> None:
         """Counts a use of a prefix, and of what lies before it.
 
         An acquire may begin in the middle of a chain, when the client still has the beginning; that
-        was used as well, and must not age faster than what continues it.
+        was used as well, and must not age faster than what continues it. A one-off leaves no trace.
         """
+        if hints.one_off:
+            return
         before = list(self._index.tree.ancestors(rows[0]))
         # Last to first: among equals the deeper block is then the older one, and leaves first.
         self._index.use(reversed(rows))
@@ -202,35 +219,6 @@ class Acquiring:
         for row in lease.rows[lease.ready_count : ready_count]:
             self.ready_bytes += self._index.tree.payload_bytes(row)
         self._leases.make_ready(lease, ready_count)
-
-    async def _load(self, lease: Lease, first: int, deadline: float) -> MissReason:
-        """Brings block `first` into memory and starts on those behind it. NONE: it is there."""
-        tree, row = self._index.tree, lease.rows[first]
-        if not tree.cached(row):
-            return self._index.absences.reason(tree.block_hash(row))
-        if self._promoter is None or not tree.on_ssd(row):
-            return MissReason.EVICTED
-        seconds_left = deadline - asyncio.get_running_loop().time()
-        if seconds_left <= 0:
-            return MissReason.DEADLINE
-        wanted = [row]
-        count_max = self._read_ahead(tree.payload_bytes(row))
-        for behind in lease.rows[first + 1 :]:
-            if len(wanted) >= count_max or not tree.cached(behind):
-                break
-            if not tree.in_host(behind):
-                wanted.append(behind)
-        load = self._promoter.load(wanted)
-        # Waiting does not cancel: others may want the block, and a reader writes into its slab.
-        await asyncio.wait({load}, timeout=seconds_left)
-        if not self._leases.live(lease):
-            return MissReason.EXPIRED
-        return load.result() if load.done() else MissReason.DEADLINE
-
-    def _read_ahead(self, block_bytes: int) -> int:
-        """Blocks of that size to have in flight."""
-        wanted = max(READ_AHEAD_MIN, self._limits.read_ahead_bytes // block_bytes)
-        return min(self._limits.read_ahead_blocks, wanted)
 
     def _end(self, lease: Lease, reason: MissReason) -> EndView:
         """Lets go of what did not become ready."""

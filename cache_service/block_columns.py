@@ -42,10 +42,21 @@ _DTYPES: dict[str, str] = {
     "cached": "<u1",
     "admitted": "<u1",
     "settled": "<u1",
+    "one_off": "<u1",
     "use_count": "<u4",
     "use_second": "<u4",
     "stored_by": "<u4",
 }
+
+
+_RESET = dict.fromkeys(
+    ("parent", "first_child", "next_sibling", "previous_sibling", "slab_page", "segment"), NOWHERE
+) | dict.fromkeys(("next_in_segment", "previous_in_segment"), NOWHERE)
+_RESET |= dict.fromkeys(
+    ("pins", "host_children", "ssd_children", "admitted", "settled", "use_count", "use_second"), 0
+)
+_RESET |= {"cached": 1, "one_off": 0, "stored_by": 0}
+"""A row as it is before its block has copies, parent or children."""
 
 
 class BlockColumns:
@@ -83,6 +94,8 @@ class BlockColumns:
     """1 when the rule of admission let the block in when it was new."""
     settled: memoryview
     """1 when it is decided how the block leaves host memory (`departures.py`)."""
+    one_off: memoryview
+    """1 for a block that is said not to be wanted again (`one_offs.py`)."""
 
     use_count: memoryview
     """Acquires that matched the block, since the start; stops at the most that it holds."""
@@ -93,6 +106,7 @@ class BlockColumns:
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._to_reset: list[tuple[memoryview, int]] = []
         self._capacity = 0
 
     def reserve(self, row_count: int, used_count: int) -> None:
@@ -108,6 +122,7 @@ class BlockColumns:
             self._arrays[name] = column
             setattr(self, name, column.data)
         self._capacity = row_count
+        self._to_reset = [(self._arrays[name].data, value) for name, value in _RESET.items()]
 
     def array(self, name: str) -> "NDArray[Any]":
         """The whole column, writable; rows never used hold zeros."""
@@ -141,14 +156,13 @@ class BlockColumns:
 
     def reset(self, row: int) -> None:
         """A row as it is before its block has copies, parent or children."""
-        self.parent[row] = self.first_child[row] = NOWHERE
-        self.next_sibling[row] = self.previous_sibling[row] = NOWHERE
-        self.slab_page[row] = self.segment[row] = NOWHERE
-        self.next_in_segment[row] = self.previous_in_segment[row] = NOWHERE
-        self.pins[row] = self.host_children[row] = self.ssd_children[row] = 0
-        self.cached[row] = 1
-        self.admitted[row] = self.settled[row] = 0
-        self.use_count[row] = self.use_second[row] = self.stored_by[row] = 0
+        for column, value in self._to_reset:
+            column[row] = value
+
+    def reset_run(self, rows: NDArray[np.int64]) -> None:
+        """As `reset` of each."""
+        for name, value in _RESET.items():
+            self._arrays[name][rows] = value
 
     @staticmethod
     def bytes_per_row() -> int:

@@ -187,6 +187,39 @@ class BlockDirectory:
         wrong[left] = False
         return np.concatenate((left, np.flatnonzero(wrong))) if wrong.any() else left
 
+    def insert_run(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """A row for each of different hashes that are absent, as words (n, 4); as `insert`."""
+        count, taken = len(words), len(self._free)
+        reused = self._free[: -count - 1 : -1]
+        del self._free[taken - len(reused) :]
+        fresh = count - len(reused)
+        if self._high + fresh > self._capacity:
+            self._allocate(max(2 * self._capacity, self._high + fresh))
+        rows = np.array([*reused, *range(self._high, self._high + fresh)], np.int64)
+        self._high += fresh
+        self._words[rows] = words
+        self._list_all(rows)
+        self._count += count
+        return rows
+
+    def unlist_run(self, rows: NDArray[np.int64]) -> None:
+        """As `unlist` of one after the other."""
+        table, mask = self._table, self._mask
+        at, left = self._homes(self._words[rows]), np.arange(len(rows))
+        while len(left := left[table[at[left]] != rows[left] + 1]):
+            assert table[at[left]].all(), "a row is not listed"
+            at[left] = (at[left] + 1) & mask
+        # With nothing behind it an entry goes without moving others.
+        last = table[(at + 1) & mask] == 0
+        table[at[last]] = 0
+        self._count -= int(last.sum())
+        for row in rows[~last].tolist():
+            self.unlist(row)
+
+    def free_run(self, rows: NDArray[np.int64]) -> None:
+        """As `free` of one after the other."""
+        self._free.extend(rows.tolist())
+
     def insert_many(self, hashes: NDArray[np.uint8]) -> None:
         """Rows 0 to n-1 for n different hashes (n, 32). REQUIRES: the directory is empty and was
         never used."""

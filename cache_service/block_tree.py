@@ -199,6 +199,45 @@ class BlockTree:
             self._adopt(parent, row)
         return row
 
+    def add_run(
+        self,
+        words: "NDArray[np.uint64]",
+        parent: int,
+        namespace_id: NamespaceId,
+        payload_bytes: int,
+    ) -> "NDArray[np.int64]":
+        """As `add` of consecutive blocks of a chain, hashes as words (n, 4); their rows."""
+        assert parent == NOWHERE or self.columns.cached[parent]
+        rows = self.directory.insert_run(words)
+        self.columns.reserve(self.directory.row_capacity, self.directory.row_high)
+        columns = self.columns
+        columns.reset_run(rows)
+        kinds = columns.array("kind")
+        kinds[rows] = self.namespaces.enter(namespace_id, payload_bytes, len(rows))
+        columns.array("parent")[rows[1:]] = rows[:-1]
+        columns.array("first_child")[rows[:-1]] = rows[1:]
+        if parent != NOWHERE:
+            self._adopt(parent, int(rows[0]))
+        return rows
+
+    def remove_run(self, rows: "NDArray[np.int64]") -> None:
+        """As `remove` of one after the other, where each is the only child of the next.
+
+        REQUIRES: of one kind, cached and not pinned; the first has no children.
+        """
+        columns, last = self.columns, int(rows[-1])
+        assert columns.array("cached")[rows].all()
+        assert not columns.array("pins")[rows].any()
+        assert columns.first_child[rows[0]] == NOWHERE
+        columns.array("cached")[rows] = 0
+        self.directory.unlist_run(rows)
+        if columns.parent[last] != NOWHERE:
+            self._disown(columns.parent[last], last)
+        columns.array("parent")[rows] = NOWHERE
+        columns.array("first_child")[rows] = NOWHERE
+        self.namespaces.leave(columns.kind[last], len(rows))
+        self.directory.free_run(rows)
+
     def remove(self, row: int) -> None:
         """The block is not cached any more; its row stays while it is pinned.
 

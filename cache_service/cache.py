@@ -29,6 +29,7 @@ from cache_service.errors import (
 from cache_service.events.log import EventLog
 from cache_service.events.watching import Watching
 from cache_service.explaining import Explaining
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
 from cache_service.parts import build_parts
@@ -161,15 +162,16 @@ class Cache:
         return self._acquiring.lookup(session, checked)
 
     def acquire_resident(
-        self, session_id: str, request_id: str, chain: Sequence[BlockHash]
+        self,
+        session_id: str,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        hints: Hints = NO_HINTS,
     ) -> list[AcquireEvent]:
-        """All events of an acquire that has nothing to load; none, and nothing done, when it has.
-
-        Raises as `acquire`.
-        """
+        """All events of an acquire with nothing to load; else none. Raises as `acquire`."""
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
-        events = self._acquiring.acquire_resident(session, checked)
+        events = self._acquiring.acquire_resident(session, checked, hints)
         self.explaining.acquires.enter(session, request_id, checked, events)
         return events
 
@@ -179,15 +181,20 @@ class Cache:
         request_id: str,
         chain: Sequence[BlockHash],
         load_timeout_seconds: float | None,
+        hints: Hints = NO_HINTS,
+        recompute_seconds: float | None = None,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """One MatchView, ReadyViews in order, one EndView. Closed earlier: the lease is released.
 
+        `recompute_seconds`: what a block costs the caller to compute; None: unknown.
         Raises before the first event: SessionUnknownError, MalformedChainError,
         TooManyBlocksError, TooManyLeasesError. `request_id` is for whoever asks why, later.
         """
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
-        events = self._acquiring.acquire(session, checked, load_timeout_seconds)
+        events = self._acquiring.acquire(
+            session, checked, load_timeout_seconds, hints, recompute_seconds
+        )
         record = self.explaining.acquires.follow(session, request_id, checked)
         try:
             async for event in events:
@@ -255,7 +262,11 @@ class Cache:
     # -- storing -----------------------------------------------------------------------------------
 
     async def reserve(
-        self, session_id: str, request_id: str, chain: Sequence[BlockHash]
+        self,
+        session_id: str,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        hints: Hints = NO_HINTS,
     ) -> ReservationView:
         """Slabs for the blocks of a whole chain that are missing.
 
@@ -266,7 +277,7 @@ class Cache:
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
         if self._draining:
             return ReservationView("", 0.0, (), (), len(chain), MissReason.UNAVAILABLE)
-        return await self._storing.reserve(session, request_id, checked)
+        return await self._storing.reserve(session, request_id, checked, hints)
 
     def reserved_slab(self, session_id: str, reservation_id: str, index: int) -> tuple[Slab, int]:
         """Slab and payload bytes of block `index` of the reservation's chain.

@@ -36,6 +36,7 @@ _REASONS = {
     MissReason.UNAVAILABLE: "it is on the SSD, and the SSD does not answer now",
     MissReason.ARENA_FULL: "no host memory was free to load it into",
     MissReason.PURGED: "an operator had it purged",
+    MissReason.RECOMPUTE_FASTER: "it is on the SSD, and computing it was faster than loading it",
 }
 
 

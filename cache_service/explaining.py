@@ -8,6 +8,8 @@ Event loop only.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from cache_service.acquire_log import AcquireLog, AcquireRecord
 from cache_service.acquiring import Acquiring
 from cache_service.block_tree import ABSENT, NOWHERE
@@ -19,6 +21,7 @@ from cache_service.errors import (
     InvalidNamespaceError,
 )
 from cache_service.explain_views import AcquireView, PrefixExplained, TierShareView
+from cache_service.load_or_recompute import Pace
 from cache_service.parts import Parts
 from cache_service.side import Side
 from cache_service.tree_walk import START, Place, Slice, slice_of
@@ -59,16 +62,17 @@ class Explaining(Side):
         waiting = self._waiting_bytes(set(rows))
         shares = _served(match.tiers, reader.block_bytes)
         from_ssd = sum(share.payload_bytes for share in shares if share.tier is Tier.SSD)
-        rate = None if self._promoter is None else self._promoter.read_rate
+        rate, silent = self._read_rate()
         seconds: float | None = 0.0
         if from_ssd:
-            seconds = None if rate is None else rate.seconds(waiting + from_ssd)
+            pace = Pace(rate, waiting, silent)
+            seconds = None if rate is None else float(pace.seconds(np.array([from_ssd]))[0])
         return PrefixExplained(
             present_count=count,
             tiers=match.tiers,
             shares=shares,
             load_seconds=seconds,
-            read_bytes_per_second=None if rate is None else rate.bytes_per_second,
+            read_bytes_per_second=rate,
             waiting_bytes=waiting,
             miss_reason=match.reason,
             divergence=None if count == len(chain) else divergence(self._index, last, count),
@@ -113,6 +117,15 @@ class Explaining(Side):
             raise InvalidNamespaceError(f"a namespace id has {HASH_BYTES} bytes")
         known = self._index.namespace_payload_bytes(namespace_id)
         return _Reader(namespace_id, block_bytes or known or 0)
+
+    def _read_rate(self) -> tuple[float | None, float]:
+        """Bytes a second as an acquire would judge it, or as it was last; how long nothing came."""
+        if self._promoter is None:
+            return None, 0.0
+        now = self._clock()
+        judged = self._promoter.judged_rate(now)
+        rate = self._promoter.read_rate.bytes_per_second if judged is None else judged
+        return rate, self._promoter.silent_seconds(now)
 
     def _waiting_bytes(self, rows: set[int]) -> int:
         """What the SSD reads for others: what it reads for these blocks is theirs already."""

@@ -1,8 +1,8 @@
 """BlockIndex: the single writer of "what is cached", in both tiers.
 
-What it holds, and what can be asked of it, is in `index_queries.py`. A block is a row of the tree.
-Other files of this room keep rows of blocks that they pinned, and read the tree; every change goes
-through the methods here.
+What it holds, and what can be asked of it, is in `index_queries.py`; how copies leave is in
+`index_leaving.py`. A block is a row of the tree. Other files of this room keep rows of blocks that
+they pinned, and read the tree; every change goes through the methods here.
 
 Invariants:
   1. Every block's parent is cached too, in some tier, or the block is the first of its chain.
@@ -21,17 +21,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_service.block_tree import NOWHERE
+from cache_service.chains import Chain
 from cache_service.departures import Departures
 from cache_service.events.changes import (
     DEMOTED_SSD,
-    LEFT_HOST,
-    LEFT_SSD,
     PROMOTED_HOST,
     STORED_HOST,
     Changes,
 )
-from cache_service.index_queries import IndexQueries
-from kvtier.blocks import MissReason
+from cache_service.index_leaving import IndexLeaving
 from kvtier.keys import BlockHash, NamespaceId
 from storage.tier import PAGE_BYTES, Slab, SsdLocation
 
@@ -48,7 +46,7 @@ HostCopy = tuple[int, Slab, int]
 """Row, slab and checksum of a block that came into host memory."""
 
 
-class BlockIndex(IndexQueries):
+class BlockIndex(IndexLeaving):
     """Blocks by hash, the order in which they leave, and who holds them."""
 
     # -- followers ---------------------------------------------------------------------------------
@@ -74,25 +72,46 @@ class BlockIndex(IndexQueries):
         self.ssd_payload_bytes = int(found.payload_bytes.sum())
 
     def add(
-        self,
-        block_hash: BlockHash,
-        parent: int,
-        namespace_id: NamespaceId,
-        payload_bytes: int,
-        stored_by: int = 0,
+        self, block_hash: BlockHash, parent: int, namespace_id: NamespaceId, payload_bytes: int
     ) -> int:
         """Enters a block; its first copy must follow before the event loop is given away.
 
-        `stored_by`: the number of its session. REQUIRES: the hash is not cached; `parent` is, or is
-        NOWHERE.
+        REQUIRES: the hash is not cached; `parent` is, or is NOWHERE.
         """
         self.absences.forget(block_hash)
         if self._changes is not None and self._changes.rows_left:
             self._changes.settle()
         row = self.tree.add(block_hash, parent, namespace_id, payload_bytes)
         self.tree.columns.use_second[row] = self._second()
-        self.tree.columns.stored_by[row] = stored_by
         return row
+
+    def add_run(
+        self,
+        chain: Chain,
+        parent: int,
+        namespace_id: NamespaceId,
+        payload_bytes: int,
+        slabs: Sequence[Slab],
+        checksums: Sequence[int],
+    ) -> list[int]:
+        """Enters consecutive blocks with their copies in host memory: `add`, then `put_host_many`.
+
+        `parent`: of the first. Returns their rows. REQUIRES: none of the hashes is cached.
+        """
+        self.absences.forget_run(chain)
+        if self._changes is not None and self._changes.rows_left:
+            self._changes.settle()
+        rows = self.tree.add_run(chain.words, parent, namespace_id, payload_bytes)
+        self._runs.enter(rows, parent, slabs, checksums, self._second())
+        self.host_payload_bytes += len(rows) * payload_bytes
+        self.host_only_count += len(rows)
+        if self._changes is not None:
+            self._changes.came_run(rows, self._parents(rows), STORED_HOST)
+        if parent != NOWHERE:
+            self._review(parent)
+        self._review(int(rows[-1]))
+        entered: list[int] = rows.tolist()
+        return entered
 
     def put_host(self, row: int, slab: Slab, checksum: int) -> None:
         """The block's payload is in `slab`, whole and immutable from now on.
@@ -158,12 +177,17 @@ class BlockIndex(IndexQueries):
         """Notes what the rule of admission to the SSD said of a new block."""
         self.tree.columns.admitted[row] = admitted
 
+    def note_stored_by(self, rows: Sequence[int], session_number: int) -> None:
+        """Notes whose store made the blocks visible."""
+        self.tree.columns.array("stored_by")[np.array(rows, np.int64)] = session_number
+
     # -- use ---------------------------------------------------------------------------------------
 
     def use(self, rows: Iterable[int]) -> None:
         """Counts a use of each block in every tier that holds it."""
         columns, rows = self.tree.columns, list(rows)
         self._count_uses(rows)
+        self.one_offs.lift(rows)
         for row in rows:
             if columns.cached[row]:
                 if columns.slab_page[row] != NOWHERE:
@@ -174,7 +198,12 @@ class BlockIndex(IndexQueries):
 
     def refresh(self, rows: Iterable[int]) -> None:
         """Notes that the blocks are wanted now, without counting a use."""
-        columns = self.tree.columns
+        columns, rows = self.tree.columns, list(rows)
+        if len(rows) >= _VECTOR_MIN and self._departures is None:
+            at = np.array(rows)
+            there = (columns.array("slab_page")[at] != NOWHERE) & (columns.array("cached")[at] != 0)
+            self._host.refresh_many(at[there])
+            return
         for row in rows:
             if columns.slab_page[row] != NOWHERE and columns.cached[row]:
                 self._host.refresh(row)
@@ -202,81 +231,6 @@ class BlockIndex(IndexQueries):
         self._free_slab(row)
         self.tree.let_go(row)
 
-    # -- copies leave ------------------------------------------------------------------------------
-
-    def host_victim(self) -> int | None:
-        """The leaf that leaves host memory next; None when every leaf is held."""
-        return self._host.victim()
-
-    def evict_host(self, row: int) -> Slab:
-        """Gives away the slab of the leaf that leaves next, `host_victim()`."""
-        slab = self.tree.slab(row)
-        self._host.evict(row)
-        self._give_up(row)
-        return slab
-
-    def evict_host_rows(self, rows: Iterable[int]) -> int:
-        """Frees the slabs of blocks that were chosen together; returns how many.
-
-        The clock moves up to the leaf that is worth least, not to the dearest that leaves with it.
-        REQUIRES: in host memory, not pinned, and each after everything that continues it there.
-        """
-        first = self._host.victim()
-        line = self._host.worth(first) if first is not None else self._host.clock
-        count = 0
-        for row in rows:
-            self._host.remove(row)
-            self._arena.free(self.tree.slab(row))
-            self._give_up(row)
-            count += 1
-        self._host.advance(line)
-        return count
-
-    def drop(self, row: int, reason: MissReason) -> list[BlockHash]:
-        """Takes a block and everything after it out of every tier, pinned or not.
-
-        Returns the hashes whose SSD records are to be forgotten.
-        """
-        tree = self.tree
-        forgotten = []
-        for each in reversed(tree.subtree(row)):
-            why = reason if each == row else MissReason.EVICTED
-            if tree.on_ssd(each):
-                self._leave_ssd(each, why)
-                forgotten.append(tree.block_hash(each))
-            if tree.in_host(each):
-                self._host.remove(each)
-                self._leave_host(each, why)
-                if not tree.pins(each):
-                    self._free_slab(each)
-            self._leave(each, why)
-        return forgotten
-
-    def drop_ssd(self, row: int, reason: MissReason) -> list[BlockHash]:
-        """Takes a block and everything after it off the SSD; what is in host memory stays there.
-
-        A block without another copy leaves the cache with all that follows it. Returns the hashes
-        whose SSD records are to be forgotten.
-        """
-        tree = self.tree
-        below = [each for each in tree.subtree(row) if tree.on_ssd(each)]
-        forgotten = [tree.block_hash(each) for each in below]
-        for each in reversed(below):
-            self._leave_ssd(each, reason if each == row else MissReason.EVICTED)
-        for each in reversed(below):
-            # Last to first: what has no copy left takes with it only what follows it in memory,
-            # and rows that are looked at later are still those of `below`.
-            if not tree.in_host(each):
-                left = self.drop(each, reason if each == row else MissReason.EVICTED)
-                assert not left, "nothing below was on the SSD any more"
-            else:
-                self._review(each)
-        return forgotten
-
-    def age_ssd(self, worth: int) -> None:
-        """Blocks of this worth had to leave the SSD: its clock moves on."""
-        self._ssd.advance(worth)
-
     # -- below -------------------------------------------------------------------------------------
 
     def _count_uses(self, rows: list[int]) -> None:
@@ -291,77 +245,3 @@ class BlockIndex(IndexQueries):
         at, counts = np.array(rows), columns.array("use_count")
         counts[at] += counts[at] < USE_COUNT_MAX
         columns.array("use_second")[at] = second
-
-    def _review(self, row: int) -> None:
-        """Offers or withholds a block as a victim in host memory: rule 3."""
-        columns = self.tree.columns
-        if columns.slab_page[row] == NOWHERE or not columns.cached[row]:
-            return
-        last_copy = columns.segment[row] == NOWHERE
-        if (
-            columns.pins[row]
-            or columns.host_children[row]
-            or (last_copy and columns.first_child[row] != NOWHERE)
-        ):
-            self._host.withhold(row)
-        else:
-            self._host.offer(row)
-            if self._departures is not None:
-                self._departures.offered(row)
-
-    def _unsettle(self, row: int) -> None:
-        if self._departures is not None:
-            self._departures.unsettle(row)
-
-    def _free_slab(self, row: int) -> None:
-        columns = self.tree.columns
-        if columns.slab_page[row] != NOWHERE:
-            self._arena.free(self.tree.slab(row))
-            columns.slab_page[row] = NOWHERE
-
-    def _give_up(self, row: int) -> None:
-        """A copy leaves host memory for room, and its block the cache when it was the last.
-
-        Its slab is another's already, or free.
-        """
-        self._leave_host(row, MissReason.EVICTED)
-        columns = self.tree.columns
-        columns.slab_page[row] = NOWHERE
-        if columns.segment[row] == NOWHERE:
-            self._leave(row, MissReason.EVICTED)
-        elif columns.parent[row] != NOWHERE:
-            self._review(columns.parent[row])
-
-    def _leave_host(self, row: int, reason: MissReason) -> None:
-        """The copy goes; whoever calls sees to its slab, and looks at the parent again."""
-        columns = self.tree.columns
-        self.host_payload_bytes -= self.tree.payload_bytes(row)
-        self.host_only_count -= columns.segment[row] == NOWHERE
-        if self._departures is not None:
-            self._departures.left(row)
-        parent = columns.parent[row]
-        if self._changes is not None:
-            self._changes.left(row, parent, LEFT_HOST, reason)
-        if parent != NOWHERE:
-            columns.host_children[parent] -= 1
-
-    def _leave_ssd(self, row: int, reason: MissReason) -> None:
-        columns = self.tree.columns
-        self.segments.take(row)
-        self._ssd.remove(row)
-        self.ssd_payload_bytes -= self.tree.payload_bytes(row)
-        if columns.slab_page[row] != NOWHERE and columns.cached[row]:
-            self.host_only_count += 1
-            self._unsettle(row)
-        parent = columns.parent[row]
-        if self._changes is not None:
-            self._changes.left(row, parent, LEFT_SSD, reason)
-        if parent != NOWHERE:
-            columns.ssd_children[parent] -= 1
-
-    def _leave(self, row: int, reason: MissReason) -> None:
-        block_hash, parent = self.tree.block_hash(row), self.tree.parent(row)
-        self.tree.remove(row)
-        if parent != NOWHERE:
-            self._review(parent)
-        self.absences.remember(block_hash, reason)

@@ -4,6 +4,7 @@
     orders     who leaves host memory, who the SSD  (storage/policy)
     segments   what lies in which segment           (segment_loads.py)
     departures who must be written before it leaves (departures.py: only when that is asked for)
+    one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
     changes    copies that came and left            (events/changes.py: only when somebody follows)
 
 Invariant: nothing here writes; `BlockIndex`, the one class below it, does. Event loop only.
@@ -13,18 +14,21 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cache_service.absences import Absences
 from cache_service.block_tree import NOWHERE, BlockTree
 from cache_service.departures import Departures
 from cache_service.events.changes import Changes
+from cache_service.host_runs import HostRuns
 from cache_service.integrity import check_copies
+from cache_service.one_offs import OneOffs
 from cache_service.segment_loads import SegmentLoads
 from kvtier.keys import NamespaceId
 from storage.host.arena import HostArena
 from storage.policy.order import EvictionOrder
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["IndexQueries"]
@@ -50,8 +54,11 @@ class IndexQueries:
         self.absences = Absences(evicted_memory_count)
         self._host = host_order
         self._ssd = ssd_order
+        self._runs = HostRuns(self.tree, host_order)
         self.segments = SegmentLoads(self.tree, ssd_order)
         """For reading only."""
+        self.one_offs = OneOffs(self.tree, host_order)
+        """To ask, mark and lift."""
         self._departures: Departures | None = None
         self._changes: Changes | None = None
         self._pinned: set[int] = set()
@@ -79,7 +86,7 @@ class IndexQueries:
 
     def memory_bytes(self) -> int:
         """What the index takes for its blocks."""
-        parts = (self.tree, self._host, self._ssd, self._departures)
+        parts = (self.tree, self._host, self._ssd, self._departures, self.one_offs)
         return sum(part.memory_bytes() for part in parts if part is not None)
 
     def admitted(self, row: int) -> bool:
@@ -94,7 +101,8 @@ class IndexQueries:
     def host_leaving(self, count: int) -> list[int]:
         """Up to `count` blocks that leave host memory next, were nothing stored or used meanwhile,
         in that order. Changes nothing."""
-        return self._host.leaving(count)
+        first = self.one_offs.leaving(count)
+        return [*first, *(r for r in self._host.leaving(count) if r not in self.one_offs)][:count]
 
     def unused_seconds(self, row: int) -> float | None:
         """Since the block was stored or used last, to the second; None: not since the start."""
@@ -135,6 +143,10 @@ class IndexQueries:
         """Now, counted from 1 at the start."""
         return int(self._clock() - self._started) + 1
 
+    def _parents(self, rows: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        parents: NDArray[np.int64] = self.tree.columns.array("parent")[rows].astype(np.int64)
+        return parents
+
     # -- for tests ---------------------------------------------------------------------------------
 
     def check_integrity(self) -> None:
@@ -150,6 +162,8 @@ class IndexQueries:
         assert self.host_only_count == sum(not tree.on_ssd(r) for r in rows)
         assert self._pinned >= {row for row in rows if tree.pins(row)}
         assert all(tree.pins(row) for row in self._pinned)
-        for owner in (self.absences, self.segments, self._host, self._ssd, self._departures):
-            if owner is not None:
-                owner.check_integrity()
+        owners = (self.absences, self.segments, self._host, self._ssd, self.one_offs)
+        for owner in owners:
+            owner.check_integrity()
+        if self._departures is not None:
+            self._departures.check_integrity()

@@ -53,9 +53,9 @@ class NamespaceTable:
         self._counts[number] += row_count
         return number
 
-    def leave(self, number: int) -> None:
-        """Counts a row out."""
-        self._counts[number] -= 1
+    def leave(self, number: int, row_count: int = 1) -> None:
+        """Counts rows out."""
+        self._counts[number] -= row_count
         if not self._counts[number]:
             namespace_id, payload_bytes = self._kinds[number]
             del self._numbers[namespace_id][payload_bytes]

@@ -2,7 +2,8 @@
 
     load -> pinned -> [ slabs taken -> one call for all reads -> each lands by itself ] -> unpinned
 
-Acquires that want the same block share one read. A read runs to its end once it began, whoever
+Acquires that want the same block share one read, at the sooner of their turns; reads of several
+take turns (`storage/ssd/read_order.py`). A read runs to its end once it began, whoever
 still waits for it: its slab cannot be given away while a reader thread writes into it.
 
 Invariant: a block is pinned while it is loaded; its slab enters the index only whole and verified.
@@ -10,10 +11,11 @@ Event loop only; the bytes move on the tier's reader threads.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -26,6 +28,7 @@ from cache_service.suspects import Suspects
 from kvtier.blocks import MissReason, Tier
 from storage.errors import CorruptBlockError, StorageError, TierBusyError
 from storage.host.arena import HostArena
+from storage.ssd.read_order import ReadFlow
 from storage.ssd.reader import BlockRead
 from storage.tier import Slab
 
@@ -36,6 +39,9 @@ __all__ = ["Promoter"]
 
 log = logging.getLogger(__name__)
 
+BUSY_BYTES = 4 * 1024 * 1024
+"""Reads that began with fewer under way say little of what the disk gives."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Read:
@@ -44,6 +50,13 @@ class _Read:
     row: int
     slab: Slab
     read: BlockRead
+
+
+class _Load(NamedTuple):
+    """A block on its way, and the acquire that asked for it first."""
+
+    ended: "asyncio.Future[MissReason]"
+    flow: ReadFlow
 
 
 class Promoter:
@@ -74,24 +87,38 @@ class Promoter:
         self._clock = clock
         self.read_rate = ReadRate()
         """For reading only."""
-        self._loads: dict[int, asyncio.Future[MissReason]] = {}
+        self._loads: dict[int, _Load] = {}
         self._groups: set[asyncio.Task[None]] = set()
+        self.under_way_bytes = 0
+        """Payload bytes of reads under way. For reading only."""
+        self._reading: dict[int, float] = {}
+        """When each call for reads that has not ended began, the oldest first."""
+        self._calls = itertools.count()
 
-    def load(self, rows: Sequence[int]) -> "asyncio.Future[MissReason]":
-        """Starts the loads of blocks that follow each other, where none is under way.
+    def load(self, rows: Sequence[int], flow: ReadFlow) -> "asyncio.Future[MissReason]":
+        """Starts the loads of blocks that follow each other, where none is under way; those that
+        are, for others, go sooner where `flow` needs them sooner.
 
         Returns the first one's. NONE: that block is in memory now. Only the first waits for room;
         the others are ahead of need and end with ARENA_FULL when there is none at once.
         REQUIRES: the blocks are cached and not in host memory; at least one.
         """
         loop = asyncio.get_running_loop()
-        new = [row for row in rows if row not in self._loads]
-        for row in new:
-            self._index.pin(row)
-            self._loads[row] = loop.create_future()
-        first = self._loads[rows[0]]
+        new, shared = [], []
+        for row in rows:
+            load = self._loads.get(row)
+            if load is None:
+                new.append(row)
+                self._index.pin(row)
+                self._loads[row] = _Load(loop.create_future(), flow)
+            elif load.flow is not flow:
+                shared.append(row)
+        first = self._loads[rows[0]].ended
+        if shared:
+            tree = self._index.tree
+            self._ssd.read_sooner((tree.location(row) for row in shared if tree.on_ssd(row)), flow)
         if new:
-            group = loop.create_task(self._load(new, patient=new[0] == rows[0]))
+            group = loop.create_task(self._load(new, flow, patient=new[0] == rows[0]))
             self._groups.add(group)
             group.add_done_callback(self._groups.discard)
         return first
@@ -100,6 +127,18 @@ class Promoter:
     def loading_count(self) -> int:
         """Loads in flight; each holds at most one slab that the index does not know yet."""
         return len(self._loads)
+
+    def judged_rate(self, now: float) -> float | None:
+        """Payload bytes a second to decide by; see `ReadRate.judged`."""
+        return self.read_rate.judged(now, self._reading_since)
+
+    def silent_seconds(self, now: float) -> float:
+        """Since anything came from the SSD, while it was asked for something."""
+        return self.read_rate.silent_seconds(now, self._reading_since)
+
+    @property
+    def _reading_since(self) -> float | None:
+        return next(iter(self._reading.values()), None)
 
     async def drain(self) -> None:
         """Returns when no read is in flight."""
@@ -111,7 +150,7 @@ class Promoter:
 
     # -- a group of loads --------------------------------------------------------------------------
 
-    async def _load(self, rows: Sequence[int], patient: bool) -> None:
+    async def _load(self, rows: Sequence[int], flow: ReadFlow, patient: bool) -> None:
         reads: list[_Read] = []
         try:
             for row in rows:
@@ -126,7 +165,7 @@ class Promoter:
                 if row in self._loads:
                     self._end(row, MissReason.UNAVAILABLE)
             raise
-        await self._read(reads)
+        await self._read(reads, flow)
 
     async def _ready(self, row: int, patient: bool) -> _Read | None:
         """A read with a slab to fill; None when the load ended here."""
@@ -146,19 +185,24 @@ class Promoter:
             return _Read(row, slab, BlockRead(tree.ssd_record(row), tree.location(row), view))
         return None
 
-    async def _read(self, reads: Sequence[_Read]) -> None:
+    async def _read(self, reads: Sequence[_Read], flow: ReadFlow) -> None:
         """One call for all; each block is in memory as soon as its own bytes are."""
-        began = self._clock()
+        if not reads:
+            return
+        began, call = self._clock(), next(self._calls)
         left = set(range(len(reads)))
         for each in reads:
             self._reads.begin(each.read.location.segment_id)
+            self.under_way_bytes += each.read.record.payload_bytes
+        self._reading[call] = began
+        busy = self.under_way_bytes >= BUSY_BYTES
 
         def landed(position: int, error: Exception | None) -> None:
             left.discard(position)
-            self._land(reads[position], error, began)
+            self._land(reads[position], error, began, busy)
 
         try:
-            await self._ssd.read_many([each.read for each in reads], landed)
+            await self._ssd.read_many([each.read for each in reads], landed, flow)
         except Exception as error:
             # None of what is left was begun. What the tier does not promise to raise is a fault of
             # ours; nobody may wait for ever over it, and no slab may be lost.
@@ -166,22 +210,25 @@ class Promoter:
                 log.exception("reading blocks from the SSD failed")
             for position in sorted(left):
                 landed(position, error)
+        finally:
+            del self._reading[call]
 
-    def _land(self, read: _Read, error: Exception | None, began: float) -> None:
+    def _land(self, read: _Read, error: Exception | None, began: float, busy: bool) -> None:
         self._reads.end(read.read.location.segment_id)
+        self.under_way_bytes -= read.read.record.payload_bytes
         try:
-            self._settle(read, error, began)
+            self._settle(read, error, began, busy)
         finally:
             if read.row in self._loads:
                 self._end(read.row, MissReason.UNAVAILABLE)
 
-    def _settle(self, read: _Read, error: Exception | None, began: float) -> None:
+    def _settle(self, read: _Read, error: Exception | None, began: float, busy: bool) -> None:
         tree, row = self._index.tree, read.row
         reason = self._outcome(read, error)
         if reason is MissReason.NONE and tree.cached(row) and not tree.in_host(row):
             self._index.put_host(row, read.slab, read.read.record.checksum)
             now, payload_bytes = self._clock(), read.read.record.payload_bytes
-            self.read_rate.landed(payload_bytes, began, now)
+            self.read_rate.landed(payload_bytes, began, now, busy)
             self._listener.blocks_promoted(1, payload_bytes, now - began)
         else:
             self._arena.free(read.slab)
@@ -210,7 +257,7 @@ class Promoter:
         return MissReason.NONE
 
     def _end(self, row: int, reason: MissReason) -> None:
-        self._loads.pop(row).set_result(reason)
+        self._loads.pop(row).ended.set_result(reason)
         self._index.unpin(row)
         self._room.changed()
 

@@ -20,7 +20,7 @@ arena's free slabs. Event loop only.
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 from cache_service.block_tree import ABSENT
@@ -33,6 +33,7 @@ from cache_service.errors import (
     ReservationUnknownError,
     TooManyReservationsError,
 )
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.index import BlockIndex
 from cache_service.remembered import Remembered
 from kvtier.blocks import MissReason
@@ -56,11 +57,15 @@ class ReservationState(Enum):
 class Reservation:
     """A live reservation. Changed by the table and the storing side of the cache only."""
 
-    def __init__(self, session_id: str, request_id: str, chain: Chain) -> None:
+    def __init__(
+        self, session_id: str, request_id: str, chain: Chain, hints: Hints = NO_HINTS
+    ) -> None:
         self.reservation_id = secrets.token_hex(16)
         self.session_id = session_id
         self.request_id = request_id
         self.chain = chain
+        self.one_off = hints.one_off
+        """False once somebody without that hint wants what this one stores."""
         self.state = ReservationState.FORMING
         self.missing: list[int] = []
         """Positions in the chain of the blocks to store, ascending."""
@@ -111,8 +116,9 @@ class ReservationTable:
     def quarantined_count(self) -> int:
         return len(self._quarantine)
 
-    def claimant(self, block_hash: BlockHash) -> Reservation | None:
-        return self._claims.get(block_hash)
+    def claimants(self, hashes: Sequence[BlockHash]) -> list[Reservation | None]:
+        """Who stores each of them now."""
+        return list(map(self._claims.get, hashes)) if self._claims else [None] * len(hashes)
 
     def of_request(self, session_id: str, request_id: str, chain: Chain) -> Reservation | None:
         """The session's live reservation for a request and chain; an empty id names none."""
@@ -137,9 +143,8 @@ class ReservationTable:
         held[reservation.reservation_id] = reservation
         self._live[reservation.reservation_id] = reservation
         self._deadlines.set(reservation.reservation_id, deadline)
-        for block_hash in reservation.hashes:
-            assert block_hash not in self._claims
-            self._claims[block_hash] = reservation
+        assert self._claims.keys().isdisjoint(reservation.hashes)
+        self._claims.update(dict.fromkeys(reservation.hashes, reservation))
         for parent in reservation.parents:
             self._index.pin(parent)
         for other, block_hash in reservation.continues:

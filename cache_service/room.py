@@ -56,6 +56,27 @@ class HostRoom:
         """So many slabs, or as many as `take` would give one after the other, told of once."""
         return self._take(block_bytes, count, unwritten=False)
 
+    def take_spare(self, block_bytes: int, count: int) -> list[Slab]:
+        """Up to so many slabs for which no block leaves but one-off ones."""
+        slabs: list[Slab] = []
+        evicted, slab_bytes = 0, self._arena.slab_bytes(block_bytes)
+        while len(slabs) < count and evicted < count:
+            slab = self._arena.allocate(block_bytes)
+            if slab is None:
+                victim = self._index.one_offs.first()
+                if victim is None:
+                    break
+                slab = self._index.evict_host(victim)
+                evicted += 1
+                if slab.size_bytes != slab_bytes:
+                    self._arena.free(slab)
+                    continue
+            slabs.append(slab)
+        if evicted:
+            self.evicted_count += evicted
+            self._listener.blocks_evicted(Tier.HOST, evicted)
+        return slabs
+
     def _take(self, block_bytes: int, count: int, unwritten: bool) -> list[Slab]:
         """`unwritten`: what has to be written first leaves all the same.
 
@@ -67,6 +88,12 @@ class HostRoom:
         evicted, slab_bytes = 0, self._arena.slab_bytes(block_bytes)
         while len(slabs) < count:
             slab = self._arena.allocate(block_bytes)
+            if slab is None and self._ahead is None:
+                run = self._index.evict_host_run(slab_bytes, count - len(slabs))
+                slabs += run
+                evicted += len(run)
+                if run:
+                    continue
             if slab is None:
                 slab, left = self._make_room(slab_bytes, unwritten)
                 if not left:

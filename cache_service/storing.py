@@ -10,28 +10,39 @@ its own.
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.chains import Chain
 from cache_service.errors import (
     ChecksumCountMismatchError,
     ChecksumMismatchError,
-    ReservationIncompleteError,
     ReservationUnknownError,
     SessionUnknownError,
 )
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.index import HostCopy
 from cache_service.parts import Parts
 from cache_service.reservation import (
-    ENDED_MESSAGE,
     Outcome,
     Reservation,
     ReservationState,
 )
 from cache_service.session import Session
 from cache_service.side import Side
+from cache_service.store_checks import (
+    answer,
+    check_landed,
+    fresh_from,
+    is_run,
+    parents_present,
+)
 from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
+from storage.tier import Slab
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["Storing"]
 
@@ -57,7 +68,9 @@ class Storing(Side):
         self._listener = parts.tally
         self._commits: set[asyncio.Task[int]] = set()
 
-    async def reserve(self, session: Session, request_id: str, chain: Chain) -> ReservationView:
+    async def reserve(
+        self, session: Session, request_id: str, chain: Chain, hints: Hints = NO_HINTS
+    ) -> ReservationView:
         """Raises TooManyReservationsError, SessionUnknownError when the session ends meanwhile."""
         repeat = self._reservations.of_request(session.session_id, request_id, chain)
         if repeat is not None:
@@ -68,7 +81,7 @@ class Storing(Side):
             await repeat.ended.wait()
             if not self._sessions.alive(session.session_id):
                 raise SessionUnknownError("the session ended during the call")
-        reservation = Reservation(session.session_id, request_id, chain)
+        reservation = Reservation(session.session_id, request_id, chain, hints)
         self._plan(session, reservation)
         if not reservation.missing:
             if reservation.refused_count:
@@ -91,15 +104,20 @@ class Storing(Side):
         ssd_available = self._health.available
         leading = tree.served_count(found, kind, host_only=not ssd_available)
         rows: list[int] = found.tolist()
+        hashes = list(reservation.chain[leading:])
+        claimants = self._reservations.claimants(hashes)
+        # From here on nobody has them and nobody stores them: the usual end of a chain.
+        fresh = fresh_from(found[leading:], claimants) + leading
         present = rows[:leading]
         previous = rows[leading - 1] if leading else NOWHERE
         before: Reservation | None = None
         for position in range(leading, len(rows)):
-            block_hash, row = reservation.chain[position], rows[position]
-            claimant = self._reservations.claimant(block_hash)
+            block_hash, row = hashes[position - leading], rows[position]
+            claimant = claimants[position - leading]
             if claimant is not None:
                 if claimant not in reservation.waits_for:
                     reservation.waits_for.append(claimant)
+                claimant.one_off &= reservation.one_off
             elif row != ABSENT and tree.kind(row) != kind:
                 reservation.refused_count = len(reservation.chain) - position
                 reservation.refused_reason = MissReason.OTHER_NAMESPACE
@@ -111,17 +129,34 @@ class Storing(Side):
                     reservation.parents.append(previous)
                 elif before is not None:
                     reservation.continues.append((before, reservation.chain[position - 1]))
+                if position == fresh:
+                    reservation.missing += range(fresh + 1, len(rows))
+                    reservation.hashes += hashes[fresh + 1 - leading :]
+                    break
             else:
                 present.append(row)
             previous, before = row, claimant
-        self._index.refresh(reversed(present))
+        if not reservation.one_off:
+            self._lift(present)
+            self._index.refresh(reversed(present))
+
+    def _lift(self, rows: Sequence[int]) -> None:
+        """Blocks of a chain are wanted by who does not call them one-off."""
+        lifted = self._index.one_offs.lift(rows)
+        if lifted and self._writer is not None:
+            # New only now, as far as the SSD is concerned.
+            self._writer.committed(lifted)
 
     async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
         busy = self._writer.busy if self._writer is not None else _never
         patience = self._room.patience()
         while left := len(reservation.missing) - len(reservation.slabs):
-            slabs = self._room.take_up_to(session.block_bytes, min(left, STEP_BLOCKS))
-            if not slabs:
+            count = min(left, STEP_BLOCKS)
+            if reservation.one_off:
+                slabs = self._room.take_spare(session.block_bytes, count)
+            else:
+                slabs = self._room.take_up_to(session.block_bytes, count)
+            if not slabs and not reservation.one_off:
                 slab = await self._room.take_waiting(session.block_bytes, busy, patience)
                 slabs = [] if slab is None else [slab]
             if reservation.state is ReservationState.ENDED:
@@ -174,12 +209,12 @@ class Storing(Side):
         """
         found = self._reservations.find(session.session_id, reservation_id)
         if not isinstance(found, Reservation):
-            return _answer(found, reservation_id)
+            return answer(found, reservation_id)
         if found.commit is None:
             if found.state is not ReservationState.OPEN:
                 raise ReservationUnknownError("the reservation is not formed yet")
             if session.transport is Transport.BULK:
-                _check_landed(found)
+                check_landed(found)
             if len(checksums) != len(found.missing):
                 raise ChecksumCountMismatchError(
                     f"{len(found.missing)} blocks are reserved, {len(checksums)} checksums came",
@@ -215,7 +250,7 @@ class Storing(Side):
             raise
         self._reservations.end(reservation, outcome, None)
         self._room.changed()
-        return _answer(outcome, reservation.reservation_id)
+        return answer(outcome, reservation.reservation_id)
 
     async def _decide(
         self, session: Session, reservation: Reservation, checksums: list[int], verify: bool
@@ -233,7 +268,7 @@ class Storing(Side):
         if self._closing.covers(session, rows):
             self._listener.blocks_refused(len(reservation.missing), MissReason.PURGED)
             return 0
-        if not _parents_present(reservation, rows):
+        if not parents_present(reservation, rows):
             self._listener.blocks_refused(len(reservation.missing), MissReason.EVICTED)
             return 0
         return self._enter(session, reservation, checksums, rows)
@@ -254,64 +289,71 @@ class Storing(Side):
     ) -> int:
         """Makes the blocks visible, parents first. `rows` are the chain's, now. From here on
         nothing can fail."""
+        slabs, reservation.slabs = reservation.slabs, []
+        entered = self._enter_run(session, reservation, slabs, checksums, rows)
+        if entered is None:
+            entered = self._enter_each(session, reservation, slabs, checksums, rows)
+        self._note(session, reservation, entered)
+        self._reservations.hold_for_others(reservation)
+        if not reservation.one_off:
+            self._lift([row for row in rows if row != ABSENT])
+            if self._writer is not None:
+                self._writer.committed(entered)
+        self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
+        return len(entered)
+
+    def _note(self, session: Session, reservation: Reservation, entered: list[int]) -> None:
+        """Whose the blocks are, for who wants to have them purged."""
+        if entered:
+            first = self._index.tree.block_hash(entered[0])
+            self._stores.note(reservation.request_id, session.namespace_id, first)
+            self._index.note_stored_by(entered, session.number)
+
+    def _enter_run(
+        self,
+        session: Session,
+        reservation: Reservation,
+        slabs: list[Slab],
+        checksums: list[int],
+        rows: list[int],
+    ) -> list[int] | None:
+        """Rows of the blocks, entered together; None unless they are consecutive, all new and like
+        others."""
+        first, end = reservation.missing[0], reservation.missing[-1] + 1
+        all_new = rows[first:end].count(ABSENT) == end - first
+        if reservation.one_off or not all_new or not is_run(reservation.missing):
+            return None
+        chain, parent = reservation.chain[first:end], rows[first - 1] if first else NOWHERE
+        return self._index.add_run(
+            chain, parent, session.namespace_id, session.block_bytes, slabs, checksums
+        )
+
+    def _enter_each(
+        self,
+        session: Session,
+        reservation: Reservation,
+        slabs: list[Slab],
+        checksums: list[int],
+        rows: list[int],
+    ) -> list[int]:
         tree = self._index.tree
         copies: list[HostCopy] = []
-        slabs, reservation.slabs = reservation.slabs, []
         stored = zip(reservation.missing, reservation.hashes, slabs, checksums, strict=True)
         for position, block_hash, slab, checksum in stored:
             row = rows[position]
             if row == ABSENT:
                 parent = rows[position - 1] if position else NOWHERE
-                row = self._index.add(
-                    block_hash, parent, session.namespace_id, session.block_bytes, session.number
-                )
+                row = self._index.add(block_hash, parent, session.namespace_id, session.block_bytes)
                 rows[position] = row
+                if reservation.one_off:
+                    self._index.one_offs.mark(row)
             elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
                 self._room.give_back(slab)
                 continue
             copies.append((row, slab, checksum))
         self._index.put_host_many(copies)
-        self._reservations.hold_for_others(reservation)
-        entered = [row for row, _, _ in copies]
-        if entered:
-            first = self._index.tree.block_hash(entered[0])
-            self._stores.note(reservation.request_id, session.namespace_id, first)
-        if self._writer is not None:
-            self._writer.committed(entered)
-        self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
-        return len(entered)
-
-
-def _parents_present(reservation: Reservation, rows: Sequence[int]) -> bool:
-    ours = set(reservation.missing)
-    return all(
-        position == 0 or position - 1 in ours or rows[position - 1] != ABSENT
-        for position in reservation.missing
-    )
-
-
-def _check_landed(reservation: Reservation) -> None:
-    """Raises ReservationIncompleteError unless every block came in whole over the bulk lane."""
-    short = next((i for i in reservation.missing if i not in reservation.landed), None)
-    if short is not None or reservation.written_within:
-        raise ReservationIncompleteError(
-            f"block {short} was not received whole; send it, then commit"
-            if short is not None
-            else "the reservation is still being received; commit after that",
-            index=-1 if short is None else short,
-        )
-
-
-def _answer(outcome: Outcome, reservation_id: str) -> int:
-    if isinstance(outcome, int):
-        return outcome
-    if outcome is ChecksumMismatchError:
-        raise ChecksumMismatchError(
-            "a payload does not match its checksum; nothing was kept",
-            reservation_id=reservation_id,
-        )
-    raise outcome(ENDED_MESSAGE, reservation_id=reservation_id)
+        return [row for row, _, _ in copies]
 
 
 def _never() -> bool:

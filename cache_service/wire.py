@@ -11,16 +11,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_service.chains import Chain
 from cache_service.errors import InvalidTransportError
+from cache_service.hints import NO_HINTS, Hints
 from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
 from kvtier.serving import MalformedRequestError
+from kvtier.v1 import cache_pb2 as pb
 
 __all__ = [
     "bytes_per_second",
     "chain",
     "duration",
+    "hints",
     "load_timeout",
     "reason",
+    "recompute_time",
     "text",
     "tier",
     "timestamp",
@@ -28,7 +32,7 @@ __all__ = [
 ]
 
 TEXT_CHARS_MAX = 256
-LOAD_TIMEOUT_SECONDS_MAX = 3600.0
+SECONDS_MAX = 3600.0
 
 
 def bytes_per_second(value: int) -> int:
@@ -64,15 +68,20 @@ def transport(number: int) -> Transport:
         ) from None
 
 
+def hints(
+    request: pb.ReserveBlocksRequest | pb.AcquirePrefixRequest | pb.AcquireResidentRequest,
+) -> Hints:
+    return Hints(request.one_off) if request.one_off else NO_HINTS
+
+
 def load_timeout(asked: Duration) -> float:
     """Seconds. Raises MalformedRequestError."""
-    seconds = asked.seconds + asked.nanos / 1e9
-    if not 0 <= seconds <= LOAD_TIMEOUT_SECONDS_MAX:
-        raise MalformedRequestError(
-            f"load_timeout must be from 0 to {LOAD_TIMEOUT_SECONDS_MAX:.0f} seconds",
-            field="load_timeout",
-        )
-    return seconds
+    return _seconds("load_timeout", asked)
+
+
+def recompute_time(asked: Duration) -> float:
+    """Seconds. Raises MalformedRequestError."""
+    return _seconds("recompute_time_per_block", asked)
 
 
 def duration(seconds: float) -> Duration:
@@ -94,3 +103,12 @@ def reason(of: MissReason) -> Any:
 
 def tier(of: Tier) -> Any:
     return int(of)
+
+
+def _seconds(name: str, asked: Duration) -> float:
+    seconds = asked.seconds + asked.nanos / 1e9
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise MalformedRequestError(
+            f"{name} must be from 0 to {SECONDS_MAX:.0f} seconds", field=name
+        )
+    return seconds

@@ -9,6 +9,7 @@ from typing import NamedTuple, NewType
 from kvtier.keys import BlockHash, NamespaceId
 
 __all__ = [
+    "NEVER",
     "NO_PARENT",
     "PAGE_BYTES",
     "BlockRecord",
@@ -27,6 +28,9 @@ PAGE_BYTES = 4096
 
 NO_PARENT = BlockHash(bytes(32))
 """Parent of the first block of a chain."""
+
+NEVER = 2**32 - 1
+"""Unix second at which a block ends that has no end."""
 
 
 def rounded(size_bytes: int) -> int:

@@ -20,8 +20,8 @@ from kvtier.keys import BlockHash, NamespaceId
 from worker.breaker import Breaker
 from worker.cache_counts import CacheCounts
 from worker.cache_link import PEER_FAILURES, CacheLink, LinkDownError
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
-from worker.cache_restore import Restore, Restored, failure_reason
+from worker.cache_port import NO_HINTS, CacheHints, PageBytes, RestoreResult, StoreResult
+from worker.cache_restore import Restore, Restored, Wanted, failure_reason
 from worker.cache_session import CacheSession, SessionTerms, TransportChoice
 from worker.cache_store import Store
 from worker.transfer import CopyLanes, TimeUpError
@@ -84,19 +84,26 @@ class CacheClient:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: CacheHints = NO_HINTS,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         """As `CachePort.restore`. Raises ValueError for pages that do not fit `chain`."""
         self._check_pages(chain, pages)
         deadline = self._clock() + timeout_seconds
+        wanted = Wanted(chain, pages, deadline, hints, recompute_seconds)
         restored = Restored()
         for _ in range(ATTEMPTS):
-            if not self._restore(request_id, chain, pages, deadline, restored):
+            if not self._restore(request_id, wanted, restored):
                 break
         self._count_restore(restored)
         return RestoreResult(tuple(restored.tiers), restored.reason)
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: CacheHints = NO_HINTS,
     ) -> StoreResult:
         """As `CachePort.store`. Raises ValueError for pages that do not fit `chain`.
 
@@ -108,7 +115,7 @@ class CacheClient:
         # chain: an engine that stores twice for one request must not get that one's slabs.
         request_id = f"{request_id[:REQUEST_ID_CHARS_MAX]}/{next(self._stores)}"
         for _ in range(ATTEMPTS):
-            result = self._store(request_id, chain, pages, deadline)
+            result = self._store(request_id, chain, pages, deadline, hints)
             if result is not None:
                 break
         else:
@@ -133,18 +140,14 @@ class CacheClient:
     def _restore(
         self,
         request_id: str,
-        chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
-        deadline: float,
+        wanted: Wanted,
         restored: Restored,
     ) -> bool:
         """One attempt in one session; True when another session may bring more."""
         started, session = self._clock(), None
         try:
-            with self._link.session(deadline) as session:
-                self._restore_slices(
-                    session, request_id[:REQUEST_ID_CHARS_MAX], chain, pages, deadline, restored
-                )
+            with self._link.session(wanted.deadline) as session:
+                self._restore_slices(session, request_id[:REQUEST_ID_CHARS_MAX], wanted, restored)
         except (LinkDownError, TimeUpError) as error:
             restored.reason = failure_reason(error)
             self._counts.add("calls_not_made")
@@ -152,7 +155,7 @@ class CacheClient:
         except PEER_FAILURES as error:
             restored.reason = failure_reason(error)
             again = self._link.report(error, session, self._clock() - started)
-            return again and not restored.tiers and self._clock() < deadline
+            return again and not restored.tiers and self._clock() < wanted.deadline
         self._link.succeeded()
         return False
 
@@ -160,21 +163,20 @@ class CacheClient:
         self,
         session: CacheSession,
         request_id: str,
-        chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
-        deadline: float,
+        wanted: Wanted,
         restored: Restored,
     ) -> None:
         """Acquires as much of the chain at a time as one call may carry."""
-        if not chain:
+        count = len(wanted.chain)
+        if not count:
             restored.reason = MissReason.NONE
-        while (first := len(restored.tiers)) < len(chain):
-            end = min(len(chain), first + session.max_blocks_per_call)
+        while (first := len(restored.tiers)) < count:
+            end = min(count, first + session.max_blocks_per_call)
             part = Restored()
             try:
-                Restore(
-                    session, self._lanes, self._clock, chain[first:end], pages[first:end], deadline
-                ).run(request_id, part)
+                Restore(session, self._lanes, self._clock, wanted.part(first, end)).run(
+                    request_id, part
+                )
             finally:
                 restored.tiers.extend(part.tiers)
                 restored.reason = part.reason
@@ -188,6 +190,7 @@ class CacheClient:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         deadline: float,
+        hints: CacheHints,
     ) -> StoreResult | None:
         """One attempt in one session; None when another session may do better."""
         started, session, store = self._clock(), None, None
@@ -196,7 +199,9 @@ class CacheClient:
         try:
             with self._link.session(deadline) as session:
                 end = min(len(chain), session.max_blocks_per_call)
-                store = Store(session, self._lanes, self._clock, chain[:end], pages[:end], deadline)
+                store = Store(
+                    session, self._lanes, self._clock, chain[:end], pages[:end], deadline, hints
+                )
                 result = store.run(request_id)
         except (LinkDownError, TimeUpError):
             self._counts.add("calls_not_made")

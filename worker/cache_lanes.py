@@ -18,7 +18,14 @@ from enum import Enum
 
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
-from worker.cache_port import CachePort, PageBytes, RestoreResult, StoreResult
+from worker.cache_port import (
+    NO_HINTS,
+    CacheHints,
+    CachePort,
+    PageBytes,
+    RestoreResult,
+    StoreResult,
+)
 
 __all__ = ["CacheLanes", "Job", "LoadJob", "StoreJob"]
 
@@ -42,6 +49,9 @@ class LoadJob:
     chain: Sequence[BlockHash]
     landing: Sequence[PageBytes]
     deadline: float
+    hints: CacheHints = NO_HINTS
+    recompute_seconds: float | None = None
+    """What computing a block of the chain costs; None: unknown."""
     result: RestoreResult = field(default_factory=lambda: _nothing(MissReason.UNAVAILABLE))
     progress: _Progress = _Progress.QUEUED
 
@@ -55,7 +65,14 @@ class LoadJob:
         if remaining <= 0:
             self.result = _nothing(MissReason.DEADLINE)
             return
-        result = cache.restore(self.request_id, self.chain, self.landing, remaining)
+        result = cache.restore(
+            self.request_id,
+            self.chain,
+            self.landing,
+            remaining,
+            self.hints,
+            self.recompute_seconds,
+        )
         if len(result.tiers) > len(self.chain):
             raise ValueError("the cache restored more blocks than it was asked for")
         self.result = result
@@ -68,6 +85,7 @@ class StoreJob:
     request_id: str
     chain: Sequence[BlockHash]
     content: Sequence[PageBytes]
+    hints: CacheHints = NO_HINTS
     result: StoreResult | None = None
     progress: _Progress = _Progress.QUEUED
 
@@ -77,7 +95,7 @@ class StoreJob:
         return self.progress is _Progress.QUEUED
 
     def run(self, cache: CachePort, clock: Callable[[], float]) -> None:
-        self.result = cache.store(self.request_id, self.chain, self.content)
+        self.result = cache.store(self.request_id, self.chain, self.content, self.hints)
 
 
 Job = LoadJob | StoreJob

@@ -14,10 +14,20 @@ from numpy.typing import NDArray
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
 
-__all__ = ["CachePort", "PageBytes", "RestoreResult", "StoreResult"]
+__all__ = ["NO_HINTS", "CacheHints", "CachePort", "PageBytes", "RestoreResult", "StoreResult"]
 
 PageBytes = NDArray[np.uint8]
 """A page's bytes: one dimension, contiguous, `block_bytes` long, shared with the page itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHints:
+    """What a request says of its blocks, see `GenerateRequest`."""
+
+    one_off: bool = False
+
+
+NO_HINTS = CacheHints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +56,13 @@ class CachePort(Protocol):
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: CacheHints,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         """Copies the longest prefix of `chain` that can be had in time into `pages[0..]`.
+
+        `recompute_seconds`: what computing a block of it costs; then less is restored where loading
+        would take longer. None: unknown.
 
         `chain` may start anywhere in a prompt's chain. Every restored payload was verified against
         its checksum after the copy; a page past the restored count may hold garbage.
@@ -55,7 +70,11 @@ class CachePort(Protocol):
         ...
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: CacheHints,
     ) -> StoreResult:
         """Offers a whole chain from its first block; copies what the service misses.
 

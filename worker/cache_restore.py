@@ -12,7 +12,7 @@ spread over `CopyLanes`.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 import numpy as np
@@ -21,14 +21,17 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
 from worker.bulk_lane import BulkLanes, Loaded
-from worker.cache_port import PageBytes
+from worker.cache_port import NO_HINTS, CacheHints, PageBytes
 from worker.cache_session import RELEASE_SECONDS_MAX, CacheSession
 from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
 
-__all__ = ["Restore", "Restored", "failure_reason"]
+__all__ = ["Restore", "Restored", "Wanted", "failure_reason"]
 
 LOAD_SHARE = 0.9
 """Share of the caller's time the service may take: its own cut comes before our deadline."""
+
+RECOMPUTE_SECONDS_MAX = 3600.0
+"""More than any deadline: the service refuses to be told of more."""
 
 FRAME_BYTES_MAX = 2 * 1024 * 1024
 
@@ -46,24 +49,40 @@ class Restored:
     corrupt: list[BlockHash] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a restore is asked for."""
+
+    chain: Sequence[BlockHash]
+    pages: Sequence[PageBytes]
+    """At least as many as blocks."""
+    deadline: float
+    hints: CacheHints = NO_HINTS
+    recompute_seconds: float | None = None
+    """What computing a block costs; None: unknown."""
+
+    def part(self, first: int, end: int) -> "Wanted":
+        return replace(self, chain=self.chain[first:end], pages=self.pages[first:end])
+
+
 class Restore:
-    """Restores `chain` into `pages` in one session; both equally long, one acquire's worth."""
+    """Restores what is wanted in one session: one acquire's worth, a page for each block."""
 
     def __init__(
         self,
         session: CacheSession,
         lanes: CopyLanes,
         clock: Callable[[], float],
-        chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
-        deadline: float,
+        wanted: Wanted,
     ) -> None:
         self._session = session
         self._lanes = lanes
         self._clock = clock
-        self._chain = chain
-        self._pages = pages
-        self._deadline = deadline
+        self._chain = wanted.chain
+        self._pages = wanted.pages
+        self._deadline = wanted.deadline
+        self._hints = wanted.hints
+        self._recompute_seconds = wanted.recompute_seconds
         self._matched: list[Tier] = []
         self._lease_id = ""
 
@@ -75,6 +94,7 @@ class Restore:
                 request_id=request_id,
                 block_hashes=pack_hashes(self._chain),
                 returned_lease_ids=self._session.lease_returns.take(),
+                one_off=self._hints.one_off,
             ),
             timeout=self._seconds_left(),
         )
@@ -115,8 +135,12 @@ class Restore:
             session_id=self._session.id,
             request_id=request_id,
             block_hashes=pack_hashes(self._chain),
+            one_off=self._hints.one_off,
         )
         request.load_timeout.FromNanoseconds(int(self._seconds_left() * LOAD_SHARE * 1e9))
+        if self._recompute_seconds is not None:
+            seconds = min(self._recompute_seconds, RECOMPUTE_SECONDS_MAX)
+            request.recompute_time_per_block.FromNanoseconds(int(seconds * 1e9))
         return request
 
     @contextlib.contextmanager

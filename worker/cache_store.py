@@ -20,7 +20,7 @@ import grpc
 
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
-from worker.cache_port import PageBytes, StoreResult
+from worker.cache_port import NO_HINTS, CacheHints, PageBytes, StoreResult
 from worker.cache_session import CacheSession
 from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
 
@@ -48,6 +48,7 @@ class Store:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         deadline: float,
+        hints: CacheHints = NO_HINTS,
     ) -> None:
         self._session = session
         self._lanes = lanes
@@ -55,6 +56,7 @@ class Store:
         self._chain = chain
         self._pages = pages
         self._deadline = deadline
+        self._hints = hints
 
         self._reserved_id = ""
         """Reserved, and not committed yet."""
@@ -120,6 +122,7 @@ class Store:
             request_id=request_id,
             block_hashes=pack_hashes(self._chain[:end]),
             returned_lease_ids=self._session.lease_returns.take(),
+            one_off=self._hints.one_off,
         )
         return self._session.stub.ReserveBlocks.future(request, timeout=self._seconds_left())
 

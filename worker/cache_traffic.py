@@ -82,8 +82,18 @@ class CacheTraffic:
     def in_flight_count(self) -> int:
         return len(self._flights)
 
-    def load(self, live: LiveRequest, first_block: int, end_block: int, seconds: float) -> bool:
-        """Starts restoring blocks `[first_block, end_block)` of the prompt; False: not possible."""
+    def load(
+        self,
+        live: LiveRequest,
+        first_block: int,
+        end_block: int,
+        seconds: float,
+        recompute_seconds: float | None = None,
+    ) -> bool:
+        """Starts restoring blocks `[first_block, end_block)` of the prompt; False: not possible.
+
+        `seconds`: how long it may take; `recompute_seconds`: what computing one of them costs.
+        """
         if not self.usable:
             return False
         pages = live.samples[0].table.pages[first_block:end_block]
@@ -92,7 +102,9 @@ class CacheTraffic:
             return False
         deadline = self._clock() + seconds
         chain = live.chain.hashes[first_block:end_block]
-        job = LoadJob(live.request.request_id, chain, landing, deadline)
+        job = LoadJob(
+            live.request.request_id, chain, landing, deadline, live.cache_hints, recompute_seconds
+        )
         flight = _Flight(
             job, pages, self._kv.direct, deadline + LOAD_GRACE_SECONDS, live, first_block
         )
@@ -109,7 +121,8 @@ class CacheTraffic:
         if content is None:
             self.skipped_stores += 1
             return
-        job = StoreJob(live.request.request_id, sample.chain.hashes[:count], content)
+        chain = sample.chain.hashes[:count]
+        job = StoreJob(live.request.request_id, chain, content, live.cache_hints)
         flight = _Flight(job, pages, self._kv.direct, self._clock() + STORE_SECONDS_MAX)
         if self._depart(flight, lambda: self._lanes.store(job)):
             self.offered_blocks += count

@@ -18,6 +18,8 @@ class EngineStats:
     loading_count: int
     running_count: int
     """Admitted requests, loading ones not included."""
+    prefill_tokens_per_second: int = 0
+    """As it was lately, while prompts were computed; 0: not measured."""
     prefill_tokens_total: int = 0
     decode_tokens_total: int = 0
     steps_total: int = 0

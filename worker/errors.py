@@ -13,6 +13,7 @@
     ├── TokenIdOutOfRangeError       not in the model's vocabulary
     ├── InvalidLimitError            a count that is negative or absurd
     ├── InvalidSamplingError         sampling values that contradict or make no sense
+    ├── InvalidCacheControlError     words on the cache that contradict each other
     ├── InvalidMessagesError         unknown role or a chat the template refuses
     ├── QueueFullError               more requests wait than the worker allows
     ├── EngineFailedError            the engine gave up on the request
@@ -31,6 +32,7 @@ __all__ = [
     "ArchitectureRefusedError",
     "CheckpointError",
     "EngineFailedError",
+    "InvalidCacheControlError",
     "InvalidLimitError",
     "InvalidMessagesError",
     "InvalidSamplingError",
@@ -102,6 +104,10 @@ class InvalidLimitError(WorkerError):
 
 class InvalidSamplingError(WorkerError):
     reason = "INVALID_SAMPLING"
+
+
+class InvalidCacheControlError(WorkerError):
+    reason = "INVALID_CACHE_CONTROL"
 
 
 class InvalidMessagesError(WorkerError):

@@ -15,6 +15,7 @@ import torch
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockChain, BlockHash
 from worker.block_table import BlockTable
+from worker.cache_port import CacheHints
 from worker.requests import (
     CacheMode,
     EngineRequest,
@@ -79,6 +80,16 @@ class LiveRequest:
     def keeps(self) -> bool:
         """Whether what it computes stays in any tier."""
         return self.request.cache_mode is CacheMode.DEFAULT
+
+    @property
+    def cache_hints(self) -> CacheHints:
+        """What the cache service is told of its blocks."""
+        return CacheHints(self.request.one_off)
+
+    def load_seconds(self, limit_seconds: float) -> float:
+        """How long it waits for the cache service, where nobody waits longer than the limit."""
+        asked = self.request.cache_timeout_seconds
+        return limit_seconds if asked is None else min(asked, limit_seconds)
 
     def reusable_chain(self, block_tokens: int) -> Sequence[BlockHash]:
         """Blocks that may be a hit: whole, and leaving at least one token to compute."""

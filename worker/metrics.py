@@ -25,6 +25,11 @@ _ENGINE_GAUGES: tuple[tuple[str, str, Callable[[EngineStats], int]], ...] = (
     ("waiting_requests", "Requests not yet admitted.", lambda s: s.waiting_count),
     ("loading_requests", "Requests that load blocks.", lambda s: s.loading_count),
     ("running_requests", "Requests that compute.", lambda s: s.running_count),
+    (
+        "prefill_tokens_per_second",
+        "How fast prompts were computed lately.",
+        lambda s: s.prefill_tokens_per_second,
+    ),
 )
 
 

@@ -3,7 +3,8 @@
 A block hash names the block and everything before it, so the tree needs no tokens and no splitting:
 a node is a block, its parent the block before. Eviction is leaf-first, so a resident block's whole
 prefix is resident; among idle leaves the least worth leaves (GreedyDual: worth = the worth of the
-last evicted + uses, capped at 2), the least recent of equals first.
+last evicted + uses, capped at 2), the least recent of equals first. A block that only one-off
+requests brought and used is worth less than all others, and teaches nothing by leaving.
 
 Invariant: whoever holds a node's page holds the pages of all its ancestors, so an idle page has
 only idle descendants, and all idle pages can be had, leaf by leaf. Owned by the engine's thread.
@@ -22,6 +23,9 @@ __all__ = ["PrefixTree"]
 
 USES_MAX = 2
 """A higher cap keeps yesterday's favourites for ever; measured on real traces."""
+
+ONE_OFF_WORTH = -1.0
+"""Below every other: those are above the floor, which is never negative."""
 
 
 @dataclass(slots=True)
@@ -63,25 +67,43 @@ class PrefixTree:
 
     def use(self, chain: Sequence[BlockHash]) -> list[PageId]:
         """As `match`, and the caller becomes a holder of each page; recency is noted."""
-        pages = self.match(chain)
-        for block, page in zip(chain, pages, strict=False):
+        pages = self.hold(chain)
+        for block, _ in zip(chain, pages, strict=False):
             self._touch(self._nodes[block])
+        return pages
+
+    def hold(self, chain: Sequence[BlockHash]) -> list[PageId]:
+        """As `use`, but nothing is noted."""
+        pages = self.match(chain)
+        for page in pages:
             self._pool.hold(page)
         return pages
 
-    def seal(self, chain: Sequence[BlockHash], table: BlockTable, first: int, end: int) -> None:
+    def seal(
+        self,
+        chain: Sequence[BlockHash],
+        table: BlockTable,
+        first: int,
+        end: int,
+        *,
+        one_off: bool = False,
+    ) -> None:
         """Makes blocks `[first, end)` of `chain`, computed in `table`, resident.
 
         A block that is resident already in another page takes that page's place in `table`: equal
-        hash means equal KV, and so the table's holder keeps holding every ancestor.
+        hash means equal KV, and so the table's holder keeps holding every ancestor. `one_off`: what
+        is new is worth less than all others, what is there is not noted as used.
         """
         for index in range(first, end):
             block = chain[index]
             node = self._nodes.get(block)
             if node is None:
-                self._insert(block, chain[index - 1] if index else None, table.pages[index])
+                node = self._insert(block, chain[index - 1] if index else None, table.pages[index])
+                if one_off:
+                    node.uses, node.worth = 0, ONE_OFF_WORTH
             elif node.page != table.pages[index]:
-                self._touch(node)
+                if not one_off:
+                    self._touch(node)
                 table.replace(index, node.page)
 
     def evict(self) -> bool:
@@ -90,7 +112,7 @@ class PrefixTree:
             worth, tick, block = heapq.heappop(self._leaves)
             node = self._nodes.get(block)
             if node is not None and node.tick == tick and self._evictable(node):
-                self._floor = worth
+                self._floor = max(self._floor, worth)
                 self._remove(node)
                 return True
         return False
@@ -110,7 +132,7 @@ class PrefixTree:
                 assert (node.tick, block) in listed, "an idle leaf is not listed"
         assert len(self._by_page) == len(self._nodes)
 
-    def _insert(self, block: BlockHash, parent: BlockHash | None, page: PageId) -> None:
+    def _insert(self, block: BlockHash, parent: BlockHash | None, page: PageId) -> _Node:
         if parent is not None:
             self._nodes[parent].children += 1
         self._tick += 1
@@ -118,6 +140,7 @@ class PrefixTree:
         self._nodes[block] = node
         self._by_page[page] = node
         self._pool.keep(page)
+        return node
 
     def _touch(self, node: _Node) -> None:
         self._tick += 1

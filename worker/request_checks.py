@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from worker.cache_control import CacheControl, check_cache_control
 from worker.chat import ChatMessage, PromptEncoder, check_roles
 from worker.errors import (
     InvalidLimitError,
@@ -19,7 +20,7 @@ from worker.errors import (
     PromptTooLongError,
     TokenIdOutOfRangeError,
 )
-from worker.requests import CacheMode, Sampling
+from worker.requests import Sampling
 from worker.tenants import Caller
 
 __all__ = [
@@ -72,7 +73,7 @@ class Ask:
     sample_count: int = 0
     """0 means 1."""
     stop: tuple[str, ...] = ()
-    cache_mode: CacheMode = CacheMode.DEFAULT
+    cache: CacheControl = field(default_factory=CacheControl)
     client_request_id: str = ""
     ignore_end_of_sequence: bool = False
 
@@ -97,6 +98,7 @@ def check_ask(ask: Ask, limits: ModelLimits, encoder: PromptEncoder) -> None:
         )
     _check_limits(ask)
     _check_sampling(ask.sampling)
+    check_cache_control(ask.cache)
     match ask.prompt:
         case None:
             raise PromptEmptyError("the request has no prompt; set chat, text or tokens")

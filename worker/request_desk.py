@@ -104,7 +104,9 @@ class RequestDesk:
             sample_count=ask.sample_count or 1,
             sampling=ask.sampling,
             stop_token_ids=self._stop_tokens(ask),
-            cache_mode=ask.cache_mode,
+            cache_mode=ask.cache.mode,
+            one_off=ask.cache.one_off,
+            cache_timeout_seconds=ask.cache.timeout_seconds,
         )
         seconds = self._limits.deadline_seconds
         if time_remaining is not None:

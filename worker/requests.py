@@ -82,6 +82,12 @@ class EngineRequest:
     sampling: Sampling = field(default_factory=Sampling)
     stop_token_ids: frozenset[int] = frozenset()
     cache_mode: CacheMode = CacheMode.DEFAULT
+    one_off: bool = False
+    """Its prompt will not come again: what is new of it leaves first, what it reuses is not counted
+    as used."""
+    cache_timeout_seconds: float | None = None
+    """Longest that it waits for the cache service, where the engine's own limit is longer; None:
+    the engine's. 0: the cache service is not asked."""
 
 
 @dataclass(frozen=True, slots=True)

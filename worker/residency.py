@@ -55,7 +55,8 @@ class Residency:
         if need - len(matched) > there:
             return False
         table = BlockTable(self._pool)
-        for page in self._tree.use(chain):
+        take = self._tree.hold if live.request.one_off else self._tree.use
+        for page in take(chain):
             table.append(page)
         self._reserved += need - len(matched)
         sample = Sample(
@@ -108,10 +109,11 @@ class Residency:
             sample.table.append(page)
         return sample
 
-    def seal(self, sample: Sample) -> None:
+    def seal(self, sample: Sample, *, one_off: bool) -> None:
         """Makes the sample's computed full blocks resident."""
         full = sample.computed // self._block_tokens
-        self._tree.seal(sample.chain.hashes, sample.table, sample.sealed_blocks, full)
+        first = sample.sealed_blocks
+        self._tree.seal(sample.chain.hashes, sample.table, first, full, one_off=one_off)
         sample.sealed_blocks = max(full, sample.sealed_blocks)
 
     def swap_out(self, sample: Sample, indexes: range) -> list[PageId]:

@@ -12,6 +12,7 @@ from kvtier.errors import KvtierError
 from kvtier.scopes import ScopeLevel
 from kvtier.serving import MalformedRequestError
 from kvtier.v1 import block_pb2, inference_pb2, inference_pb2_grpc
+from worker.cache_control import CacheControl
 from worker.chat import ChatMessage
 from worker.generation import Output, Settled, Started
 from worker.request_checks import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
@@ -100,7 +101,7 @@ def read_ask(request: inference_pb2.GenerateRequest) -> Ask:
         sampling=_read_sampling(request.sampling),
         sample_count=request.sample_count,
         stop=tuple(request.stop),
-        cache_mode=_CACHE_MODES[request.cache_mode],
+        cache=_read_cache_control(request),
         client_request_id=request.client_request_id,
         ignore_end_of_sequence=request.ignore_end_of_sequence,
     )
@@ -137,6 +138,17 @@ def _read_prompt(request: inference_pb2.GenerateRequest) -> Prompt | None:
             return TokenPrompt(tuple(request.tokens.token_ids))
         case _:
             return None
+
+
+def _read_cache_control(request: inference_pb2.GenerateRequest) -> CacheControl:
+    timeout = request.cache_timeout
+    return CacheControl(
+        mode=_CACHE_MODES[request.cache_mode],
+        one_off=request.one_off,
+        timeout_seconds=(
+            timeout.seconds + timeout.nanos / 1e9 if request.HasField("cache_timeout") else None
+        ),
+    )
 
 
 def _read_sampling(sampling: inference_pb2.SamplingParameters) -> Sampling:

@@ -23,6 +23,7 @@ STATUS_TABLE: StatusTable = {
     errors.TokenIdOutOfRangeError: _Code.INVALID_ARGUMENT,
     errors.InvalidLimitError: _Code.INVALID_ARGUMENT,
     errors.InvalidSamplingError: _Code.INVALID_ARGUMENT,
+    errors.InvalidCacheControlError: _Code.INVALID_ARGUMENT,
     errors.InvalidMessagesError: _Code.INVALID_ARGUMENT,
     errors.QueueFullError: _Code.RESOURCE_EXHAUSTED,
     errors.EngineFailedError: _Code.INTERNAL,

@@ -23,6 +23,7 @@ from worker.engine_settings import EngineSettings
 from worker.engine_stats import EngineStats
 from worker.live_request import LiveRequest, Phase, Sample
 from worker.model_runner import ModelRunner, Span
+from worker.prefill_rate import PrefillRate, pairs
 from worker.requests import (
     CacheMode,
     EndReason,
@@ -69,6 +70,7 @@ class StepLoop:
         self._clock = clock
         self._waiting: list[LiveRequest] = []
         self._running: list[LiveRequest] = []
+        self._prefill_rate = PrefillRate()
         self._prefill_tokens = 0
         self._decode_tokens = 0
         self._steps = 0
@@ -122,15 +124,18 @@ class StepLoop:
         if not works:
             return settled or admitted
         self._steps += 1
+        began = self._clock()
         try:
             logits = self._runner.run([work.span for work in works])
+            largest = logits.amax(dim=1).tolist()  # on a device, this is what waits for it
         except Exception as error:
             log.exception("a step failed; ending its requests")
             for work in works:
                 self._end(work.live, EndReason.ERROR, f"the model failed: {type(error).__name__}")
             return True
-        for work, row in zip(works, logits, strict=True):
-            self._advance(work, row)
+        self._note_prefill(works, self._clock() - began)
+        for work, row, top in zip(works, logits, largest, strict=True):
+            self._advance(work, row, top)
         return True
 
     def stats(self) -> EngineStats:
@@ -143,6 +148,7 @@ class StepLoop:
             waiting_count=len(self._waiting),
             loading_count=loading,
             running_count=len(self._running) - loading,
+            prefill_tokens_per_second=int(self._prefill_rate.tokens_per_second or 0),
             prefill_tokens_total=self._prefill_tokens,
             decode_tokens_total=self._decode_tokens,
             steps_total=self._steps,
@@ -220,12 +226,31 @@ class StepLoop:
         elif end == 0:
             live.miss_reason = MissReason.TOO_SHORT
         elif first < end:
-            live.miss_reason = MissReason.UNAVAILABLE
-            # Before the load, which runs at once where there are no threads.
-            live.phase = Phase.LOADING
-            seconds = self._settings.load_timeout_seconds
-            if self._traffic is None or not self._traffic.load(live, first, end, seconds):
-                live.phase = Phase.PREFILL
+            self._load(live, first, end)
+
+    def _load(self, live: LiveRequest, first: int, end: int) -> None:
+        """Asks the cache service for blocks `[first, end)`, where the request has time for it."""
+        seconds = live.load_seconds(self._settings.load_timeout_seconds)
+        if seconds <= 0:
+            live.miss_reason = MissReason.DEADLINE
+            return
+        live.miss_reason = MissReason.UNAVAILABLE
+        # Before the load, which runs at once where there are no threads.
+        live.phase = Phase.LOADING
+        cost = self._recompute_seconds(first, end)
+        if self._traffic is None or not self._traffic.load(live, first, end, seconds, cost):
+            live.phase = Phase.PREFILL
+
+    def _recompute_seconds(self, first: int, end: int) -> float | None:
+        """What a block of `[first, end)` of a prompt costs to compute, its turn included: prompts
+        that came before are computed while it loads, and are waited for when it does not."""
+        own = self._prefill_rate.seconds(first * self._block_tokens, end * self._block_tokens)
+        before = [
+            self._prefill_rate.seconds(live.samples[0].computed, live.prompt_tokens)
+            for live in self._running
+            if live.phase is Phase.PREFILL
+        ]
+        return None if own is None else (own + sum(s or 0.0 for s in before)) / (end - first)
 
     def _settle_loads(self) -> bool:
         if self._traffic is None:
@@ -252,7 +277,7 @@ class StepLoop:
         if len(outcome.result.tiers) == outcome.block_count:
             live.miss_reason = MissReason.NONE
         if live.keeps:
-            self._residency.seal(sample)
+            self._residency.seal(sample, one_off=live.request.one_off)
 
     # Computing
 
@@ -278,13 +303,22 @@ class StepLoop:
         # Also in the middle of a prompt: `_advance` judges the span's KV by them.
         return _Work(live, sample, Span(tokens, sample.computed, sample.table.pages, 1))
 
-    def _advance(self, work: _Work, logits: torch.Tensor) -> None:
+    def _note_prefill(self, works: Sequence[_Work], seconds: float) -> None:
+        """Steps that mostly decode say little of prompts."""
+        spans = [work.span for work in works if work.live.phase is Phase.PREFILL]
+        tokens = sum(len(span.token_ids) for span in spans)
+        others = len(works) - len(spans)
+        if tokens > others:
+            attended = sum(pairs(span.start, span.end) for span in spans)
+            self._prefill_rate.computed(tokens, attended, seconds * tokens / (tokens + others))
+
+    def _advance(self, work: _Work, logits: torch.Tensor, largest: float) -> None:
         live, sample = work.live, work.sample
         if live.phase is Phase.ENDED:
             return
         # The last token saw all of the span's KV: what is no number there is none here. The largest
         # logit is NaN when one is; infinite, it leaves no chances to draw by.
-        if not math.isfinite(float(logits.max())):
+        if not math.isfinite(largest):
             self._end(live, EndReason.ERROR, "the model's logits are not numbers")
             return
         sample.computed = work.span.end
@@ -294,7 +328,7 @@ class StepLoop:
         else:
             self._prefill_tokens += len(work.span.token_ids)
         if live.keeps:
-            self._residency.seal(sample)
+            self._residency.seal(sample, one_off=live.request.one_off)
         if live.phase is Phase.DECODE:
             self._draw(live, sample, logits)
         elif sample.computed == live.prompt_tokens:

@@ -36,6 +36,7 @@ class ReadCalls(Calls):
             request.session_id,
             wire.text("request_id", request.request_id),
             wire.chain(request.block_hashes),
+            wire.hints(request),
         )
         response = pb.AcquireResidentResponse()
         for event in events:
@@ -49,11 +50,18 @@ class ReadCalls(Calls):
         timeout = (
             wire.load_timeout(request.load_timeout) if request.HasField("load_timeout") else None
         )
+        recompute = (
+            wire.recompute_time(request.recompute_time_per_block)
+            if request.HasField("recompute_time_per_block")
+            else None
+        )
         events = self._cache.acquire(
             request.session_id,
             wire.text("request_id", request.request_id),
             wire.chain(request.block_hashes),
             timeout,
+            wire.hints(request),
+            recompute,
         )
         # A client that vanishes cancels this handler: closing the core's iterator is what gives
         # its lease back, at once and not when the collector gets to it.

@@ -21,6 +21,7 @@ class StoreCalls(Calls):
             request.session_id,
             wire.text("request_id", request.request_id),
             wire.chain(request.block_hashes),
+            wire.hints(request),
         )
         response = pb.ReserveBlocksResponse(
             reservation_id=view.reservation_id,

@@ -124,6 +124,18 @@ class Changes:
         self._noted.append(row << CODE_BITS | code)
         self._parents.append(parent)
 
+    def came_run(self, rows: "NDArray[np.int64]", parents: "NDArray[np.int64]", code: int) -> None:
+        """As `came` of one after the other."""
+        self._noted.frombytes((rows << CODE_BITS | code).tobytes())
+        self._parents.frombytes(parents.tobytes())
+
+    def left_run(
+        self, rows: "NDArray[np.int64]", parents: "NDArray[np.int64]", code: int, reason: int
+    ) -> None:
+        """As `left` of one after the other."""
+        self.came_run(rows, parents, reason << REASON_SHIFT | code)
+        self.rows_left = True
+
     def left(self, row: int, parent: int, code: int, reason: int) -> None:
         """A copy left, for a `MissReason`. Noted before the row is given away."""
         self._noted.append(row << CODE_BITS | reason << REASON_SHIFT | code)

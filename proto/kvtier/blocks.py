@@ -34,4 +34,5 @@ class MissReason(IntEnum):
     NO_STORE = 10
     UNAVAILABLE = 11
     ARENA_FULL = 12
-    PURGED = 13
+    RECOMPUTE_FASTER = 13
+    PURGED = 14

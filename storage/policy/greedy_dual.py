@@ -23,8 +23,9 @@ from array import array
 import numpy as np
 
 from storage.policy.columns import Column, view
+from storage.policy.one_queue import OneQueue
 from storage.policy.order import USES_MAX, Names, Slots
-from storage.policy.slot_order import TURN_BITS, SlotOrder
+from storage.policy.slot_order import TURN_BITS
 
 __all__ = ["GreedyDual"]
 
@@ -32,7 +33,7 @@ _USES_BITS = 2
 _WORTH_SHIFT = TURN_BITS + _USES_BITS
 
 
-class GreedyDual(SlotOrder):
+class GreedyDual(OneQueue):
     """See `EvictionOrder`."""
 
     def __init__(self, once: int = 1, again: int = 2) -> None:
@@ -50,6 +51,10 @@ class GreedyDual(SlotOrder):
         self._turn += 1
         self._turns[slot] = self._turn
         self._worths[slot] = self._clock + self._values[self._uses[slot]]
+
+    def refresh_many(self, slots: Slots) -> None:
+        super().refresh_many(slots)
+        view(self._worths)[slots] = self._clock + np.array(self._values)[view(self._uses)[slots]]
 
     def worth(self, slot: int) -> int:
         return self._worths[slot]

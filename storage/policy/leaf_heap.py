@@ -82,6 +82,16 @@ class LeafHeap:
                 heapq.heapreplace(heap, standing << SLOT_BITS | slot)
         return None
 
+    def runner_up(self) -> int | None:
+        """The second least standing of an offered slot; None when there is only one, or none.
+
+        REQUIRES: `first` found one.
+        """
+        entry = heapq.heappop(self._heap)
+        second = self.first()
+        heapq.heappush(self._heap, entry)
+        return None if second is None else self._standing(second)
+
     def least(self, count: int) -> list[int]:
         """Up to `count` offered slots, least standing first. Changes nothing.
 

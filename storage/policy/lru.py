@@ -6,12 +6,12 @@
 11 bytes a slot, and 48 for each offered one.
 """
 
-from storage.policy.slot_order import SlotOrder
+from storage.policy.one_queue import OneQueue
 
 __all__ = ["Lru"]
 
 
-class Lru(SlotOrder):
+class Lru(OneQueue):
     """See `EvictionOrder`."""
 
     def worth(self, slot: int) -> int:

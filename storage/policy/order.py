@@ -9,6 +9,7 @@ offered slot is ever a victim. An offer is good until it is withheld or the bloc
 Not thread-safe; an order belongs to one owner.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -41,11 +42,17 @@ class EvictionOrder(Protocol):
     def insert_many(self, slots: Slots, names: Names) -> None:
         """The same for many, in the order of their last use, the longest unused first."""
 
+    def insert_run(self, slots: Slots, names: Names) -> None:
+        """As `insert` of one after the other, used once."""
+
     def use(self, slot: int) -> None:
         """Counts a use. REQUIRES: present, here and in all that follow."""
 
     def refresh(self, slot: int) -> None:
         """Moves the last use to now without counting one."""
+
+    def refresh_many(self, slots: Slots) -> None:
+        """As `refresh` of one after the other. REQUIRES: different slots."""
 
     def offer(self, slot: int) -> None:
         """It may be a victim from now on."""
@@ -66,6 +73,16 @@ class EvictionOrder(Protocol):
 
     def evict(self, slot: int) -> None:
         """The block left to make room: the policy learns from it."""
+
+    def leaving_run(self, slots: Sequence[int]) -> int:
+        """How many of `slots` would leave one right after the other, nothing else between them.
+
+        The first is the `victim`; each other one is offered when the one before it has left. At
+        least 1; fewer than there would be is a right answer. Changes nothing.
+        """
+
+    def evict_run(self, slots: Sequence[int]) -> None:
+        """As `evict` of one after the other. REQUIRES: `leaving_run` counted them all."""
 
     def remove(self, slot: int) -> None:
         """The block left for another reason."""

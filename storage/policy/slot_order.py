@@ -6,6 +6,7 @@ A standing falls only when its block leaves.
 """
 
 from array import array
+from collections.abc import Sequence
 from functools import partial
 from sys import getsizeof
 
@@ -74,6 +75,10 @@ class SlotOrder:
         self._turn += len(slots)
         self._count += len(slots)
 
+    def insert_run(self, slots: Slots, names: Names) -> None:
+        for slot, name in zip(slots.tolist(), names.tolist(), strict=True):
+            self.insert(slot, name)
+
     def use(self, slot: int) -> None:
         if self._uses[slot] < USES_MAX:
             self._uses[slot] += 1
@@ -82,6 +87,10 @@ class SlotOrder:
     def refresh(self, slot: int) -> None:
         self._turn += 1
         self._turns[slot] = self._turn
+
+    def refresh_many(self, slots: Slots) -> None:
+        for slot in slots.tolist():
+            self.refresh(slot)
 
     def offer(self, slot: int) -> None:
         assert slot in self
@@ -105,6 +114,13 @@ class SlotOrder:
     def evict(self, slot: int) -> None:
         self.advance(self.worth(slot))
         self.remove(slot)
+
+    def leaving_run(self, slots: Sequence[int]) -> int:
+        return 1
+
+    def evict_run(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self.evict(slot)
 
     def remove(self, slot: int) -> None:
         assert slot in self

@@ -57,6 +57,8 @@ class DataDirectory:
         """One line for each foreign file and for an older format, for the report."""
         self.dropped_count = 0
         """Blocks of an older format."""
+        self.expiries = False
+        """Some of the blocks have, or had, an end."""
         self._lock_fd = -1
         try:
             env.mkdir(path)
@@ -65,6 +67,8 @@ class DataDirectory:
             marker = self._check_marker()  # again: another process may have made it in between
             if marker is not None and marker.format_version < FORMAT_VERSION:
                 self._empty_older(marker)
+            elif marker is not None:
+                self.expiries = marker.expiries
             self._create_missing()
             self._tidy()
             self.open_flags = segment_open_flags(env, path)
@@ -142,6 +146,12 @@ class DataDirectory:
         self._env.remove_tree(self.index_path)
         self._env.fsync_directory(self.path)
 
+    def mark_expiries(self) -> None:
+        """Some block is about to have an end; durable on return. Raises OSError."""
+        if not self.expiries:
+            self._create_marker(expiries=True)
+            self.expiries = True
+
     # --- opening ------------------------------------------------------------------------------
 
     def _check_marker(self) -> Marker | None:
@@ -210,9 +220,9 @@ class DataDirectory:
             self._create_marker()
         self._env.mkdir(self.path / SEGMENT_DIRECTORY)
 
-    def _create_marker(self) -> None:
+    def _create_marker(self, *, expiries: bool = False) -> None:
         temporary = self.path / (MARKER_FILE + TEMPORARY_SUFFIX)
-        raw = pack_marker(Marker(FORMAT_VERSION, self.segment_bytes))
+        raw = pack_marker(Marker(FORMAT_VERSION, self.segment_bytes, expiries))
         fd = self._env.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             write_all(self._env, fd, [memoryview(raw)], 0)

@@ -83,6 +83,8 @@ class Marker:
 
     format_version: int
     segment_bytes: int
+    expiries: bool = False
+    """Some of its blocks have, or had, an end."""
 
 
 class SegmentHeader(NamedTuple):
@@ -121,6 +123,8 @@ def parse_segment_name(name: str) -> SegmentId | None:
 
 def pack_marker(marker: Marker) -> bytes:
     fields = {"format": marker.format_version, "segment_bytes": marker.segment_bytes}
+    if marker.expiries:
+        fields["expiries"] = True
     return json.dumps(fields).encode() + b"\n"
 
 
@@ -132,8 +136,8 @@ def parse_marker(raw: bytes) -> Marker:
         if version < 1:
             raise ValueError(f"format {version}")
         refuse_newer(version)
-        return Marker(version, int(fields["segment_bytes"]))
-    except (ValueError, TypeError, KeyError) as error:
+        return Marker(version, int(fields["segment_bytes"]), bool(fields.get("expiries", False)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadPageError(f"the marker does not parse: {error}") from None
 
 

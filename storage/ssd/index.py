@@ -1,4 +1,5 @@
-"""The index of the SSD tier: one RocksDB row per block, one per segment, one for the directory.
+"""The index of the SSD tier: one RocksDB row per block, one more for a block that expires, one per
+segment, one for the directory.
 
 Invariant: a batch is applied whole or not at all, and is durable once `apply` returns (unsynced
 WriteBatch, then `flush_wal(True)`: p99 1.0 ms where a synced write has 10). The meta row is written
@@ -11,8 +12,8 @@ RocksDB is kept small: 16 MiB memtables, a bounded WAL, few log files; a row cos
 import contextlib
 import itertools
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +26,7 @@ from storage.errors import (
     TierIOError,
 )
 from storage.ssd.block_rows import BLOCK_KEY, BlockRowReader, BlockRows, sealed_row
+from storage.ssd.expiry_rows import EXPIRY_KEY, expiry_entry, read_expiry
 from storage.ssd.format import FORMAT_VERSION, refuse_newer
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
 from storage.tier import SegmentId
@@ -87,6 +89,8 @@ class IndexContent:
     blocks: BlockRows
     damaged_hashes: list[bytes]
     """Keys whose row does not match its checksum."""
+    expiries: Mapping[bytes, int] = field(default_factory=dict)
+    """Block hash -> Unix second, of blocks that have an end; some may be of none that is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,9 @@ class IndexBatch:
     put_blocks: Sequence[tuple[bytes, bytes]] = ()
     """(block hash, row value) as `block_row` makes it."""
     delete_blocks: Sequence[bytes] = ()
+    put_expiries: Sequence[tuple[bytes, int]] = ()
+    """(block hash, Unix second)."""
+    delete_expiries: Sequence[bytes] = ()
     put_segments: Sequence[Segment] = ()
     delete_segments: Sequence[SegmentId] = ()
     put_meta: MetaRow | None = None
@@ -135,8 +142,9 @@ class SsdIndex:
         finally:
             # While an iterator lives, also in a traceback, RocksDB does not let go of its files.
             items = iter(())
-        meta, segments = _read_others(others)
-        return IndexContent(meta, segments, reader.rows(), reader.damaged_hashes)
+        expiries = dict(read_expiry(*entry) for entry in others if entry[0][:1] == EXPIRY_KEY)
+        meta, segments = _read_others([e for e in others if e[0][:1] != EXPIRY_KEY])
+        return IndexContent(meta, segments, reader.rows(), reader.damaged_hashes, expiries)
 
     def start_compaction(self) -> None:
         """Lets RocksDB compact from now on, as it has to. Before, it would take a processor and
@@ -183,6 +191,8 @@ def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
         (BLOCK_KEY + key, value) for key, value in batch.put_blocks
     ]
     puts += [(BLOCK_KEY + key, None) for key in batch.delete_blocks]
+    puts += [expiry_entry(key, second) for key, second in batch.put_expiries]
+    puts += [(EXPIRY_KEY + key, None) for key in batch.delete_expiries]
     puts += [(_segment_key(s.segment_id), _segment_value(s)) for s in batch.put_segments]
     puts += [(_segment_key(segment_id), None) for segment_id in batch.delete_segments]
     if batch.put_meta is not None:

@@ -25,7 +25,14 @@ from storage.ssd.payload import payload_matches
 from storage.ssd.segments import FREE, Segment, SegmentTable
 from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
 
-__all__ = ["BlockRead", "BlockReader", "runs"]
+__all__ = [
+    "FIRST_RUN_BYTES",
+    "RUN_BYTES_MAX",
+    "RUN_BYTES_SHARED",
+    "BlockRead",
+    "BlockReader",
+    "runs",
+]
 
 P = ParamSpec("P")
 
@@ -37,6 +44,9 @@ RUN_BYTES_MAX = 16 << 20
 """A run grows while it is smaller. Each costs a processor that slept three wake-ups, so few and
 large ones take the least; the first of a call is short, for whoever waits for its first block."""
 
+RUN_BYTES_SHARED = 4 << 20
+"""The same beside others who want little; `read_lane.py` says when."""
+
 
 class BlockRead(NamedTuple):
     """A block that is wanted, and the memory for it."""
@@ -47,7 +57,9 @@ class BlockRead(NamedTuple):
     """Page-aligned, `rounded(payload_bytes)` bytes."""
 
 
-def runs(reads: Sequence[BlockRead]) -> Iterator[tuple[int, int, int]]:
+def runs(
+    reads: Sequence[BlockRead], run_bytes_max: int = RUN_BYTES_MAX
+) -> Iterator[tuple[int, int, int]]:
     """Cuts reads where one system call ends: first, end and bytes of each run.
 
     The records of a run lie one behind the other and have no codec, so that each can be read to
@@ -63,7 +75,7 @@ def runs(reads: Sequence[BlockRead]) -> Iterator[tuple[int, int, int]]:
         full = size >= size_max or i - start >= RUN_READS_MAX
         if i > start and (full or not raw or place != follows):
             yield start, i, size
-            start, size, size_max = i, 0, RUN_BYTES_MAX
+            start, size, size_max = i, 0, run_bytes_max
         size += room
         follows = (at.segment_id, at.generation, at.offset + room) if raw else None
     if reads:

@@ -11,7 +11,7 @@ Invariant: all columns are equally long; `parent_row[i] < i`; every block was re
 index and segment headers can tell. Frozen data, any thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kvtier.keys import BlockHash, NamespaceId
 from storage.ssd.block_rows import BlockRows
 from storage.ssd.lineage import same_words
-from storage.tier import NO_PARENT, BlockRecord, SegmentId, SsdLocation
+from storage.tier import NEVER, NO_PARENT, BlockRecord, SegmentId, SsdLocation
 
 __all__ = ["NO_BLOCKS", "RecoveredColumns", "recovered_columns"]
 
@@ -53,6 +53,8 @@ class RecoveredColumns:
     """`kvtier.keys.payload_checksum` of the payload."""
     codec: NDArray[np.uint32]
     sequence: NDArray[np.uint64]
+    expire_second: NDArray[np.uint32]
+    """Unix second at which the block ends; NEVER for none."""
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -96,6 +98,7 @@ def recovered_columns(
     parent: NDArray[np.int64],
     order: NDArray[np.int64],
     segment_generations: NDArray[np.uint64],
+    expiries: Mapping[bytes, int],
 ) -> RecoveredColumns:
     """The blocks at the positions `order`, in that order.
 
@@ -118,7 +121,17 @@ def recovered_columns(
         checksum=blocks["checksum"][order],
         codec=blocks["codec"][order],
         sequence=blocks["sequence"][order],
+        expire_second=_expire_seconds(blocks.hashes, order, expiries),
     )
+
+
+def _expire_seconds(
+    hashes: NDArray[np.void], order: NDArray[np.int64], expiries: Mapping[bytes, int]
+) -> NDArray[np.uint32]:
+    if not expiries:
+        return np.full(len(order), NEVER, np.uint32)
+    names = hashes.take(order).tolist()
+    return np.fromiter((expiries.get(name, NEVER) for name in names), np.uint32, len(order))
 
 
 def _numbered(column: NDArray[np.void]) -> tuple[tuple[NamespaceId, ...], NDArray[np.int32]]:
@@ -140,5 +153,5 @@ def _numbered(column: NDArray[np.void]) -> tuple[tuple[NamespaceId, ...], NDArra
 
 
 NO_BLOCKS = recovered_columns(
-    BlockRows.of(()), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64)
+    BlockRows.of(()), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64), {}
 )

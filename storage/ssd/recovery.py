@@ -123,6 +123,8 @@ class _Recovery:
         self._unsettled: list[int] = []
         self.segments: list[Segment] = []
         self._walked: list[tuple[bytes, bytes]] = []
+        self._orphaned: list[bytes] = []
+        """Hashes of expiry rows without a block."""
         self.repaired_count = 0
         self._highest_sequence = 0
 
@@ -254,7 +256,11 @@ class _Recovery:
         self._walked = [pair for pair in found if pair[0] in found_kept]
         self.repaired_count = 0 if self._rebuild else len(self._walked)
         generations = np.array([s.generation for s in self.segments], np.uint64)
-        columns = recovered_columns(merged, parent, parents_first(depth), generations)
+        columns = recovered_columns(
+            merged, parent, parents_first(depth), generations, self._content.expiries
+        )
+        if self._content.expiries:
+            self._orphaned = list(self._content.expiries.keys() - set(columns.hashes.tolist()))
         return columns, list(dropped)
 
     def _where_segments_say(self, blocks: BlockRows) -> NDArray[np.bool_]:
@@ -275,7 +281,8 @@ class _Recovery:
     def _walk_open(self, known: BlockRows) -> list[tuple[bytes, bytes]]:
         """Records behind the tail that the index knows: an append that a crash cut short."""
         segment = next((s for s in self.segments if s.state == OPEN), None)
-        if segment is None:
+        if segment is None or self._directory.expiries:
+            # Nobody was told that they are here, and their end is known to nobody.
             return []
         inside = known["segment_id"] == segment.segment_id
         highest = int(known["sequence"][inside].max(initial=0))
@@ -287,8 +294,12 @@ class _Recovery:
         walked: dict[SegmentId, list[RecordHeader]] = {}
         for segment in list(self.segments):
             self._progress("scanning segments", segment.segment_id, len(self.segments))
-            if segment.state != FREE:
+            if segment.state != FREE and self._directory.expiries:
+                walked[segment.segment_id] = []
+            elif segment.state != FREE:
                 walked[segment.segment_id] = list(self._walk(segment, 0, payloads=False))
+        if walked and self._directory.expiries:
+            self.problems.append("when blocks expire is lost with the index; all are dropped")
         if any(walked.values()):
             # Where the last writes went a whole header may stand before half a payload. What an
             # older failed append left like that was never acknowledged; its first reader finds out.
@@ -338,6 +349,7 @@ class _Recovery:
             IndexBatch(
                 put_blocks=self._walked,
                 delete_blocks=dropped,
+                delete_expiries=self._orphaned,
                 put_segments=[s for s in self.segments if known.get(s.segment_id) != _row(s)],
                 delete_segments=surplus,
                 put_meta=meta,

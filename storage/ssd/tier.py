@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -33,6 +33,7 @@ from storage.ssd.format import INDEX_DIRECTORY, SEGMENT_COUNT_MAX, record_bytes
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
 from storage.ssd.read_lane import ReadLane
+from storage.ssd.read_order import ReadFlow
 from storage.ssd.reader import BlockRead, BlockReader
 from storage.ssd.recovered import NO_BLOCKS, RecoveredColumns
 from storage.ssd.recovery import Progress, RecoveredTier, recover
@@ -138,7 +139,14 @@ class SsdTier:
         self._blocks = found.blocks
         self._table = found.table
         self._reader = BlockReader(env, found.table)
-        self._writer = SegmentWriter(env, found.table, found.index, found.first_sequence)
+        self._writer = SegmentWriter(
+            env,
+            found.table,
+            found.index,
+            found.first_sequence,
+            expiries=data.expiries,
+            mark_expiries=data.mark_expiries,
+        )
         self._prewriter = Prewriter(env, found.table, self._writer.remember)
         self._selector = selector
         self._measure = measure or CodecMeasurer(env, found.table, self._reader)
@@ -177,8 +185,14 @@ class SsdTier:
     def free_segment_count(self) -> int:
         return self._table.free_count()
 
-    async def append(self, batch: Sequence[tuple[BlockRecord, memoryview]]) -> list[SsdLocation]:
+    async def append(
+        self,
+        batch: Sequence[tuple[BlockRecord, memoryview]],
+        expire_seconds: Sequence[int] = (),
+    ) -> list[SsdLocation]:
         """Writes blocks, durable on return; all or none is indexed.
+
+        `expire_seconds`: the Unix second at which each ends, NEVER for none; nothing for all NEVER.
 
         Each view is page-aligned memory of `rounded(payload_bytes)` bytes that stays as it is until
         this returns; it is trusted to match `record.checksum` (readers verify). Parents are on the
@@ -187,7 +201,7 @@ class SsdTier:
         """
         self._check_open()
         blocks = await self._encoded(batch)
-        locations = await self._write_lane.run(self._writer.append, blocks)
+        locations = await self._write_lane.run(self._writer.append, blocks, expire_seconds)
         self._prewrite_ahead()
         if self._selector.due(len(batch)):
             placed = zip((record for record, _ in batch), locations, strict=True)
@@ -208,20 +222,29 @@ class SsdTier:
             raise outcome[0]
 
     async def read_many(
-        self, reads: Sequence[BlockRead], landed: Callable[[int, Exception | None], None]
+        self,
+        reads: Sequence[BlockRead],
+        landed: Callable[[int, Exception | None], None],
+        flow: ReadFlow | None = None,
     ) -> None:
         """As `read` for each, at a fraction of the cost for each where records lie in a row.
 
         Returns when all have ended. `landed(i, error)` is called on the loop as each ends, the
-        first ones first as far as threads go: None, or what `read` would have raised. Raises
-        TierBusyError and TierIOError with none begun.
+        first ones first as far as threads go: None, or what `read` would have raised. Reads of one
+        `flow` follow each other, those of several take turns. Raises TierBusyError and TierIOError
+        with none begun.
         """
         self._check_open()
         self.reads_under_way += len(reads)
         try:
-            await self._read_lane.run(reads, landed)
+            await self._read_lane.run(reads, landed, flow)
         finally:
             self.reads_under_way -= len(reads)
+
+    def read_sooner(self, locations: Iterable[SsdLocation], flow: ReadFlow) -> None:
+        """Reads of those blocks that others asked for and that wait are done when `flow` would
+        have its turn, if that is sooner."""
+        self._read_lane.sooner({(at.segment_id, at.offset) for at in locations}, flow)
 
     async def verify(self, record: BlockRecord, location: SsdLocation) -> None:
         """Reads the block and checks everything, as `read` does, and gives nothing back.
@@ -248,6 +271,15 @@ class SsdTier:
         """Takes blocks out of the index, durable on return. Unknown ones are ignored."""
         self._check_open()
         await self._write_lane.run(self._writer.forget, list(hashes))
+
+    async def save_expiries(self, expiries: Sequence[tuple[BlockHash, int]]) -> None:
+        """Notes the Unix second at which blocks end, NEVER for none; durable on return.
+
+        A block has been appended, or what is noted of it is forgotten at the next open. Raises
+        TierIOError.
+        """
+        self._check_open()
+        await self._write_lane.run(self._writer.save_expiries, list(expiries))
 
     async def recycle(self, segment_id: SegmentId) -> None:
         """Makes a sealed segment free under its next generation, durable on return.

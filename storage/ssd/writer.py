@@ -7,7 +7,7 @@ made no block visible to a reader. If the index itself fails, what it holds is u
 writer refuses every later change until the directory is opened again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from storage.codec import Codec
 from storage.env import Env
@@ -30,7 +30,7 @@ from storage.ssd.index import IndexBatch, SsdIndex
 from storage.ssd.planning import Part, plan_append
 from storage.ssd.reader import BlockReader
 from storage.ssd.segments import SEALED, Segment, SegmentTable, freed
-from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
+from storage.tier import NEVER, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
 
 __all__ = ["SegmentWriter"]
 
@@ -42,7 +42,18 @@ _RELOG_BUFFER_BYTES_MAX = 32 << 20
 class SegmentWriter:
     """The one writer of the tier."""
 
-    def __init__(self, env: Env, table: SegmentTable, index: SsdIndex, first_sequence: int) -> None:
+    def __init__(
+        self,
+        env: Env,
+        table: SegmentTable,
+        index: SsdIndex,
+        first_sequence: int,
+        *,
+        expiries: bool,
+        mark_expiries: Callable[[], None],
+    ) -> None:
+        """`expiries`: the directory says that some blocks have an end; else `mark_expiries` makes
+        it say so."""
         self._env = env
         self._table = table
         self._index = index
@@ -50,17 +61,33 @@ class SegmentWriter:
         self._sequence = first_sequence
         self._headers = aligned_pages(_RECORDS_PER_WRITE_MAX)
         self._failure: StorageError | None = None
+        self._expiries = expiries
+        self._mark_expiries = mark_expiries
         self.written_bytes = 0
         """Records and headers, since open."""
 
-    def append(self, batch: Sequence[StoredBlock]) -> list[SsdLocation]:
-        """Writes all of `batch`, durable on return. Raises SegmentsFullError (nothing was
-        written), BlockTooLargeError, TierIOError."""
+    def append(
+        self, batch: Sequence[StoredBlock], expire_seconds: Sequence[int] = ()
+    ) -> list[SsdLocation]:
+        """Writes all of `batch` with what `expire_seconds` says of each (nothing: never), durable
+        on return. Raises SegmentsFullError (nothing was written), BlockTooLargeError, TierIOError.
+        """
         self._check_usable()
         for block in batch:
             self._check_size(block.record.payload_bytes)
         if not batch:
             return []
+        names = [block.record.block_hash for block in batch]
+        put, delete = self._expiries_of(names, expire_seconds or [NEVER] * len(batch))
+        return self._append(batch, put, delete)
+
+    def _append(
+        self,
+        batch: Sequence[StoredBlock],
+        put: Sequence[tuple[bytes, int]],
+        delete: Sequence[bytes],
+    ) -> list[SsdLocation]:
+        """`put` and `delete`: what becomes of expiry rows with it."""
         plan = plan_append(self._table, batch, self._env.random_seed)
         headers: list[RecordHeader] = []
         try:
@@ -70,7 +97,12 @@ class SegmentWriter:
         except OSError as error:
             raise _io_error("written", error) from error
         self._apply(
-            IndexBatch(put_blocks=[block_row(h) for h in headers], put_segments=plan.changed)
+            IndexBatch(
+                put_blocks=[block_row(h) for h in headers],
+                put_expiries=put,
+                delete_expiries=delete,
+                put_segments=plan.changed,
+            )
         )
         self._table.put(*plan.changed)
         return [h.location for h in headers]
@@ -79,7 +111,15 @@ class SegmentWriter:
         """Deletes index rows, durable on return. Raises TierIOError."""
         self._check_usable()
         if hashes:
-            self._apply(IndexBatch(delete_blocks=hashes))
+            ends = hashes if self._expiries else ()
+            self._apply(IndexBatch(delete_blocks=hashes, delete_expiries=ends))
+
+    def save_expiries(self, expiries: Sequence[tuple[bytes, int]]) -> None:
+        """Until when blocks may be used, durable on return. Raises TierIOError."""
+        self._check_usable()
+        put, delete = self._expiries_of(*zip(*expiries, strict=True)) if expiries else ((), ())
+        if put or delete:
+            self._apply(IndexBatch(put_expiries=put, delete_expiries=delete))
 
     def relog(self, items: Sequence[tuple[BlockRecord, SsdLocation]]) -> list[SsdLocation | None]:
         """Copies records to the open segment; None where one turned out corrupt. Raises
@@ -172,6 +212,21 @@ class SegmentWriter:
         write_all(self._env, segment.fd, [page], 0)
         self.written_bytes += PAGE_BYTES
 
+    def _expiries_of(
+        self, names: Sequence[bytes], seconds: Sequence[int]
+    ) -> tuple[list[tuple[bytes, int]], list[bytes]]:
+        """Rows to put and to delete. In a directory where nothing ever ended there is neither."""
+        put = [pair for pair in zip(names, seconds, strict=True) if pair[1] != NEVER]
+        if put and not self._expiries:
+            try:
+                self._mark_expiries()
+            except OSError as error:
+                raise _io_error("marked", error) from error
+            self._expiries = True
+        if not self._expiries:
+            return [], []
+        return put, [name for name, end in zip(names, seconds, strict=True) if end == NEVER]
+
     def _apply(self, batch: IndexBatch) -> None:
         try:
             self._index.apply(batch)
@@ -204,7 +259,7 @@ class SegmentWriter:
             else:
                 intact.append(True)
                 good.append(stored_block(record, codec, location.stored_bytes, view))
-        written = iter(self.append(good))
+        written = iter(self._append(good, (), ()))
         return [next(written) if ok else None for ok in intact]
 
 

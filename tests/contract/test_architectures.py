@@ -148,6 +148,8 @@ class BytesCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: Any = None,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         for count, (block, page) in enumerate(zip(chain, pages, strict=True)):
             if block not in self.blocks:
@@ -156,7 +158,11 @@ class BytesCache:
         return RestoreResult((Tier.HOST,) * len(chain), MissReason.NONE)
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: Any = None,
     ) -> StoreResult:
         for block, page in zip(chain, pages, strict=True):
             self.blocks.setdefault(block, page.tobytes())

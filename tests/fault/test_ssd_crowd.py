@@ -10,6 +10,7 @@ from storage.errors import SegmentsFullError, TierBusyError
 from storage.ssd.files import aligned_buffer
 from storage.ssd.lanes import Lane
 from storage.ssd.read_lane import ReadLane
+from storage.ssd.read_order import ReadFlow
 from storage.ssd.reader import BlockRead
 from storage.ssd.tier import SsdTier
 from storage.tier import SsdLocation, rounded
@@ -196,4 +197,45 @@ async def test_a_cancelled_read_ends_before_its_task_does() -> None:
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await lane.close()
+
+
+async def test_runs_are_short_after_somebody_who_wanted_little_had_to_wait() -> None:
+    go_on, run_bytes = threading.Event(), []
+
+    def held_up(reads):  # type: ignore[no-untyped-def]
+        go_on.wait()
+        run_bytes.append(sum(read.location.stored_bytes for read in reads))
+        return [None] * len(reads)
+
+    mib = 1 << 20
+
+    def a_row(count: int) -> list[BlockRead]:
+        """Records of a mebibyte that lie one behind the other."""
+        step = mib + 4096
+        location = a_read().location._replace(stored_bytes=mib, payload_bytes=mib)
+        return [
+            a_read()._replace(location=location._replace(offset=n * step)) for n in range(count)
+        ]
+
+    lane = ReadLane(held_up, thread_count=1, queue_max=10_000)
+    calls = []
+
+    def ask(count: int, flow: ReadFlow) -> None:
+        calls.append(asyncio.create_task(lane.run(a_row(count), lambda at, error: None, flow)))
+
+    flows = [ReadFlow(), ReadFlow()]
+    for flow in flows:
+        ask(64, flow)
+    await asyncio.sleep(0)
+    ask(1, ReadFlow())
+    await asyncio.sleep(0)
+    ask(64, flows[0])
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(*calls)
+    first, last = run_bytes[: -64 // 4], run_bytes[-64 // 4 :]
+    assert max(first) == 16 * mib
+    assert set(last) == {4 * mib}
+    assert run_bytes.index(mib) < 3, "the one is not among the last"
     await lane.close()

@@ -62,6 +62,8 @@ class ForgetfulCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: Any = None,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         self._maybe_break()
         count = 0
@@ -75,7 +77,11 @@ class ForgetfulCache:
         return RestoreResult((Tier.HOST,) * count, reason)
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: Any = None,
     ) -> StoreResult:
         self._maybe_break()
         for block, page in zip(chain, pages, strict=True):

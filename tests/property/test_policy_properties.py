@@ -132,6 +132,73 @@ def test_blocks_taken_over_in_bulk_are_as_if_they_came_one_by_one(
         pair.check()
 
 
+RUNS = st.lists(st.integers(0, SLOTS - 1), min_size=1, max_size=SLOTS, unique=True)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@settings(max_examples=150, deadline=None)
+@given(slots=RUNS, before=MOVES, later=MOVES)
+def test_a_run_comes_and_is_wanted_as_if_it_were_one_by_one(
+    policy: str,
+    slots: list[int],
+    before: list[tuple[str, int, int, int]],
+    later: list[tuple[str, int, int, int]],
+) -> None:
+    pair = Pair(eviction_order(policy), MODELS[policy]())
+    for move in before:
+        pair.move(*move)
+    unused = [name for name in range(NAMES) if name not in pair.names.values()]
+    coming = [slot for slot in slots if slot not in pair.names]
+    names = unused[: len(coming)]
+    pair.order.insert_run(np.array(coming, np.int64), np.array(names, np.uint64))
+    for slot, name in zip(coming, names, strict=True):
+        pair.model.insert(slot, name, 1)
+        pair.names[slot] = name
+    pair.check()
+    pair.order.refresh_many(np.array(slots, np.int64))
+    for slot in slots:
+        pair.model.refresh(slot)
+    for move in later:
+        pair.move(*move)
+        pair.check()
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@settings(max_examples=200, deadline=None)
+@given(run=RUNS, before=MOVES, later=MOVES)
+def test_a_run_leaves_as_if_one_were_offered_after_the_other(
+    policy: str,
+    run: list[int],
+    before: list[tuple[str, int, int, int]],
+    later: list[tuple[str, int, int, int]],
+) -> None:
+    pair = Pair(eviction_order(policy), MODELS[policy]())
+    for move in before:
+        pair.move(*move)
+    victim = pair.order.victim()
+    if victim is None:
+        return
+    # What may follow it is present and not offered yet.
+    run = [victim, *(s for s in run if s in pair.names and s not in pair.offered)]
+    count = pair.order.leaving_run(run)
+    assert 1 <= count <= len(run)
+    one_by_one = copy.deepcopy(pair.order)
+    for slot in run[:count]:
+        one_by_one.offer(slot)
+        assert one_by_one.victim() == slot
+        one_by_one.evict(slot)
+        pair.model.evict(slot)
+        pair.offered.discard(slot)
+        del pair.names[slot]
+    if count < len(run) and policy in {"greedy_dual", "lru"}:
+        one_by_one.offer(run[count])
+        assert one_by_one.victim() != run[count], "it could have left too"
+    pair.order.evict_run(run[:count])
+    for move in later:
+        pair.move(*move)
+        pair.check()
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(

@@ -14,6 +14,7 @@ import grpc
 import typer
 from rich.console import Console
 
+from kvtier.cli.cache_options import CacheTimeout, CacheUse, OneOff, Use, set_cache
 from kvtier.cli.channel import open_channel
 from kvtier.cli.cost import Cost, ask_cost
 from kvtier.cli.inference import CALL_SECONDS_MAX, Reply, ask
@@ -82,6 +83,9 @@ def generate(
     project: Project = "",
     user: User = "",
     cache_scope: CacheScope = None,
+    cache: CacheUse = Use.DEFAULT,
+    cache_timeout: CacheTimeout = None,
+    one_off: OneOff = False,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     raw: Annotated[bool, typer.Option("--raw", help="Send text, not a chat message.")] = False,
@@ -92,6 +96,7 @@ def generate(
     """Complete one prompt; show what was reused and what it costs."""
     text = _prompt_text(prompt)
     request = _request(tenant, project, user, cache_scope, max_tokens, temperature)
+    set_cache(request, cache, cache_timeout, one_off)
     if raw:
         request.text = text
     else:
@@ -118,6 +123,9 @@ def chat(
     project: Project = "",
     user: User = "",
     cache_scope: CacheScope = None,
+    cache: CacheUse = Use.DEFAULT,
+    cache_timeout: CacheTimeout = None,
+    one_off: OneOff = False,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     system: Annotated[str, typer.Option("--system", help="System message.")] = "",
@@ -130,6 +138,7 @@ def chat(
         while line := _next_line():
             history.messages.add(role="user", content=line)
             request = _request(tenant, project, user, cache_scope, max_tokens, temperature)
+            set_cache(request, cache, cache_timeout, one_off)
             request.chat.CopyFrom(history)
             try:
                 reply = _answer(channel, request, shown=True)

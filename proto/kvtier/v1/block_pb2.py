@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvtier/v1/block.proto\x12\tkvtier.v1*X\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_GPU\x10\x01\x12\r\n\tTIER_HOST\x10\x02\x12\x0c\n\x08TIER_SSD\x10\x03\x12\x0f\n\x0bTIER_SHARED\x10\x04*\x87\x03\n\nMissReason\x12\x1b\n\x17MISS_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18MISS_REASON_NEVER_STORED\x10\x01\x12\x17\n\x13MISS_REASON_EVICTED\x10\x02\x12\x17\n\x13MISS_REASON_EXPIRED\x10\x03\x12\x1b\n\x17MISS_REASON_OTHER_SCOPE\x10\x04\x12\x1f\n\x1bMISS_REASON_OTHER_NAMESPACE\x10\x05\x12\x19\n\x15MISS_REASON_TOO_SHORT\x10\x06\x12\x17\n\x13MISS_REASON_CORRUPT\x10\x07\x12\x18\n\x14MISS_REASON_DEADLINE\x10\x08\x12\x15\n\x11MISS_REASON_QUOTA\x10\t\x12\x18\n\x14MISS_REASON_NO_STORE\x10\n\x12\x1b\n\x17MISS_REASON_UNAVAILABLE\x10\x0b\x12\x1a\n\x16MISS_REASON_ARENA_FULL\x10\x0c\x12\x16\n\x12MISS_REASON_PURGED\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvtier/v1/block.proto\x12\tkvtier.v1*X\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_GPU\x10\x01\x12\r\n\tTIER_HOST\x10\x02\x12\x0c\n\x08TIER_SSD\x10\x03\x12\x0f\n\x0bTIER_SHARED\x10\x04*\xa9\x03\n\nMissReason\x12\x1b\n\x17MISS_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18MISS_REASON_NEVER_STORED\x10\x01\x12\x17\n\x13MISS_REASON_EVICTED\x10\x02\x12\x17\n\x13MISS_REASON_EXPIRED\x10\x03\x12\x1b\n\x17MISS_REASON_OTHER_SCOPE\x10\x04\x12\x1f\n\x1bMISS_REASON_OTHER_NAMESPACE\x10\x05\x12\x19\n\x15MISS_REASON_TOO_SHORT\x10\x06\x12\x17\n\x13MISS_REASON_CORRUPT\x10\x07\x12\x18\n\x14MISS_REASON_DEADLINE\x10\x08\x12\x15\n\x11MISS_REASON_QUOTA\x10\t\x12\x18\n\x14MISS_REASON_NO_STORE\x10\n\x12\x1b\n\x17MISS_REASON_UNAVAILABLE\x10\x0b\x12\x1a\n\x16MISS_REASON_ARENA_FULL\x10\x0c\x12 \n\x1cMISS_REASON_RECOMPUTE_FASTER\x10\r\x12\x16\n\x12MISS_REASON_PURGED\x10\x0e\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIER']._serialized_start=36
   _globals['_TIER']._serialized_end=124
   _globals['_MISSREASON']._serialized_start=127
-  _globals['_MISSREASON']._serialized_end=518
+  _globals['_MISSREASON']._serialized_end=552
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,7 @@ class MissReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MISS_REASON_NO_STORE: _ClassVar[MissReason]
     MISS_REASON_UNAVAILABLE: _ClassVar[MissReason]
     MISS_REASON_ARENA_FULL: _ClassVar[MissReason]
+    MISS_REASON_RECOMPUTE_FASTER: _ClassVar[MissReason]
     MISS_REASON_PURGED: _ClassVar[MissReason]
 TIER_UNSPECIFIED: Tier
 TIER_GPU: Tier
@@ -46,4 +47,5 @@ MISS_REASON_QUOTA: MissReason
 MISS_REASON_NO_STORE: MissReason
 MISS_REASON_UNAVAILABLE: MissReason
 MISS_REASON_ARENA_FULL: MissReason
+MISS_REASON_RECOMPUTE_FASTER: MissReason
 MISS_REASON_PURGED: MissReason

@@ -96,18 +96,22 @@ class LookupPrefixResponse(_message.Message):
     def __init__(self, present_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
 
 class AcquirePrefixRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids")
+    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids", "recompute_time_per_block", "one_off")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     LOAD_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    RECOMPUTE_TIME_PER_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
     load_timeout: _duration_pb2.Duration
     returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    recompute_time_per_block: _duration_pb2.Duration
+    one_off: bool
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., recompute_time_per_block: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ...) -> None: ...
 
 class AcquirePrefixResponse(_message.Message):
     __slots__ = ("match", "ready", "end")
@@ -120,16 +124,18 @@ class AcquirePrefixResponse(_message.Message):
     def __init__(self, match: _Optional[_Union[PrefixMatch, _Mapping]] = ..., ready: _Optional[_Union[ReadyRange, _Mapping]] = ..., end: _Optional[_Union[AcquireEnd, _Mapping]] = ...) -> None: ...
 
 class AcquireResidentRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids")
+    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
     returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    one_off: bool
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ...) -> None: ...
 
 class AcquireResidentResponse(_message.Message):
     __slots__ = ("match", "ready", "end")
@@ -214,16 +220,18 @@ class ReleaseLeaseResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ReserveBlocksRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids")
+    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     RETURNED_LEASE_IDS_FIELD_NUMBER: _ClassVar[int]
+    ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
     returned_lease_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    one_off: bool
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ...) -> None: ...
 
 class ReserveBlocksResponse(_message.Message):
     __slots__ = ("reservation_id", "expire_time", "missing_indexes", "slab_offsets", "refused_count", "refused_reason")

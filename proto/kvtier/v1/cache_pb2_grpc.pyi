@@ -72,9 +72,10 @@ class CacheServiceStub:
     The stream is: one `match`, any number of `ready` in prefix order, one `end`; a message carries
     one of these or several, see AcquirePrefixResponse. A `ready` range may be read until the lease
     ends; it names slabs of the arena (shared memory) or is fetched with LoadBlocks (stream). A
-    block that cannot be made readable in time, or that fails its checksum, cuts the prefix there:
-    a miss with its reason, not an error. With no block present no lease is made and `lease_id` is
-    empty. If the stream breaks before `end` the lease is released.
+    block that cannot be made readable in time, that is faster to compute than to load, or that
+    fails its checksum, cuts the prefix there: a miss with its reason, not an error. With no block
+    present no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease
+    is released.
     Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
     service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
     never longer than the service's own.
@@ -215,9 +216,10 @@ class CacheServiceAsyncStub(CacheServiceStub):
     The stream is: one `match`, any number of `ready` in prefix order, one `end`; a message carries
     one of these or several, see AcquirePrefixResponse. A `ready` range may be read until the lease
     ends; it names slabs of the arena (shared memory) or is fetched with LoadBlocks (stream). A
-    block that cannot be made readable in time, or that fails its checksum, cuts the prefix there:
-    a miss with its reason, not an error. With no block present no lease is made and `lease_id` is
-    empty. If the stream breaks before `end` the lease is released.
+    block that cannot be made readable in time, that is faster to compute than to load, or that
+    fails its checksum, cuts the prefix there: a miss with its reason, not an error. With no block
+    present no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease
+    is released.
     Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
     service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
     never longer than the service's own.
@@ -379,9 +381,10 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         The stream is: one `match`, any number of `ready` in prefix order, one `end`; a message carries
         one of these or several, see AcquirePrefixResponse. A `ready` range may be read until the lease
         ends; it names slabs of the arena (shared memory) or is fetched with LoadBlocks (stream). A
-        block that cannot be made readable in time, or that fails its checksum, cuts the prefix there:
-        a miss with its reason, not an error. With no block present no lease is made and `lease_id` is
-        empty. If the stream breaks before `end` the lease is released.
+        block that cannot be made readable in time, that is faster to compute than to load, or that
+        fails its checksum, cuts the prefix there: a miss with its reason, not an error. With no block
+        present no lease is made and `lease_id` is empty. If the stream breaks before `end` the lease
+        is released.
         Precondition: an open session. Idempotency: none; each call makes its own lease. Limit: the
         service's setting `limits.leases_per_session_max`; loading takes at most `load_timeout`, and
         never longer than the service's own.

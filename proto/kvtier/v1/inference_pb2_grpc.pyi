@@ -49,7 +49,8 @@ class InferenceServiceStub:
     16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
     model's context, and the worker's deadline for a request, or the call's own when sooner.
     Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
-    TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
+    TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
+    INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
     SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
     (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
     (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
@@ -82,7 +83,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
     model's context, and the worker's deadline for a request, or the call's own when sooner.
     Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
-    TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
+    TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
+    INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
     SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
     (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
     (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
@@ -118,7 +120,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
         model's context, and the worker's deadline for a request, or the call's own when sooner.
         Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
-        TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES (INVALID_ARGUMENT);
+        TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
+        INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
         SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
         (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
         (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event

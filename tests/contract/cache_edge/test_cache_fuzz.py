@@ -86,6 +86,7 @@ class Fuzzer:
             "data": lambda: bytes(self.rng.choice([BLOCK_BYTES, BLOCK_BYTES // 2])),
             "checksums": lambda: [7] * self._missing.get(self._named, 1),
             "load_timeout": lambda: Duration(seconds=1),
+            "recompute_time_per_block": lambda: Duration(nanos=self.rng.choice([1, 10**6])),
             "bytes_per_second": lambda: 0,
             "page_size": lambda: self.rng.randrange(3),
         }

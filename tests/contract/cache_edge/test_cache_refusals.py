@@ -96,6 +96,13 @@ def test_an_absurd_load_timeout_is_malformed(peer: Any, tools: Any, timeout: Dur
     assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "MALFORMED_REQUEST")
 
 
+@pytest.mark.parametrize("cost", [Duration(nanos=-1), Duration(seconds=10**15)])
+def test_an_absurd_cost_of_computing_is_malformed(peer: Any, tools: Any, cost: Duration) -> None:
+    chain = tools.fresh_chain(1)
+    error = tools.refusal(lambda: peer.acquire(chain, recompute_time_per_block=cost))
+    assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+
+
 def test_a_huge_request_id_is_malformed(peer: Any, tools: Any) -> None:
     error = tools.refusal(lambda: peer.acquire(tools.fresh_chain(1), request_id="r" * 1000))
     assert error.reason == "MALFORMED_REQUEST"

@@ -1,5 +1,7 @@
-"""A real worker in this process: gRPC, engine, journal, and a checkpoint of a few kilobytes."""
+"""A real worker in this process: gRPC, engine, journal, and a checkpoint of a few kilobytes; a real
+cache service beside it for who asks."""
 
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
+from cache_service.server import CacheServer
+from cache_service.settings import CacheSettings
 from kvtier.settings import load
 from kvtier.v1 import inference_pb2_grpc
 from worker.server import RunningWorker, start_worker
@@ -93,5 +97,32 @@ async def start(checkpoint: Path, tmp_path: Path) -> AsyncIterator[StartWorker]:
             channel = grpc.aio.insecure_channel(worker.listen)
             parts.push_async_callback(channel.close)
             return worker, inference_pb2_grpc.InferenceServiceStub(channel)
+
+        yield start_one
+
+
+StartCache = Callable[..., Awaitable[CacheServer]]
+
+
+@pytest.fixture
+async def start_cache() -> AsyncIterator[StartCache]:
+    """Starts cache services, each with settings over the smallest; ask for it before `start`, so
+    that workers end first."""
+    async with AsyncExitStack() as parts:
+
+        async def start_one(**settings: Any) -> CacheServer:
+            # Sockets need a short path.
+            directory = parts.enter_context(tempfile.TemporaryDirectory(prefix="kvt-"))
+            smallest = {
+                "listen": "127.0.0.1:0",
+                "security": {"development": True},
+                "data_directory": directory,
+                "host": {"capacity_bytes": "32MiB"},
+                "ssd": {"enabled": False},
+            }
+            server = CacheServer(CacheSettings.model_validate(smallest | settings))
+            await server.start()
+            parts.push_async_callback(server.stop)
+            return server
 
         yield start_one

@@ -293,7 +293,9 @@ async def test_a_cancelled_request_is_metered_as_cancelled(start, tmp_path):
 async def test_a_request_cancelled_at_once_still_has_one_event(start, tmp_path):
     worker, stub = await start()
     for _ in range(10):
-        call = stub.Generate(ask(text="w" * 900, client_request_id="early"))
+        call = stub.Generate(
+            ask(text="w" * 900, max_completion_tokens=100, client_request_id="early")
+        )
         async for response in call:
             assert response.WhichOneof("event") == "started"
             break

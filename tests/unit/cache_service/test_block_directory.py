@@ -68,3 +68,42 @@ def test_a_block_takes_less_than_seventy_bytes() -> None:
     directory = BlockDirectory()
     directory.insert_many(np.frombuffer(os.urandom(32 * 100_000), np.uint8).reshape(-1, 32))
     assert directory.memory_bytes / 100_000 < 70
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_come_and_go_as_their_hashes_would(seed: int) -> None:
+    rng = random.Random(seed)
+    directory, rows = BlockDirectory(), dict[bytes, int]()
+    for _ in range(400):
+        if not rows or rng.random() < 0.55:
+            hashes = [rng.randbytes(32) for _ in range(rng.randrange(1, 40))]
+            words = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 4)
+            taken = directory.insert_run(words).tolist()
+            assert set(taken).isdisjoint(rows.values())
+            rows.update(zip(hashes, taken, strict=True))
+        else:
+            gone = rng.sample(sorted(rows), min(len(rows), rng.randrange(1, 40)))
+            at = np.array([rows.pop(each) for each in gone])
+            directory.unlist_run(at)
+            assert directory.find_many(gone) == [ABSENT] * len(gone)
+            directory.free_run(at)
+    directory.check_integrity()
+    assert directory.find_many(list(rows)) == list(rows.values())
+    assert len(directory) == len(rows)
+
+
+def test_a_crowded_stretch_of_the_table_survives_runs() -> None:
+    """All entries lie one behind the other: each that goes has others to move."""
+    directory = BlockDirectory()
+    directory._homes = lambda words: np.full(len(words), 5)  # type: ignore[method-assign]
+    directory._home = lambda *_: 5  # type: ignore[method-assign]
+    hashes = [os.urandom(32) for _ in range(60)]
+    words = np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 4)
+    rows = directory.insert_run(words)
+    directory.check_integrity()
+    for part in (slice(10, 30), slice(55, 60), slice(0, 5)):
+        directory.unlist_run(rows[part])
+        directory.free_run(rows[part])
+        directory.check_integrity()
+    kept = [i for i in range(60) if not (10 <= i < 30 or i >= 55 or i < 5)]
+    assert directory.find_many([hashes[i] for i in kept]) == rows[kept].tolist()

@@ -85,6 +85,27 @@ def test_a_chain_leaves_memory_from_its_end(shelf: Shelf) -> None:
     assert shelf.arena.slab_count == 0
 
 
+def test_a_run_ends_where_another_continues_the_chain(shelf: Shelf) -> None:
+    for number, parent in ((1, None), (2, 1), (3, 2), (9, 1)):
+        shelf.host(number, parent)
+    shelf.index.refresh([shelf[9]])
+    assert len(shelf.index.evict_host_run(PAGE_BYTES, 8)) == 2
+    shelf.index.check_integrity()
+    assert [shelf[n] == ABSENT for n in (1, 2, 3, 9)] == [False, True, True, False]
+
+
+def test_a_run_ends_at_a_block_of_another_size(shelf: Shelf) -> None:
+    first = shelf.host(1)
+    row = shelf.index.add(shelf.hash_of(2), first, NAMESPACE, PAGE_BYTES + 1)
+    slab = shelf.arena.allocate(PAGE_BYTES + 1)
+    assert slab is not None
+    shelf.index.put_host(row, slab, 2)
+    assert shelf.index.evict_host_run(PAGE_BYTES, 8) == []
+    assert shelf.index.evict_host_run(2 * PAGE_BYTES, 8) == [slab]
+    shelf.index.check_integrity()
+    assert shelf[1] == first
+
+
 def test_a_block_with_a_copy_on_the_ssd_stays_cached_when_it_leaves_memory(shelf: Shelf) -> None:
     shelf.host(1)
     shelf.ssd(1)

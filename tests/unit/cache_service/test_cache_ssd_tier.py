@@ -114,7 +114,7 @@ async def test_a_fault_while_reading_is_a_miss_that_leaks_nothing(
         await client.store(chain("other", i))
         await settle(cold)
 
-    async def broken(self: Any, reads: Any, landed: Any) -> None:
+    async def broken(self: Any, reads: Any, landed: Any, flow: Any) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:

@@ -13,7 +13,7 @@ from kvtier.keys import NamespaceId
 from storage.host.arena import HostArena
 from storage.policy.greedy_dual import GreedyDual
 from storage.ssd.recovered import RecoveredColumns
-from storage.tier import PAGE_BYTES
+from storage.tier import NEVER, PAGE_BYTES
 
 NAMESPACES = (NamespaceId(b"a" * 32), NamespaceId(b"b" * 32))
 SIZES = np.array([100, 5000])
@@ -46,6 +46,7 @@ def forest(seed: int, count: int) -> RecoveredColumns:
         stored_bytes=SIZES[namespaces].astype(np.uint64),
         checksum=np.arange(count, dtype=np.uint64) * 7,
         codec=np.zeros(count, np.uint32),
+        expire_second=np.full(count, NEVER, np.uint32),
         sequence=np.array(rng.sample(range(10 * count), count), np.uint64),
     )
 

@@ -56,6 +56,18 @@ def test_who_asks_and_the_scope_go_into_the_request(worker, till, more, said):
     assert (asked.tenant_id, asked.project_id, asked.user_id, asked.cache_scope) == said
 
 
+def test_what_may_be_done_with_the_cache_goes_into_the_request(worker, till):
+    generate(worker, till)
+    generate(worker, till, "hi", "--cache", "read-only", "--cache-timeout", "0.25", "--one-off")
+    generate(worker, till, "hi", "--cache", "no-store")
+    plain, hurried, secret = worker.requests
+    assert (plain.cache_mode, plain.HasField("cache_timeout"), plain.one_off) == (0, False, False)
+    assert hurried.one_off
+    assert hurried.cache_mode == pb.CACHE_MODE_READ_ONLY
+    assert hurried.cache_timeout.ToMilliseconds() == 250
+    assert secret.cache_mode == pb.CACHE_MODE_BYPASS
+
+
 def test_json_is_one_object_with_numbers_and_decimal_text(worker, till):
     printed = generate(worker, till, "hi", "--json")
     assert printed.stderr == ""
@@ -130,6 +142,9 @@ def test_what_the_worker_refuses_leaves_standard_output_empty(worker, till):
         ("--temperature", "11"),
         ("--temperature", "-1"),
         ("--temperature", "nan"),
+        ("--cache", "sometimes"),
+        ("--cache-timeout", "-1"),
+        ("--cache-timeout", "nan"),
         ("--tenant", "\udcff"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, pack_hashes, payload_checksum
 from kvtier.v1 import cache_pb2 as pb
-from worker.cache_restore import Restore, Restored
+from worker.cache_restore import Restore, Restored, Wanted
 from worker.cache_session import CacheSession
 from worker.transfer import CopyLanes, NonsenseError
 
@@ -18,6 +18,7 @@ BLOCK_BYTES = 64
 CHAIN = [BlockHash(bytes([i + 1]) * 32) for i in range(4)]
 PAYLOADS = [bytes([i + 1]) * BLOCK_BYTES for i in range(4)]
 CHECKSUMS = [payload_checksum(h, payload) for h, payload in zip(CHAIN, PAYLOADS, strict=True)]
+COST = 0.02
 TIERS = [Tier.HOST, Tier.HOST, Tier.SSD, Tier.HOST]
 
 Message = pb.AcquirePrefixResponse
@@ -45,6 +46,7 @@ class Wire:
         """`resident`: the one message is the whole answer, and no stream is asked for."""
         self.acquire = Call(messages)
         self._answer = messages[0] if resident else Message()
+        self.asked: list[pb.AcquirePrefixRequest] = []
         self.released: list[pb.ReleaseLeaseRequest] = []
         self.ReleaseLease = self
 
@@ -53,7 +55,8 @@ class Wire:
     ) -> pb.AcquireResidentResponse:
         return pb.AcquireResidentResponse.FromString(self._answer.SerializeToString())
 
-    def AcquirePrefix(self, _: pb.AcquirePrefixRequest, timeout: float) -> Call:
+    def AcquirePrefix(self, request: pb.AcquirePrefixRequest, timeout: float) -> Call:
+        self.asked.append(request)
         return self.acquire
 
     def LoadBlocks(self, request: pb.LoadBlocksRequest, timeout: float) -> Call:
@@ -111,11 +114,14 @@ def restore(
         session = CacheSession(cast(Any, wire), channel, opened, None, None)
         lanes = CopyLanes(1)
         try:
-            Restore(session, lanes, lambda: 0.0, CHAIN, pages, 10.0).run("r", restored)
+            Restore(
+                session, lanes, lambda: 0.0, Wanted(CHAIN, pages, 10.0, recompute_seconds=COST)
+            ).run("r", restored)
         finally:
             lanes.close()
             session.lease_returns.close()
             assert wire.acquire.cancelled != resident
+            assert all(a.recompute_time_per_block.ToMilliseconds() == 20 for a in wire.asked)
     # Those that are not sound go back at once; the others when there is a call to go along with.
     given_back = [release.corrupt_block_hashes for release in wire.released]
     given_back += [b"" for _ in session.lease_returns.take()]

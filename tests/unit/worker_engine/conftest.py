@@ -73,6 +73,8 @@ class MemoryCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: Any = None,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         tiers = []
         for block, page in zip(chain, pages, strict=True):
@@ -83,7 +85,11 @@ class MemoryCache:
         return RestoreResult(tuple(tiers), MissReason.NONE)
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: Any = None,
     ) -> StoreResult:
         self.stored_chains.append(list(chain))
         new = 0

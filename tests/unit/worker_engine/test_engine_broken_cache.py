@@ -19,14 +19,16 @@ class HangingCache:
         self.release = threading.Event()
         self.entered = threading.Event()
 
-    def restore(self, request_id: str, chain: Any, pages: Any, timeout_seconds: float) -> Any:
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
+    ) -> Any:
         self.entered.set()
         assert self.release.wait(60)
         for page in pages:
             page[:] = 255
         return RestoreResult((Tier.HOST,) * len(chain), MissReason.NONE)
 
-    def store(self, request_id: str, chain: Any, pages: Any) -> Any:
+    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
         self.entered.set()
         assert self.release.wait(60)
 
@@ -38,15 +40,19 @@ class HangingCache:
 
 
 class RaisingCache(HangingCache):
-    def restore(self, request_id: str, chain: Any, pages: Any, timeout_seconds: float) -> Any:
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
+    ) -> Any:
         raise OSError("gone")
 
-    def store(self, request_id: str, chain: Any, pages: Any) -> Any:
+    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
         raise OSError("gone")
 
 
 class BoastingCache(RaisingCache):
-    def restore(self, request_id: str, chain: Any, pages: Any, timeout_seconds: float) -> Any:
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
+    ) -> Any:
         return RestoreResult((Tier.HOST,) * (len(chain) + 1), MissReason.NONE)
 
 

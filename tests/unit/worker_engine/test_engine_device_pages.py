@@ -33,7 +33,9 @@ class LateCache:
         self.release = threading.Event()
         self.entered = threading.Event()
 
-    def restore(self, request_id: str, chain: Any, pages: Any, timeout_seconds: float) -> Any:
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
+    ) -> Any:
         if request_id != "late":
             return RestoreResult((), MissReason.NEVER_STORED)
         self.entered.set()
@@ -42,7 +44,7 @@ class LateCache:
             page[:] = 63
         return RestoreResult((Tier.HOST,) * len(chain), MissReason.NONE)
 
-    def store(self, request_id: str, chain: Any, pages: Any) -> Any:
+    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
         return None
 
     def connected(self) -> bool:

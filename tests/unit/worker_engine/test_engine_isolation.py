@@ -35,13 +35,19 @@ class CountingCache:
         chain: Sequence[BlockHash],
         pages: Sequence[PageBytes],
         timeout_seconds: float,
+        hints: Any = None,
+        recompute_seconds: float | None = None,
     ) -> RestoreResult:
         result: RestoreResult = self._cache.restore(request_id, chain, pages, timeout_seconds)
         self.calls.append(("restore", len(chain), result))
         return result
 
     def store(
-        self, request_id: str, chain: Sequence[BlockHash], pages: Sequence[PageBytes]
+        self,
+        request_id: str,
+        chain: Sequence[BlockHash],
+        pages: Sequence[PageBytes],
+        hints: Any = None,
     ) -> StoreResult:
         result: StoreResult = self._cache.store(request_id, chain, pages)
         self.calls.append(("store", len(chain), result))

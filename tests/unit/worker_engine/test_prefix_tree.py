@@ -97,3 +97,54 @@ def test_block_computed_twice_is_kept_once() -> None:
     second.clear()
     tree.check_integrity()
     assert pool.idle_count == 2
+
+
+def _leave_one_off(pool: PagePool, tree: PrefixTree, chain: list[BlockHash]) -> None:
+    table = BlockTable(pool)
+    for page in tree.hold(chain):
+        table.append(page)
+    first = len(table)
+    while len(table) < len(chain):
+        table.append(pool.take())
+    tree.seal(chain, table, first, len(chain), one_off=True)
+    table.clear()
+    tree.check_integrity()
+    pool.check_integrity()
+
+
+def test_one_off_blocks_leave_before_all_others_and_teach_nothing() -> None:
+    pool = PagePool(8, 8)
+    tree = PrefixTree(pool)
+    _leave(pool, tree, _chain("a", 2))
+    _leave_one_off(pool, tree, _chain("d", 3))
+    _leave(pool, tree, _chain("b", 2))
+    for left in (2, 1, 0):
+        tree.evict()
+        tree.check_integrity()
+        assert len(tree.match(_chain("d", 3))) == left
+    # Evicting them moved no clock: what came last still stays longest.
+    _leave(pool, tree, _chain("c", 1))
+    tree.evict()
+    assert [len(tree.match(_chain(name, 2))) for name in "abc"] == [1, 2, 1]
+
+
+def test_a_one_off_that_goes_over_others_blocks_does_not_keep_them() -> None:
+    pool = PagePool(8, 8)
+    tree = PrefixTree(pool)
+    _leave(pool, tree, _chain("a", 1))
+    _leave(pool, tree, _chain("b", 1))
+    _leave_one_off(pool, tree, _chain("a", 1))
+    tree.evict()
+    assert [len(tree.match(_chain(name, 1))) for name in "ab"] == [0, 1]
+
+
+def test_a_one_off_block_that_others_use_is_one_like_others() -> None:
+    pool = PagePool(8, 8)
+    tree = PrefixTree(pool)
+    _leave_one_off(pool, tree, _chain("a", 1))
+    _leave_one_off(pool, tree, _chain("d", 1))
+    _leave(pool, tree, _chain("b", 1))
+    _leave(pool, tree, _chain("a", 1))
+    tree.evict()
+    tree.evict()
+    assert [len(tree.match(_chain(name, 1))) for name in "adb"] == [1, 0, 0]
