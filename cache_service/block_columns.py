@@ -43,6 +43,7 @@ _DTYPES: dict[str, str] = {
     "admitted": "<u1",
     "settled": "<u1",
     "one_off": "<u1",
+    "kept": "<u1",
     "use_count": "<u4",
     "use_second": "<u4",
     "stored_by": "<u4",
@@ -55,7 +56,7 @@ _RESET = dict.fromkeys(
 _RESET |= dict.fromkeys(
     ("pins", "host_children", "ssd_children", "admitted", "settled", "use_count", "use_second"), 0
 )
-_RESET |= {"cached": 1, "one_off": 0, "stored_by": 0}
+_RESET |= {"cached": 1, "one_off": 0, "kept": 0, "stored_by": 0}
 """A row as it is before its block has copies, parent or children."""
 
 
@@ -96,6 +97,8 @@ class BlockColumns:
     """1 when it is decided how the block leaves host memory (`departures.py`)."""
     one_off: memoryview
     """1 for a block that is said not to be wanted again (`one_offs.py`)."""
+    kept: memoryview
+    """1 for a block that a pin names (`keeping.py`)."""
 
     use_count: memoryview
     """Acquires that matched the block, since the start; stops at the most that it holds."""

@@ -11,6 +11,7 @@ says what a side of the cache is; each is entered with one line here.
 """
 
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
@@ -33,6 +34,7 @@ from cache_service.hints import NO_HINTS, Hints
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
 from cache_service.parts import build_parts
+from cache_service.pins import Pins
 from cache_service.purging import Purging
 from cache_service.reservation import Reservation, ReservationState
 from cache_service.session import Session
@@ -79,7 +81,9 @@ class Cache:
         clock: Callable[[], float],
         listener: CacheListener,
         policies: CachePolicies = DEFAULT_POLICIES,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`clock`: seconds, monotonic; `wall_clock`: Unix seconds, for what outlives a start."""
         self.instance_id = secrets.token_hex(16)
         self.arena = arena
         self._started = clock()
@@ -94,7 +98,8 @@ class Cache:
         events = self._enter(EventLog(parts.index, limits))
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
         self.explaining = self._enter(Explaining(parts, self._acquiring))
-        self.purging = self._enter(Purging(parts, self.explaining.acquires))
+        self.pins = self._enter(Pins(parts, wall_clock))
+        self.purging = self._enter(Purging(parts, self.explaining.acquires, self.pins))
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)
@@ -338,6 +343,7 @@ class Cache:
             ready_bytes=self._acquiring.ready_bytes,
             event_count=self.watching.last_sequence,
             watcher_count=self.watching.watcher_count,
+            pin_count=len(self.pins),
             counters=parts.tally.counters,
         )
 

@@ -7,7 +7,8 @@ they pinned, and read the tree; every change goes through the methods here.
 Invariants:
   1. Every block's parent is cached too, in some tier, or the block is the first of its chain.
   2. A block on the SSD has its parent on the SSD: descendants of a block leave the SSD with it.
-  3. A copy leaves host memory for room only while no child has a copy there and nobody pins it.
+  3. A copy leaves host memory for room only while no child has a copy there, nobody pins it, and it
+     is not withheld for a pin of an operator (`keeping.py`).
   4. A pinned block's slab is never freed. A block that had to leave while pinned (corrupt, or an
      ancestor was) is invisible at once and keeps its slab until the last pin goes.
 So no block is ever stranded: whoever finds a block finds every block before it.
@@ -34,6 +35,8 @@ from kvtier.keys import BlockHash, NamespaceId
 from storage.tier import PAGE_BYTES, Slab, SsdLocation
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from storage.ssd.recovered import RecoveredColumns
 
 __all__ = ["BlockIndex", "HostCopy"]
@@ -83,6 +86,7 @@ class BlockIndex(IndexLeaving):
             self._changes.settle()
         row = self.tree.add(block_hash, parent, namespace_id, payload_bytes)
         self.tree.columns.use_second[row] = self._second()
+        self.keeping.entered(row)
         return row
 
     def add_run(
@@ -103,6 +107,10 @@ class BlockIndex(IndexLeaving):
             self._changes.settle()
         rows = self.tree.add_run(chain.words, parent, namespace_id, payload_bytes)
         self._runs.enter(rows, parent, slabs, checksums, self._second())
+        if self.keeping.names:
+            for row in rows.tolist():
+                self.keeping.entered(row)
+                self.keeping.look(row)
         self.host_payload_bytes += len(rows) * payload_bytes
         self.host_only_count += len(rows)
         if self._changes is not None:
@@ -147,6 +155,7 @@ class BlockIndex(IndexLeaving):
         if self._changes is not None:
             new = columns.segment[row] == NOWHERE
             self._changes.came(row, parent, STORED_HOST if new else PROMOTED_HOST)
+        self.keeping.look(row)
 
     def put_ssd(self, row: int, location: SsdLocation) -> None:
         """The block's record is durable at `location`.
@@ -166,6 +175,7 @@ class BlockIndex(IndexLeaving):
             columns.ssd_children[parent] += 1
         if self._changes is not None:
             self._changes.came(row, parent, DEMOTED_SSD)
+        self.keeping.look(row)
         self._review(row)
 
     def move_ssd(self, row: int, location: SsdLocation) -> None:
@@ -176,6 +186,28 @@ class BlockIndex(IndexLeaving):
     def admit(self, row: int, admitted: bool) -> None:
         """Notes what the rule of admission to the SSD said of a new block."""
         self.tree.columns.admitted[row] = admitted
+
+    def keep(self, rows: "NDArray[np.int64]") -> None:
+        """Pins name these blocks from now on, with all before them. REQUIRES: they are in
+        `keeping.names`."""
+        columns = self.tree.columns
+        columns.array("kept")[rows] = 1
+        self.one_offs.lift(rows.tolist())
+        self._look_at_kept(rows)
+
+    def let_leave(self, rows: "NDArray[np.int64]") -> None:
+        """No pin names these blocks any more. REQUIRES: they are not in `keeping.names`."""
+        self.tree.columns.array("kept")[rows] = 0
+        self._look_at_kept(rows)
+
+    def _look_at_kept(self, rows: "NDArray[np.int64]") -> None:
+        columns = self.tree.columns
+        in_host = columns.array("slab_page")[rows] != NOWHERE
+        for row in rows[in_host & (columns.array("segment")[rows] == NOWHERE)].tolist():
+            self.keeping.look(row)
+        # The others are no victims anyway.
+        for row in rows[in_host & (columns.array("host_children")[rows] == 0)].tolist():
+            self._review(row)
 
     def note_stored_by(self, rows: Sequence[int], session_number: int) -> None:
         """Notes whose store made the blocks visible."""

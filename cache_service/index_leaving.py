@@ -4,7 +4,6 @@ Its invariants are that class's, `index.py`. Event loop only.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,6 @@ from cache_service.index_queries import IndexQueries
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 from storage.tier import Slab
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["IndexLeaving"]
 
@@ -144,6 +140,7 @@ class IndexLeaving(IndexQueries):
             columns.pins[row]
             or columns.host_children[row]
             or (last_copy and columns.first_child[row] != NOWHERE)
+            or self.keeping.withheld(row)
         ):
             self._host.withhold(row)
         else:
@@ -197,6 +194,7 @@ class IndexLeaving(IndexQueries):
         if columns.slab_page[row] != NOWHERE and columns.cached[row]:
             self.host_only_count += 1
             self._unsettle(row)
+        self.keeping.look(row)
         parent = columns.parent[row]
         if self._changes is not None:
             self._changes.left(row, parent, LEFT_SSD, reason)
@@ -206,6 +204,7 @@ class IndexLeaving(IndexQueries):
     def _leave(self, row: int, reason: MissReason) -> None:
         block_hash, parent = self.tree.block_hash(row), self.tree.parent(row)
         self.tree.remove(row)
+        self.keeping.look(row)
         if parent != NOWHERE:
             self._review(parent)
         self.absences.remember(block_hash, reason)

@@ -5,6 +5,7 @@
     segments   what lies in which segment           (segment_loads.py)
     departures who must be written before it leaves (departures.py: only when that is asked for)
     one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
+    keeping    whom pins name                       (keeping.py: their last copy does not leave)
     changes    copies that came and left            (events/changes.py: only when somebody follows)
 
 Invariant: nothing here writes; `BlockIndex`, the one class below it, does. Event loop only.
@@ -22,6 +23,7 @@ from cache_service.departures import Departures
 from cache_service.events.changes import Changes
 from cache_service.host_runs import HostRuns
 from cache_service.integrity import check_copies
+from cache_service.keeping import Keeping
 from cache_service.one_offs import OneOffs
 from cache_service.segment_loads import SegmentLoads
 from kvtier.keys import NamespaceId
@@ -59,6 +61,8 @@ class IndexQueries:
         """For reading only."""
         self.one_offs = OneOffs(self.tree, host_order)
         """To ask, mark and lift."""
+        self.keeping = Keeping(self.tree, arena.extent_bytes)
+        """To ask; its names are written by `Pins`."""
         self._departures: Departures | None = None
         self._changes: Changes | None = None
         self._pinned: set[int] = set()
@@ -129,10 +133,10 @@ class IndexQueries:
         return self._ssd.above_line(row)
 
     def protected(self) -> set[int]:
-        """Every pinned block and everything before one: what may not leave now."""
+        """Every held or withheld block and everything before one: what may not leave now."""
         held: set[int] = set()
         parents = self.tree.columns.parent
-        for row in self._pinned:
+        for row in (*self._pinned, *self.keeping.withheld_rows):
             if self.tree.cached(row):
                 while row != NOWHERE and row not in held:
                     held.add(row)
@@ -162,7 +166,7 @@ class IndexQueries:
         assert self.host_only_count == sum(not tree.on_ssd(r) for r in rows)
         assert self._pinned >= {row for row in rows if tree.pins(row)}
         assert all(tree.pins(row) for row in self._pinned)
-        owners = (self.absences, self.segments, self._host, self._ssd, self.one_offs)
+        owners = (self.absences, self.segments, self._host, self._ssd, self.one_offs, self.keeping)
         for owner in owners:
             owner.check_integrity()
         if self._departures is not None:

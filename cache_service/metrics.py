@@ -48,6 +48,7 @@ class MetricsListener(QuietListener):
         self._evicted = _counter(registry, "evicted_blocks", "Blocks that left a tier", "tier")
         self._purges = _counter(registry, "purges", "Purges that ended")
         self._purged = _counter(registry, "purged_blocks", "Copies that purges took out", "tier")
+        self._pin_changes = _counter(registry, "pin_changes", "Pins made and ended", "how")
         self._moved = _counter(registry, "ssd_payload_bytes", "Payload bytes moved", "direction")
         self._declined = _counter(registry, "declined_blocks", "Blocks admission kept off the SSD")
         self._room_waits = _counter(
@@ -116,6 +117,10 @@ class MetricsListener(QuietListener):
         for tier, count in copies.items():
             self._purged.labels(tier.name.lower()).inc(count)
         log.info("blocks purged", extra={f"{t.name.lower()}_count": n for t, n in copies.items()})
+
+    def pins_changed(self, how: str, count: int) -> None:
+        self._pin_changes.labels(how).inc(count)
+        log.info("pins changed", extra={"how": how, "count": count})
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
         self._moved.labels("read").inc(payload_bytes)
@@ -230,6 +235,8 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
         ("pending_writes_blocks", "Blocks on their way to the SSD", stats.pending_write_count),
         ("host_only_blocks", "Blocks in host memory that the SSD lacks", stats.host_only_count),
         ("quarantined_slabs", "Slabs resting before reuse", stats.quarantined_slab_count),
+        ("pins", "Pins that are kept", stats.pin_count),
+        ("pinned_blocks", "Blocks that pins name", stats.pinned_block_count),
         ("watchers_open", "Watchers of the events", stats.watcher_count),
         ("uptime_seconds", "Since the start", stats.uptime_seconds),
     ):

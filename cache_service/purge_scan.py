@@ -11,6 +11,7 @@ import numpy as np
 from cache_service.block_tree import ABSENT
 from cache_service.errors import RequestUnknownError, SessionUnknownError
 from cache_service.parts import Parts
+from cache_service.pin_views import Pin
 from cache_service.purge_views import PurgeKind, PurgeTarget
 from cache_service.session import Session
 from kvtier.keys import BlockHash, NamespaceId
@@ -77,6 +78,19 @@ class PurgeScan:
         if kind is PurgeKind.SESSION:
             return bool(tree.columns.stored_by[row] == self._stored_by)
         return True
+
+    def names_of(self, pin: Pin) -> bool:
+        """Whether the pin names a block that the target names."""
+        kind = self._target.kind
+        if kind is PurgeKind.NAMESPACE:
+            return pin.namespace_id == self._target.namespace_id
+        if kind is PurgeKind.EVERYTHING:
+            return True
+        rows = self._tree.find_chain(pin.chain)
+        rows = rows[rows != ABSENT]
+        if self._by_name:
+            return bool(np.isin(rows, [self._find(named) for named in self._named]).any())
+        return bool((self._tree.columns.array("stored_by")[rows] == self._stored_by).any())
 
     def covers(self, session: Session, rows: Sequence[int]) -> bool:
         """Whether a commit of the session, of a chain of these rows, would add to what is named."""

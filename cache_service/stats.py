@@ -29,6 +29,7 @@ def collect_stats(
     ready_bytes: int,
     event_count: int,
     watcher_count: int,
+    pin_count: int,
     counters: Mapping[str, int],
 ) -> CacheStats:
     """Changes nothing."""
@@ -62,6 +63,8 @@ def collect_stats(
         huge_page_bytes=arena.huge_bytes,
         event_count=event_count,
         watcher_count=watcher_count,
+        pin_count=pin_count,
+        pinned_block_count=len(index.keeping.names),
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
     )

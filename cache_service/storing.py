@@ -345,7 +345,7 @@ class Storing(Side):
                 parent = rows[position - 1] if position else NOWHERE
                 row = self._index.add(block_hash, parent, session.namespace_id, session.block_bytes)
                 rows[position] = row
-                if reservation.one_off:
+                if reservation.one_off and not self._index.keeping.kept(row):
                     self._index.one_offs.mark(row)
             elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.

@@ -95,6 +95,10 @@ class WriteQueue:
             return Admission.DECLINE
         return self._enqueue(row, last=row)
 
+    def insist(self, row: int) -> Admission:
+        """As `keep`, of a block that a pin names: whatever admission and budget say of it."""
+        return self._enqueue(row, last=row, insisted=True)
+
     def offer_deferred(self) -> None:
         """Asks again about blocks that had to come later."""
         while self._deferred:
@@ -159,23 +163,24 @@ class WriteQueue:
     def _record_bytes(self, row: int) -> int:
         return self._ssd.record_bytes(self._index.tree.payload_bytes(row))
 
-    def _enqueue(self, row: int, last: int | None = None) -> Admission:
+    def _enqueue(self, row: int, last: int | None = None, *, insisted: bool = False) -> Admission:
         """Queues a block behind what lies before it; stops at the first that may not go now.
 
         `last`: the block for which the others are written; else each is judged by itself.
+        `insisted`: the write budget is spent and not asked.
         """
         tree, way = self._index.tree, []
         while row != NOWHERE and not tree.on_ssd(row) and row not in self._queued:
             way.append(row)
             row = tree.parent(row)
         for step in reversed(way):
-            answer = self._ask(step, last)
+            answer = self._ask(step, last, insisted=insisted)
             if answer is not Admission.WRITE:
                 return answer
             self._queue(step)
         return Admission.WRITE
 
-    def _ask(self, row: int, last: int | None) -> Admission:
+    def _ask(self, row: int, last: int | None, *, insisted: bool) -> Admission:
         if not self._index.tree.in_host(row) or not self._index.tree.cached(row):
             return Admission.DECLINE
         if last is None and not self._admission.wanted(row):
@@ -192,7 +197,7 @@ class WriteQueue:
         )
         if answer is Admission.WRITE:
             lost = row if last is None else last
-            if not self._admission.afforded(row, record_bytes, lost):
+            if not self._admission.afforded(row, record_bytes, lost) and not insisted:
                 return Admission.DECLINE
         return answer
 

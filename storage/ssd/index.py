@@ -1,5 +1,5 @@
 """The index of the SSD tier: one RocksDB row per block, one more for a block that expires, one per
-segment, one for the directory.
+segment, one per note of the owner's, one for the directory.
 
 Invariant: a batch is applied whole or not at all, and is durable once `apply` returns (unsynced
 WriteBatch, then `flush_wal(True)`: p99 1.0 ms where a synced write has 10). The meta row is written
@@ -28,6 +28,7 @@ from storage.errors import (
 from storage.ssd.block_rows import BLOCK_KEY, BlockRowReader, BlockRows, sealed_row
 from storage.ssd.expiry_rows import EXPIRY_KEY, expiry_entry, read_expiry
 from storage.ssd.format import FORMAT_VERSION, refuse_newer
+from storage.ssd.note_rows import NOTE_KEY, note_entry, read_note
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
 from storage.tier import SegmentId
 
@@ -91,6 +92,9 @@ class IndexContent:
     """Keys whose row does not match its checksum."""
     expiries: Mapping[bytes, int] = field(default_factory=dict)
     """Block hash -> Unix second, of blocks that have an end; some may be of none that is here."""
+    notes: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Name -> value."""
+    damaged_note_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class IndexBatch:
     put_expiries: Sequence[tuple[bytes, int]] = ()
     """(block hash, Unix second)."""
     delete_expiries: Sequence[bytes] = ()
+    put_notes: Sequence[tuple[bytes, bytes | None]] = ()
+    """(name, value); None deletes it."""
     put_segments: Sequence[Segment] = ()
     delete_segments: Sequence[SegmentId] = ()
     put_meta: MetaRow | None = None
@@ -143,8 +149,18 @@ class SsdIndex:
             # While an iterator lives, also in a traceback, RocksDB does not let go of its files.
             items = iter(())
         expiries = dict(read_expiry(*entry) for entry in others if entry[0][:1] == EXPIRY_KEY)
-        meta, segments = _read_others([e for e in others if e[0][:1] != EXPIRY_KEY])
-        return IndexContent(meta, segments, reader.rows(), reader.damaged_hashes, expiries)
+        notes = [read_note(*entry) for entry in others if entry[0][:1] == NOTE_KEY]
+        rest = [entry for entry in others if entry[0][:1] not in (EXPIRY_KEY, NOTE_KEY)]
+        meta, segments = _read_others(rest)
+        return IndexContent(
+            meta,
+            segments,
+            reader.rows(),
+            reader.damaged_hashes,
+            expiries,
+            dict(note for note in notes if note is not None),
+            notes.count(None),
+        )
 
     def start_compaction(self) -> None:
         """Lets RocksDB compact from now on, as it has to. Before, it would take a processor and
@@ -193,6 +209,7 @@ def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
     puts += [(BLOCK_KEY + key, None) for key in batch.delete_blocks]
     puts += [expiry_entry(key, second) for key, second in batch.put_expiries]
     puts += [(EXPIRY_KEY + key, None) for key in batch.delete_expiries]
+    puts += [note_entry(name, value) for name, value in batch.put_notes]
     puts += [(_segment_key(s.segment_id), _segment_value(s)) for s in batch.put_segments]
     puts += [(_segment_key(segment_id), None) for segment_id in batch.delete_segments]
     if batch.put_meta is not None:

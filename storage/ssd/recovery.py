@@ -9,7 +9,7 @@ the opening thread, before there is a writer. Step by step: docs/formats/segment
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,8 @@ class RecoveredTier:
     index: SsdIndex
     blocks: RecoveredColumns
     first_sequence: int
+    notes: Mapping[bytes, bytes]
+    """The owner's, by name."""
     report: RecoveryReport
 
 
@@ -87,7 +89,7 @@ def recover(
         problems=tuple(recovery.problems),
     )
     table = SegmentTable(recovery.segments, directory.segment_bytes)
-    return RecoveredTier(table, recovery.index, blocks, first_sequence, report)
+    return RecoveredTier(table, recovery.index, blocks, first_sequence, recovery.notes, report)
 
 
 @contextlib.contextmanager
@@ -132,6 +134,10 @@ class _Recovery:
     def index(self) -> SsdIndex:
         return self._opened[-1]
 
+    @property
+    def notes(self) -> Mapping[bytes, bytes]:
+        return self._content.notes
+
     def abandon(self) -> None:
         """Closes what was opened, after a failure."""
         for index in self._opened:
@@ -155,6 +161,10 @@ class _Recovery:
         damaged = len(self._content.damaged_hashes)
         if damaged:
             self.problems.append(f"{damaged} index rows were damaged; their blocks are dropped")
+        if self._content.damaged_note_count:
+            self.problems.append(
+                f"{self._content.damaged_note_count} notes (pins) were damaged and are lost"
+            )
 
     # --- files ------------------------------------------------------------------------------
 

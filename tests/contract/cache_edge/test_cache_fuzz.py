@@ -88,6 +88,8 @@ class Fuzzer:
             "load_timeout": lambda: Duration(seconds=1),
             "recompute_time_per_block": lambda: Duration(nanos=self.rng.choice([1, 10**6])),
             "bytes_per_second": lambda: 0,
+            "ttl": lambda: Duration(seconds=1),
+            "owner": lambda: "somebody",
             "page_size": lambda: self.rng.randrange(3),
         }
 
