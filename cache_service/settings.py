@@ -20,6 +20,7 @@ __all__ = [
     "EventSettings",
     "HostSettings",
     "LimitSettings",
+    "PinSettings",
     "SsdSettings",
 ]
 
@@ -107,6 +108,15 @@ class EventSettings(SettingsModel):
     stall_seconds: Seconds = 10.0
 
 
+class PinSettings(SettingsModel):
+    """What operators may keep cached."""
+
+    share_max: Annotated[float, Field(ge=0, le=0.75)] = 0.5
+    """More, and recycling writes the same blocks again and again for little room."""
+    seconds_max: Annotated[float, Field(gt=0, le=3_653 * 86_400.0)] = 30 * 86_400.0
+    """At most ten years: who wants more wants a second copy somewhere else."""
+
+
 class BulkSettings(SettingsModel):
     """The bulk lane: payload bytes for clients on other hosts, beside gRPC."""
 
@@ -137,6 +147,7 @@ class CacheSettings(ServiceSettings):
     ssd: SsdSettings = SsdSettings()
     limits: LimitSettings = LimitSettings()
     events: EventSettings = EventSettings()
+    pins: PinSettings = PinSettings()
     log: LogSettings = LogSettings()
 
     @property
