@@ -37,6 +37,7 @@ from cache_service.listener import CacheListener
 from cache_service.owner_views import OwnersView
 from cache_service.parts import build_parts
 from cache_service.pins import Pins
+from cache_service.prewarming import Prewarming
 from cache_service.purging import Purging
 from cache_service.reservation import Reservation, ReservationState
 from cache_service.session import Session
@@ -102,6 +103,7 @@ class Cache:
         self.explaining = self._enter(Explaining(parts, self._acquiring))
         self._enter(Expiring(parts))
         self.pins = self._enter(Pins(parts, wall))
+        self.prewarming = self._enter(Prewarming(parts))
         self.purging = self._enter(Purging(parts, self.explaining.acquires, self.pins))
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:

@@ -25,6 +25,7 @@
     ├── NoSsdTierError               asked for what only an SSD tier can do
     ├── VerifyRunningError           one verify at a time
     ├── PurgeRunningError            one purge at a time
+    ├── PrewarmRunningError          one prewarm at a time
     ├── EventsLostError              a watcher's next event is not kept
     ├── TooManyWatchersError         the limit of watchers is reached
     ├── WatcherStalledError          a watcher took nothing for too long
@@ -65,6 +66,7 @@ __all__ = [
     "NoSsdTierError",
     "PinQuotaError",
     "PinUnknownError",
+    "PrewarmRunningError",
     "PurgeRunningError",
     "RequestUnknownError",
     "ReservationExpiredError",
@@ -178,6 +180,10 @@ class NoSsdTierError(CacheError):
 
 class VerifyRunningError(CacheError):
     reason = "VERIFY_RUNNING"
+
+
+class PrewarmRunningError(CacheError):
+    reason = "PREWARM_RUNNING"
 
 
 class PurgeRunningError(CacheError):

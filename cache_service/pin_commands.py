@@ -33,6 +33,7 @@ from cache_service.prompt_chain import (
     TenantOption,
     UserOption,
     WorkerOption,
+    cached_end,
     described,
     prompt_request,
 )
@@ -40,7 +41,7 @@ from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
 from kvtier.keys import HASH_BYTES
 from kvtier.v1 import control_pb2 as pb
-from kvtier.v1 import control_pb2_grpc, explain_pb2, explain_pb2_grpc
+from kvtier.v1 import control_pb2_grpc
 
 __all__ = ["pin", "pin_data", "pins", "unpin"]
 
@@ -89,17 +90,14 @@ def pin(
     else:
         try:
             asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
-            chain = described(asked, worker)
+            end = cached_end(described(asked, worker), address)
         except PromptError as error:
             _misused("pin", str(error)) if error.misused else _fail(str(error))
-        count = _present(address, chain.namespace_id, chain.block_hashes)
-        if not count:
-            _fail("BLOCK_NOT_CACHED: no whole block of the prompt is cached; send the prompt first")
-        request.namespace_id = chain.namespace_id
-        request.block_hash = chain.block_hashes[(count - 1) * HASH_BYTES : count * HASH_BYTES]
-        if count < (whole := len(chain.block_hashes) // HASH_BYTES):
+        request.namespace_id, request.block_hash = end.namespace_id, end.block_hash
+        if end.cached_count < end.block_count:
             print(
-                f"kvtier cache pin: {count} of the prompt's {whole} blocks are cached and pinned",
+                f"kvtier cache pin: {end.cached_count} of the prompt's {end.block_count} blocks are"
+                " cached and pinned",
                 file=sys.stderr,
             )
     with open_channel(address) as channel:
@@ -142,22 +140,6 @@ def pins(address: AddressOption = DEFAULT_CACHE, as_json: JsonOption = False) ->
         _show(found)
     else:
         print("Nothing is pinned.")
-
-
-def _present(address: str, namespace_id: bytes, block_hashes: bytes) -> int:
-    """How many of the chain's blocks are cached."""
-    if not block_hashes:
-        return 0
-    request = explain_pb2.ExplainPrefixRequest(namespace_id=namespace_id, block_hashes=block_hashes)
-    with open_channel(address) as channel:
-        try:
-            return (
-                explain_pb2_grpc.ExplainServiceStub(channel)
-                .ExplainPrefix(request, timeout=CALL_SECONDS_MAX)
-                .present_count
-            )
-        except grpc.RpcError as error:
-            _fail(cache_problem(read_error(error), address))
 
 
 def pin_data(found: pb.Pin) -> dict[str, Any]:

@@ -5,21 +5,24 @@ answered.
 """
 
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 import grpc
 import typer
 
-from cache_service.command_errors import worker_problem
+from cache_service.command_errors import cache_problem, worker_problem
 from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
-from kvtier.v1 import describe_pb2, describe_pb2_grpc
+from kvtier.keys import HASH_BYTES
+from kvtier.v1 import describe_pb2, describe_pb2_grpc, explain_pb2, explain_pb2_grpc
 
 __all__ = [
     "DEFAULT_CACHE",
     "DEFAULT_WORKER",
     "AddressOption",
+    "CachedEnd",
     "JsonOption",
     "ProjectOption",
     "PromptError",
@@ -30,6 +33,7 @@ __all__ = [
     "TenantOption",
     "UserOption",
     "WorkerOption",
+    "cached_end",
     "described",
     "prompt_request",
 ]
@@ -121,3 +125,39 @@ def _text(prompt: str) -> str:
         raise PromptError(
             f"standard input is not UTF-8 text (byte {error.start}); convert it", misused=True
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class CachedEnd:
+    """Where the cached beginning of a prompt ends."""
+
+    namespace_id: bytes
+    block_hash: bytes
+    """Of its last cached block."""
+    cached_count: int
+    block_count: int
+    """Whole blocks of the prompt."""
+
+
+def cached_end(chain: describe_pb2.DescribePromptResponse, address: str) -> CachedEnd:
+    """As far as the cache service at `address` has the prompt. Raises PromptError when it has none
+    of it, or cannot be asked."""
+    hashes, count = chain.block_hashes, 0
+    if hashes:
+        request = explain_pb2.ExplainPrefixRequest(
+            namespace_id=chain.namespace_id, block_hashes=hashes
+        )
+        with open_channel(address) as channel:
+            stub = explain_pb2_grpc.ExplainServiceStub(channel)
+            try:
+                count = stub.ExplainPrefix(request, timeout=CALL_SECONDS_MAX).present_count
+            except grpc.RpcError as error:
+                problem = cache_problem(read_error(error), address)
+                raise PromptError(problem, misused=False) from None
+    if not count:
+        raise PromptError(
+            "BLOCK_NOT_CACHED: no whole block of the prompt is cached; send the prompt first",
+            misused=False,
+        )
+    last = hashes[(count - 1) * HASH_BYTES : count * HASH_BYTES]
+    return CachedEnd(chain.namespace_id, last, count, len(hashes) // HASH_BYTES)

@@ -53,6 +53,7 @@ _CONTROL = rules(
     PurgeBlocks=_OPERATE,
     PinPrefix=_OPERATE,
     UnpinPrefix=_OPERATE,
+    PrewarmPrefix=_OPERATE,
     ListPins=_SEE_ALL,
 )
 

@@ -45,8 +45,9 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self._wall_clock = wall_clock
 
     def before_drain(self) -> None:
-        """Ends a purge under way before its next slice."""
+        """Ends a purge under way before its next slice, and a prewarm after its group."""
         self._cache.purging.stop()
+        self._cache.prewarming.stop()
 
     async def PurgeBlocks(
         self, request: pb.PurgeBlocksRequest, context: Context
@@ -111,6 +112,32 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     ) -> pb.UnpinPrefixResponse:
         await self._cache.pins.unpin(wire.text("pin_id", request.pin_id))
         return pb.UnpinPrefixResponse()
+
+    async def PrewarmPrefix(
+        self, request: pb.PrewarmPrefixRequest, context: Context
+    ) -> AsyncIterator[pb.PrewarmPrefixResponse]:
+        namespace_id = _hash("namespace_id", request.namespace_id)
+        block_hash = _hash("block_hash", request.block_hash)
+        if namespace_id is None or block_hash is None:
+            raise MalformedRequestError("a prewarm names a namespace and a block")
+        if request.bytes_max < 0:
+            raise MalformedRequestError("a budget is not below 0 bytes", field="bytes_max")
+        views = self._cache.prewarming.prewarm(
+            NamespaceId(namespace_id), BlockHash(block_hash), request.bytes_max
+        )
+        async with aclosing(views):
+            async for view in views:
+                if view.done:
+                    audit_note(f"prewarm=(blocks={view.loaded_count} bytes={view.loaded_bytes})")
+                yield pb.PrewarmPrefixResponse(
+                    block_count=view.block_count,
+                    host_count=view.host_count,
+                    wanted_count=view.wanted_count,
+                    loaded_count=view.loaded_count,
+                    loaded_bytes=view.loaded_bytes,
+                    done=view.done,
+                    miss_reason=wire.reason(view.reason),
+                )
 
     async def ListPins(
         self, request: pb.ListPinsRequest, context: Context

@@ -94,6 +94,34 @@ class UnpinPrefixResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class PrewarmPrefixRequest(_message.Message):
+    __slots__ = ("namespace_id", "block_hash", "bytes_max")
+    NAMESPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    namespace_id: bytes
+    block_hash: bytes
+    bytes_max: int
+    def __init__(self, namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., bytes_max: _Optional[int] = ...) -> None: ...
+
+class PrewarmPrefixResponse(_message.Message):
+    __slots__ = ("block_count", "host_count", "wanted_count", "loaded_count", "loaded_bytes", "done", "miss_reason")
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HOST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WANTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOADED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOADED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    MISS_REASON_FIELD_NUMBER: _ClassVar[int]
+    block_count: int
+    host_count: int
+    wanted_count: int
+    loaded_count: int
+    loaded_bytes: int
+    done: bool
+    miss_reason: _block_pb2.MissReason
+    def __init__(self, block_count: _Optional[int] = ..., host_count: _Optional[int] = ..., wanted_count: _Optional[int] = ..., loaded_count: _Optional[int] = ..., loaded_bytes: _Optional[int] = ..., done: bool = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
+
 class ListPinsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

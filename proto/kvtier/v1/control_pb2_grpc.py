@@ -55,6 +55,11 @@ class ControlServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_control__pb2.UnpinPrefixRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_control__pb2.UnpinPrefixResponse.FromString,
                 _registered_method=True)
+        self.PrewarmPrefix = channel.unary_stream(
+                '/kvtier.v1.ControlService/PrewarmPrefix',
+                request_serializer=kvtier_dot_v1_dot_control__pb2.PrewarmPrefixRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_control__pb2.PrewarmPrefixResponse.FromString,
+                _registered_method=True)
         self.ListPins = channel.unary_stream(
                 '/kvtier.v1.ControlService/ListPins',
                 request_serializer=kvtier_dot_v1_dot_control__pb2.ListPinsRequest.SerializeToString,
@@ -121,6 +126,20 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrewarmPrefix(self, request, context):
+        """Brings a block and all before it from the SSD into host memory, the first ones first, and tells
+        how far it is; the last response has `done`.
+
+        Its reads wait their turn among those of acquires, and no use is counted. Ends when its caller goes
+        away; what was brought stays like any block. Preconditions: the block is cached. Idempotency: what
+        is in host memory is not brought again. Limit: one at a time.
+        Errors: BLOCK_NOT_CACHED (NOT_FOUND); PREWARM_RUNNING (FAILED_PRECONDITION); MALFORMED_REQUEST
+        (INVALID_ARGUMENT) for a hash that is none or a budget below 0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPins(self, request, context):
         """All pins, the next to end first. Changes nothing.
 
@@ -147,6 +166,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.UnpinPrefix,
                     request_deserializer=kvtier_dot_v1_dot_control__pb2.UnpinPrefixRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_control__pb2.UnpinPrefixResponse.SerializeToString,
+            ),
+            'PrewarmPrefix': grpc.unary_stream_rpc_method_handler(
+                    servicer.PrewarmPrefix,
+                    request_deserializer=kvtier_dot_v1_dot_control__pb2.PrewarmPrefixRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_control__pb2.PrewarmPrefixResponse.SerializeToString,
             ),
             'ListPins': grpc.unary_stream_rpc_method_handler(
                     servicer.ListPins,
@@ -241,6 +265,33 @@ class ControlService(object):
             '/kvtier.v1.ControlService/UnpinPrefix',
             kvtier_dot_v1_dot_control__pb2.UnpinPrefixRequest.SerializeToString,
             kvtier_dot_v1_dot_control__pb2.UnpinPrefixResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrewarmPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kvtier.v1.ControlService/PrewarmPrefix',
+            kvtier_dot_v1_dot_control__pb2.PrewarmPrefixRequest.SerializeToString,
+            kvtier_dot_v1_dot_control__pb2.PrewarmPrefixResponse.FromString,
             options,
             channel_credentials,
             insecure,

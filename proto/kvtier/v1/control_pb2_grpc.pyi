@@ -77,6 +77,16 @@ class ControlServiceStub:
     Errors: PIN_UNKNOWN (NOT_FOUND); TIER_IO (INTERNAL) when the SSD did not take it: it is ended,
     and a restart before the SSD answers brings it back.
     """
+    PrewarmPrefix: _grpc.UnaryStreamMultiCallable[_control_pb2.PrewarmPrefixRequest, _control_pb2.PrewarmPrefixResponse]
+    """Brings a block and all before it from the SSD into host memory, the first ones first, and tells
+    how far it is; the last response has `done`.
+
+    Its reads wait their turn among those of acquires, and no use is counted. Ends when its caller goes
+    away; what was brought stays like any block. Preconditions: the block is cached. Idempotency: what
+    is in host memory is not brought again. Limit: one at a time.
+    Errors: BLOCK_NOT_CACHED (NOT_FOUND); PREWARM_RUNNING (FAILED_PRECONDITION); MALFORMED_REQUEST
+    (INVALID_ARGUMENT) for a hash that is none or a budget below 0.
+    """
     ListPins: _grpc.UnaryStreamMultiCallable[_control_pb2.ListPinsRequest, _control_pb2.ListPinsResponse]
     """All pins, the next to end first. Changes nothing.
 
@@ -131,6 +141,16 @@ class ControlServiceAsyncStub(ControlServiceStub):
     Preconditions: none. Idempotency: a pin that has ended is unknown.
     Errors: PIN_UNKNOWN (NOT_FOUND); TIER_IO (INTERNAL) when the SSD did not take it: it is ended,
     and a restart before the SSD answers brings it back.
+    """
+    PrewarmPrefix: _aio.UnaryStreamMultiCallable[_control_pb2.PrewarmPrefixRequest, _control_pb2.PrewarmPrefixResponse]  # type: ignore[assignment]
+    """Brings a block and all before it from the SSD into host memory, the first ones first, and tells
+    how far it is; the last response has `done`.
+
+    Its reads wait their turn among those of acquires, and no use is counted. Ends when its caller goes
+    away; what was brought stays like any block. Preconditions: the block is cached. Idempotency: what
+    is in host memory is not brought again. Limit: one at a time.
+    Errors: BLOCK_NOT_CACHED (NOT_FOUND); PREWARM_RUNNING (FAILED_PRECONDITION); MALFORMED_REQUEST
+    (INVALID_ARGUMENT) for a hash that is none or a budget below 0.
     """
     ListPins: _aio.UnaryStreamMultiCallable[_control_pb2.ListPinsRequest, _control_pb2.ListPinsResponse]  # type: ignore[assignment]
     """All pins, the next to end first. Changes nothing.
@@ -201,6 +221,22 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         Preconditions: none. Idempotency: a pin that has ended is unknown.
         Errors: PIN_UNKNOWN (NOT_FOUND); TIER_IO (INTERNAL) when the SSD did not take it: it is ended,
         and a restart before the SSD answers brings it back.
+        """
+
+    @_abc_1.abstractmethod
+    def PrewarmPrefix(
+        self,
+        request: _control_pb2.PrewarmPrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.PrewarmPrefixResponse], _abc.AsyncIterator[_control_pb2.PrewarmPrefixResponse]]:
+        """Brings a block and all before it from the SSD into host memory, the first ones first, and tells
+        how far it is; the last response has `done`.
+
+        Its reads wait their turn among those of acquires, and no use is counted. Ends when its caller goes
+        away; what was brought stays like any block. Preconditions: the block is cached. Idempotency: what
+        is in host memory is not brought again. Limit: one at a time.
+        Errors: BLOCK_NOT_CACHED (NOT_FOUND); PREWARM_RUNNING (FAILED_PRECONDITION); MALFORMED_REQUEST
+        (INVALID_ARGUMENT) for a hash that is none or a budget below 0.
         """
 
     @_abc_1.abstractmethod

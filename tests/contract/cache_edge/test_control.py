@@ -364,3 +364,52 @@ def test_a_pin_command_that_makes_no_sense_says_so(
     outcome = cli(steered, "pin", *arguments)
     assert outcome.exit_code == 2
     assert word in outcome.stderr
+
+
+def warmed(stub: Any, block_hash: bytes, bytes_max: int = 0) -> list[pb.PrewarmPrefixResponse]:
+    request = pb.PrewarmPrefixRequest(
+        namespace_id=NAMESPACE, block_hash=block_hash, bytes_max=bytes_max
+    )
+    return list(stub.PrewarmPrefix(request, timeout=20))
+
+
+def test_a_prefix_is_brought_into_memory_within_its_budget_and_not_twice(
+    make_service: Any, open_peer: Any, tools: Any
+) -> None:
+    service = make_service()
+    chain = tools.fresh_chain(7)
+    open_peer(service, "shared_memory").store(chain)
+    service.until(lambda stats: stats.pending_write_count == 0)
+    service.stop()
+    service = make_service(service.settings.data_directory)
+    stub = control_pb2_grpc.ControlServiceStub(service.channel)
+    peer = open_peer(service, "shared_memory")
+    size = tools.block_bytes
+    first = warmed(stub, chain[5], bytes_max=2 * size + 10_000)[-1]
+    assert (first.block_count, first.host_count, first.wanted_count) == (6, 0, 2)
+    assert (first.loaded_count, first.loaded_bytes, first.done) == (2, 2 * size, True)
+    assert f"blocks=2 bytes={2 * size}" in audit_lines(service)[-1]["target"]
+    *before, last = warmed(stub, chain[5])
+    assert not any(each.done for each in before)
+    assert (last.host_count, last.wanted_count, last.loaded_count) == (2, 4, 4)
+    assert last.miss_reason == 0
+    assert list(peer.lookup(chain).tiers) == [block_pb2.TIER_HOST] * 6 + [block_pb2.TIER_SSD]
+    assert warmed(stub, chain[5])[-1].wanted_count == 0
+    service.check_integrity()
+
+
+def test_what_cannot_be_prewarmed_is_refused(stub: Any, peer: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(1)
+    peer.store(chain)
+    for request, reason in (
+        (pb.PrewarmPrefixRequest(namespace_id=NAMESPACE, block_hash=bytes(32)), "BLOCK_NOT_CACHED"),
+        (pb.PrewarmPrefixRequest(namespace_id=bytes(32), block_hash=chain[0]), "BLOCK_NOT_CACHED"),
+        (pb.PrewarmPrefixRequest(namespace_id=NAMESPACE), "MALFORMED_REQUEST"),
+        (
+            pb.PrewarmPrefixRequest(namespace_id=NAMESPACE, block_hash=chain[0], bytes_max=-1),
+            "MALFORMED_REQUEST",
+        ),
+    ):
+        with pytest.raises(grpc.RpcError) as raised:
+            list(stub.PrewarmPrefix(request, timeout=10))
+        assert read_error(raised.value).reason == reason
