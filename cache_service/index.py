@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cache_service.accounts import Accounts
 from cache_service.block_tree import NOWHERE
 from cache_service.chains import Chain
 from cache_service.departures import Departures
@@ -32,6 +33,7 @@ from cache_service.events.changes import (
     Changes,
 )
 from cache_service.index_queries import IndexQueries
+from cache_service.quotas import Quotas
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.tier import PAGE_BYTES, Slab, SsdLocation
@@ -59,6 +61,12 @@ class BlockIndex(IndexQueries):
         assert not self.host_count
         self._departures = Departures(self.tree, self._host)
         return self._departures
+
+    def limit(self, quotas: Quotas) -> None:
+        """From now on owners have quotas. REQUIRES: nothing is cached."""
+        assert not len(self)
+        self.accounts = Accounts(self.tree, self._host, quotas, self.may_leave_host)
+        self.owners.accounts = self.accounts
 
     def follow_changes(self, changes: Changes) -> None:
         """From now on every copy that comes or leaves is noted there."""
@@ -259,12 +267,15 @@ class BlockIndex(IndexQueries):
     def host_victim(self) -> int | None:
         """The leaf that leaves host memory next; None when every leaf is held."""
         first = self.one_offs.first()
+        if first is None and self.accounts is not None:
+            first = self.accounts.first_over()
         return self._host.victim() if first is None else first
 
     def evict_host(self, row: int) -> Slab:
-        """Gives away the slab of the leaf that leaves next, `host_victim()`."""
+        """Gives away the slab of the leaf that leaves next, `host_victim()`, or of one that leaves
+        for its own account's sake."""
         slab = self.tree.slab(row)
-        if row in self.one_offs:
+        if row in self.one_offs or (self.accounts is not None and row != self._host.victim()):
             self._host.remove(row)
         else:
             self._host.evict(row)
@@ -276,6 +287,8 @@ class BlockIndex(IndexQueries):
         at most so many. None when the next to leave is a one-off, or has slabs of another size."""
         if self.one_offs.first() is not None:
             return []
+        if self.accounts is not None and self.accounts.first_over() is not None:
+            return []
         rows = self._runs.leaving(slab_bytes, count_max)
         if not rows:
             return []
@@ -283,6 +296,9 @@ class BlockIndex(IndexQueries):
         last_copies = at[columns.array("segment")[at] == NOWHERE]
         self.host_payload_bytes -= len(rows) * self.tree.payload_bytes(rows[0])
         self.host_only_count -= len(last_copies)
+        if self.accounts is not None:
+            for row in rows:
+                self.accounts.left_host(row)
         self.owners.host_run_left(at)
         if self._departures is not None:
             for row in rows:
@@ -387,16 +403,13 @@ class BlockIndex(IndexQueries):
         columns = self.tree.columns
         if columns.slab_page[row] == NOWHERE or not columns.cached[row]:
             return
-        last_copy = columns.segment[row] == NOWHERE
-        if (
-            columns.pins[row]
-            or columns.host_children[row]
-            or (last_copy and columns.first_child[row] != NOWHERE)
-        ):
+        if not self.may_leave_host(row):
             self._host.withhold(row)
         else:
             self._host.offer(row)
             self.one_offs.offered(row)
+            if self.accounts is not None:
+                self.accounts.offered(row)
             if self._departures is not None:
                 self._departures.offered(row)
 
@@ -428,6 +441,8 @@ class BlockIndex(IndexQueries):
         columns = self.tree.columns
         self.host_payload_bytes -= self.tree.payload_bytes(row)
         if columns.owner[row]:
+            if self.accounts is not None:
+                self.accounts.left_host(row)
             self.owners.host_left(row)
         self.host_only_count -= columns.segment[row] == NOWHERE
         if self._departures is not None:

@@ -9,11 +9,13 @@ its own.
 """
 
 import asyncio
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cache_service.accounts import Account
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.chains import Chain
 from cache_service.errors import (
@@ -36,6 +38,7 @@ from cache_service.session import Session
 from cache_service.side import Side
 from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
+from kvtier.keys import BlockHash
 from storage.tier import Slab
 
 if TYPE_CHECKING:
@@ -161,8 +164,13 @@ class Storing(Side):
     async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
         busy = self._writer.busy if self._writer is not None else _never
         patience = self._room.patience()
+        account: Account | None = None
         while left := len(reservation.missing) - len(reservation.slabs):
             count = min(left, STEP_BLOCKS)
+            if self._index.accounts is not None:
+                account, count = await self._claim(session, reservation, count, busy, patience)
+                if not count:
+                    return
             if reservation.one_off:
                 slabs = self._room.take_spare(session.block_bytes, count)
             else:
@@ -174,12 +182,62 @@ class Storing(Side):
                 for slab in slabs:
                     self._room.give_back(slab)
                 return
+            if account is not None and len(slabs) < count:
+                self._unclaim(reservation, account, (count - len(slabs)) * session.block_bytes)
             if not slabs:
                 self._reservations.refuse_tail(reservation, MissReason.ARENA_FULL)
                 return
             reservation.slabs += slabs
             if left > len(slabs):
                 await asyncio.sleep(0)
+
+    async def _claim(
+        self,
+        session: Session,
+        reservation: Reservation,
+        count: int,
+        busy: Callable[[], bool],
+        patience: float,
+    ) -> tuple[Account | None, int]:
+        """The account of the next blocks, and how many it has room for: at most `count`, and those
+        that follow each other on it. 0: the tail was refused, or the reservation has ended."""
+        accounts, size = self._index.accounts, session.block_bytes
+        assert accounts is not None
+        start, missing, owners = len(reservation.slabs), reservation.missing, reservation.owners
+        account = accounts.of_path(owners.at(missing[start]))
+        end = owners.end(missing[start])
+        if end is not None:
+            count = bisect_left(missing, end, start, start + count) - start
+        if account is None:
+            return None, count
+        if reservation.one_off:
+            # It pushes nobody out, its own account's blocks neither.
+            claimed = account.claim_host(size, count)
+        else:
+            claimed = await self._room.claim_waiting(account, size, count, busy, patience)
+        if reservation.state is ReservationState.ENDED:
+            accounts.unclaim_host(account, claimed * size)
+            return account, 0
+        if claimed:
+            reservation.claims.append((account, claimed * size))
+            return account, claimed
+        accounts.unclaim_host(account, 0)
+        self._remember_refused(reservation.hashes[start : start + STEP_BLOCKS])
+        self._reservations.refuse_tail(reservation, MissReason.QUOTA)
+        return account, 0
+
+    def _unclaim(self, reservation: Reservation, account: Account, size: int) -> None:
+        """Of the last claim, what there was no slab for. REQUIRES: the reservation goes on."""
+        _, claimed = reservation.claims.pop()
+        reservation.claims.append((account, claimed - size))
+        if self._index.accounts is not None:
+            self._index.accounts.unclaim_host(account, size)
+
+    def _remember_refused(self, hashes: Sequence[BlockHash]) -> None:
+        """A later miss on them says why."""
+        for block_hash in hashes:
+            if self._index.tree.find(block_hash) == ABSENT:
+                self._index.absences.remember(block_hash, MissReason.QUOTA)
 
     def _formed(self, reservation: Reservation) -> ReservationView:
         if reservation.state is ReservationState.ENDED:

@@ -40,6 +40,7 @@ from cache_service.hints import NO_HINTS, Hints
 from cache_service.listener import QuietListener
 from cache_service.owner_runs import OwnerRuns, within
 from cache_service.purge_views import PurgeKind, PurgeTarget, SsdForgetting
+from cache_service.quotas import NO_QUOTAS, Quota, Quotas
 from cache_service.tree_walk import START, Place
 from cache_service.views import (
     CacheLimits,
@@ -83,6 +84,15 @@ Result = TypeVar("Result")
 paths = st.lists(st.integers(0, 1), min_size=1, max_size=5)
 """A path in a small tree, so that chains share prefixes and fork."""
 kinds = st.sampled_from(PurgeKind)
+
+TIGHT = Quotas(
+    {
+        "acme": Quota(2 * BLOCK_BYTES, 4 * BLOCK_BYTES, 3 * BLOCK_BYTES, 5 * BLOCK_BYTES),
+        "gamma/x": Quota(host_hard_bytes=BLOCK_BYTES, ssd_hard_bytes=BLOCK_BYTES),
+        "*": Quota(host_soft_bytes=BLOCK_BYTES, ssd_hard_bytes=4 * BLOCK_BYTES),
+    }
+)
+SOFT = Quotas({"*": Quota(host_soft_bytes=2 * BLOCK_BYTES, ssd_soft_bytes=2 * BLOCK_BYTES)})
 
 TTL = 7
 hints = st.sampled_from(
@@ -178,9 +188,16 @@ class CacheLife(RuleBasedStateMachine):
         admission=st.sampled_from(["all", "first_new"]),
         records_per_hour=st.sampled_from([0, 20]),
         mortal=st.booleans(),
+        quotas=st.sampled_from([NO_QUOTAS, TIGHT, SOFT]),
     )
     def begin(
-        self, host: str, ssd: str, admission: str, records_per_hour: int, mortal: bool
+        self,
+        host: str,
+        ssd: str,
+        admission: str,
+        records_per_hour: int,
+        mortal: bool,
+        quotas: Quotas,
     ) -> None:
         self.mortal = mortal
         self.policies = CachePolicies(
@@ -190,6 +207,7 @@ class CacheLife(RuleBasedStateMachine):
             ssd_new_blocks_max=2,
             ssd_write_bytes_per_day=24 * records_per_hour * 2 * PAGE_BYTES,
             ssd_write_when=self.write_when,
+            quotas=quotas,
         )
         self.start()
 
@@ -760,7 +778,8 @@ class LeavingLife(CacheLife):
 
     def all_is_written_out(self) -> None:
         policies = self.policies
-        if policies.ssd_admission == "all" and not policies.ssd_write_bytes_per_day:
+        bounded = policies.ssd_write_bytes_per_day or policies.quotas is TIGHT
+        if policies.ssd_admission == "all" and not bounded:
             counters = self.cache.stats().counters
             recycled = counters.get("segments_recycled", 0)
             one_off_count = len(self.cache._parts.index.one_offs)
