@@ -48,6 +48,7 @@ _DTYPES: dict[str, str] = {
     "expiry_unsaved": "<u1",
     "unit_end": "<u1",
     "expire_second": "<u4",
+    "kept": "<u1",
     "use_count": "<u4",
     "use_second": "<u4",
     "stored_by": "<u4",
@@ -61,7 +62,7 @@ _RESET = dict.fromkeys(
 _RESET |= dict.fromkeys(
     ("pins", "host_children", "ssd_children", "admitted", "settled", "use_count", "use_second"), 0
 )
-_RESET |= {"unit_end": 0, "owner": 0}
+_RESET |= {"unit_end": 0, "owner": 0, "kept": 0}
 _RESET |= {"cached": 1, "one_off": 0, "stored_by": 0, "expiry_unsaved": 0, "expire_second": NEVER}
 """A row as it is before its block has copies, parent or children."""
 
@@ -103,6 +104,8 @@ class BlockColumns:
     """1 when it is decided how the block leaves host memory (`departures.py`)."""
     one_off: memoryview
     """1 for a block that is said not to be wanted again (`one_offs.py`)."""
+    kept: memoryview
+    """1 for a block that a pin names (`keeping.py`)."""
 
     expiry_unsaved: memoryview
     """1 when the end moved since it was written down on the SSD, if it was."""

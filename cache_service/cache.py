@@ -36,6 +36,7 @@ from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
 from cache_service.owner_views import OwnersView
 from cache_service.parts import build_parts
+from cache_service.pins import Pins
 from cache_service.purging import Purging
 from cache_service.reservation import Reservation, ReservationState
 from cache_service.session import Session
@@ -84,6 +85,7 @@ class Cache:
         policies: CachePolicies = DEFAULT_POLICIES,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """`clock`: seconds, monotonic; `wall`: Unix seconds, for what outlives a start."""
         self.instance_id = secrets.token_hex(16)
         self.arena = arena
         self._started = clock()
@@ -99,7 +101,8 @@ class Cache:
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
         self.explaining = self._enter(Explaining(parts, self._acquiring))
         self._enter(Expiring(parts))
-        self.purging = self._enter(Purging(parts, self.explaining.acquires))
+        self.pins = self._enter(Pins(parts, wall))
+        self.purging = self._enter(Purging(parts, self.explaining.acquires, self.pins))
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)
@@ -344,6 +347,7 @@ class Cache:
             event_count=self.watching.last_sequence,
             watcher_count=self.watching.watcher_count,
             bulk=self.bulk,
+            pin_count=len(self.pins),
             counters=parts.tally.counters,
         )
 

@@ -25,6 +25,7 @@ from cache_service.events.printing import (
 )
 from cache_service.explain_command import explain
 from cache_service.owner_tables import owners_data, owners_table, quotas_table
+from cache_service.pin_commands import pin, pins, unpin
 from cache_service.purge_command import purge
 from cache_service.stats_tables import host_table, ssd_table, tiers_table, totals_table
 from cache_service.tree_command import tree
@@ -54,6 +55,9 @@ def cache() -> None:
 
 app.command(short_help="Why a prompt or a request hits or misses.")(explain)
 app.command(short_help="What is cached, as a tree.")(tree)
+app.command(short_help="Keep a prompt's beginning cached until a time.")(pin)
+app.command(short_help="End a pin.")(unpin)
+app.command(short_help="What is pinned, for whom, until when.")(pins)
 app.command(short_help="Take blocks out of every tier, with a receipt.")(purge)
 
 

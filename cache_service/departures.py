@@ -7,7 +7,8 @@ A block is settled when its end in host memory comes near, and stays so until it
 its copy on the SSD goes: then it is asked about again. `settled_bytes` is the room that can be made
 without waiting, an estimate: some of it may be held, or hang on a block that stays.
 
-Invariant: every leaf that may be a victim and has no copy on the SSD is settled or in the heap.
+Invariant: every leaf that may be a victim, that no pin names and that has no copy on the SSD is
+settled or in the heap.
 Written by the index, and settled by who decides; event loop only.
 """
 
@@ -69,6 +70,7 @@ class Departures:
             or columns.segment[row] != NOWHERE
             or columns.settled[row]
             or columns.pins[row]
+            or columns.kept[row]  # it is written at once, and not before it leaves
             or columns.first_child[row] != NOWHERE
             or not columns.cached[row]
         ):

@@ -29,6 +29,10 @@
     ├── TooManyWatchersError         the limit of watchers is reached
     ├── WatcherStalledError          a watcher took nothing for too long
     ├── AcquireUnknownError          no acquire of that request is remembered
+    ├── BlocksPinnedError            pins name what is to be purged
+    ├── PinUnknownError              no such pin, or it has ended
+    ├── PinQuotaError                pins would name or hold too much
+    ├── TooManyPinsError             the limit of pins is reached
     ├── RequestUnknownError          no store or acquire of that request is remembered
     ├── BlockNotCachedError          asked for what continues a block that is not there
     └── AuditUnavailableError        the audit log cannot be written
@@ -45,6 +49,7 @@ __all__ = [
     "AuditUnavailableError",
     "BlockNotCachedError",
     "BlockTooLargeForArenaError",
+    "BlocksPinnedError",
     "CacheError",
     "ChecksumCountMismatchError",
     "ChecksumMismatchError",
@@ -58,6 +63,8 @@ __all__ = [
     "LeaseUnknownError",
     "MalformedChainError",
     "NoSsdTierError",
+    "PinQuotaError",
+    "PinUnknownError",
     "PurgeRunningError",
     "RequestUnknownError",
     "ReservationExpiredError",
@@ -68,6 +75,7 @@ __all__ = [
     "TooManyBlocksError",
     "TooManyLanesError",
     "TooManyLeasesError",
+    "TooManyPinsError",
     "TooManyReservationsError",
     "TooManySessionsError",
     "TooManyWatchersError",
@@ -174,6 +182,22 @@ class VerifyRunningError(CacheError):
 
 class PurgeRunningError(CacheError):
     reason = "PURGE_RUNNING"
+
+
+class BlocksPinnedError(CacheError):
+    reason = "BLOCKS_PINNED"
+
+
+class PinUnknownError(CacheError):
+    reason = "PIN_UNKNOWN"
+
+
+class PinQuotaError(CacheError):
+    reason = "PIN_QUOTA"
+
+
+class TooManyPinsError(CacheError):
+    reason = "TOO_MANY_PINS"
 
 
 class RequestUnknownError(CacheError):

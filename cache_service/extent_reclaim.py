@@ -6,7 +6,8 @@ extent holds one leased block it would throw out everything for nothing. So an e
 those in which nothing has to stay, the one whose blocks are worth least together. They leave with
 what continues them in host memory; what has a record on the SSD stays cached there.
 
-Has to stay: pinned blocks and everything before one, and slabs that are reserved or being loaded.
+Has to stay: held and withheld blocks and everything before one, and slabs that are reserved or
+being loaded.
 O(blocks in host memory), in NumPy; rare, because an extent holds many slabs.
 """
 
@@ -44,7 +45,11 @@ def leaf_of_size(index: BlockIndex, arena: HostArena, slab_bytes: int) -> int | 
     free = (columns.array("pins")[rows] == 0) & (columns.array("host_children")[rows] == 0)
     on_ssd = columns.array("segment")[rows] != NOWHERE
     free &= on_ssd | (columns.array("first_child")[rows] == NOWHERE)
-    leaves = (row for row in rows[free].tolist() if rounded(tree.payload_bytes(row)) == slab_bytes)
+    leaves = (
+        row
+        for row in rows[free].tolist()
+        if rounded(tree.payload_bytes(row)) == slab_bytes and not index.keeping.withheld(row)
+    )
     return min(leaves, key=index.host_standing, default=None)
 
 

@@ -64,12 +64,13 @@ class HostRuns:
         columns = self._tree.columns
         parents, kinds, pages, pins = columns.parent, columns.kind, columns.slab_page, columns.pins
         kind, row, rows = kinds[victim], victim, [victim]
-        while len(rows) < count_max:
+        while len(rows) < count_max and not columns.kept[row]:
             row = parents[row]
             if (
                 row == NOWHERE
                 or pages[row] == NOWHERE
                 or pins[row]
+                or columns.kept[row]
                 or kinds[row] != kind
                 or columns.host_children[row] != 1
             ):

@@ -8,6 +8,7 @@
     owners     who owns what, and what each has    (block_owners.py: nothing is allowed by it)
     unit ends  where a hit of whole units may end   (unit_ends.py)
     one-offs   who is said not to be wanted again   (one_offs.py: they leave host memory first)
+    keeping    whom pins name                       (keeping.py: their last copy does not leave)
     changes    copies that came and left            (events/changes.py: only when somebody follows)
 
 Invariant: nothing here writes; `BlockIndex`, the one class below it, does. Event loop only.
@@ -28,6 +29,7 @@ from cache_service.events.changes import Changes
 from cache_service.expiries import Expiries
 from cache_service.host_runs import HostRuns
 from cache_service.integrity import check_copies
+from cache_service.keeping import Keeping
 from cache_service.one_offs import OneOffs
 from cache_service.segment_loads import SegmentLoads
 from cache_service.unit_ends import UnitEnds
@@ -75,6 +77,8 @@ class IndexQueries:
         """To ask and mark."""
         self.one_offs = OneOffs(self.tree, host_order)
         """To ask, mark and lift."""
+        self.keeping = Keeping(self.tree, arena.extent_bytes)
+        """To ask; its names are written by `Pins`."""
         self._departures: Departures | None = None
         self._changes: Changes | None = None
         self._pinned: set[int] = set()
@@ -148,10 +152,10 @@ class IndexQueries:
         return self._ssd.above_line(row)
 
     def protected(self) -> set[int]:
-        """Every pinned block and everything before one: what may not leave now."""
+        """Every held or withheld block and everything before one: what may not leave now."""
         held: set[int] = set()
         parents = self.tree.columns.parent
-        for row in self._pinned:
+        for row in (*self._pinned, *self.keeping.withheld_rows):
             if self.tree.cached(row):
                 while row != NOWHERE and row not in held:
                     held.add(row)
@@ -166,6 +170,7 @@ class IndexQueries:
             and columns.cached[row]
             and not columns.pins[row]
             and not columns.host_children[row]
+            and not self.keeping.withheld(row)
             # The last copy stays while anything continues it.
             and (columns.segment[row] != NOWHERE or columns.first_child[row] == NOWHERE)
         )
@@ -197,5 +202,6 @@ class IndexQueries:
             owner.check_integrity()
         self.expiries.check_integrity()
         self.owners.check_integrity()
+        self.keeping.check_integrity()
         if self._departures is not None:
             self._departures.check_integrity()

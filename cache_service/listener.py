@@ -48,6 +48,10 @@ class CacheListener(Protocol):
         """A purge ended: copies that it took out, by tier."""
         ...
 
+    def pins_changed(self, how: str, count: int) -> None:
+        """Pins were "made", "removed", "expired", or ended because they were "purged"."""
+        ...
+
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None: ...
 
     def blocks_written(self, count: int, payload_bytes: int, seconds: float) -> None:
@@ -131,6 +135,9 @@ class QuietListener:
         return
 
     def blocks_purged(self, copies: Mapping[Tier, int]) -> None:
+        return
+
+    def pins_changed(self, how: str, count: int) -> None:
         return
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:

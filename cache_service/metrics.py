@@ -53,6 +53,7 @@ class MetricsListener(QuietListener):
         self._expired_blocks = _counter(registry, "expired_blocks", "Blocks whose time was over")
         self._purges = _counter(registry, "purges", "Purges that ended")
         self._purged = _counter(registry, "purged_blocks", "Copies that purges took out", "tier")
+        self._pin_changes = _counter(registry, "pin_changes", "Pins made and ended", "how")
         self._moved = _counter(registry, "ssd_payload_bytes", "Payload bytes moved", "direction")
         self._declined = _counter(registry, "declined_blocks", "Blocks admission kept off the SSD")
         self._room_waits = _counter(
@@ -126,6 +127,10 @@ class MetricsListener(QuietListener):
         for tier, count in copies.items():
             self._purged.labels(tier.name.lower()).inc(count)
         log.info("blocks purged", extra={f"{t.name.lower()}_count": n for t, n in copies.items()})
+
+    def pins_changed(self, how: str, count: int) -> None:
+        self._pin_changes.labels(how).inc(count)
+        log.info("pins changed", extra={"how": how, "count": count})
 
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
         self._moved.labels("read").inc(payload_bytes)
@@ -271,6 +276,8 @@ def _gauges(stats: CacheStats) -> Iterator[Metric]:
         ("pending_writes_blocks", "Blocks on their way to the SSD", stats.pending_write_count),
         ("host_only_blocks", "Blocks in host memory that the SSD lacks", stats.host_only_count),
         ("quarantined_slabs", "Slabs resting before reuse", stats.quarantined_slab_count),
+        ("pins", "Pins that are kept", stats.pin_count),
+        ("pinned_blocks", "Blocks that pins name", stats.pinned_block_count),
         ("watchers_open", "Watchers of the events", stats.watcher_count),
         ("bulk_lanes_open", "Connections of the bulk lane", stats.bulk_lane_count),
         ("bulk_transfers", "Loads and stores on bulk lanes", stats.bulk_transfer_count),

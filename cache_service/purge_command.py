@@ -74,6 +74,9 @@ def purge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be taken out.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what is pinned; ends those pins.")
+    ] = False,
     address: AddressOption = DEFAULT_CACHE,
     worker: WorkerOption = DEFAULT_WORKER,
     project: ProjectOption = "",
@@ -110,7 +113,7 @@ def purge(
             namespace_id=chain.namespace_id,
             block_hash=chain.block_hashes[-HASH_BYTES:],
         )
-    receipt = _purged(address, pb.PurgeBlocksRequest(target=target, dry_run=dry_run))
+    receipt = _purged(address, pb.PurgeBlocksRequest(target=target, dry_run=dry_run, force=force))
     if as_json:
         print(json.dumps(receipt_data(receipt), indent=2))
     else:
@@ -196,6 +199,7 @@ def receipt_data(receipt: pb.PurgeReceipt) -> dict[str, Any]:
             for each in receipt.copies
         ],
         "held_count": receipt.held_count,
+        "pin_count": receipt.pin_count,
         "hashes_sha256": receipt.hashes_sha256.hex(),
         "ssd_forgetting": _word(pb.SsdForgetting.Name(receipt.ssd_forgetting), "SSD_FORGETTING_"),
     }
@@ -216,6 +220,9 @@ def _show(receipt: pb.PurgeReceipt) -> None:
     rows = [("SHA-256 of their hashes", data["hashes_sha256"])]
     if receipt.held_count:
         rows.append(("still held", f"{receipt.held_count:,}, found by nobody any more"))
+    if receipt.pin_count:
+        what = "name some of them; --force ends them" if receipt.dry_run else "ended"
+        rows.append(("pins", f"{receipt.pin_count:,} {what}"))
     if not receipt.dry_run:
         rows.append(("SSD", _SSD_WORDS[receipt.ssd_forgetting]))
         rows.append(("purge", f"{receipt.purge_id}, {data['end_time']}"))

@@ -12,6 +12,7 @@ from cache_service.block_tree import ABSENT
 from cache_service.errors import RequestUnknownError, SessionUnknownError
 from cache_service.owner_runs import OwnerRuns, within
 from cache_service.parts import Parts
+from cache_service.pin_views import Pin
 from cache_service.purge_views import PurgeKind, PurgeTarget
 from cache_service.session import Session
 from kvtier.keys import BlockHash, NamespaceId
@@ -82,6 +83,21 @@ class PurgeScan:
             # By the path: a number may have been given to another owner meanwhile.
             return within(self._owners.of(row), self._target.owner)
         return True
+
+    def names_of(self, pin: Pin) -> bool:
+        """Whether the pin names a block that the target names."""
+        kind = self._target.kind
+        if kind is PurgeKind.NAMESPACE:
+            return pin.namespace_id == self._target.namespace_id
+        if kind is PurgeKind.EVERYTHING:
+            return True
+        rows = self._tree.find_chain(pin.chain)
+        rows = rows[rows != ABSENT]
+        if self._by_name:
+            return bool(np.isin(rows, [self._find(named) for named in self._named]).any())
+        if kind is PurgeKind.OWNER:
+            return any(map(self.names, rows.tolist()))
+        return bool((self._tree.columns.array("stored_by")[rows] == self._stored_by).any())
 
     def covers(self, session: Session, rows: Sequence[int], owners: OwnerRuns) -> bool:
         """Whether a commit of the session, of a chain of these rows and owners, would add to

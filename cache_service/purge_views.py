@@ -66,3 +66,5 @@ class PurgeView:
     held_count: int
     """Blocks that somebody still held: their slabs are freed when the last one lets go."""
     ssd_forgetting: SsdForgetting
+    pin_count: int
+    """Pins that named some of the blocks, and were ended."""

@@ -19,12 +19,15 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cache_service.acquire_log import AcquireLog
 from cache_service.block_columns import NOWHERE
-from cache_service.errors import PurgeRunningError
+from cache_service.errors import BlocksPinnedError, PurgeRunningError
 from cache_service.parts import Parts
+from cache_service.pin_views import Pin
+from cache_service.pins import Pins
 from cache_service.purge_scan import PurgeScan
 from cache_service.purge_views import PurgeTarget, PurgeView, SsdForgetting
 from cache_service.receipt import Receipt, hashes_sha256
@@ -51,28 +54,44 @@ class Purging(Side):
         self,
         parts: Parts,
         acquires: AcquireLog,
+        pins: Pins,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._parts = parts
         self._index = parts.index
         self._tree = parts.index.tree
         self._acquires = acquires
+        self._pins = pins
         self._timer = timer
         self._task: asyncio.Task[PurgeView] | None = None
         self._stopped = False
 
-    def start(self, target: PurgeTarget, *, dry_run: bool) -> "asyncio.Task[PurgeView]":
-        """Begins a purge, which goes on whoever waits for it.
+    def start(
+        self, target: PurgeTarget, *, dry_run: bool, force: bool = False
+    ) -> "asyncio.Task[PurgeView]":
+        """Begins a purge, which goes on whoever waits for it. `force`: pins that name some of it
+        are ended.
 
-        Raises PurgeRunningError, RequestUnknownError, SessionUnknownError, ShuttingDownError; the
-        task too raises ShuttingDownError, when the service ends first.
+        Raises PurgeRunningError, BlocksPinnedError, RequestUnknownError, SessionUnknownError,
+        ShuttingDownError; the task too raises ShuttingDownError, when the service ends first.
         """
         self._check_going_on()
         if self._task is not None:
             raise PurgeRunningError("another purge of this cache is running: wait for its end")
         found = next(self._acquires.find(target.request_id, "", None), None)
         scan = PurgeScan(self._parts, target, found is not None)
-        self._task = asyncio.get_running_loop().create_task(self._run(scan, target, dry_run))
+        pins = self._pins.that(scan.names_of)
+        if pins and not (force or dry_run):
+            raise BlocksPinnedError(
+                f"{len(pins)} pins name some of these blocks, {pins[0].owner!r} has one: unpin"
+                " them, or purge with force",
+                pin_count=len(pins),
+                pin_id=pins[0].pin_id,
+            )
+        if not dry_run:
+            self._parts.closing.begin(scan.covers)
+        purge = self._run(scan, target, pins) if not dry_run else self._dry(scan, target, pins)
+        self._task = asyncio.get_running_loop().create_task(purge)
         self._task.add_done_callback(self._ended)
         return self._task
 
@@ -93,35 +112,59 @@ class Purging(Side):
         if not task.cancelled() and task.exception() is not None:
             log.warning("a purge did not end", extra={"problem": str(task.exception())})
 
-    async def _run(self, scan: PurgeScan, target: PurgeTarget, dry_run: bool) -> PurgeView:
-        began = self._parts.clock()
-        receipt = Receipt(self._tree)
+    async def _run(self, scan: PurgeScan, target: PurgeTarget, pins: list[Pin]) -> PurgeView:
+        began, receipt = self._parts.clock(), Receipt(self._tree)
         forgetting = SsdForgetting.NONE
-        if dry_run:
-            await self._look(scan, receipt)
-        else:
-            self._parts.closing.begin(scan.covers)
-            try:
-                await self._take_out(scan, receipt)
-            finally:
-                self._parts.closing.end()
-            if self._parts.writer is not None:
-                forgetting = await self._forgotten(self._parts.writer)
-        digest = await asyncio.to_thread(hashes_sha256, receipt.hashes())
+        try:
+            unpinned = await self._unpin(pins)
+            await self._take_out(scan, receipt)
+        finally:
+            self._parts.closing.end()
+        if self._parts.writer is not None:
+            forgetting = await self._forgotten(self._parts.writer)
+            if not unpinned:
+                forgetting = SsdForgetting.PENDING
         copies = receipt.copies(ssd=self._parts.cold is not None)
-        if not dry_run:
-            self._parts.tally.blocks_purged({each.tier: each.copy_count for each in copies})
+        self._parts.tally.blocks_purged({each.tier: each.copy_count for each in copies})
+        return await self._view(target, receipt, began, forgetting, len(pins))
+
+    async def _dry(self, scan: PurgeScan, target: PurgeTarget, pins: list[Pin]) -> PurgeView:
+        began, receipt = self._parts.clock(), Receipt(self._tree)
+        await self._look(scan, receipt)
+        forgetting = SsdForgetting.NONE
+        view = await self._view(target, receipt, began, forgetting, len(pins))
+        return replace(view, dry_run=True)
+
+    async def _view(
+        self,
+        target: PurgeTarget,
+        receipt: Receipt,
+        began: float,
+        forgetting: SsdForgetting,
+        pin_count: int,
+    ) -> PurgeView:
+        digest = await asyncio.to_thread(hashes_sha256, receipt.hashes())
         return PurgeView(
             purge_id=secrets.token_hex(16),
             target=target,
-            dry_run=dry_run,
+            dry_run=False,
             seconds=self._parts.clock() - began,
             block_count=receipt.block_count,
-            copies=copies,
+            copies=receipt.copies(ssd=self._parts.cold is not None),
             hashes_sha256=digest,
             held_count=receipt.held_count,
             ssd_forgetting=forgetting,
+            pin_count=pin_count,
         )
+
+    async def _unpin(self, pins: list[Pin]) -> bool:
+        """False: the pins are ended, and the SSD still has some of them."""
+        try:
+            await self._pins.end(pins, "purged")
+        except StorageError as error:
+            log.warning("purged pins are still on the SSD", extra={"problem": str(error)})
+            return False
+        return True
 
     async def _take_out(self, scan: PurgeScan, receipt: Receipt) -> None:
         for stretch in scan.stretches():

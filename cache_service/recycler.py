@@ -144,7 +144,7 @@ class Recycler:
         """No room to write more again: what may leave leaves. False when something must stay."""
         protected, rest = self._index.protected(), plan.keep[start:]
         for row in rest:
-            if row not in protected:
+            if row not in protected and not self._index.keeping.kept(row):
                 self._drop(row, plan.segment_id, MissReason.EVICTED)
         return all(self._index.tree.segment(row) != plan.segment_id for row in rest)
 

@@ -3,7 +3,8 @@
 The victim is the sealed segment whose live blocks are worth least under the eviction policy. Of its
 blocks stay, and are written again elsewhere:
 
-    must      pinned blocks (leased, waiting to be written, being read) and everything before one
+    must      held blocks (leased, waiting to be written, being read) and everything before one;
+              blocks that pins name
     may       blocks used again and still above the clock, dearest first, with what they need
               before them, while kept bytes are within `relog_share_max` of the segment; none
               on an account above its soft quota for the SSD
@@ -44,9 +45,9 @@ def plan_recycling(
 ) -> RecyclePlan | None:
     """A plan, or None when no sealed segment can give room."""
     tree, protected = index.tree, index.protected()
-    must_bytes: dict[SegmentId, int] = {}
+    must_bytes = index.keeping.segment_bytes()
     for row in protected:
-        if tree.on_ssd(row):
+        if tree.on_ssd(row) and not index.keeping.kept(row):
             segment_id = SegmentId(tree.segment(row))
             size = record_bytes(tree.columns.stored_bytes[row])
             must_bytes[segment_id] = must_bytes.get(segment_id, 0) + size
@@ -55,7 +56,7 @@ def plan_recycling(
         return None
     rows = index.segments.rows(victim.segment_id)
     room = int(relog_share_max * victim.capacity_bytes) - must_bytes.get(victim.segment_id, 0)
-    must = {row for row in rows if row in protected}
+    must = {row for row in rows if row in protected or index.keeping.kept(row)}
     keep = must | _worth_keeping(index, rows, must, record_bytes, room)
     drop = tuple(row for row in rows if row not in keep)
     return RecyclePlan(

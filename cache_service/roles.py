@@ -48,6 +48,12 @@ _EXPLAINING = rules(
 )
 
 # Who removes blocks can see from the receipt which there were: no engine's.
-_CONTROL = rules("kvtier.v1.ControlService", PurgeBlocks=_OPERATE)
+_CONTROL = rules(
+    "kvtier.v1.ControlService",
+    PurgeBlocks=_OPERATE,
+    PinPrefix=_OPERATE,
+    UnpinPrefix=_OPERATE,
+    ListPins=_SEE_ALL,
+)
 
 RULES: Mapping[str, Rule] = {**_CACHE, **_EVENTS, **_BULK, **_EXPLAINING, **_CONTROL}

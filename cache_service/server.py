@@ -154,6 +154,8 @@ class CacheServer:
             events_retained=settings.events.retained,
             watchers_max=settings.events.watchers_max,
             watch_stall_seconds=settings.events.stall_seconds,
+            pin_share_max=settings.pins.share_max,
+            pin_seconds_max=settings.pins.seconds_max,
         )
         cache = Cache(arena, ssd, limits, time.monotonic, listener, settings.policies)
         # What was made until now stays: a full collection looks only at what came after.

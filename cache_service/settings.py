@@ -21,6 +21,7 @@ __all__ = [
     "EventSettings",
     "HostSettings",
     "LimitSettings",
+    "PinSettings",
     "SsdSettings",
 ]
 
@@ -112,6 +113,15 @@ class EventSettings(SettingsModel):
     stall_seconds: Seconds = 10.0
 
 
+class PinSettings(SettingsModel):
+    """What operators may keep cached."""
+
+    share_max: Annotated[float, Field(ge=0, le=0.75)] = 0.5
+    """More, and recycling writes the same blocks again and again for little room."""
+    seconds_max: Annotated[float, Field(gt=0, le=3_653 * 86_400.0)] = 30 * 86_400.0
+    """At most ten years: who wants more wants a second copy somewhere else."""
+
+
 class BulkSettings(SettingsModel):
     """The bulk lane: payload bytes for clients on other hosts, beside gRPC."""
 
@@ -144,6 +154,7 @@ class CacheSettings(ServiceSettings):
     events: EventSettings = EventSettings()
     quotas: Annotated[Quotas, BeforeValidator(_parsed)] = NO_QUOTAS
     """Of owners of blocks: "acme host_hard=8GiB host_soft=6GiB, * ssd_hard=100GiB"."""
+    pins: PinSettings = PinSettings()
     log: LogSettings = LogSettings()
 
     @property

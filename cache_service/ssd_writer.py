@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cache_service.admission import Admission
 from cache_service.block_tree import NOWHERE
 from cache_service.budget_note import Moment
 from cache_service.forgetting import ForgetQueue
@@ -107,6 +108,14 @@ class SsdWriter:
     def used(self, row: int) -> None:
         """A block in host memory that the SSD lacks was used, and all before it."""
         self._count_declined(self._timing.used(row))
+        self.wake()
+
+    def insist(self, rows: Sequence[int]) -> None:
+        """Blocks in host memory that pins name and the SSD lacks go there, as far as the queue has
+        room: who insists asks again."""
+        for row in rows:
+            if self._queue.insist(row) is Admission.DEFER:
+                break
         self.wake()
 
     def left_unwritten(self, count: int) -> None:

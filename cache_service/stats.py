@@ -31,6 +31,7 @@ def collect_stats(
     event_count: int,
     watcher_count: int,
     bulk: Transfers,
+    pin_count: int,
     counters: Mapping[str, int],
 ) -> CacheStats:
     """Changes nothing."""
@@ -67,6 +68,8 @@ def collect_stats(
         watcher_count=watcher_count,
         bulk_lane_count=bulk.lane_count,
         bulk_transfer_count=bulk.transfer_count,
+        pin_count=pin_count,
+        pinned_block_count=len(index.keeping.names),
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
     )

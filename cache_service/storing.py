@@ -9,11 +9,7 @@ its own.
 """
 
 import asyncio
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections.abc import Sequence
 
 from cache_service.accounts import Account
 from cache_service.block_tree import ABSENT, NOWHERE
@@ -21,7 +17,6 @@ from cache_service.chains import Chain
 from cache_service.errors import (
     ChecksumCountMismatchError,
     ChecksumMismatchError,
-    ReservationIncompleteError,
     ReservationUnknownError,
     SessionUnknownError,
 )
@@ -29,20 +24,23 @@ from cache_service.hints import NO_HINTS, Hints
 from cache_service.index import HostCopy
 from cache_service.parts import Parts
 from cache_service.reservation import (
-    ENDED_MESSAGE,
     Outcome,
     Reservation,
     ReservationState,
 )
 from cache_service.session import Session
 from cache_service.side import Side
+from cache_service.store_checks import (
+    answer,
+    check_landed,
+    fresh_from,
+    is_run,
+    parents_present,
+)
+from cache_service.store_claims import StoreClaims
 from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
-from kvtier.keys import BlockHash
-from storage.tier import Slab
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from storage.tier import NEVER, Slab
 
 __all__ = ["Storing"]
 
@@ -57,6 +55,7 @@ class Storing(Side):
         self._index = parts.index
         self._sessions = parts.sessions
         self._reservations = parts.reservations
+        self._claims = StoreClaims(parts.index, parts.reservations, parts.room)
         self._room = parts.room
         self._writer = parts.writer
         self._health = parts.health
@@ -107,7 +106,7 @@ class Storing(Side):
         hashes = list(reservation.chain[leading:])
         claimants = self._reservations.claimants(hashes)
         # From here on nobody has them and nobody stores them: the usual end of a chain.
-        fresh = _fresh_from(found[leading:], claimants) + leading
+        fresh = fresh_from(found[leading:], claimants) + leading
         present = rows[:leading]
         previous = rows[leading - 1] if leading else NOWHERE
         before: Reservation | None = None
@@ -165,79 +164,33 @@ class Storing(Side):
         busy = self._writer.busy if self._writer is not None else _never
         patience = self._room.patience()
         account: Account | None = None
+        size = session.block_bytes
         while left := len(reservation.missing) - len(reservation.slabs):
             count = min(left, STEP_BLOCKS)
             if self._index.accounts is not None:
-                account, count = await self._claim(session, reservation, count, busy, patience)
+                claim = self._claims.claim(reservation, size, count, busy, patience)
+                account, count = await claim
                 if not count:
                     return
             if reservation.one_off:
-                slabs = self._room.take_spare(session.block_bytes, count)
+                slabs = self._room.take_spare(size, count)
             else:
-                slabs = self._room.take_up_to(session.block_bytes, count)
+                slabs = self._room.take_up_to(size, count)
             if not slabs and not reservation.one_off:
-                slab = await self._room.take_waiting(session.block_bytes, busy, patience)
+                slab = await self._room.take_waiting(size, busy, patience)
                 slabs = [] if slab is None else [slab]
             if reservation.state is ReservationState.ENDED:
                 for slab in slabs:
                     self._room.give_back(slab)
                 return
             if account is not None and len(slabs) < count:
-                self._unclaim(reservation, account, (count - len(slabs)) * session.block_bytes)
+                self._claims.give_back(reservation, (count - len(slabs)) * size)
             if not slabs:
                 self._reservations.refuse_tail(reservation, MissReason.ARENA_FULL)
                 return
             reservation.slabs += slabs
             if left > len(slabs):
                 await asyncio.sleep(0)
-
-    async def _claim(
-        self,
-        session: Session,
-        reservation: Reservation,
-        count: int,
-        busy: Callable[[], bool],
-        patience: float,
-    ) -> tuple[Account | None, int]:
-        """The account of the next blocks, and how many it has room for: at most `count`, and those
-        that follow each other on it. 0: the tail was refused, or the reservation has ended."""
-        accounts, size = self._index.accounts, session.block_bytes
-        assert accounts is not None
-        start, missing, owners = len(reservation.slabs), reservation.missing, reservation.owners
-        account = accounts.of_path(owners.at(missing[start]))
-        end = owners.end(missing[start])
-        if end is not None:
-            count = bisect_left(missing, end, start, start + count) - start
-        if account is None:
-            return None, count
-        if reservation.one_off:
-            # It pushes nobody out, its own account's blocks neither.
-            claimed = account.claim_host(size, count)
-        else:
-            claimed = await self._room.claim_waiting(account, size, count, busy, patience)
-        if reservation.state is ReservationState.ENDED:
-            accounts.unclaim_host(account, claimed * size)
-            return account, 0
-        if claimed:
-            reservation.claims.append((account, claimed * size))
-            return account, claimed
-        accounts.unclaim_host(account, 0)
-        self._remember_refused(reservation.hashes[start : start + STEP_BLOCKS])
-        self._reservations.refuse_tail(reservation, MissReason.QUOTA)
-        return account, 0
-
-    def _unclaim(self, reservation: Reservation, account: Account, size: int) -> None:
-        """Of the last claim, what there was no slab for. REQUIRES: the reservation goes on."""
-        _, claimed = reservation.claims.pop()
-        reservation.claims.append((account, claimed - size))
-        if self._index.accounts is not None:
-            self._index.accounts.unclaim_host(account, size)
-
-    def _remember_refused(self, hashes: Sequence[BlockHash]) -> None:
-        """A later miss on them says why."""
-        for block_hash in hashes:
-            if self._index.tree.find(block_hash) == ABSENT:
-                self._index.absences.remember(block_hash, MissReason.QUOTA)
 
     def _formed(self, reservation: Reservation) -> ReservationView:
         if reservation.state is ReservationState.ENDED:
@@ -278,12 +231,12 @@ class Storing(Side):
         """
         found = self._reservations.find(session.session_id, reservation_id)
         if not isinstance(found, Reservation):
-            return _answer(found, reservation_id)
+            return answer(found, reservation_id)
         if found.commit is None:
             if found.state is not ReservationState.OPEN:
                 raise ReservationUnknownError("the reservation is not formed yet")
             if session.transport is Transport.BULK:
-                _check_landed(found)
+                check_landed(found)
             if len(checksums) != len(found.missing):
                 raise ChecksumCountMismatchError(
                     f"{len(found.missing)} blocks are reserved, {len(checksums)} checksums came",
@@ -319,7 +272,7 @@ class Storing(Side):
             raise
         self._reservations.end(reservation, outcome, None)
         self._room.changed()
-        return _answer(outcome, reservation.reservation_id)
+        return answer(outcome, reservation.reservation_id)
 
     async def _decide(
         self, session: Session, reservation: Reservation, checksums: list[int], verify: bool
@@ -337,7 +290,7 @@ class Storing(Side):
         if self._closing.covers(session, rows, reservation.owners):
             self._listener.blocks_refused(len(reservation.missing), MissReason.PURGED)
             return 0
-        if not _parents_present(reservation, rows):
+        if not parents_present(reservation, rows):
             self._listener.blocks_refused(len(reservation.missing), MissReason.EVICTED)
             return 0
         return self._enter(session, reservation, checksums, rows)
@@ -388,7 +341,7 @@ class Storing(Side):
         others."""
         first, end = reservation.missing[0], reservation.missing[-1] + 1
         all_new = rows[first:end].count(ABSENT) == end - first
-        if reservation.one_off or not all_new or not _is_run(reservation.missing):
+        if reservation.one_off or not all_new or not is_run(reservation.missing):
             return None
         chain, parent = reservation.chain[first:end], rows[first - 1] if first else NOWHERE
         self._mark_fork(reservation, parent)
@@ -403,6 +356,9 @@ class Storing(Side):
         )
         expiries = self._index.expiries
         expiries.enter_run(entered, expiries.until(reservation.ttl_seconds))
+        if self._index.keeping.names:
+            for row in filter(self._index.keeping.kept, entered):
+                expiries.extend(row, NEVER)
         for owner, start, stop in reservation.owners.runs(first, end):
             self._index.owners.enter_run(entered[start - first : stop - first], owner)
         return entered
@@ -429,11 +385,11 @@ class Storing(Side):
                 )
                 rows[position] = row
                 self._index.owners.enter(row, reservation.owners.at(position))
-                if reservation.one_off:
+                if reservation.one_off and not self._index.keeping.kept(row):
                     self._index.one_offs.mark(row)
                     # It keeps nothing alive that is before it.
                     until = until if parent == NOWHERE else min(until, expiries.of(parent))
-                expiries.enter(row, until)
+                expiries.enter(row, NEVER if self._index.keeping.kept(row) else until)
             elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
                 self._room.give_back(slab)
@@ -441,53 +397,6 @@ class Storing(Side):
             copies.append((row, slab, checksum))
         self._index.put_host_many(copies)
         return [row for row, _, _ in copies]
-
-
-def _fresh_from(found: "NDArray[np.int64]", claimants: Sequence[Reservation | None]) -> int:
-    """Where the blocks begin of which none is cached, nor claimed by anybody."""
-    known = found != ABSENT
-    if len(claimants) - claimants.count(None):
-        known |= np.fromiter((each is not None for each in claimants), bool, len(claimants))
-    return int(np.flatnonzero(known)[-1]) + 1 if known.any() else 0
-
-
-def _is_run(positions: Sequence[int]) -> bool:
-    """Whether ascending positions are consecutive."""
-    return positions[-1] - positions[0] == len(positions) - 1
-
-
-def _parents_present(reservation: Reservation, rows: Sequence[int]) -> bool:
-    if _is_run(reservation.missing):
-        first = reservation.missing[0]
-        return first == 0 or rows[first - 1] != ABSENT
-    ours = set(reservation.missing)
-    return all(
-        position == 0 or position - 1 in ours or rows[position - 1] != ABSENT
-        for position in reservation.missing
-    )
-
-
-def _check_landed(reservation: Reservation) -> None:
-    """Raises ReservationIncompleteError unless every block came in whole over the bulk lane."""
-    short = next((i for i in reservation.missing if i not in reservation.landed), None)
-    if short is not None or reservation.written_within:
-        raise ReservationIncompleteError(
-            f"block {short} was not received whole; send it, then commit"
-            if short is not None
-            else "the reservation is still being received; commit after that",
-            index=-1 if short is None else short,
-        )
-
-
-def _answer(outcome: Outcome, reservation_id: str) -> int:
-    if isinstance(outcome, int):
-        return outcome
-    if outcome is ChecksumMismatchError:
-        raise ChecksumMismatchError(
-            "a payload does not match its checksum; nothing was kept",
-            reservation_id=reservation_id,
-        )
-    raise outcome(ENDED_MESSAGE, reservation_id=reservation_id)
 
 
 def _never() -> bool:

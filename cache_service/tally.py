@@ -74,6 +74,10 @@ class Tally:
             self.counters[f"blocks_purged_{tier.name.lower()}"] += count
         self._listener.blocks_purged(copies)
 
+    def pins_changed(self, how: str, count: int) -> None:
+        self.counters[f"pins_{how}"] += count
+        self._listener.pins_changed(how, count)
+
     def blocks_promoted(self, count: int, payload_bytes: int, seconds: float) -> None:
         self.counters["blocks_promoted"] += count
         self.counters["bytes_promoted"] += payload_bytes

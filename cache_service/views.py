@@ -85,6 +85,11 @@ class CacheLimits:
     """Blocks that a purge takes out before others run; fewer, where they take 5 ms."""
     forget_wait_seconds: float = 60.0
     """How long a purge waits for the SSD's index; a million blocks take it a few."""
+    pin_share_max: float = 0.5
+    """Share of the last tier that pins may name, and of host memory's extents that may not leave
+    because of them."""
+    pin_seconds_max: float = 30 * 86_400.0
+    """How long a pin may last."""
     scrub_bytes_per_second: int = 0
     """What background passes over the SSD may read; 0 for none."""
     evicted_memory_count: int = 65_536
@@ -314,6 +319,9 @@ class CacheStats:
     """Connections of the bulk lane."""
     bulk_transfer_count: int
     """Loads and stores on them."""
+    pin_count: int
+    pinned_block_count: int
+    """Blocks that pins name, each once, cached or not."""
     recovery: RecoveryReport | None
     scrub: ScrubView | None = None
     codec: CodecChoice | None = None

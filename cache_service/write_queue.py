@@ -100,6 +100,10 @@ class WriteQueue:
         answer = self._enqueue(row, last=row)
         return Admission.DECLINE if answer is Admission.OVER_BUDGET else answer
 
+    def insist(self, row: int) -> Admission:
+        """As `keep`, of a block that a pin names: whatever admission and budget say of it."""
+        return self._enqueue(row, last=row, insisted=True)
+
     def offer_deferred(self) -> None:
         """Asks again about blocks that had to come later."""
         before, answer = NOWHERE, Admission.WRITE
@@ -178,18 +182,19 @@ class WriteQueue:
             self._turn_away([row])
         return answer
 
-    def _enqueue(self, row: int, last: int | None = None) -> Admission:
+    def _enqueue(self, row: int, last: int | None = None, *, insisted: bool = False) -> Admission:
         """Queues a block behind what lies before it; stops at the first that may not go now.
 
         `last`: the block for which the others are written; else each is judged by itself. Over
-        budget all from the first that stays are turned away, or only `last`.
+        budget all from the first that stays are turned away, or only `last`. `insisted`: the write
+        budget is spent and not asked.
         """
         tree, way = self._index.tree, []
         while row != NOWHERE and not tree.on_ssd(row) and row not in self._queued:
             way.append(row)
             row = tree.parent(row)
         while way:
-            answer = self._ask(way[-1], last)
+            answer = self._ask(way[-1], last, insisted=insisted)
             if answer is Admission.OVER_BUDGET:
                 self._turn_away(reversed(way) if last is None else [last])
             if answer is not Admission.WRITE:
@@ -197,7 +202,7 @@ class WriteQueue:
             self._queue(way.pop())
         return Admission.WRITE
 
-    def _ask(self, row: int, last: int | None) -> Admission:
+    def _ask(self, row: int, last: int | None, *, insisted: bool) -> Admission:
         if not self._index.tree.in_host(row) or not self._index.tree.cached(row):
             return Admission.DECLINE
         if self._index.expiries.over(row):
@@ -216,8 +221,11 @@ class WriteQueue:
                 ssd_available=self._health.available,
             )
         )
-        if answer is Admission.WRITE and not self._admission.spend(row, record_bytes):
-            return Admission.OVER_BUDGET
+        if answer is Admission.WRITE:
+            if insisted:
+                self._admission.charge(record_bytes)
+            elif not self._admission.spend(row, record_bytes):
+                return Admission.OVER_BUDGET
         return answer
 
     def _turn_away(self, rows: Iterable[int]) -> None:

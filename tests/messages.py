@@ -20,6 +20,9 @@ from kvtier.v1 import control_pb2, explain_pb2
 __all__ = ["BLOCK_BYTES", "EVERY_ONE", "LOOKING", "METHODS", "STEERING", "Fuzzer"]
 
 BLOCK_BYTES = 8192
+BYTES_PER_SECOND_MIN = 10_000_000
+"""A slower pass over the SSD is right and takes for ever."""
+
 SERVICE = pb.DESCRIPTOR.services_by_name["CacheService"]
 METHODS = sorted(SERVICE.methods, key=lambda method: str(method.name))
 LOOKING = list(explain_pb2.DESCRIPTOR.services_by_name["ExplainService"].methods)
@@ -82,6 +85,8 @@ class Fuzzer:
             if chance == 0:
                 continue
             value = self._sensible(field) if chance > 1 else self._anything(field)
+            if field.name == "bytes_per_second" and value is not None and value > 0:
+                value = max(value, BYTES_PER_SECOND_MIN)
             if value is not None:
                 fields[field.name] = value
         return GetMessageClass(kind)(**fields)

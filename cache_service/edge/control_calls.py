@@ -6,11 +6,13 @@ meanwhile. Event loop.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from cache_service import wire
 from cache_service.edge.calls import Context
+from cache_service.pin_views import PinView
 from cache_service.purge_views import PurgeKind, PurgeTarget, PurgeView
 from kvtier.access import audit_note
 from kvtier.keys import HASH_BYTES, BlockHash, NamespaceId
@@ -50,7 +52,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self, request: pb.PurgeBlocksRequest, context: Context
     ) -> pb.PurgeBlocksResponse:
         target = purge_target(request.target)
-        purge = self._cache.purging.start(target, dry_run=request.dry_run)
+        purge = self._cache.purging.start(target, dry_run=request.dry_run, force=request.force)
         try:
             view = await asyncio.shield(purge)
         except asyncio.CancelledError:
@@ -81,7 +83,41 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             hashes_sha256=view.hashes_sha256,
             held_count=view.held_count,
             ssd_forgetting=_number(view.ssd_forgetting),
+            pin_count=view.pin_count,
         )
+
+    async def PinPrefix(
+        self, request: pb.PinPrefixRequest, context: Context
+    ) -> pb.PinPrefixResponse:
+        namespace_id = _hash("namespace_id", request.namespace_id)
+        block_hash = _hash("block_hash", request.block_hash)
+        owner = wire.text("owner", request.owner)
+        if namespace_id is None or block_hash is None or not owner:
+            raise MalformedRequestError("a pin names a namespace, a block and an owner")
+        seconds = request.ttl.seconds + request.ttl.nanos / 1e9
+        longest = self._cache.pins.seconds_max
+        if not 0 < seconds <= longest:
+            raise MalformedRequestError(
+                f"a pin lasts more than 0 and at most {longest:.0f} seconds", field="ttl"
+            )
+        view = await self._cache.pins.pin(
+            NamespaceId(namespace_id), BlockHash(block_hash), owner, seconds
+        )
+        audit_note(f"pin=(pin_id={view.pin.pin_id} blocks={len(view.pin.chain)})")
+        return pb.PinPrefixResponse(pin=_pin(view))
+
+    async def UnpinPrefix(
+        self, request: pb.UnpinPrefixRequest, context: Context
+    ) -> pb.UnpinPrefixResponse:
+        await self._cache.pins.unpin(wire.text("pin_id", request.pin_id))
+        return pb.UnpinPrefixResponse()
+
+    async def ListPins(
+        self, request: pb.ListPinsRequest, context: Context
+    ) -> AsyncIterator[pb.ListPinsResponse]:
+        async with aclosing(self._cache.pins.views()) as views:
+            async for view in views:
+                yield pb.ListPinsResponse(pin=_pin(view))
 
 
 def purge_target(message: pb.PurgeTarget) -> PurgeTarget:
@@ -108,6 +144,23 @@ def purge_target(message: pb.PurgeTarget) -> PurgeTarget:
     )
 
 
+def _pin(view: PinView) -> pb.Pin:
+    pin = view.pin
+    return pb.Pin(
+        pin_id=pin.pin_id,
+        namespace_id=pin.namespace_id,
+        block_hash=pin.chain[-1],
+        block_count=len(pin.chain),
+        payload_bytes=len(pin.chain) * pin.block_bytes,
+        owner=pin.owner,
+        create_time=wire.timestamp(pin.created),
+        expire_time=wire.timestamp(pin.expires),
+        cached_count=view.cached_count,
+        ssd_count=view.ssd_count,
+        survives_restart=view.survives_restart,
+    )
+
+
 def _hash(name: str, value: bytes) -> bytes | None:
     """None when it was not given. Raises MalformedRequestError."""
     if value and len(value) != HASH_BYTES:
@@ -126,6 +179,7 @@ def _note(view: PurgeView) -> str:
     )
     return (
         f"receipt=(purge_id={view.purge_id} blocks={view.block_count} {copies}"
-        f" held={view.held_count} ssd_forgetting={view.ssd_forgetting.name.lower()}"
+        f" held={view.held_count} pins={view.pin_count}"
+        f" ssd_forgetting={view.ssd_forgetting.name.lower()}"
         f" hashes_sha256={view.hashes_sha256.hex()})"
     )

@@ -1,5 +1,5 @@
 """The index of the SSD tier: one RocksDB row per block, one more for a block that expires, one per
-segment, one per owner of blocks, one for the directory.
+segment, one per owner of blocks, one per note of the owner's, one for the directory.
 
 Invariant: a batch is applied whole or not at all, and is durable once `apply` returns (unsynced
 WriteBatch, then `flush_wal(True)`: p99 1.0 ms where a synced write has 10). The meta row is written
@@ -28,6 +28,7 @@ from storage.errors import (
 from storage.ssd.block_rows import BLOCK_KEY, BlockRowReader, BlockRows, sealed_row
 from storage.ssd.expiry_rows import EXPIRY_KEY, expiry_entry, read_expiry
 from storage.ssd.format import FORMAT_VERSION, refuse_newer
+from storage.ssd.note_rows import NOTE_KEY, note_entry, read_note
 from storage.ssd.owner_rows import OWNER_KEY, owner_entry, owner_key, read_owner
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
 from storage.ssd.wear import WEAR_KEY, Wear, pack_wear, parse_wear
@@ -54,6 +55,11 @@ _ROWS_PER_BATCH_MAX = 50_000
 _ROWS_PER_CHUNK = 1024
 """Read at one go: few enough to be hashed and joined while they are in the processor's cache, and
 for memory that was just given back to be had again."""
+
+
+WRITE_BUFFER_BYTES = 4 << 20
+"""About 25,000 blocks. It fills in minutes and then empties: a larger one looks like a leak for
+that long, and twice its size is what it takes."""
 
 
 class IndexUnusableError(Exception):
@@ -97,6 +103,9 @@ class IndexContent:
     """Number in block rows -> owner; without those whose row is damaged."""
     wear: Wear | None = None
     """None in a store of a version that did not count, or where the count is damaged."""
+    notes: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Name -> value."""
+    damaged_note_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,8 @@ class IndexBatch:
     put_owners: Sequence[tuple[int, str]] = ()
     """(number, owner)."""
     delete_owners: Sequence[int] = ()
+    put_notes: Sequence[tuple[bytes, bytes | None]] = ()
+    """(name, value); None deletes it."""
     put_segments: Sequence[Segment] = ()
     delete_segments: Sequence[SegmentId] = ()
     put_wear: Wear | None = None
@@ -155,10 +166,19 @@ class SsdIndex:
         expiries = dict(read_expiry(*entry) for entry in others if entry[0][:1] == EXPIRY_KEY)
         found = (read_owner(*entry) for entry in others if entry[0][:1] == OWNER_KEY)
         owners = dict(owner for owner in found if owner is not None)
-        beside = (EXPIRY_KEY, OWNER_KEY)
+        notes = [read_note(*entry) for entry in others if entry[0][:1] == NOTE_KEY]
+        beside = (EXPIRY_KEY, OWNER_KEY, NOTE_KEY)
         meta, segments, wear = _read_others([e for e in others if e[0][:1] not in beside])
         return IndexContent(
-            meta, segments, reader.rows(), reader.damaged_hashes, expiries, owners, wear
+            meta,
+            segments,
+            reader.rows(),
+            reader.damaged_hashes,
+            expiries,
+            owners,
+            wear,
+            dict(note for note in notes if note is not None),
+            notes.count(None),
         )
 
     def start_compaction(self) -> None:
@@ -218,6 +238,7 @@ def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
     puts += [(EXPIRY_KEY + key, None) for key in batch.delete_expiries]
     puts += [owner_entry(number, owner) for number, owner in batch.put_owners]
     puts += [(owner_key(number), None) for number in batch.delete_owners]
+    puts += [note_entry(name, value) for name, value in batch.put_notes]
     puts += [(_segment_key(s.segment_id), _segment_value(s)) for s in batch.put_segments]
     puts += [(_segment_key(segment_id), None) for segment_id in batch.delete_segments]
     if batch.put_wear is not None:
@@ -311,7 +332,7 @@ def _options() -> rocksdict.Options:
     # acknowledged blocks behind it; this one accepts a torn end and reports anything else.
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
     options.set_paranoid_checks(True)
-    options.set_write_buffer_size(16 << 20)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(2)
     options.set_max_total_wal_size(64 << 20)
     options.set_target_file_size_base(64 << 20)

@@ -9,7 +9,7 @@ the opening thread, before there is a writer. Step by step: docs/formats/segment
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,8 @@ class RecoveredTier:
     first_sequence: int
     owners: OwnerNumbers
     wear: Wear
+    notes: Mapping[bytes, bytes]
+    """The owner's, by name."""
     report: RecoveryReport
 
 
@@ -93,7 +95,14 @@ def recover(
     )
     table = SegmentTable(recovery.segments, directory.segment_bytes)
     return RecoveredTier(
-        table, recovery.index, blocks, first_sequence, recovery.owners, wear, report
+        table,
+        recovery.index,
+        blocks,
+        first_sequence,
+        recovery.owners,
+        wear,
+        recovery.notes,
+        report,
     )
 
 
@@ -143,6 +152,10 @@ class _Recovery:
     def index(self) -> SsdIndex:
         return self._opened[-1]
 
+    @property
+    def notes(self) -> Mapping[bytes, bytes]:
+        return self._content.notes
+
     def abandon(self) -> None:
         """Closes what was opened, after a failure."""
         for index in self._opened:
@@ -168,6 +181,10 @@ class _Recovery:
         if damaged:
             self.problems.append(f"{damaged} index rows were damaged; their blocks are dropped")
         self.owners = OwnerNumbers(self._content.owners)
+        if self._content.damaged_note_count:
+            self.problems.append(
+                f"{self._content.damaged_note_count} notes (pins) were damaged and are lost"
+            )
 
     # --- files ------------------------------------------------------------------------------
 

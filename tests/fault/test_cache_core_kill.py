@@ -114,6 +114,28 @@ async def test_what_was_purged_before_the_kill_is_not_there_after_it(tmp_path: P
         arena.close()
 
 
+async def test_what_was_pinned_before_the_kill_is_pinned_and_whole_after_it(tmp_path: Path) -> None:
+    program = load_program()
+    rng = random.Random(6)
+    for number in range(4):
+        folder = tmp_path / str(number)
+        last = run_and_kill(folder, 0, rng.randrange(1, 300), "pin")
+        arena = HostArena(256 * 4096, extent_bytes=64 * 4096)
+        cache = program.open_cache(folder, arena)
+        cache.check_integrity()
+        session_id = program.open_session(cache)
+        said = {str(each) for each in range(0, min(last + 1, 35), 7)}
+        views = [view async for view in cache.pins.views()]
+        assert said <= {view.pin.owner for view in views}
+        for owner in said:
+            chain = program.chain_of(int(owner))
+            assert cache.lookup(session_id, chain).present_count == 5, (owner, last)
+            await check(program, cache, session_id, chain)
+        await cache.drain()
+        cache.check_integrity()
+        arena.close()
+
+
 async def check(program: Any, cache: Any, session_id: str, chain: Any) -> None:
     """Every block that is found is readable and holds the bytes that were stored."""
     events = [event async for event in cache.acquire(session_id, "r", chain, None)]

@@ -29,9 +29,11 @@ from cache_service.cache import Cache
 from cache_service.chains import Chain
 from cache_service.edge.event_calls import watch_message
 from cache_service.errors import (
+    BlocksPinnedError,
     ChecksumMismatchError,
     LeaseExpiredError,
     LeaseUnknownError,
+    PinQuotaError,
     ReservationExpiredError,
     ReservationUnknownError,
 )
@@ -84,6 +86,8 @@ Result = TypeVar("Result")
 paths = st.lists(st.integers(0, 1), min_size=1, max_size=5)
 """A path in a small tree, so that chains share prefixes and fork."""
 kinds = st.sampled_from(PurgeKind)
+which = st.integers(0, 11)
+"""Of what there is: how much that is depends on the disk's moods, and what is drawn must not."""
 
 TIGHT = Quotas(
     {
@@ -181,6 +185,8 @@ class CacheLife(RuleBasedStateMachine):
         """Nothing is stored or used but for `TTL` seconds."""
         self.touched: dict[BlockHash, float] = {}
         """When each block was last stored or used, or may have been."""
+        self.pins: dict[str, tuple[float, set[BlockHash]]] = {}
+        """Pin -> its end, and what of it must be cached until then."""
 
     @initialize(
         host=st.sampled_from(sorted(POLICIES)),
@@ -455,14 +461,15 @@ class CacheLife(RuleBasedStateMachine):
             assert bytes(slab) == payload_of(block_hash), "a wrong byte"
             assert checksum == payload_checksum(block_hash, slab)
 
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data())
-    def release(self, data: Any) -> None:
-        lease = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+    @rule(which=which, lies=st.booleans())
+    def release(self, which: int, lies: bool) -> None:
+        if not self.leases:
+            return
+        lease = self.leases.pop(which % len(self.leases))
         session_id, lease_id, chain, blocks, deadline = lease
         if self.now < deadline:
             self.check_bytes(chain, blocks)
-        lie = [chain[0]] if data.draw(st.booleans()) else []
+        lie = [chain[0]] if lies else []
 
         async def released() -> None:
             self.cache.release(session_id, lease_id, lie)
@@ -479,11 +486,11 @@ class CacheLife(RuleBasedStateMachine):
         if view.reservation_id:
             self.reservations.append((session_id, chain, view))
 
-    @precondition(lambda self: self.reservations)
-    @rule(data=st.data(), verify=st.booleans(), spoil=st.booleans())
-    def commit(self, data: Any, verify: bool, spoil: bool) -> None:
-        number = data.draw(st.integers(0, len(self.reservations) - 1))
-        session_id, chain, view = self.reservations.pop(number)
+    @rule(which=which, verify=st.booleans(), spoil=st.booleans())
+    def commit(self, which: int, verify: bool, spoil: bool) -> None:
+        if not self.reservations:
+            return
+        session_id, chain, view = self.reservations.pop(which % len(self.reservations))
         hashes = [chain[i] for i in view.missing]
         self.touch(chain)
         sums = self.write(chain, view)
@@ -505,11 +512,11 @@ class CacheLife(RuleBasedStateMachine):
         again = self.run(self.cache.commit(session_id, view.reservation_id, sums, verify))
         assert again == count
 
-    @precondition(lambda self: self.reservations)
-    @rule(data=st.data())
-    def abort(self, data: Any) -> None:
-        number = data.draw(st.integers(0, len(self.reservations) - 1))
-        session_id, _, view = self.reservations.pop(number)
+    @rule(which=which)
+    def abort(self, which: int) -> None:
+        if not self.reservations:
+            return
+        session_id, _, view = self.reservations.pop(which % len(self.reservations))
 
         async def aborted() -> None:
             self.cache.abort(session_id, view.reservation_id)
@@ -541,6 +548,94 @@ class CacheLife(RuleBasedStateMachine):
             self.store_hashes([chain[i] for i in view.missing])
             sums = self.write(chain, view)
             self.run(self.cache.commit(session_id, view.reservation_id, sums, False))
+
+    @rule(path=paths, seconds=st.sampled_from([5, 100]), owner=st.sampled_from("ab"))
+    def pin(self, path: list[int], seconds: int, owner: str) -> None:
+        """What is pinned stays in its last tier, whatever is stored, read, written or recycled."""
+        chain = chain_of(path)
+        if self.mortal or chain[-1] not in self.cached():
+            return  # a pin takes the end away that `mortal` is about
+        try:
+            view = self.run(self.cache.pins.pin(NAMESPACE, chain[-1], owner, seconds))
+        except PinQuotaError:
+            return
+        assert list(view.pin.chain) == chain
+        assert view.cached_count == len(chain)
+        _, must = self.pins.get(view.pin.pin_id, (0.0, set()))
+        self.pins[view.pin.pin_id] = (self.now + seconds, must | set(chain))
+
+    @rule(
+        path=paths,
+        others=st.lists(st.sampled_from(ALL_PATHS), min_size=3, max_size=7),
+        writes=st.booleans(),
+    )
+    def pin_in_a_crowd(self, path: list[int], others: list[list[int]], writes: bool) -> None:
+        """`writes`: what waits is written, and so segments are recycled."""
+        self.store_chain(chain_of(path), self.session(0))
+        self.pin(path, 100, "a")
+        for other in others:
+            self.store_chain(chain_of(other), self.session(0))
+            self.pinned_blocks_stay()
+        if writes:
+            self.run(self.the_disk_is_idle())
+
+    @rule(number=st.integers(0, 3))
+    def unpin(self, number: int) -> None:
+        if not self.pins:
+            return
+        pin_id = list(self.pins)[number % len(self.pins)]
+        expires, _ = self.pins.pop(pin_id)
+        if expires > self.now:
+            self.run(self.cache.pins.unpin(pin_id))
+
+    async def the_disk_is_idle(self) -> None:
+        cold = self.cache._parts.cold
+        assert cold is not None
+        await cold.promoter.drain()
+        await cold.writer.drain()
+
+    def cached(self) -> set[BlockHash]:
+        tree = self.cache._parts.index.tree
+        return {tree.block_hash(row) for row in tree}
+
+    def on_the_ssd(self) -> set[BlockHash]:
+        tree = self.cache._parts.index.tree
+        return {tree.block_hash(row) for row in tree if tree.on_ssd(row)}
+
+    def only_what_the_ssd_has_must_be_there(self) -> None:
+        there = self.on_the_ssd()
+        for pin_id, (expires, must) in self.pins.items():
+            self.pins[pin_id] = (expires, must & there)
+
+    @invariant()
+    def pinned_blocks_stay(self) -> None:
+        self.pins = {
+            pin_id: (expires, must)
+            for pin_id, (expires, must) in self.pins.items()
+            if expires > self.now
+        }
+        assert self.pins.keys() <= self.cache.pins._pins.keys()
+        if not self.flipped:
+            for _, must in self.pins.values():
+                assert must <= self.cached()
+
+    @rule()
+    def there_is_room_whatever_is_pinned(self) -> None:
+        """Nothing else in the way, a block of any size finds a slab, and the SSD a segment."""
+        stats = self.cache.stats()
+        if stats.lease_count or stats.reservation_count or stats.quarantined_slab_count:
+            return
+        session_id = self.session(0)
+
+        async def reserved() -> Any:
+            await self.the_disk_is_idle()
+            view = await self.cache.reserve(session_id, "", [BlockHash(bytes(31) + b"x")])
+            self.cache.abort(session_id, view.reservation_id)
+            await self.the_disk_is_idle()
+            return view
+
+        assert self.run(reserved()).refused_count == 0
+        assert self.flipped or self.ssd.free_segment_count >= 1
 
     @rule(
         path=paths, kind=st.sampled_from(PurgeKind), number=st.integers(0, 2), store=st.booleans()
@@ -589,10 +684,15 @@ class CacheLife(RuleBasedStateMachine):
         """What a purge took out, as the events say, and its receipt and the index too."""
         named, state = self.named(target), index_state(self.cache)
         dry = await self.cache.purging.start(target, dry_run=True)
+        ended = {p for p, (_, must) in self.pins.items() if must & named}
+        if ended:
+            with pytest.raises(BlocksPinnedError):
+                self.cache.purging.start(target, dry_run=False)
+        assert dry.pin_count >= len(ended)
         if index_state(self.cache) == state:
             assert dry.hashes_sha256 == hashlib.sha256(b"".join(sorted(named))).digest()
         position = Position(self.cache.instance_id, self.cache.watching.last_sequence)
-        purge = self.cache.purging.start(target, dry_run=False)
+        purge = self.cache.purging.start(target, dry_run=False, force=True)
         if stored is not None:
             hints = self.hinted(NO_HINTS, stored)
             view = await self.cache.reserve(self.session(number), "", stored, hints)
@@ -605,6 +705,9 @@ class CacheLife(RuleBasedStateMachine):
             await asyncio.sleep(0)
             self.cache.check_integrity()
         receipt = await purge
+        kept = self.cache.pins._pins
+        assert not ended & kept.keys()
+        self.pins = {p: each for p, each in self.pins.items() if p in kept}
         assert receipt.ssd_forgetting is SsdForgetting.DURABLE
         if stored is None:
             assert not self.named(target), "something was left"
@@ -688,6 +791,7 @@ class CacheLife(RuleBasedStateMachine):
         """A clean end: everything on the SSD is there again, nothing else."""
         self.run(self.cache.drain())
         written = self.ssd_block_count()
+        self.only_what_the_ssd_has_must_be_there()
         self.all_is_written_out()
         self.arena.close()
         self.start()
@@ -699,6 +803,7 @@ class CacheLife(RuleBasedStateMachine):
         self.run(self.ssd.close())
         self.run(self.cache.drain())
         written = self.ssd_block_count()
+        self.only_what_the_ssd_has_must_be_there()
         self.arena.close()
         self.start()
         assert self.flipped or self.ssd_block_count() >= written

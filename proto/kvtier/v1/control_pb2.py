@@ -22,31 +22,46 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from kvtier.v1 import block_pb2 as kvtier_dot_v1_dot_block__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kvtier/v1/control.proto\x12\tkvtier.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\"M\n\x12PurgeBlocksRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.kvtier.v1.PurgeTarget\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"?\n\x13PurgeBlocksResponse\x12(\n\x07receipt\x18\x01 \x01(\x0b\x32\x17.kvtier.v1.PurgeReceipt\"\x9b\x01\n\x0bPurgeTarget\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.kvtier.v1.PurgeKind\x12\x14\n\x0cnamespace_id\x18\x02 \x01(\x0c\x12\x12\n\nblock_hash\x18\x03 \x01(\x0c\x12\x15\n\rof_request_id\x18\x04 \x01(\t\x12\x15\n\rof_session_id\x18\x05 \x01(\t\x12\x10\n\x08of_owner\x18\x14 \x01(\t\"\xe7\x02\n\x0cPurgeReceipt\x12\x10\n\x08purge_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12&\n\x06target\x18\x03 \x01(\x0b\x32\x16.kvtier.v1.PurgeTarget\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x62lock_count\x18\x07 \x01(\x03\x12\'\n\x06\x63opies\x18\x08 \x03(\x0b\x32\x17.kvtier.v1.PurgedCopies\x12\x15\n\rhashes_sha256\x18\t \x01(\x0c\x12\x12\n\nheld_count\x18\n \x01(\x03\x12\x30\n\x0essd_forgetting\x18\x0b \x01(\x0e\x32\x18.kvtier.v1.SsdForgetting\"X\n\x0cPurgedCopies\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12\x12\n\ncopy_count\x18\x02 \x01(\x03\x12\x15\n\rpayload_bytes\x18\x03 \x01(\x03*\xb9\x01\n\tPurgeKind\x12\x1a\n\x16PURGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11PURGE_KIND_PREFIX\x10\x01\x12\x16\n\x12PURGE_KIND_REQUEST\x10\x02\x12\x16\n\x12PURGE_KIND_SESSION\x10\x03\x12\x18\n\x14PURGE_KIND_NAMESPACE\x10\x04\x12\x19\n\x15PURGE_KIND_EVERYTHING\x10\x05\x12\x14\n\x10PURGE_KIND_OWNER\x10\x14*\x80\x01\n\rSsdForgetting\x12\x1e\n\x1aSSD_FORGETTING_UNSPECIFIED\x10\x00\x12\x1a\n\x16SSD_FORGETTING_DURABLE\x10\x01\x12\x1a\n\x16SSD_FORGETTING_PENDING\x10\x02\x12\x17\n\x13SSD_FORGETTING_NONE\x10\x03\x32^\n\x0e\x43ontrolService\x12L\n\x0bPurgeBlocks\x12\x1d.kvtier.v1.PurgeBlocksRequest\x1a\x1e.kvtier.v1.PurgeBlocksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kvtier/v1/control.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\"\x9f\x02\n\x03Pin\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x02 \x01(\x0c\x12\x12\n\nblock_hash\x18\x03 \x01(\x0c\x12\x13\n\x0b\x62lock_count\x18\x04 \x01(\x05\x12\x15\n\rpayload_bytes\x18\x05 \x01(\x03\x12\r\n\x05owner\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63\x61\x63hed_count\x18\t \x01(\x05\x12\x11\n\tssd_count\x18\n \x01(\x05\x12\x18\n\x10survives_restart\x18\x0b \x01(\x08\"s\n\x10PinPrefixRequest\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\x0c\x12\x12\n\nblock_hash\x18\x02 \x01(\x0c\x12\r\n\x05owner\x18\x03 \x01(\t\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"0\n\x11PinPrefixResponse\x12\x1b\n\x03pin\x18\x01 \x01(\x0b\x32\x0e.kvtier.v1.Pin\"$\n\x12UnpinPrefixRequest\x12\x0e\n\x06pin_id\x18\x01 \x01(\t\"\x15\n\x13UnpinPrefixResponse\"\x11\n\x0fListPinsRequest\"/\n\x10ListPinsResponse\x12\x1b\n\x03pin\x18\x01 \x01(\x0b\x32\x0e.kvtier.v1.Pin\"\\\n\x12PurgeBlocksRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.kvtier.v1.PurgeTarget\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"?\n\x13PurgeBlocksResponse\x12(\n\x07receipt\x18\x01 \x01(\x0b\x32\x17.kvtier.v1.PurgeReceipt\"\x9b\x01\n\x0bPurgeTarget\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.kvtier.v1.PurgeKind\x12\x14\n\x0cnamespace_id\x18\x02 \x01(\x0c\x12\x12\n\nblock_hash\x18\x03 \x01(\x0c\x12\x15\n\rof_request_id\x18\x04 \x01(\t\x12\x15\n\rof_session_id\x18\x05 \x01(\t\x12\x10\n\x08of_owner\x18\x14 \x01(\t\"\xfa\x02\n\x0cPurgeReceipt\x12\x10\n\x08purge_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12&\n\x06target\x18\x03 \x01(\x0b\x32\x16.kvtier.v1.PurgeTarget\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x62lock_count\x18\x07 \x01(\x03\x12\'\n\x06\x63opies\x18\x08 \x03(\x0b\x32\x17.kvtier.v1.PurgedCopies\x12\x15\n\rhashes_sha256\x18\t \x01(\x0c\x12\x12\n\nheld_count\x18\n \x01(\x03\x12\x30\n\x0essd_forgetting\x18\x0b \x01(\x0e\x32\x18.kvtier.v1.SsdForgetting\x12\x11\n\tpin_count\x18\x0c \x01(\x05\"X\n\x0cPurgedCopies\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12\x12\n\ncopy_count\x18\x02 \x01(\x03\x12\x15\n\rpayload_bytes\x18\x03 \x01(\x03*\xb9\x01\n\tPurgeKind\x12\x1a\n\x16PURGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11PURGE_KIND_PREFIX\x10\x01\x12\x16\n\x12PURGE_KIND_REQUEST\x10\x02\x12\x16\n\x12PURGE_KIND_SESSION\x10\x03\x12\x18\n\x14PURGE_KIND_NAMESPACE\x10\x04\x12\x19\n\x15PURGE_KIND_EVERYTHING\x10\x05\x12\x14\n\x10PURGE_KIND_OWNER\x10\x14*\x80\x01\n\rSsdForgetting\x12\x1e\n\x1aSSD_FORGETTING_UNSPECIFIED\x10\x00\x12\x1a\n\x16SSD_FORGETTING_DURABLE\x10\x01\x12\x1a\n\x16SSD_FORGETTING_PENDING\x10\x02\x12\x17\n\x13SSD_FORGETTING_NONE\x10\x03\x32\xbb\x02\n\x0e\x43ontrolService\x12L\n\x0bPurgeBlocks\x12\x1d.kvtier.v1.PurgeBlocksRequest\x1a\x1e.kvtier.v1.PurgeBlocksResponse\x12\x46\n\tPinPrefix\x12\x1b.kvtier.v1.PinPrefixRequest\x1a\x1c.kvtier.v1.PinPrefixResponse\x12L\n\x0bUnpinPrefix\x12\x1d.kvtier.v1.UnpinPrefixRequest\x1a\x1e.kvtier.v1.UnpinPrefixResponse\x12\x45\n\x08ListPins\x12\x1a.kvtier.v1.ListPinsRequest\x1a\x1b.kvtier.v1.ListPinsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvtier.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PURGEKIND']._serialized_start=849
-  _globals['_PURGEKIND']._serialized_end=1034
-  _globals['_SSDFORGETTING']._serialized_start=1037
-  _globals['_SSDFORGETTING']._serialized_end=1165
-  _globals['_PURGEBLOCKSREQUEST']._serialized_start=94
-  _globals['_PURGEBLOCKSREQUEST']._serialized_end=171
-  _globals['_PURGEBLOCKSRESPONSE']._serialized_start=173
-  _globals['_PURGEBLOCKSRESPONSE']._serialized_end=236
-  _globals['_PURGETARGET']._serialized_start=239
-  _globals['_PURGETARGET']._serialized_end=394
-  _globals['_PURGERECEIPT']._serialized_start=397
-  _globals['_PURGERECEIPT']._serialized_end=756
-  _globals['_PURGEDCOPIES']._serialized_start=758
-  _globals['_PURGEDCOPIES']._serialized_end=846
-  _globals['_CONTROLSERVICE']._serialized_start=1167
-  _globals['_CONTROLSERVICE']._serialized_end=1261
+  _globals['_PURGEKIND']._serialized_start=1501
+  _globals['_PURGEKIND']._serialized_end=1686
+  _globals['_SSDFORGETTING']._serialized_start=1689
+  _globals['_SSDFORGETTING']._serialized_end=1817
+  _globals['_PIN']._serialized_start=127
+  _globals['_PIN']._serialized_end=414
+  _globals['_PINPREFIXREQUEST']._serialized_start=416
+  _globals['_PINPREFIXREQUEST']._serialized_end=531
+  _globals['_PINPREFIXRESPONSE']._serialized_start=533
+  _globals['_PINPREFIXRESPONSE']._serialized_end=581
+  _globals['_UNPINPREFIXREQUEST']._serialized_start=583
+  _globals['_UNPINPREFIXREQUEST']._serialized_end=619
+  _globals['_UNPINPREFIXRESPONSE']._serialized_start=621
+  _globals['_UNPINPREFIXRESPONSE']._serialized_end=642
+  _globals['_LISTPINSREQUEST']._serialized_start=644
+  _globals['_LISTPINSREQUEST']._serialized_end=661
+  _globals['_LISTPINSRESPONSE']._serialized_start=663
+  _globals['_LISTPINSRESPONSE']._serialized_end=710
+  _globals['_PURGEBLOCKSREQUEST']._serialized_start=712
+  _globals['_PURGEBLOCKSREQUEST']._serialized_end=804
+  _globals['_PURGEBLOCKSRESPONSE']._serialized_start=806
+  _globals['_PURGEBLOCKSRESPONSE']._serialized_end=869
+  _globals['_PURGETARGET']._serialized_start=872
+  _globals['_PURGETARGET']._serialized_end=1027
+  _globals['_PURGERECEIPT']._serialized_start=1030
+  _globals['_PURGERECEIPT']._serialized_end=1408
+  _globals['_PURGEDCOPIES']._serialized_start=1410
+  _globals['_PURGEDCOPIES']._serialized_end=1498
+  _globals['_CONTROLSERVICE']._serialized_start=1820
+  _globals['_CONTROLSERVICE']._serialized_end=2135
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 import datetime
 
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from kvtier.v1 import block_pb2 as _block_pb2
 from google.protobuf.internal import containers as _containers
@@ -39,13 +40,79 @@ SSD_FORGETTING_DURABLE: SsdForgetting
 SSD_FORGETTING_PENDING: SsdForgetting
 SSD_FORGETTING_NONE: SsdForgetting
 
+class Pin(_message.Message):
+    __slots__ = ("pin_id", "namespace_id", "block_hash", "block_count", "payload_bytes", "owner", "create_time", "expire_time", "cached_count", "ssd_count", "survives_restart")
+    PIN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CACHED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SSD_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SURVIVES_RESTART_FIELD_NUMBER: _ClassVar[int]
+    pin_id: str
+    namespace_id: bytes
+    block_hash: bytes
+    block_count: int
+    payload_bytes: int
+    owner: str
+    create_time: _timestamp_pb2.Timestamp
+    expire_time: _timestamp_pb2.Timestamp
+    cached_count: int
+    ssd_count: int
+    survives_restart: bool
+    def __init__(self, pin_id: _Optional[str] = ..., namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., block_count: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., owner: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cached_count: _Optional[int] = ..., ssd_count: _Optional[int] = ..., survives_restart: bool = ...) -> None: ...
+
+class PinPrefixRequest(_message.Message):
+    __slots__ = ("namespace_id", "block_hash", "owner", "ttl")
+    NAMESPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    namespace_id: bytes
+    block_hash: bytes
+    owner: str
+    ttl: _duration_pb2.Duration
+    def __init__(self, namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., owner: _Optional[str] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class PinPrefixResponse(_message.Message):
+    __slots__ = ("pin",)
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    pin: Pin
+    def __init__(self, pin: _Optional[_Union[Pin, _Mapping]] = ...) -> None: ...
+
+class UnpinPrefixRequest(_message.Message):
+    __slots__ = ("pin_id",)
+    PIN_ID_FIELD_NUMBER: _ClassVar[int]
+    pin_id: str
+    def __init__(self, pin_id: _Optional[str] = ...) -> None: ...
+
+class UnpinPrefixResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPinsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPinsResponse(_message.Message):
+    __slots__ = ("pin",)
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    pin: Pin
+    def __init__(self, pin: _Optional[_Union[Pin, _Mapping]] = ...) -> None: ...
+
 class PurgeBlocksRequest(_message.Message):
-    __slots__ = ("target", "dry_run")
+    __slots__ = ("target", "dry_run", "force")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     target: PurgeTarget
     dry_run: bool
-    def __init__(self, target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ...) -> None: ...
+    force: bool
+    def __init__(self, target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., force: bool = ...) -> None: ...
 
 class PurgeBlocksResponse(_message.Message):
     __slots__ = ("receipt",)
@@ -70,7 +137,7 @@ class PurgeTarget(_message.Message):
     def __init__(self, kind: _Optional[_Union[PurgeKind, str]] = ..., namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., of_request_id: _Optional[str] = ..., of_session_id: _Optional[str] = ..., of_owner: _Optional[str] = ...) -> None: ...
 
 class PurgeReceipt(_message.Message):
-    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting")
+    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting", "pin_count")
     PURGE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +149,7 @@ class PurgeReceipt(_message.Message):
     HASHES_SHA256_FIELD_NUMBER: _ClassVar[int]
     HELD_COUNT_FIELD_NUMBER: _ClassVar[int]
     SSD_FORGETTING_FIELD_NUMBER: _ClassVar[int]
+    PIN_COUNT_FIELD_NUMBER: _ClassVar[int]
     purge_id: str
     instance_id: str
     target: PurgeTarget
@@ -93,7 +161,8 @@ class PurgeReceipt(_message.Message):
     hashes_sha256: bytes
     held_count: int
     ssd_forgetting: SsdForgetting
-    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ...) -> None: ...
+    pin_count: int
+    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ..., pin_count: _Optional[int] = ...) -> None: ...
 
 class PurgedCopies(_message.Message):
     __slots__ = ("tier", "copy_count", "payload_bytes")

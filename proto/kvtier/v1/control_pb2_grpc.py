@@ -45,6 +45,21 @@ class ControlServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_control__pb2.PurgeBlocksRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_control__pb2.PurgeBlocksResponse.FromString,
                 _registered_method=True)
+        self.PinPrefix = channel.unary_unary(
+                '/kvtier.v1.ControlService/PinPrefix',
+                request_serializer=kvtier_dot_v1_dot_control__pb2.PinPrefixRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_control__pb2.PinPrefixResponse.FromString,
+                _registered_method=True)
+        self.UnpinPrefix = channel.unary_unary(
+                '/kvtier.v1.ControlService/UnpinPrefix',
+                request_serializer=kvtier_dot_v1_dot_control__pb2.UnpinPrefixRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_control__pb2.UnpinPrefixResponse.FromString,
+                _registered_method=True)
+        self.ListPins = channel.unary_stream(
+                '/kvtier.v1.ControlService/ListPins',
+                request_serializer=kvtier_dot_v1_dot_control__pb2.ListPinsRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_control__pb2.ListPinsResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer(object):
@@ -67,9 +82,49 @@ class ControlServiceServicer(object):
         afterwards is stored.
         Preconditions: none. Idempotency: again, it finds nothing and says so. A purge goes on to its end
         when its caller goes away; the audit log has its receipt. Limit: one at a time.
-        Errors: PURGE_RUNNING (FAILED_PRECONDITION); REQUEST_UNKNOWN (NOT_FOUND) when nothing is
+        Errors: PURGE_RUNNING (FAILED_PRECONDITION); BLOCKS_PINNED (FAILED_PRECONDITION) when pins name
+        some of the blocks, without `force`; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
         remembered of the request; SESSION_UNKNOWN (NOT_FOUND) when nothing is of the session;
         MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinPrefix(self, request, context):
+        """Keeps a block and all before it cached until a time. It does not leave its last tier for room:
+        what only host memory has goes to the SSD, whatever is said about admission there, and is written
+        again when its segment is recycled. It may leave a faster tier.
+
+        A pin is by name: what of it is lost (its bytes were bad, or a crash took what the SSD had not
+        got yet) is kept again once it is stored again. With an SSD the answer comes when the pin is
+        durable there. Bad bytes leave all the same, and so does everything by a purge with `force`.
+        Preconditions: the block is cached. Idempotency: again for the same block and owner, it is the
+        same pin with a new end. Limits: 1,024 pins; what they name together is at most the service's
+        setting `pins.share_max` of the last tier; they last at most `pins.seconds_max`.
+        Errors: BLOCK_NOT_CACHED (NOT_FOUND); PIN_QUOTA, TOO_MANY_PINS (RESOURCE_EXHAUSTED);
+        PURGE_RUNNING (FAILED_PRECONDITION); MALFORMED_REQUEST (INVALID_ARGUMENT) for a time, hash or
+        owner that is none; TIER_IO (INTERNAL) when the SSD did not take it: it is not pinned then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinPrefix(self, request, context):
+        """Ends a pin: its blocks may leave like others, unless another pin names them.
+
+        Preconditions: none. Idempotency: a pin that has ended is unknown.
+        Errors: PIN_UNKNOWN (NOT_FOUND); TIER_IO (INTERNAL) when the SSD did not take it: it is ended,
+        and a restart before the SSD answers brings it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPins(self, request, context):
+        """All pins, the next to end first. Changes nothing.
+
+        Preconditions: none. The listing is not one moment's. Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +137,21 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.PurgeBlocks,
                     request_deserializer=kvtier_dot_v1_dot_control__pb2.PurgeBlocksRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_control__pb2.PurgeBlocksResponse.SerializeToString,
+            ),
+            'PinPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinPrefix,
+                    request_deserializer=kvtier_dot_v1_dot_control__pb2.PinPrefixRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_control__pb2.PinPrefixResponse.SerializeToString,
+            ),
+            'UnpinPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinPrefix,
+                    request_deserializer=kvtier_dot_v1_dot_control__pb2.UnpinPrefixRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_control__pb2.UnpinPrefixResponse.SerializeToString,
+            ),
+            'ListPins': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListPins,
+                    request_deserializer=kvtier_dot_v1_dot_control__pb2.ListPinsRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_control__pb2.ListPinsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -117,6 +187,87 @@ class ControlService(object):
             '/kvtier.v1.ControlService/PurgeBlocks',
             kvtier_dot_v1_dot_control__pb2.PurgeBlocksRequest.SerializeToString,
             kvtier_dot_v1_dot_control__pb2.PurgeBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.ControlService/PinPrefix',
+            kvtier_dot_v1_dot_control__pb2.PinPrefixRequest.SerializeToString,
+            kvtier_dot_v1_dot_control__pb2.PinPrefixResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.ControlService/UnpinPrefix',
+            kvtier_dot_v1_dot_control__pb2.UnpinPrefixRequest.SerializeToString,
+            kvtier_dot_v1_dot_control__pb2.UnpinPrefixResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kvtier.v1.ControlService/ListPins',
+            kvtier_dot_v1_dot_control__pb2.ListPinsRequest.SerializeToString,
+            kvtier_dot_v1_dot_control__pb2.ListPinsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,9 +50,37 @@ class ControlServiceStub:
     afterwards is stored.
     Preconditions: none. Idempotency: again, it finds nothing and says so. A purge goes on to its end
     when its caller goes away; the audit log has its receipt. Limit: one at a time.
-    Errors: PURGE_RUNNING (FAILED_PRECONDITION); REQUEST_UNKNOWN (NOT_FOUND) when nothing is
+    Errors: PURGE_RUNNING (FAILED_PRECONDITION); BLOCKS_PINNED (FAILED_PRECONDITION) when pins name
+    some of the blocks, without `force`; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
     remembered of the request; SESSION_UNKNOWN (NOT_FOUND) when nothing is of the session;
     MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set.
+    """
+    PinPrefix: _grpc.UnaryUnaryMultiCallable[_control_pb2.PinPrefixRequest, _control_pb2.PinPrefixResponse]
+    """Keeps a block and all before it cached until a time. It does not leave its last tier for room:
+    what only host memory has goes to the SSD, whatever is said about admission there, and is written
+    again when its segment is recycled. It may leave a faster tier.
+
+    A pin is by name: what of it is lost (its bytes were bad, or a crash took what the SSD had not
+    got yet) is kept again once it is stored again. With an SSD the answer comes when the pin is
+    durable there. Bad bytes leave all the same, and so does everything by a purge with `force`.
+    Preconditions: the block is cached. Idempotency: again for the same block and owner, it is the
+    same pin with a new end. Limits: 1,024 pins; what they name together is at most the service's
+    setting `pins.share_max` of the last tier; they last at most `pins.seconds_max`.
+    Errors: BLOCK_NOT_CACHED (NOT_FOUND); PIN_QUOTA, TOO_MANY_PINS (RESOURCE_EXHAUSTED);
+    PURGE_RUNNING (FAILED_PRECONDITION); MALFORMED_REQUEST (INVALID_ARGUMENT) for a time, hash or
+    owner that is none; TIER_IO (INTERNAL) when the SSD did not take it: it is not pinned then.
+    """
+    UnpinPrefix: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnpinPrefixRequest, _control_pb2.UnpinPrefixResponse]
+    """Ends a pin: its blocks may leave like others, unless another pin names them.
+
+    Preconditions: none. Idempotency: a pin that has ended is unknown.
+    Errors: PIN_UNKNOWN (NOT_FOUND); TIER_IO (INTERNAL) when the SSD did not take it: it is ended,
+    and a restart before the SSD answers brings it back.
+    """
+    ListPins: _grpc.UnaryStreamMultiCallable[_control_pb2.ListPinsRequest, _control_pb2.ListPinsResponse]
+    """All pins, the next to end first. Changes nothing.
+
+    Preconditions: none. The listing is not one moment's. Errors: none of its own.
     """
 
 @_typing.type_check_only
@@ -77,9 +105,37 @@ class ControlServiceAsyncStub(ControlServiceStub):
     afterwards is stored.
     Preconditions: none. Idempotency: again, it finds nothing and says so. A purge goes on to its end
     when its caller goes away; the audit log has its receipt. Limit: one at a time.
-    Errors: PURGE_RUNNING (FAILED_PRECONDITION); REQUEST_UNKNOWN (NOT_FOUND) when nothing is
+    Errors: PURGE_RUNNING (FAILED_PRECONDITION); BLOCKS_PINNED (FAILED_PRECONDITION) when pins name
+    some of the blocks, without `force`; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
     remembered of the request; SESSION_UNKNOWN (NOT_FOUND) when nothing is of the session;
     MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set.
+    """
+    PinPrefix: _aio.UnaryUnaryMultiCallable[_control_pb2.PinPrefixRequest, _control_pb2.PinPrefixResponse]  # type: ignore[assignment]
+    """Keeps a block and all before it cached until a time. It does not leave its last tier for room:
+    what only host memory has goes to the SSD, whatever is said about admission there, and is written
+    again when its segment is recycled. It may leave a faster tier.
+
+    A pin is by name: what of it is lost (its bytes were bad, or a crash took what the SSD had not
+    got yet) is kept again once it is stored again. With an SSD the answer comes when the pin is
+    durable there. Bad bytes leave all the same, and so does everything by a purge with `force`.
+    Preconditions: the block is cached. Idempotency: again for the same block and owner, it is the
+    same pin with a new end. Limits: 1,024 pins; what they name together is at most the service's
+    setting `pins.share_max` of the last tier; they last at most `pins.seconds_max`.
+    Errors: BLOCK_NOT_CACHED (NOT_FOUND); PIN_QUOTA, TOO_MANY_PINS (RESOURCE_EXHAUSTED);
+    PURGE_RUNNING (FAILED_PRECONDITION); MALFORMED_REQUEST (INVALID_ARGUMENT) for a time, hash or
+    owner that is none; TIER_IO (INTERNAL) when the SSD did not take it: it is not pinned then.
+    """
+    UnpinPrefix: _aio.UnaryUnaryMultiCallable[_control_pb2.UnpinPrefixRequest, _control_pb2.UnpinPrefixResponse]  # type: ignore[assignment]
+    """Ends a pin: its blocks may leave like others, unless another pin names them.
+
+    Preconditions: none. Idempotency: a pin that has ended is unknown.
+    Errors: PIN_UNKNOWN (NOT_FOUND); TIER_IO (INTERNAL) when the SSD did not take it: it is ended,
+    and a restart before the SSD answers brings it back.
+    """
+    ListPins: _aio.UnaryStreamMultiCallable[_control_pb2.ListPinsRequest, _control_pb2.ListPinsResponse]  # type: ignore[assignment]
+    """All pins, the next to end first. Changes nothing.
+
+    Preconditions: none. The listing is not one moment's. Errors: none of its own.
     """
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,9 +163,55 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         afterwards is stored.
         Preconditions: none. Idempotency: again, it finds nothing and says so. A purge goes on to its end
         when its caller goes away; the audit log has its receipt. Limit: one at a time.
-        Errors: PURGE_RUNNING (FAILED_PRECONDITION); REQUEST_UNKNOWN (NOT_FOUND) when nothing is
+        Errors: PURGE_RUNNING (FAILED_PRECONDITION); BLOCKS_PINNED (FAILED_PRECONDITION) when pins name
+        some of the blocks, without `force`; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
         remembered of the request; SESSION_UNKNOWN (NOT_FOUND) when nothing is of the session;
         MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set.
+        """
+
+    @_abc_1.abstractmethod
+    def PinPrefix(
+        self,
+        request: _control_pb2.PinPrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PinPrefixResponse, _abc.Awaitable[_control_pb2.PinPrefixResponse]]:
+        """Keeps a block and all before it cached until a time. It does not leave its last tier for room:
+        what only host memory has goes to the SSD, whatever is said about admission there, and is written
+        again when its segment is recycled. It may leave a faster tier.
+
+        A pin is by name: what of it is lost (its bytes were bad, or a crash took what the SSD had not
+        got yet) is kept again once it is stored again. With an SSD the answer comes when the pin is
+        durable there. Bad bytes leave all the same, and so does everything by a purge with `force`.
+        Preconditions: the block is cached. Idempotency: again for the same block and owner, it is the
+        same pin with a new end. Limits: 1,024 pins; what they name together is at most the service's
+        setting `pins.share_max` of the last tier; they last at most `pins.seconds_max`.
+        Errors: BLOCK_NOT_CACHED (NOT_FOUND); PIN_QUOTA, TOO_MANY_PINS (RESOURCE_EXHAUSTED);
+        PURGE_RUNNING (FAILED_PRECONDITION); MALFORMED_REQUEST (INVALID_ARGUMENT) for a time, hash or
+        owner that is none; TIER_IO (INTERNAL) when the SSD did not take it: it is not pinned then.
+        """
+
+    @_abc_1.abstractmethod
+    def UnpinPrefix(
+        self,
+        request: _control_pb2.UnpinPrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.UnpinPrefixResponse, _abc.Awaitable[_control_pb2.UnpinPrefixResponse]]:
+        """Ends a pin: its blocks may leave like others, unless another pin names them.
+
+        Preconditions: none. Idempotency: a pin that has ended is unknown.
+        Errors: PIN_UNKNOWN (NOT_FOUND); TIER_IO (INTERNAL) when the SSD did not take it: it is ended,
+        and a restart before the SSD answers brings it back.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPins(
+        self,
+        request: _control_pb2.ListPinsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.ListPinsResponse], _abc.AsyncIterator[_control_pb2.ListPinsResponse]]:
+        """All pins, the next to end first. Changes nothing.
+
+        Preconditions: none. The listing is not one moment's. Errors: none of its own.
         """
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

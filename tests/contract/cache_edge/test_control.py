@@ -1,4 +1,4 @@
-"""ControlService and what `kvtier cache purge` makes of it, against real services."""
+"""ControlService and the commands that call it, against real services."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from typer.testing import CliRunner
 
 from cache_service.audit.walk import walk
@@ -161,6 +162,70 @@ def test_a_purge_whose_caller_goes_away_has_its_receipt_in_the_audit_log(
     service.check_integrity()
 
 
+def pin_request(block_hash: bytes, **fields: Any) -> pb.PinPrefixRequest:
+    named: dict[str, Any] = {"namespace_id": NAMESPACE, "block_hash": block_hash, "owner": "ann"}
+    return pb.PinPrefixRequest(**(named | {"ttl": Duration(seconds=60)} | fields))
+
+
+def test_a_pin_is_listed_audited_in_the_way_of_a_purge_and_there_after_a_restart(
+    make_service: Any, open_peer: Any, tools: Any
+) -> None:
+    service = make_service()
+    stub = control_pb2_grpc.ControlServiceStub(service.channel)
+    peer, chain = open_peer(service, "shared_memory"), tools.fresh_chain(3)
+    peer.store(chain)
+    service.until(lambda stats: stats.pending_write_count == 0)
+    pin = stub.PinPrefix(pin_request(chain[1]), timeout=10).pin
+    assert (pin.block_count, pin.cached_count, pin.ssd_count) == (2, 2, 2)
+    assert (pin.block_hash, pin.owner, pin.survives_restart) == (chain[1], "ann", True)
+    assert pin.expire_time.ToSeconds() - pin.create_time.ToSeconds() == 60
+    assert pin.pin_id in audit_lines(service)[-1]["target"]
+    with pytest.raises(grpc.RpcError) as raised:
+        purged(stub, prefix(chain[0]))
+    assert read_error(raised.value).reason == "BLOCKS_PINNED"
+    service.stop()
+    service = make_service(service.settings.data_directory)
+    stub = control_pb2_grpc.ControlServiceStub(service.channel)
+    assert [each.pin for each in stub.ListPins(pb.ListPinsRequest(), timeout=10)] == [pin]
+    receipt = purged(stub, prefix(chain[0]), force=True)
+    assert (receipt.pin_count, receipt.block_count) == (1, 3)
+    assert not list(stub.ListPins(pb.ListPinsRequest(), timeout=10))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"owner": ""},
+        {"owner": "x" * 300},
+        {"ttl": Duration()},
+        {"ttl": Duration(seconds=-1)},
+        {"ttl": Duration(seconds=31 * 86_400)},
+        {"block_hash": b"short"},
+        {"namespace_id": b""},
+    ],
+)
+def test_a_pin_that_says_too_little_or_too_much_is_refused(
+    stub: Any, peer: Any, tools: Any, changes: dict[str, Any]
+) -> None:
+    chain = tools.fresh_chain(1)
+    peer.store(chain)
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.PinPrefix(pin_request(**({"block_hash": chain[0]} | changes)), timeout=10)
+    assert read_error(raised.value).reason == "MALFORMED_REQUEST"
+
+
+def test_pins_have_their_share_and_no_more(steered: Any, stub: Any, peer: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(40)
+    peer.store(chain)
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.PinPrefix(pin_request(chain[-1]), timeout=10)
+    error = read_error(raised.value)
+    assert (error.reason, error.code) == ("PIN_QUOTA", grpc.StatusCode.RESOURCE_EXHAUSTED)
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.UnpinPrefix(pb.UnpinPrefixRequest(pin_id="ab" * 16), timeout=10)
+    assert read_error(raised.value).reason == "PIN_UNKNOWN"
+
+
 # -- the command ---------------------------------------------------------------------------------
 
 
@@ -296,3 +361,46 @@ def test_quotas_are_shown_beside_what_counts_against_them(
         "hard_bytes": size,
     }
     service.check_integrity()
+
+
+def cli(service: Any, command: str, *arguments: str) -> Any:
+    return CliRunner().invoke(app, [command, "--address", service.address, *arguments])
+
+
+def test_pins_on_the_command_line(steered: Any, peer: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(2)
+    peer.store(chain)
+    named = ["--block", chain[1].hex(), "--namespace", NAMESPACE.hex()]
+    made = json.loads(
+        cli(steered, "pin", *named, "--owner", "ann", "--for", "12h", "--json").stdout
+    )
+    assert (made["block_count"], made["owner"]) == (2, "ann")
+    shown = cli(steered, "pins").stdout
+    assert made["pin_id"] in shown
+    (listed,) = json.loads(cli(steered, "pins", "--json").stdout)["pins"]
+    assert listed["pin_id"] == made["pin_id"]
+    outcome = cli(steered, "purge", *named)
+    assert outcome.exit_code == 1
+    assert "BLOCKS_PINNED" in outcome.stderr
+    assert cli(steered, "unpin", made["pin_id"]).exit_code == 0
+    assert "Nothing is pinned" in cli(steered, "pins").stdout
+    again = cli(steered, "unpin", made["pin_id"])
+    assert again.exit_code == 1
+    assert "PIN_UNKNOWN" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "give a prompt"),
+        (["a prompt"], "--owner"),
+        (["--block", "00", "--owner", "ann"], "64 hexadecimal digits"),
+        (["a prompt", "--owner", "ann", "--for", "soon"], "30m"),
+    ],
+)
+def test_a_pin_command_that_makes_no_sense_says_so(
+    steered: Any, arguments: list[str], word: str
+) -> None:
+    outcome = cli(steered, "pin", *arguments)
+    assert outcome.exit_code == 2
+    assert word in outcome.stderr

@@ -2,7 +2,8 @@
 
 Says on standard output, one line each: "written N" when chain N, and all before it that are still
 cached, are durable on the SSD; of a cache that writes when blocks leave, that nothing waits. With
-"purge" it takes the last three blocks of every chain out again at once, and says "purged N".
+"purge" it takes the last three blocks of every chain out again at once, and says "purged N". With
+"pin" it pins five chains, each said as "pinned N" once the SSD has it, and stores on.
 """
 
 import asyncio
@@ -76,6 +77,21 @@ async def store_and_purge(folder: Path, first: int) -> None:
         print("purged", number, flush=True)
 
 
+async def store_and_pin(folder: Path, first: int) -> None:
+    cache = open_cache(folder, HostArena(64 * 4096, extent_bytes=16 * 4096))
+    session_id = open_session(cache)
+    for number in range(first, first + 100_000):
+        chain = chain_of(number)
+        await store(cache, session_id, chain)
+        pins = number % 7 == 0 and number < first + 35
+        if pins:
+            await cache.pins.pin(NamespaceId(bytes(32)), chain[-1], str(number), 3600)
+        cache.tick()
+        while cache.stats().pending_write_count:
+            await asyncio.sleep(0.0005)
+        print("pinned" if pins else "written", number, flush=True)
+
+
 async def main(folder: Path, first: int, write_when: str) -> None:
     cache = open_cache(folder, HostArena(64 * 4096, extent_bytes=16 * 4096), write_when)
     session_id = open_session(cache)
@@ -89,5 +105,8 @@ async def main(folder: Path, first: int, write_when: str) -> None:
 
 if __name__ == "__main__":
     place, start = Path(sys.argv[1]), int(sys.argv[2])
-    purges = sys.argv[3] == "purge"
-    asyncio.run(store_and_purge(place, start) if purges else main(place, start, sys.argv[3]))
+    others = {"purge": store_and_purge, "pin": store_and_pin}
+    if sys.argv[3] in others:
+        asyncio.run(others[sys.argv[3]](place, start))
+    else:
+        asyncio.run(main(place, start, sys.argv[3]))

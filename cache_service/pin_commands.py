@@ -1,0 +1,226 @@
+"""`kvtier cache pin`, `unpin` and `pins`: keep prefixes cached until a time.
+
+Standard output has the answer alone, a table or with --json one object. Exit status 1 when a
+service refused or cannot be asked, 2 when the command makes no sense.
+"""
+
+import json
+import re
+import sys
+from datetime import UTC, datetime
+from string import hexdigits
+from typing import Annotated, Any, NoReturn
+
+import grpc
+import typer
+from google.protobuf.duration_pb2 import Duration
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from cache_service.command_errors import cache_problem
+from cache_service.prompt_chain import (
+    DEFAULT_CACHE,
+    DEFAULT_WORKER,
+    AddressOption,
+    JsonOption,
+    ProjectOption,
+    PromptError,
+    RawOption,
+    ScopeOption,
+    SystemOption,
+    TenantOption,
+    UserOption,
+    WorkerOption,
+    described,
+    prompt_request,
+)
+from kvtier.cli.channel import open_channel
+from kvtier.errors import read_error
+from kvtier.keys import HASH_BYTES
+from kvtier.v1 import control_pb2 as pb
+from kvtier.v1 import control_pb2_grpc, explain_pb2, explain_pb2_grpc
+
+__all__ = ["pin", "pin_data", "pins", "unpin"]
+
+CALL_SECONDS_MAX = 30.0
+FAILED = 1
+MISUSED = 2
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def pin(
+    prompt: Annotated[
+        str,
+        typer.Argument(help="What begins this prompt; '-' reads standard input. Or give --block."),
+    ] = "",
+    owner: Annotated[str, typer.Option(help="For whom, so that somebody can be asked.")] = "",
+    lasts: Annotated[str, typer.Option("--for", help="How long: 90s, 30m, 12h or 7d.")] = "1d",
+    block: Annotated[
+        str,
+        typer.Option(help="This block and what is before it: 64 digits; with --namespace."),
+    ] = "",
+    namespace: Annotated[str, typer.Option(help="Of --block: 64 digits.")] = "",
+    address: AddressOption = DEFAULT_CACHE,
+    worker: WorkerOption = DEFAULT_WORKER,
+    tenant: TenantOption = "default",
+    project: ProjectOption = "",
+    user: UserOption = "",
+    cache_scope: ScopeOption = None,
+    system: SystemOption = "",
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep the cached beginning of a prompt cached until a time, in its last tier at least.
+
+    Only what is cached now can be pinned; send the prompt first. Again for the same owner moves the
+    end.
+    """
+    if bool(prompt) == bool(block):
+        _misused("pin", "give a prompt, or --block with --namespace")
+    if not owner:
+        _misused("pin", "say for whom with --owner")
+    request = pb.PinPrefixRequest(owner=owner, ttl=_duration(lasts))
+    if block:
+        request.block_hash = _digits("--block", block)
+        request.namespace_id = _digits("--namespace", namespace)
+    else:
+        try:
+            asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
+            chain = described(asked, worker)
+        except PromptError as error:
+            _misused("pin", str(error)) if error.misused else _fail(str(error))
+        count = _present(address, chain.namespace_id, chain.block_hashes)
+        if not count:
+            _fail("BLOCK_NOT_CACHED: no whole block of the prompt is cached; send the prompt first")
+        request.namespace_id = chain.namespace_id
+        request.block_hash = chain.block_hashes[(count - 1) * HASH_BYTES : count * HASH_BYTES]
+        if count < (whole := len(chain.block_hashes) // HASH_BYTES):
+            print(
+                f"kvtier cache pin: {count} of the prompt's {whole} blocks are cached and pinned",
+                file=sys.stderr,
+            )
+    with open_channel(address) as channel:
+        try:
+            made = control_pb2_grpc.ControlServiceStub(channel).PinPrefix(
+                request, timeout=CALL_SECONDS_MAX
+            )
+        except grpc.RpcError as error:
+            _fail(cache_problem(read_error(error), address))
+    print(json.dumps(pin_data(made.pin), indent=2)) if as_json else _show([made.pin])
+
+
+def unpin(
+    pin_id: Annotated[str, typer.Argument(help="As `kvtier cache pins` lists it.")],
+    address: AddressOption = DEFAULT_CACHE,
+) -> None:
+    """End a pin: its blocks may leave like others."""
+    with open_channel(address) as channel:
+        try:
+            control_pb2_grpc.ControlServiceStub(channel).UnpinPrefix(
+                pb.UnpinPrefixRequest(pin_id=pin_id), timeout=CALL_SECONDS_MAX
+            )
+        except grpc.RpcError as error:
+            _fail(cache_problem(read_error(error), address))
+
+
+def pins(address: AddressOption = DEFAULT_CACHE, as_json: JsonOption = False) -> None:
+    """All pins, the next to end first."""
+    with open_channel(address) as channel:
+        try:
+            answers = control_pb2_grpc.ControlServiceStub(channel).ListPins(
+                pb.ListPinsRequest(), timeout=CALL_SECONDS_MAX
+            )
+            found = [answer.pin for answer in answers]
+        except grpc.RpcError as error:
+            _fail(cache_problem(read_error(error), address))
+    if as_json:
+        print(json.dumps({"pins": [pin_data(each) for each in found]}, indent=2))
+    elif found:
+        _show(found)
+    else:
+        print("Nothing is pinned.")
+
+
+def _present(address: str, namespace_id: bytes, block_hashes: bytes) -> int:
+    """How many of the chain's blocks are cached."""
+    if not block_hashes:
+        return 0
+    request = explain_pb2.ExplainPrefixRequest(namespace_id=namespace_id, block_hashes=block_hashes)
+    with open_channel(address) as channel:
+        try:
+            return (
+                explain_pb2_grpc.ExplainServiceStub(channel)
+                .ExplainPrefix(request, timeout=CALL_SECONDS_MAX)
+                .present_count
+            )
+        except grpc.RpcError as error:
+            _fail(cache_problem(read_error(error), address))
+
+
+def pin_data(found: pb.Pin) -> dict[str, Any]:
+    """One object; units are in the names."""
+    return {
+        "pin_id": found.pin_id,
+        "owner": found.owner,
+        "namespace_id": found.namespace_id.hex(),
+        "block_hash": found.block_hash.hex(),
+        "block_count": found.block_count,
+        "payload_bytes": found.payload_bytes,
+        "cached_count": found.cached_count,
+        "ssd_count": found.ssd_count,
+        "create_time": found.create_time.ToJsonString(),
+        "expire_time": found.expire_time.ToJsonString(),
+        "survives_restart": found.survives_restart,
+    }
+
+
+def _show(found: list[pb.Pin]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("pin", no_wrap=True)
+    table.add_column("owner")
+    for name in ("blocks", "bytes", "cached", "SSD"):
+        table.add_column(name, justify="right")
+    table.add_column("until", no_wrap=True)
+    for each in found:
+        table.add_row(
+            each.pin_id,
+            each.owner,
+            f"{each.block_count:,}",
+            decimal(each.payload_bytes),
+            _share(each.cached_count, each.block_count),
+            _share(each.ssd_count, each.block_count),
+            datetime.fromtimestamp(each.expire_time.seconds, UTC).strftime("%Y-%m-%d %H:%MZ"),
+        )
+    Console().print(table)
+
+
+def _share(count: int, whole: int) -> str:
+    return "all" if count == whole else f"{count:,}" if count else "-"
+
+
+def _duration(text: str) -> Duration:
+    """Raises typer.Exit."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
+    if found is None:
+        _misused("pin", "--for takes a number and s, m, h or d: 90s, 30m, 12h, 7d")
+    return Duration(seconds=int(found[1]) * _UNITS[found[2]])
+
+
+def _digits(option: str, text: str) -> bytes:
+    """Raises typer.Exit."""
+    if len(text) != 2 * HASH_BYTES or text.strip(hexdigits):
+        _misused("pin", f"{option} takes {2 * HASH_BYTES} hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+def _misused(command: str, problem: str) -> NoReturn:
+    print(f"kvtier cache {command}: {problem}", file=sys.stderr)
+    raise typer.Exit(MISUSED)
+
+
+def _fail(problem: str) -> NoReturn:
+    print(f"kvtier cache: {problem}", file=sys.stderr)
+    raise typer.Exit(FAILED)
