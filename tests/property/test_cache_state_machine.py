@@ -797,6 +797,16 @@ class CacheLife(RuleBasedStateMachine):
         self.start()
         assert self.flipped or self.ssd_block_count() == written
 
+    @rule(quotas=st.sampled_from([NO_QUOTAS, TIGHT, SOFT]))
+    def restart_with_other_quotas(self, quotas: Quotas) -> None:
+        """What is above a lower one is not there again; no more than it goes."""
+        self.run(self.cache.drain())
+        written = self.ssd_block_count()
+        self.arena.close()
+        self.policies = replace(self.policies, quotas=quotas)
+        self.start()
+        assert self.flipped or quotas is TIGHT or self.ssd_block_count() == written
+
     @rule()
     def crash(self) -> None:
         """The disk is taken away under the cache; what was durable is there again."""
