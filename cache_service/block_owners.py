@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cache_service.accounts import Accounts
 from cache_service.block_tree import BlockTree
 from cache_service.owner_runs import within
 from cache_service.owner_views import OwnersView, OwnerView
@@ -48,6 +49,8 @@ class OwnerTable:
         self._ssd_bytes: Column = array("q")
         self._sums = (self._host_counts, self._host_bytes, self._ssd_counts, self._ssd_bytes)
         self._grow(NOBODY)
+        self.accounts: Accounts | None = None
+        """Told of all that moves; None where no quotas are set. Set once, before anything comes."""
 
     def __len__(self) -> int:
         """Owners, with organisations that have blocks only through those within them."""
@@ -84,7 +87,8 @@ class OwnerTable:
             for number in _largest(sizes, count)
         )
         total = OwnerView("", *(int(each.sum()) for each in sums))
-        return OwnersView(tuple(owners), int((sizes > 0).sum()), total)
+        accounts = [] if self.accounts is None else self.accounts.views(count)
+        return OwnersView(tuple(owners), int((sizes > 0).sum()), total, tuple(accounts))
 
     def memory_bytes(self) -> int:
         """Columns; and about 150 bytes for the path and the entry of each owner."""
@@ -109,6 +113,9 @@ class OwnerTable:
             (self._ssd_bytes, sizes),
         ):
             view(column)[: len(more)] += more
+        if self.accounts is not None:
+            for number in self._numbers.values():
+                self.accounts.ssd_moved(number, self._ssd_bytes[number])
 
     def enter(self, row: int, path: str) -> None:
         """Whose a new block is, before its first copy comes."""
@@ -124,6 +131,8 @@ class OwnerTable:
             self._tree.columns.array("owner")[rows] = number
             self._holders[number] += len(rows)
             self._host_moved(number, len(rows), self._tree.payload_bytes(rows[0]))
+            if self.accounts is not None:
+                self.accounts.offered(rows[-1])
 
     def host_came(self, row: int) -> None:
         """REQUIRES: somebody's, as in the next three."""
@@ -172,10 +181,14 @@ class OwnerTable:
     def _host_moved(self, number: int, count: int, size: int) -> None:
         self._host_counts[number] += count
         self._host_bytes[number] += count * size
+        if self.accounts is not None:
+            self.accounts.host_moved(number, count * size)
 
     def _ssd_moved(self, number: int, count: int, size: int) -> None:
         self._ssd_counts[number] += count
         self._ssd_bytes[number] += count * size
+        if self.accounts is not None:
+            self.accounts.ssd_moved(number, count * size)
 
     def _number(self, path: str) -> int:
         """Of an owner that is about to get a block; made when there is none."""
@@ -195,6 +208,8 @@ class OwnerTable:
         self._tenants[number] = number if tenant is None else tenant
         if tenant is not None:
             self._holders[tenant] += 1
+        if self.accounts is not None:
+            self.accounts.owner_came(number, path)
         return number
 
     def _let_go(self, number: int, count: int) -> None:
@@ -204,6 +219,8 @@ class OwnerTable:
         assert not self._host_bytes[number]
         assert not self._ssd_bytes[number]
         tenant = self._tenants[number]
+        if self.accounts is not None:
+            self.accounts.owner_left(number)
         del self._numbers[self._paths[number]]
         self._paths[number] = ""
         self._tenants[number] = NOBODY
@@ -233,6 +250,10 @@ class OwnerTable:
             assert self._holders[number] == held + inside - (inside > 0) > 0, path
             assert rest == [column[number] for column in self._sums], path
         assert sorted([*self._numbers.values(), *self._free]) == list(range(1, len(self._paths)))
+        if self.accounts is not None:
+            numbers = self._numbers.values()
+            sizes = {n: (self._host_bytes[n], self._ssd_bytes[n]) for n in numbers}
+            self.accounts.check_integrity(sizes)
         for number in (NOBODY, *self._free):
             assert not self._holders[number]
             assert not self._tenants[number]

@@ -13,6 +13,7 @@ from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from cache_service.promotion import Promoter
+from cache_service.quota_trim import trim_ssd
 from cache_service.recycler import Recycler
 from cache_service.room import HostRoom
 from cache_service.scrubbing import Scrubbing
@@ -53,7 +54,7 @@ class ColdSide(Side):
     ) -> None:
         self.ssd = ssd
         self.reads = SegmentReads()
-        forgotten = ForgetQueue(ssd)
+        self._forgotten = forgotten = ForgetQueue(ssd)
         suspects = Suspects(health)
         self.admission = SsdAdmission(index, policies, clock)
         self.admission.resume(ssd.wear.note, ssd.wear.whole, Moment.now())
@@ -112,8 +113,9 @@ class ColdSide(Side):
         self._write_out_seconds = limits.write_out_seconds
 
     def recover(self) -> None:
-        """Enters every block that opening the tier found."""
+        """Enters every block that opening the tier found, as far as quotas allow it."""
         self._index.recover(self.ssd.recovered())
+        self._forgotten.add(trim_ssd(self._index))
 
     async def drain(self) -> None:
         """Writes what waits or would be lost, lets reads finish, closes the tier."""

@@ -24,7 +24,7 @@ from cache_service.events.printing import (
     text_lines,
 )
 from cache_service.explain_command import explain
-from cache_service.owner_tables import owners_data, owners_table
+from cache_service.owner_tables import owners_data, owners_table, quotas_table
 from cache_service.pin_commands import pin, pins, unpin
 from cache_service.prewarm_command import prewarm
 from cache_service.purge_command import purge
@@ -83,6 +83,8 @@ def stats(
     console = Console()
     if owners:
         console.print(owners_table(response))
+        if response.owners.quotas:
+            console.print(quotas_table(response))
         return
     console.print(tiers_table(response))
     console.print(host_table(response))

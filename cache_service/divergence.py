@@ -26,6 +26,8 @@ def divergence(index: BlockIndex, row: int, position: int) -> DivergenceView:
     count, nearest, best = 0, NOWHERE, (-1, -1)
     columns = tree.columns
     for child in tree.children(row):
+        if index.expiries.over(child):
+            continue  # perhaps the very block that is missed
         count += 1
         standing = (columns.use_second[child], columns.use_count[child])
         if standing > best:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cache_service.accounts import Accounts
 from cache_service.block_tree import NOWHERE
 from cache_service.chains import Chain
 from cache_service.departures import Departures
@@ -31,6 +32,7 @@ from cache_service.events.changes import (
     Changes,
 )
 from cache_service.index_leaving import IndexLeaving
+from cache_service.quotas import Quotas
 from kvtier.keys import BlockHash, NamespaceId
 from storage.tier import NEVER, PAGE_BYTES, Slab, SsdLocation
 
@@ -59,6 +61,12 @@ class BlockIndex(IndexLeaving):
         assert not self.host_count
         self._departures = Departures(self.tree, self._host)
         return self._departures
+
+    def limit(self, quotas: Quotas) -> None:
+        """From now on owners have quotas. REQUIRES: nothing is cached."""
+        assert not len(self)
+        self.accounts = Accounts(self.tree, self._host, quotas, self.may_leave_host)
+        self.owners.accounts = self.accounts
 
     def follow_changes(self, changes: Changes) -> None:
         """From now on every copy that comes or leaves is noted there."""

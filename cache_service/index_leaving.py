@@ -26,12 +26,15 @@ class IndexLeaving(IndexQueries):
     def host_victim(self) -> int | None:
         """The leaf that leaves host memory next; None when every leaf is held."""
         first = self.one_offs.first()
+        if first is None and self.accounts is not None:
+            first = self.accounts.first_over()
         return self._host.victim() if first is None else first
 
     def evict_host(self, row: int) -> Slab:
-        """Gives away the slab of the leaf that leaves next, `host_victim()`."""
+        """Gives away the slab of the leaf that leaves next, `host_victim()`, or of one that leaves
+        for its own account's sake."""
         slab = self.tree.slab(row)
-        if row in self.one_offs:
+        if row in self.one_offs or (self.accounts is not None and row != self._host.victim()):
             self._host.remove(row)
         else:
             self._host.evict(row)
@@ -40,8 +43,11 @@ class IndexLeaving(IndexQueries):
 
     def evict_host_run(self, slab_bytes: int, count_max: int) -> list[Slab]:
         """Gives away slabs of leaves that leave next, as `evict_host` of one after the other would:
-        at most so many. None when the next to leave is a one-off, or has slabs of another size."""
+        at most so many. None when the next to leave is a one-off, is borrowed, or has slabs of
+        another size."""
         if self.one_offs.first() is not None:
+            return []
+        if self.accounts is not None and self.accounts.first_over() is not None:
             return []
         rows = self._runs.leaving(slab_bytes, count_max)
         if not rows:
@@ -50,6 +56,9 @@ class IndexLeaving(IndexQueries):
         last_copies = at[columns.array("segment")[at] == NOWHERE]
         self.host_payload_bytes -= len(rows) * self.tree.payload_bytes(rows[0])
         self.host_only_count -= len(last_copies)
+        if self.accounts is not None:
+            for row in rows:
+                self.accounts.left_host(row)
         self.owners.host_run_left(at)
         if self._departures is not None:
             for row in rows:
@@ -141,17 +150,13 @@ class IndexLeaving(IndexQueries):
         columns = self.tree.columns
         if columns.slab_page[row] == NOWHERE or not columns.cached[row]:
             return
-        last_copy = columns.segment[row] == NOWHERE
-        if (
-            columns.pins[row]
-            or columns.host_children[row]
-            or (last_copy and columns.first_child[row] != NOWHERE)
-            or self.keeping.withheld(row)
-        ):
+        if not self.may_leave_host(row):
             self._host.withhold(row)
         else:
             self._host.offer(row)
             self.one_offs.offered(row)
+            if self.accounts is not None:
+                self.accounts.offered(row)
             if self._departures is not None:
                 self._departures.offered(row)
 
@@ -183,6 +188,8 @@ class IndexLeaving(IndexQueries):
         columns = self.tree.columns
         self.host_payload_bytes -= self.tree.payload_bytes(row)
         if columns.owner[row]:
+            if self.accounts is not None:
+                self.accounts.left_host(row)
             self.owners.host_left(row)
         self.host_only_count -= columns.segment[row] == NOWHERE
         if self._departures is not None:

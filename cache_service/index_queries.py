@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache_service.absences import Absences
+from cache_service.accounts import Accounts
 from cache_service.block_owners import OwnerTable
 from cache_service.block_tree import NOWHERE, BlockTree
 from cache_service.departures import Departures
@@ -70,6 +71,8 @@ class IndexQueries:
         """To ask, enter and extend."""
         self.owners = OwnerTable(self.tree)
         """To ask, and to enter new blocks."""
+        self.accounts: Accounts | None = None
+        """To ask and claim; None where no quotas are set."""
         self.unit_ends = UnitEnds(self.tree)
         """To ask and mark."""
         self.one_offs = OneOffs(self.tree, host_order)
@@ -118,8 +121,11 @@ class IndexQueries:
     def host_leaving(self, count: int) -> list[int]:
         """Up to `count` blocks that leave host memory next, were nothing stored or used meanwhile,
         in that order. Changes nothing."""
-        first = self.one_offs.leaving(count)
-        return [*first, *(r for r in self._host.leaving(count) if r not in self.one_offs)][:count]
+        first = dict.fromkeys(self.one_offs.leaving(count))
+        if self.accounts is not None:
+            first |= dict.fromkeys(self.accounts.leaving(count))
+        others = (row for row in self._host.leaving(count) if row not in self.one_offs)
+        return list(first | dict.fromkeys(others))[:count]
 
     def unused_seconds(self, row: int) -> float | None:
         """Since the block was stored or used last, to the second; None: not since the start."""
@@ -155,6 +161,19 @@ class IndexQueries:
                     held.add(row)
                     row = parents[row]
         return held
+
+    def may_leave_host(self, row: int) -> bool:
+        """True for a copy in host memory that may leave for room: rule 3."""
+        columns = self.tree.columns
+        return bool(
+            columns.slab_page[row] != NOWHERE
+            and columns.cached[row]
+            and not columns.pins[row]
+            and not columns.host_children[row]
+            and not self.keeping.withheld(row)
+            # The last copy stays while anything continues it.
+            and (columns.segment[row] != NOWHERE or columns.first_child[row] == NOWHERE)
+        )
 
     def _second(self) -> int:
         """Now, counted from 1 at the start."""

@@ -34,6 +34,10 @@ class OwnerRuns:
                 return path
         return ""
 
+    def end(self, position: int) -> int | None:
+        """Where the run of block `position` ends; None: it goes on."""
+        return next((end for end in self.ends if position < end), None)
+
     def runs(self, first: int, end: int) -> Iterator[tuple[str, int, int]]:
         """(owner, first, end) of what blocks `first` to `end` consist of, in order."""
         for path, run_end in zip(self.paths, self.ends, strict=True):

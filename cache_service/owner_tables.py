@@ -7,12 +7,12 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from cache_service import wire
-from cache_service.owner_views import OwnersView, OwnerView
+from cache_service.owner_views import AccountView, OwnersView, OwnerView
 from kvtier.blocks import Tier
 from kvtier.v1 import block_pb2
 from kvtier.v1 import cache_pb2 as pb
 
-__all__ = ["owners_data", "owners_message", "owners_table"]
+__all__ = ["owners_data", "owners_message", "owners_table", "quotas_table"]
 
 Tiers = Iterable[pb.TierStats]
 
@@ -24,6 +24,27 @@ def owners_message(view: OwnersView, tiers: Tiers) -> pb.OwnersStats:
         owners=[_owner(each, there) for each in view.owners],
         owner_count=view.owner_count,
         total=_owner(view.total, there),
+        quotas=[_quota(each, there) for each in view.accounts],
+    )
+
+
+def _quota(view: AccountView, there: Iterable[Tier]) -> pb.QuotaStats:
+    quota = view.quota
+    bounds = {
+        Tier.HOST: (view.host_bytes, quota.host_soft_bytes, quota.host_hard_bytes),
+        Tier.SSD: (view.ssd_bytes, quota.ssd_soft_bytes, quota.ssd_hard_bytes),
+    }
+    return pb.QuotaStats(
+        owner=view.name,
+        tiers=[
+            pb.QuotaTierStats(
+                tier=wire.tier(tier),
+                payload_bytes=bounds[tier][0],
+                soft_bytes=bounds[tier][1],
+                hard_bytes=bounds[tier][2],
+            )
+            for tier in there
+        ],
     )
 
 
@@ -66,6 +87,32 @@ def owners_table(response: pb.GetStatsResponse) -> Table:
     return table
 
 
+def quotas_table(response: pb.GetStatsResponse) -> Table:
+    """What counts against each quota, tier by tier."""
+    table = Table(title="Quotas", title_justify="left")
+    table.add_column("owner", overflow="fold")
+    table.add_column("tier")
+    for name in ("used", "soft", "borrowed", "hard", "full"):
+        table.add_column(name, justify="right")
+    for quota in response.owners.quotas:
+        for tier in quota.tiers:
+            bounds = [
+                decimal(value) if tier.HasField(field) else "-"
+                for field, value in (
+                    ("soft_bytes", tier.soft_bytes),
+                    ("soft_bytes", _borrowed(tier)),
+                    ("hard_bytes", tier.hard_bytes),
+                )
+            ]
+            full = f"{tier.payload_bytes / tier.hard_bytes:.0%}" if tier.hard_bytes else "-"
+            table.add_row(quota.owner, _name(tier.tier), decimal(tier.payload_bytes), *bounds, full)
+    return table
+
+
+def _borrowed(tier: pb.QuotaTierStats) -> int:
+    return max(0, tier.payload_bytes - tier.soft_bytes) if tier.HasField("soft_bytes") else 0
+
+
 def owners_data(response: pb.GetStatsResponse) -> dict[str, Any]:
     """Plain data: field names as in the contract."""
     owners = response.owners
@@ -73,6 +120,22 @@ def owners_data(response: pb.GetStatsResponse) -> dict[str, Any]:
         "owner_count": owners.owner_count,
         "owners": [{"owner": o.owner, "tiers": _tiers(o)} for o in owners.owners],
         "total": {"tiers": _tiers(owners.total)},
+        "quotas": [
+            {
+                "owner": quota.owner,
+                "tiers": [
+                    {
+                        "tier": _name(tier.tier),
+                        "payload_bytes": tier.payload_bytes,
+                        "soft_bytes": tier.soft_bytes if tier.HasField("soft_bytes") else None,
+                        "borrowed_bytes": _borrowed(tier),
+                        "hard_bytes": tier.hard_bytes if tier.HasField("hard_bytes") else None,
+                    }
+                    for tier in quota.tiers
+                ],
+            }
+            for quota in owners.quotas
+        ],
         "tiers": [
             {
                 "tier": _name(tier.tier),

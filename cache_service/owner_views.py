@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["OwnerView", "OwnersView"]
+from cache_service.quotas import Quota
+
+__all__ = ["AccountView", "OwnerView", "OwnersView"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +26,15 @@ class OwnersView:
     owner_count: int
     total: OwnerView
     """All owners together, those that are not listed too."""
+    accounts: tuple["AccountView", ...] = ()
+    """Those on which there is most, as many as owners are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """What counts against a quota; bytes are payload."""
+
+    name: str
+    quota: Quota
+    host_bytes: int
+    ssd_bytes: int

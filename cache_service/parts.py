@@ -88,6 +88,8 @@ def build_parts(
         clock,
         wall,
     )
+    if policies.quotas:
+        index.limit(policies.quotas)
     sessions = SessionTable(limits.max_sessions, limits.session_ttl_seconds)
     leases = LeaseTable(index, limits.max_leases_per_session, limits.answer_memory_count)
     reservations = ReservationTable(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from cache_service.accounts import Account
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
 from cache_service.read_rate import ReadRate
@@ -88,6 +89,8 @@ class Promoter:
         self.read_rate = ReadRate()
         """For reading only."""
         self._loads: dict[int, _Load] = {}
+        self._claims: dict[int, tuple[Account, int]] = {}
+        """What loads count on accounts, in payload bytes."""
         self._groups: set[asyncio.Task[None]] = set()
         self.under_way_bytes = 0
         """Payload bytes of reads under way. For reading only."""
@@ -171,6 +174,9 @@ class Promoter:
         """A read with a slab to fill; None when the load ended here."""
         tree = self._index.tree
         size = tree.payload_bytes(row)
+        if not await self._claim(row, size, patient):
+            self._end(row, MissReason.QUOTA)
+            return None
         if patient:
             slab = await self._room.take_waiting(size, self._writer.busy, self._room.patience())
         else:
@@ -184,6 +190,23 @@ class Promoter:
             view = self._arena.view(slab)
             return _Read(row, slab, BlockRead(tree.ssd_record(row), tree.location(row), view))
         return None
+
+    async def _claim(self, row: int, size: int, patient: bool) -> bool:
+        """Room on the block's account, until the load ends; False: its quota has none."""
+        accounts = self._index.accounts
+        account = None if accounts is None else accounts.of_row(row)
+        if accounts is None or account is None:
+            return True
+        if patient:
+            wait = (self._writer.busy, self._room.patience())
+            claimed = await self._room.claim_waiting(account, size, 1, *wait)
+        else:
+            claimed = self._room.claim(account, size, 1)
+        if claimed:
+            self._claims[row] = account, size
+        else:
+            accounts.unclaim_host(account, 0)
+        return bool(claimed)
 
     async def _read(self, reads: Sequence[_Read], flow: ReadFlow) -> None:
         """One call for all; each block is in memory as soon as its own bytes are."""
@@ -258,6 +281,9 @@ class Promoter:
 
     def _end(self, row: int, reason: MissReason) -> None:
         self._loads.pop(row).ended.set_result(reason)
+        claim = self._claims.pop(row, None)
+        if claim is not None and self._index.accounts is not None:
+            self._index.accounts.unclaim_host(*claim)
         self._index.unpin(row)
         self._room.changed()
 

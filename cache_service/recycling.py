@@ -6,7 +6,8 @@ blocks stay, and are written again elsewhere:
     must      held blocks (leased, waiting to be written, being read) and everything before one;
               blocks that pins name
     may       blocks used again and still above the clock, dearest first, with what they need
-              before them, while kept bytes are within `relog_share_max` of the segment
+              before them, while kept bytes are within `relog_share_max` of the segment; none
+              on an account above its soft quota for the SSD
 
 The others leave, with everything after them on the SSD. A segment whose "must" passes the share is
 taken only if no other is left and it still gives room, so recycling always makes progress.
@@ -99,6 +100,9 @@ def _worth_keeping(
     tree, here = index.tree, set(rows)
     kept: set[int] = set()
     hit = [row for row in rows if row not in must and index.above_line(row)]
+    accounts = index.accounts
+    if accounts is not None:
+        hit = [row for row in hit if not accounts.over_ssd_soft(row)]
     for row in sorted(hit, key=index.ssd_standing, reverse=True):
         needed = []
         each = row

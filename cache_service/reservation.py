@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
+from cache_service.accounts import Account
 from cache_service.block_tree import ABSENT
 from cache_service.chains import Chain
 from cache_service.deadlines import Deadlines
@@ -76,6 +77,8 @@ class Reservation:
         self.hashes: list[BlockHash] = []
         """Those blocks'."""
         self.slabs: list[Slab] = []
+        self.claims: list[tuple[Account, int]] = []
+        """What its slabs count on accounts, in payload bytes."""
         self.parents: list[int] = []
         """Rows of cached parents of missing blocks, pinned."""
         self.waits_for: list[Reservation] = []
@@ -226,6 +229,10 @@ class ReservationTable:
         if not held:
             del self._by_session[reservation.session_id]
         self._deadlines.remove(reservation.reservation_id)
+        if self._index.accounts is not None:
+            for account, size in reservation.claims:
+                self._index.accounts.unclaim_host(account, size)
+            reservation.claims.clear()
         self._answers.put(reservation.reservation_id, (reservation.session_id, outcome))
         for block_hash in reservation.hashes:
             del self._claims[block_hash]

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cache_service.accounts import Account
 from cache_service.extent_reclaim import leaf_of_size, rows_of_extent
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -139,6 +140,49 @@ class HostRoom:
         on_ssd = self._index.tree.on_ssd
         self._writer.left_unwritten(sum(not on_ssd(row) for row in rows))
         return True
+
+    def claim(
+        self, account: Account, block_bytes: int, count: int, *, unwritten: bool = False
+    ) -> int:
+        """Claims room on the account for so many blocks, as many as its quota gives when its own
+        least valuable leaves have left; how many. `unwritten`: those that should be written first
+        leave all the same."""
+        index, evicted = self._index, 0
+        claimed = account.claim_host(block_bytes, count)
+        while claimed < count:
+            row = account.leaves.first()
+            if row is None or not self._may_leave([row], unwritten):
+                break
+            self._arena.free(index.evict_host(row))
+            evicted += 1
+            claimed += account.claim_host(block_bytes, count - claimed)
+        if evicted:
+            self.evicted_count += evicted
+            self._listener.blocks_evicted(Tier.HOST, evicted)
+            self.changed()
+        return claimed
+
+    async def claim_waiting(
+        self,
+        account: Account,
+        block_bytes: int,
+        count: int,
+        worth_waiting: Callable[[], bool],
+        patience: float,
+    ) -> int:
+        """As `claim`, but waits, until `patience` ends, while it gets none and `worth_waiting()`
+        says so. Then it goes by what is there."""
+        account.waiting_count += 1
+        try:
+            claimed = self.claim(account, block_bytes, count)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(patience):
+                    while not claimed and worth_waiting():
+                        await self._change.wait()
+                        claimed = self.claim(account, block_bytes, count)
+            return claimed or self.claim(account, block_bytes, count, unwritten=True)
+        finally:
+            account.waiting_count -= 1
 
     def patience(self) -> float:
         """Until when a call that begins now may wait for room, on the event loop's clock."""

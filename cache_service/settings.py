@@ -7,8 +7,9 @@ setting is for: `docs/settings.md`.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, PositiveInt, model_validator
 
+from cache_service.quotas import NO_QUOTAS, Quotas, parse_quotas
 from cache_service.views import CacheLimits, CachePolicies
 from kvtier.service_settings import CallLimitSettings, ServiceSettings, check_socket_path
 from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
@@ -36,6 +37,10 @@ Size = Annotated[ByteSize, Field(gt=0)]
 
 def _size(mebibytes: int) -> ByteSize:
     return ByteSize(mebibytes * 1024 * 1024)
+
+
+def _parsed(quotas: object) -> object:
+    return parse_quotas(quotas) if isinstance(quotas, str) else quotas
 
 
 class HostSettings(SettingsModel):
@@ -147,6 +152,8 @@ class CacheSettings(ServiceSettings):
     ssd: SsdSettings = SsdSettings()
     limits: LimitSettings = LimitSettings()
     events: EventSettings = EventSettings()
+    quotas: Annotated[Quotas, BeforeValidator(_parsed)] = NO_QUOTAS
+    """Of owners of blocks: "acme host_hard=8GiB host_soft=6GiB, * ssd_hard=100GiB"."""
     pins: PinSettings = PinSettings()
     log: LogSettings = LogSettings()
 
@@ -160,6 +167,7 @@ class CacheSettings(ServiceSettings):
             ssd_new_blocks_max=self.ssd.admission_new_blocks,
             ssd_write_bytes_per_day=int(self.ssd.write_bytes_per_day),
             ssd_write_when=self.ssd.write_when,
+            quotas=self.quotas,
         )
 
     @model_validator(mode="after")

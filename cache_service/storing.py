@@ -11,6 +11,7 @@ its own.
 import asyncio
 from collections.abc import Sequence
 
+from cache_service.accounts import Account
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.chains import Chain
 from cache_service.errors import (
@@ -36,6 +37,7 @@ from cache_service.store_checks import (
     is_run,
     parents_present,
 )
+from cache_service.store_claims import StoreClaims
 from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
 from storage.tier import NEVER, Slab
@@ -53,6 +55,7 @@ class Storing(Side):
         self._index = parts.index
         self._sessions = parts.sessions
         self._reservations = parts.reservations
+        self._claims = StoreClaims(parts.index, parts.reservations, parts.room)
         self._room = parts.room
         self._writer = parts.writer
         self._health = parts.health
@@ -160,19 +163,28 @@ class Storing(Side):
     async def _take_slabs(self, session: Session, reservation: Reservation) -> None:
         busy = self._writer.busy if self._writer is not None else _never
         patience = self._room.patience()
+        account: Account | None = None
+        size = session.block_bytes
         while left := len(reservation.missing) - len(reservation.slabs):
             count = min(left, STEP_BLOCKS)
+            if self._index.accounts is not None:
+                claim = self._claims.claim(reservation, size, count, busy, patience)
+                account, count = await claim
+                if not count:
+                    return
             if reservation.one_off:
-                slabs = self._room.take_spare(session.block_bytes, count)
+                slabs = self._room.take_spare(size, count)
             else:
-                slabs = self._room.take_up_to(session.block_bytes, count)
+                slabs = self._room.take_up_to(size, count)
             if not slabs and not reservation.one_off:
-                slab = await self._room.take_waiting(session.block_bytes, busy, patience)
+                slab = await self._room.take_waiting(size, busy, patience)
                 slabs = [] if slab is None else [slab]
             if reservation.state is ReservationState.ENDED:
                 for slab in slabs:
                     self._room.give_back(slab)
                 return
+            if account is not None and len(slabs) < count:
+                self._claims.give_back(reservation, (count - len(slabs)) * size)
             if not slabs:
                 self._reservations.refuse_tail(reservation, MissReason.ARENA_FULL)
                 return

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from cache_service.quotas import NO_QUOTAS, Quotas
 from kvtier.blocks import MissReason, Tier
 from storage.codec_choice import CodecChoice
 from storage.host.slab import SlabClass
@@ -121,6 +122,7 @@ class CachePolicies:
     """0 for no limit."""
     ssd_write_when: str = "committed"
     """"committed", or "leaving": shortly before a block leaves host memory."""
+    quotas: Quotas = NO_QUOTAS
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,8 @@ class WriteQueue:
     def done(self, row: int) -> None:
         """A block of a batch is written, or given up."""
         self._queued.discard(row)
+        if self._index.accounts is not None:
+            self._index.accounts.unclaim_ssd(row)
         self._pending_bytes -= self._record_bytes(row)
         self._index.unpin(row)
 
@@ -207,6 +209,8 @@ class WriteQueue:
             return Admission.DECLINE
         if last is None and not self._admission.wanted(row):
             return Admission.DECLINE
+        if self._index.accounts is not None and not self._index.accounts.ssd_fits(row):
+            return Admission.DECLINE
         record_bytes = self._record_bytes(row)
         answer = admit(
             WriteOffer(
@@ -233,5 +237,7 @@ class WriteQueue:
     def _queue(self, row: int) -> None:
         self._index.pin(row)
         self._queued.add(row)
+        if self._index.accounts is not None:
+            self._index.accounts.claim_ssd(row)
         self._waiting.append(row)
         self._pending_bytes += self._record_bytes(row)

@@ -29,11 +29,14 @@ _LOOKS_PER_SLOT = 16
 class LeafHeap:
     """`push` costs O(log n), `first` O(log n) for each entry that it finds outdated."""
 
-    def __init__(self, standing: Callable[[int], int]) -> None:
-        """`standing` gives a slot's present standing, `ABSENT` when it is not offered here."""
+    def __init__(self, standing: Callable[[int], int], queued: "Column | None" = None) -> None:
+        """`standing` gives a slot's present standing, `ABSENT` when it is not offered here.
+
+        `queued`: a column that several heaps share, where a slot is offered in one at a time.
+        """
         self._standing = standing
         self._heap: list[int] = []
-        self._queued: Column = array("b")
+        self._queued: Column = array("b") if queued is None else queued
         self._count_max = _SLACK
 
     def __len__(self) -> int:

@@ -42,6 +42,7 @@ from cache_service.hints import NO_HINTS, Hints
 from cache_service.listener import QuietListener
 from cache_service.owner_runs import OwnerRuns, within
 from cache_service.purge_views import PurgeKind, PurgeTarget, SsdForgetting
+from cache_service.quotas import NO_QUOTAS, Quota, Quotas
 from cache_service.tree_walk import START, Place
 from cache_service.views import (
     CacheLimits,
@@ -87,6 +88,15 @@ paths = st.lists(st.integers(0, 1), min_size=1, max_size=5)
 kinds = st.sampled_from(PurgeKind)
 which = st.integers(0, 11)
 """Of what there is: how much that is depends on the disk's moods, and what is drawn must not."""
+
+TIGHT = Quotas(
+    {
+        "acme": Quota(2 * BLOCK_BYTES, 4 * BLOCK_BYTES, 3 * BLOCK_BYTES, 5 * BLOCK_BYTES),
+        "gamma/x": Quota(host_hard_bytes=BLOCK_BYTES, ssd_hard_bytes=BLOCK_BYTES),
+        "*": Quota(host_soft_bytes=BLOCK_BYTES, ssd_hard_bytes=4 * BLOCK_BYTES),
+    }
+)
+SOFT = Quotas({"*": Quota(host_soft_bytes=2 * BLOCK_BYTES, ssd_soft_bytes=2 * BLOCK_BYTES)})
 
 TTL = 7
 hints = st.sampled_from(
@@ -184,9 +194,16 @@ class CacheLife(RuleBasedStateMachine):
         admission=st.sampled_from(["all", "first_new"]),
         records_per_hour=st.sampled_from([0, 20]),
         mortal=st.booleans(),
+        quotas=st.sampled_from([NO_QUOTAS, TIGHT, SOFT]),
     )
     def begin(
-        self, host: str, ssd: str, admission: str, records_per_hour: int, mortal: bool
+        self,
+        host: str,
+        ssd: str,
+        admission: str,
+        records_per_hour: int,
+        mortal: bool,
+        quotas: Quotas,
     ) -> None:
         self.mortal = mortal
         self.policies = CachePolicies(
@@ -196,6 +213,7 @@ class CacheLife(RuleBasedStateMachine):
             ssd_new_blocks_max=2,
             ssd_write_bytes_per_day=24 * records_per_hour * 2 * PAGE_BYTES,
             ssd_write_when=self.write_when,
+            quotas=quotas,
         )
         self.start()
 
@@ -779,6 +797,16 @@ class CacheLife(RuleBasedStateMachine):
         self.start()
         assert self.flipped or self.ssd_block_count() == written
 
+    @rule(quotas=st.sampled_from([NO_QUOTAS, TIGHT, SOFT]))
+    def restart_with_other_quotas(self, quotas: Quotas) -> None:
+        """What is above a lower one is not there again; no more than it goes."""
+        self.run(self.cache.drain())
+        written = self.ssd_block_count()
+        self.arena.close()
+        self.policies = replace(self.policies, quotas=quotas)
+        self.start()
+        assert self.flipped or quotas is TIGHT or self.ssd_block_count() == written
+
     @rule()
     def crash(self) -> None:
         """The disk is taken away under the cache; what was durable is there again."""
@@ -865,7 +893,8 @@ class LeavingLife(CacheLife):
 
     def all_is_written_out(self) -> None:
         policies = self.policies
-        if policies.ssd_admission == "all" and not policies.ssd_write_bytes_per_day:
+        bounded = policies.ssd_write_bytes_per_day or policies.quotas is TIGHT
+        if policies.ssd_admission == "all" and not bounded:
             counters = self.cache.stats().counters
             recycled = counters.get("segments_recycled", 0)
             one_off_count = len(self.cache._parts.index.one_offs)

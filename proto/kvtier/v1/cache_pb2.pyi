@@ -395,14 +395,36 @@ class GetStatsResponse(_message.Message):
     def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ..., ssd_files: _Optional[_Union[SsdFiles, _Mapping]] = ..., owners: _Optional[_Union[OwnersStats, _Mapping]] = ...) -> None: ...
 
 class OwnersStats(_message.Message):
-    __slots__ = ("owners", "owner_count", "total")
+    __slots__ = ("owners", "owner_count", "total", "quotas")
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     OWNER_COUNT_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
     owners: _containers.RepeatedCompositeFieldContainer[OwnerStats]
     owner_count: int
     total: OwnerStats
-    def __init__(self, owners: _Optional[_Iterable[_Union[OwnerStats, _Mapping]]] = ..., owner_count: _Optional[int] = ..., total: _Optional[_Union[OwnerStats, _Mapping]] = ...) -> None: ...
+    quotas: _containers.RepeatedCompositeFieldContainer[QuotaStats]
+    def __init__(self, owners: _Optional[_Iterable[_Union[OwnerStats, _Mapping]]] = ..., owner_count: _Optional[int] = ..., total: _Optional[_Union[OwnerStats, _Mapping]] = ..., quotas: _Optional[_Iterable[_Union[QuotaStats, _Mapping]]] = ...) -> None: ...
+
+class QuotaStats(_message.Message):
+    __slots__ = ("owner", "tiers")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    TIERS_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    tiers: _containers.RepeatedCompositeFieldContainer[QuotaTierStats]
+    def __init__(self, owner: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[QuotaTierStats, _Mapping]]] = ...) -> None: ...
+
+class QuotaTierStats(_message.Message):
+    __slots__ = ("tier", "payload_bytes", "soft_bytes", "hard_bytes")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOFT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HARD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tier: _block_pb2.Tier
+    payload_bytes: int
+    soft_bytes: int
+    hard_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., payload_bytes: _Optional[int] = ..., soft_bytes: _Optional[int] = ..., hard_bytes: _Optional[int] = ...) -> None: ...
 
 class OwnerStats(_message.Message):
     __slots__ = ("owner", "tiers")

@@ -323,6 +323,46 @@ def test_a_refusal_says_what_to_do(steered: Any) -> None:
     assert "purge its prefix" in outcome.stderr
 
 
+def test_quotas_are_shown_beside_what_counts_against_them(
+    make_service: Any, open_peer: Any, tools: Any
+) -> None:
+    size = tools.block_bytes
+    quotas = f"acme host_soft={size} host_hard={3 * size}, * ssd_hard={size}"
+    service = make_service(quotas=quotas)
+    peer = open_peer(service, "stream")
+    for owner, count, stored in (("acme", 4, 3), ("beta/x", 2, 2)):
+        chain = tools.fresh_chain(count)
+        runs = [cache_pb2.OwnerRun(owner=owner, block_count=count)]
+        reserved = peer.reserve(chain, owner_runs=runs)
+        assert len(reserved.missing_indexes) == stored
+        peer.commit(reserved, peer.write(reserved, chain))
+        if stored < count:
+            assert reserved.refused_reason == block_pb2.MISS_REASON_QUOTA
+            assert peer.lookup(chain).miss_reason == block_pb2.MISS_REASON_QUOTA
+    service.until(lambda stats: stats.pending_write_count == 0)
+    named = ["stats", "--owners", "--address", service.address]
+    shown = CliRunner().invoke(app, named)
+    assert "borrowed" in shown.stdout
+    assert "100%" in shown.stdout
+    said = json.loads(CliRunner().invoke(app, [*named, "--json"]).stdout)
+    found = {quota["owner"]: quota["tiers"] for quota in said["quotas"]}
+    assert found["acme"][0] == {
+        "tier": "host",
+        "payload_bytes": 3 * size,
+        "soft_bytes": size,
+        "borrowed_bytes": 2 * size,
+        "hard_bytes": 3 * size,
+    }
+    assert found["beta"][1] == {
+        "tier": "ssd",
+        "payload_bytes": size,
+        "soft_bytes": None,
+        "borrowed_bytes": 0,
+        "hard_bytes": size,
+    }
+    service.check_integrity()
+
+
 def cli(service: Any, command: str, *arguments: str) -> Any:
     return CliRunner().invoke(app, [command, "--address", service.address, *arguments])
 
