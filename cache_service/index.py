@@ -34,7 +34,7 @@ from cache_service.events.changes import (
 from cache_service.index_leaving import IndexLeaving
 from cache_service.quotas import Quotas
 from kvtier.keys import BlockHash, NamespaceId
-from storage.tier import NEVER, PAGE_BYTES, Slab, SsdLocation
+from storage.tier import PAGE_BYTES, Slab, SsdLocation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -213,13 +213,11 @@ class BlockIndex(IndexLeaving):
         self.tree.columns.admitted[row] = admitted
 
     def keep(self, rows: "NDArray[np.int64]") -> None:
-        """Pins name these blocks from now on, with all before them: they are no one-offs and have
-        no end any more. REQUIRES: they are in `keeping.names`."""
+        """Pins name these blocks from now on, with all before them: they are no one-offs any more.
+        REQUIRES: they are in `keeping.names`."""
         columns = self.tree.columns
         columns.array("kept")[rows] = 1
         self.one_offs.lift(rows.tolist())
-        for row in rows.tolist():
-            self.expiries.extend(row, NEVER)
         self._look_at_kept(rows)
 
     def let_leave(self, rows: "NDArray[np.int64]") -> None:

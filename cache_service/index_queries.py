@@ -201,7 +201,7 @@ class IndexQueries:
         for owner in (self.absences, self.segments, self._host, self._ssd, self.one_offs):
             owner.check_integrity()
         self.expiries.check_integrity()
-        self.owners.check_integrity()
         self.keeping.check_integrity()
+        self.owners.check_integrity()
         if self._departures is not None:
             self._departures.check_integrity()

@@ -1,4 +1,4 @@
-"""A pin, as it is kept and as it is shown; its bytes as a note of the SSD. Frozen data."""
+"""A pin, as it is kept and as it is shown; its bytes as a memo on the SSD. Frozen data."""
 
 import json
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class Pin:
     expires: float
 
     @property
-    def note_name(self) -> bytes:
+    def memo_name(self) -> bytes:
         return bytes.fromhex(self.pin_id)
 
-    def note(self) -> bytes:
+    def memo(self) -> bytes:
         """A line of JSON, then the packed hashes. Frozen: it is on disk."""
         fields = {
             "namespace_id": self.namespace_id.hex(),
@@ -38,9 +38,9 @@ class Pin:
         return json.dumps(fields, sort_keys=True).encode() + b"\n" + self.chain.packed
 
     @classmethod
-    def of_note(cls, name: bytes, note: bytes) -> "Pin":
+    def of_memo(cls, name: bytes, memo: bytes) -> "Pin":
         """Raises ValueError for what is no pin's."""
-        line, _, packed = note.partition(b"\n")
+        line, _, packed = memo.partition(b"\n")
         fields = json.loads(line)
         if not packed or len(packed) % HASH_BYTES:
             raise ValueError("a pin names whole hashes")
@@ -67,4 +67,4 @@ class PinView:
     ssd_count: int
     """Of those, how many the SSD has: what a crash leaves."""
     survives_restart: bool
-    """It is noted on the SSD."""
+    """Its memo is on the SSD."""

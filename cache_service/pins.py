@@ -1,15 +1,15 @@
 """Pins: operators have chains stay cached until a time.
 
-    pin -> names in the index (keeping.py): no victims -> noted on the SSD -> answered
+    pin -> names in the index (keeping.py): no victims -> its memo on the SSD -> answered
     tick -> expired ones end; blocks that only host memory has go to the SSD
 
 A pin is by name: blocks of it that are lost (corrupt, or host memory's in a crash) are kept again
 once somebody stores them again. Of what it names, all bytes count against the share, cached or not.
 
 Invariants: `keeping.names` counts each hash once for every pin that names it; with an SSD, a pin is
-answered when its note is durable there, and its end too; what pins name is at most a share of the
+answered when its memo is durable there, and its end too; what pins name is at most a share of the
 last tier, and what may not leave host memory at most that share of its extents: recycling and
-eviction always find something. Event loop; notes are written on the tier's writer thread.
+eviction always find something. Event loop; memos are written on the tier's writer thread.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from cache_service.pin_views import Pin, PinView
 from cache_service.side import Side
 from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import StorageError
-from storage.tier import rounded
+from storage.tier import PAGE_BYTES, rounded
 
 __all__ = ["Pins"]
 
@@ -48,14 +48,14 @@ INSISTED_PER_TICK = 256
 
 
 class Pins(Side):
-    """The side that keeps. `wall`: Unix seconds."""
+    """The side that keeps. `wall_clock`: Unix seconds."""
 
-    def __init__(self, parts: Parts, wall: Callable[[], float]) -> None:
+    def __init__(self, parts: Parts, wall_clock: Callable[[], float]) -> None:
         self._parts = parts
         self._index = parts.index
         self._tree = parts.index.tree
         self._keeping = parts.index.keeping
-        self._wall = wall
+        self._wall_clock = wall_clock
         self._ssd = None if parts.cold is None else parts.cold.ssd
         self._pins: dict[str, Pin] = {}
         self._ending: set[str] = set()
@@ -64,6 +64,7 @@ class Pins(Side):
         share, arena = parts.limits.pin_share_max, parts.arena
         self._keeping.extents_max = int(share * (arena.capacity_bytes // arena.extent_bytes))
         self._named_bytes = 0
+        self._named_bytes_max = int(share * self._keepable_bytes())
         self._recover()
 
     def __len__(self) -> int:
@@ -91,7 +92,7 @@ class Pins(Side):
             raise BlockNotCachedError("the block is not cached in that namespace; warm it first")
         rows = np.array([*reversed([row, *self._tree.ancestors(row)])], np.int64)
         chain = Chain(self._tree.directory.words(rows).tobytes())
-        now = self._wall()
+        now = self._wall_clock()
         known = self._same(namespace_id, block_hash, owner)
         if known is None:
             self._check_room(chain, rows, self._tree.payload_bytes(row))
@@ -104,11 +105,11 @@ class Pins(Side):
             known.created if known is not None else now,
             now + seconds,
         )
-        # Kept before it is noted: nothing may leave meanwhile. Taken back where noting fails.
+        # Kept before its memo is: nothing may leave meanwhile. Taken back where that fails.
         self._enter(pin)
         if self._ssd is not None:
             try:
-                await self._ssd.save_notes([(pin.note_name, pin.note())])
+                await self._ssd.save_memos([(pin.memo_name, pin.memo())])
             except BaseException:
                 if self._pins.get(pin.pin_id) is pin:
                     self._leave(pin)
@@ -155,12 +156,12 @@ class Pins(Side):
         self._parts.room.changed()
         if count:
             self._parts.tally.pins_changed(how, count)
-        await self._delete_notes()
+        await self._delete_memos()
 
     # -- as a side ---------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        now = self._wall()
+        now = self._wall_clock()
         over = [pin for pin in self._pins.values() if pin.expires <= now]
         for pin in over:
             self._leave(pin)
@@ -194,15 +195,15 @@ class Pins(Side):
     # -- below -------------------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        """Pins that were noted; ended ones and what is none are to be deleted."""
+        """Pins that are there; ended ones and what is none are to be deleted."""
         if self._ssd is None:
             return
-        now = self._wall()
-        for name, note in self._ssd.notes.items():
+        now = self._wall_clock()
+        for name, memo in self._ssd.memos.items():
             try:
-                pin = Pin.of_note(name, note)
+                pin = Pin.of_memo(name, memo)
             except ValueError:
-                log.warning("a note on the SSD is no pin", extra={"note": name.hex()})
+                log.warning("a memo on the SSD is no pin", extra={"memo": name.hex()})
                 continue
             if pin.expires <= now or len(self._pins) >= PINS_MAX:
                 self._ending.add(pin.pin_id)
@@ -220,16 +221,17 @@ class Pins(Side):
         """Raises PinQuotaError, TooManyPinsError."""
         if len(self._pins) >= PINS_MAX:
             raise TooManyPinsError(f"{PINS_MAX} pins are kept; unpin some first", pins_max=PINS_MAX)
-        share, arena = self._parts.limits.pin_share_max, self._parts.arena
-        capacity = arena.capacity_bytes if self._ssd is None else self._ssd.stats().capacity_bytes
+        share = self._parts.limits.pin_share_max
+        if self._ssd is not None and not self._ssd.free_segment_count:
+            raise PinQuotaError("the SSD has no free segment now, to write in: try again")
         new = sum(block_hash not in self._keeping.names for block_hash in chain)
         wanted = self._named_bytes + new * self._size(block_bytes)
-        if wanted > share * capacity:
+        if wanted > self._named_bytes_max:
             raise PinQuotaError(
-                f"pins would name {wanted} bytes, and may name {int(share * capacity)}: unpin"
+                f"pins would name {wanted} bytes, and may name {self._named_bytes_max}: unpin"
                 " some, or raise pins.share_max",
                 named_bytes=wanted,
-                named_bytes_max=int(share * capacity),
+                named_bytes_max=self._named_bytes_max,
             )
         if self._keeping.extents_with(rows) > self._keeping.extents_max:
             raise PinQuotaError(
@@ -264,6 +266,14 @@ class Pins(Side):
         self._named_bytes -= len(gone) * self._size(pin.block_bytes)
         self._index.let_leave(self._rows(gone))
 
+    def _keepable_bytes(self) -> int:
+        """Of the last tier; of an SSD without the segment that is written and the one that is kept
+        free for what recycling writes again."""
+        if self._ssd is None:
+            return self._parts.arena.capacity_bytes
+        sizes = sorted(segment.capacity_bytes for segment in self._ssd.segments())
+        return sum(size - PAGE_BYTES for size in sizes[2:])
+
     def _size(self, block_bytes: int) -> int:
         """What a block takes in the last tier."""
         return rounded(block_bytes) if self._ssd is None else self._ssd.record_bytes(block_bytes)
@@ -283,15 +293,15 @@ class Pins(Side):
         if waiting:
             writer.insist(waiting[:INSISTED_PER_TICK])
 
-    async def _delete_notes(self) -> None:
+    async def _delete_memos(self) -> None:
         ending = list(self._ending)
         if self._ssd is not None and ending:
-            await self._ssd.save_notes([(bytes.fromhex(pin_id), None) for pin_id in ending])
+            await self._ssd.save_memos([(bytes.fromhex(pin_id), None) for pin_id in ending])
         self._ending.difference_update(ending)
 
     async def _delete_quietly(self) -> None:
         try:
-            await self._delete_notes()
+            await self._delete_memos()
         except StorageError as error:
             log.warning("ended pins are still on the SSD", extra={"problem": str(error)})
 

@@ -96,7 +96,8 @@ class PurgeScan:
         if self._by_name:
             return bool(np.isin(rows, [self._find(named) for named in self._named]).any())
         if kind is PurgeKind.OWNER:
-            return any(map(self.names, rows.tolist()))
+            owners = np.array(self._owners.numbers_within(self._target.owner), np.uint32)
+            return bool(np.isin(self._tree.columns.array("owner")[rows], owners).any())
         return bool((self._tree.columns.array("stored_by")[rows] == self._stored_by).any())
 
     def covers(self, session: Session, rows: Sequence[int], owners: OwnerRuns) -> bool:

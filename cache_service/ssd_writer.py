@@ -213,18 +213,16 @@ class SsdWriter:
 
     async def _append(self, batch: list[int], room_made: bool) -> None:
         tree, began = self._index.tree, self._clock()
+        if self._must_spare(batch):
+            await self._full(batch, room_made)
+            return
         items = [(tree.host_record(row), self._arena.view(tree.slab(row))) for row in batch]
         self._ssd.note(self._admission.note(Moment.now()))
         try:
             ends, owners = self._index.expiries.to_write(batch), self._index.owners.to_write(batch)
             locations = await self._ssd.append(items, ends, owners)
         except SegmentsFullError:
-            self._queue.put_back(batch)
-            self._full_count += 1
-            hopeless = not room_made or self._full_count > RECYCLES_PER_BATCH
-            if hopeless or not await self._recycler.run():
-                self._full_count = 0
-                self._decline_all()
+            await self._full(batch, room_made)
             return
         except CorruptBlockError as error:
             self._drop_corrupt(batch, error)
@@ -235,6 +233,26 @@ class SsdWriter:
         self._full_count = 0
         self._health.succeeded()
         self._written(batch, locations, self._clock() - began)
+
+    def _must_spare(self, batch: Sequence[int]) -> bool:
+        """While pins name blocks that recycling has to write again, the last free segment is for
+        those: new ones that took it could leave every segment with something that cannot move."""
+        if not self._index.keeping.names or self._ssd.free_segment_count > 1:
+            return False
+        size = self._index.tree.payload_bytes
+        wanted = sum(self._ssd.record_bytes(size(row)) for row in batch)
+        opened = (s for s in self._ssd.segments() if s.state == "open")
+        rest = sum(s.capacity_bytes - s.used_bytes for s in opened)
+        return not self._ssd.free_segment_count or wanted > rest
+
+    async def _full(self, batch: Sequence[int], room_made: bool) -> None:
+        """There is no room for the batch: it is the next again after a segment was freed."""
+        self._queue.put_back(batch)
+        self._full_count += 1
+        hopeless = not room_made or self._full_count > RECYCLES_PER_BATCH
+        if hopeless or not await self._recycler.run():
+            self._full_count = 0
+            self._decline_all()
 
     def _written(self, batch: list[int], locations: list[SsdLocation], seconds: float) -> None:
         tree, kept_bytes = self._index.tree, 0

@@ -66,10 +66,10 @@ def collect_stats(
         huge_page_bytes=arena.huge_bytes,
         event_count=event_count,
         watcher_count=watcher_count,
-        bulk_lane_count=bulk.lane_count,
-        bulk_transfer_count=bulk.transfer_count,
         pin_count=pin_count,
         pinned_block_count=len(index.keeping.names),
+        bulk_lane_count=bulk.lane_count,
+        bulk_transfer_count=bulk.transfer_count,
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
     )

@@ -40,7 +40,7 @@ from cache_service.store_checks import (
 from cache_service.store_claims import StoreClaims
 from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
-from storage.tier import NEVER, Slab
+from storage.tier import Slab
 
 __all__ = ["Storing"]
 
@@ -356,9 +356,6 @@ class Storing(Side):
         )
         expiries = self._index.expiries
         expiries.enter_run(entered, expiries.until(reservation.ttl_seconds))
-        if self._index.keeping.names:
-            for row in filter(self._index.keeping.kept, entered):
-                expiries.extend(row, NEVER)
         for owner, start, stop in reservation.owners.runs(first, end):
             self._index.owners.enter_run(entered[start - first : stop - first], owner)
         return entered
@@ -389,7 +386,7 @@ class Storing(Side):
                     self._index.one_offs.mark(row)
                     # It keeps nothing alive that is before it.
                     until = until if parent == NOWHERE else min(until, expiries.of(parent))
-                expiries.enter(row, NEVER if self._index.keeping.kept(row) else until)
+                expiries.enter(row, until)
             elif tree.in_host(row):
                 # Its SSD copy could not be asked when we reserved, and was promoted since.
                 self._room.give_back(slab)

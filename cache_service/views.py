@@ -315,13 +315,13 @@ class CacheStats:
     event_count: int
     """Copies that came or left since the start."""
     watcher_count: int
+    pin_count: int
+    pinned_block_count: int
+    """Blocks that pins name, each once, cached or not."""
     bulk_lane_count: int
     """Connections of the bulk lane."""
     bulk_transfer_count: int
     """Loads and stores on them."""
-    pin_count: int
-    pinned_block_count: int
-    """Blocks that pins name, each once, cached or not."""
     recovery: RecoveryReport | None
     scrub: ScrubView | None = None
     codec: CodecChoice | None = None

@@ -186,8 +186,7 @@ class WriteQueue:
         """Queues a block behind what lies before it; stops at the first that may not go now.
 
         `last`: the block for which the others are written; else each is judged by itself. Over
-        budget all from the first that stays are turned away, or only `last`. `insisted`: the write
-        budget is spent and not asked.
+        budget all from the first that stays are turned away, or only `last`; `insisted`: none is.
         """
         tree, way = self._index.tree, []
         while row != NOWHERE and not tree.on_ssd(row) and row not in self._queued:
@@ -221,11 +220,10 @@ class WriteQueue:
                 ssd_available=self._health.available,
             )
         )
-        if answer is Admission.WRITE:
-            if insisted:
-                self._admission.charge(record_bytes)
-            elif not self._admission.spend(row, record_bytes):
+        if answer is Admission.WRITE and not self._admission.spend(row, record_bytes):
+            if not insisted:
                 return Admission.OVER_BUDGET
+            self._admission.charge(record_bytes)
         return answer
 
     def _turn_away(self, rows: Iterable[int]) -> None:

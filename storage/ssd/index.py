@@ -1,5 +1,5 @@
 """The index of the SSD tier: one RocksDB row per block, one more for a block that expires, one per
-segment, one per owner of blocks, one per note of the owner's, one for the directory.
+segment, one per owner of blocks, one for the directory.
 
 Invariant: a batch is applied whole or not at all, and is durable once `apply` returns (unsynced
 WriteBatch, then `flush_wal(True)`: p99 1.0 ms where a synced write has 10). The meta row is written
@@ -28,7 +28,7 @@ from storage.errors import (
 from storage.ssd.block_rows import BLOCK_KEY, BlockRowReader, BlockRows, sealed_row
 from storage.ssd.expiry_rows import EXPIRY_KEY, expiry_entry, read_expiry
 from storage.ssd.format import FORMAT_VERSION, refuse_newer
-from storage.ssd.note_rows import NOTE_KEY, note_entry, read_note
+from storage.ssd.memo_rows import MEMO_KEY, memo_entry, read_memo
 from storage.ssd.owner_rows import OWNER_KEY, owner_entry, owner_key, read_owner
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment
 from storage.ssd.wear import WEAR_KEY, Wear, pack_wear, parse_wear
@@ -99,13 +99,13 @@ class IndexContent:
     """Keys whose row does not match its checksum."""
     expiries: Mapping[bytes, int] = field(default_factory=dict)
     """Block hash -> Unix second, of blocks that have an end; some may be of none that is here."""
+    memos: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Name -> value."""
+    damaged_memo_count: int = 0
     owners: Mapping[int, str] = field(default_factory=dict)
     """Number in block rows -> owner; without those whose row is damaged."""
     wear: Wear | None = None
     """None in a store of a version that did not count, or where the count is damaged."""
-    notes: Mapping[bytes, bytes] = field(default_factory=dict)
-    """Name -> value."""
-    damaged_note_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +118,11 @@ class IndexBatch:
     put_expiries: Sequence[tuple[bytes, int]] = ()
     """(block hash, Unix second)."""
     delete_expiries: Sequence[bytes] = ()
+    put_memos: Sequence[tuple[bytes, bytes | None]] = ()
+    """(name, value); None deletes it."""
     put_owners: Sequence[tuple[int, str]] = ()
     """(number, owner)."""
     delete_owners: Sequence[int] = ()
-    put_notes: Sequence[tuple[bytes, bytes | None]] = ()
-    """(name, value); None deletes it."""
     put_segments: Sequence[Segment] = ()
     delete_segments: Sequence[SegmentId] = ()
     put_wear: Wear | None = None
@@ -164,10 +164,10 @@ class SsdIndex:
             # While an iterator lives, also in a traceback, RocksDB does not let go of its files.
             items = iter(())
         expiries = dict(read_expiry(*entry) for entry in others if entry[0][:1] == EXPIRY_KEY)
+        memos = [read_memo(*entry) for entry in others if entry[0][:1] == MEMO_KEY]
         found = (read_owner(*entry) for entry in others if entry[0][:1] == OWNER_KEY)
         owners = dict(owner for owner in found if owner is not None)
-        notes = [read_note(*entry) for entry in others if entry[0][:1] == NOTE_KEY]
-        beside = (EXPIRY_KEY, OWNER_KEY, NOTE_KEY)
+        beside = (EXPIRY_KEY, MEMO_KEY, OWNER_KEY)
         meta, segments, wear = _read_others([e for e in others if e[0][:1] not in beside])
         return IndexContent(
             meta,
@@ -175,10 +175,10 @@ class SsdIndex:
             reader.rows(),
             reader.damaged_hashes,
             expiries,
+            dict(memo for memo in memos if memo is not None),
+            memos.count(None),
             owners,
             wear,
-            dict(note for note in notes if note is not None),
-            notes.count(None),
         )
 
     def start_compaction(self) -> None:
@@ -236,9 +236,9 @@ def _write_batches(batch: IndexBatch) -> list[rocksdict.WriteBatch]:
     puts += [(BLOCK_KEY + key, None) for key in batch.delete_blocks]
     puts += [expiry_entry(key, second) for key, second in batch.put_expiries]
     puts += [(EXPIRY_KEY + key, None) for key in batch.delete_expiries]
+    puts += [memo_entry(name, value) for name, value in batch.put_memos]
     puts += [owner_entry(number, owner) for number, owner in batch.put_owners]
     puts += [(owner_key(number), None) for number in batch.delete_owners]
-    puts += [note_entry(name, value) for name, value in batch.put_notes]
     puts += [(_segment_key(s.segment_id), _segment_value(s)) for s in batch.put_segments]
     puts += [(_segment_key(segment_id), None) for segment_id in batch.delete_segments]
     if batch.put_wear is not None:

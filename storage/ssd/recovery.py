@@ -62,7 +62,7 @@ class RecoveredTier:
     first_sequence: int
     owners: OwnerNumbers
     wear: Wear
-    notes: Mapping[bytes, bytes]
+    memos: Mapping[bytes, bytes]
     """The owner's, by name."""
     report: RecoveryReport
 
@@ -101,7 +101,7 @@ def recover(
         first_sequence,
         recovery.owners,
         wear,
-        recovery.notes,
+        recovery.memos,
         report,
     )
 
@@ -153,8 +153,8 @@ class _Recovery:
         return self._opened[-1]
 
     @property
-    def notes(self) -> Mapping[bytes, bytes]:
-        return self._content.notes
+    def memos(self) -> Mapping[bytes, bytes]:
+        return self._content.memos
 
     def abandon(self) -> None:
         """Closes what was opened, after a failure."""
@@ -180,11 +180,11 @@ class _Recovery:
         damaged = len(self._content.damaged_hashes)
         if damaged:
             self.problems.append(f"{damaged} index rows were damaged; their blocks are dropped")
-        self.owners = OwnerNumbers(self._content.owners)
-        if self._content.damaged_note_count:
+        if self._content.damaged_memo_count:
             self.problems.append(
-                f"{self._content.damaged_note_count} notes (pins) were damaged and are lost"
+                f"{self._content.damaged_memo_count} memos (pins) were damaged and are lost"
             )
+        self.owners = OwnerNumbers(self._content.owners)
 
     # --- files ------------------------------------------------------------------------------
 

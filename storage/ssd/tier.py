@@ -137,7 +137,7 @@ class SsdTier:
         self._env = env
         self._data = data
         self._blocks = found.blocks
-        self.notes = found.notes
+        self.memos = found.memos
         """The owner's small values by name, as they were when it opened."""
         self._table = found.table
         self._reader = BlockReader(env, found.table)
@@ -287,12 +287,12 @@ class SsdTier:
         self._check_open()
         await self._write_lane.run(self._writer.save_expiries, list(expiries))
 
-    async def save_notes(self, notes: Sequence[tuple[bytes, bytes | None]]) -> None:
+    async def save_memos(self, memos: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Keeps small values of the owner's by name, or deletes them (None), all or none; durable
         on return. They are lost with the index. Raises TierIOError, TierBusyError.
         """
         self._check_open()
-        await self._write_lane.run(self._writer.save_notes, list(notes))
+        await self._write_lane.run(self._writer.save_memos, list(memos))
 
     async def recycle(self, segment_id: SegmentId) -> None:
         """Makes a sealed segment free under its next generation, durable on return.

@@ -132,11 +132,11 @@ class SegmentWriter:
         if put or delete:
             self._apply(IndexBatch(put_expiries=put, delete_expiries=delete))
 
-    def save_notes(self, notes: Sequence[tuple[bytes, bytes | None]]) -> None:
+    def save_memos(self, memos: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Keeps or deletes (None) values by name, durable on return. Raises TierIOError."""
         self._check_usable()
-        if notes:
-            self._apply(IndexBatch(put_notes=notes))
+        if memos:
+            self._apply(IndexBatch(put_memos=memos))
 
     def relog(self, items: Sequence[tuple[BlockRecord, SsdLocation]]) -> list[SsdLocation | None]:
         """Copies records to the open segment; None where one turned out corrupt. Raises

@@ -297,7 +297,7 @@ async def test_an_ended_pin_is_gone_after_a_start(
     cache.tick()
     await ended(cache)
     cache = opened()
-    assert set(cache._parts.cold.ssd.notes) == {kept.pin.note_name}
+    assert set(cache._parts.cold.ssd.memos) == {kept.pin.memo_name}
     await ended(cache)
 
 
@@ -316,18 +316,18 @@ async def test_a_pin_that_the_ssd_does_not_take_is_none(
     await cache.drain()
 
 
-def test_the_bytes_of_a_note_are_frozen() -> None:
+def test_the_bytes_of_a_memo_are_frozen() -> None:
     pin = Pin("ab" * 16, NamespaceId(bytes(32)), Chain(bytes(range(32))), 7, "o", 1.5, 2.5)
-    assert pin.note() == (
+    assert pin.memo() == (
         b'{"block_bytes": 7, "created": 1.5, "expires": 2.5, "namespace_id": "'
         + b"00" * 32
         + b'", "owner": "o"}\n'
         + bytes(range(32))
     )
-    assert Pin.of_note(pin.note_name, pin.note()) == pin
+    assert Pin.of_memo(pin.memo_name, pin.memo()) == pin
 
 
-@pytest.mark.parametrize("note", [b"", b"x", b"{}\n" + bytes(32), b"{}\n", b"[]\n" + bytes(32)])
-def test_a_note_that_is_no_pin_is_refused(note: bytes) -> None:
+@pytest.mark.parametrize("memo", [b"", b"x", b"{}\n" + bytes(32), b"{}\n", b"[]\n" + bytes(32)])
+def test_a_memo_that_is_no_pin_is_refused(memo: bytes) -> None:
     with pytest.raises(ValueError):
-        Pin.of_note(bytes(16), note)
+        Pin.of_memo(bytes(16), memo)
