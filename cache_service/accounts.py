@@ -23,7 +23,7 @@ from cache_service.block_tree import BlockTree
 from cache_service.owner_views import AccountView
 from cache_service.quotas import Quota, Quotas
 from storage.policy.columns import Column
-from storage.policy.leaf_heap import ABSENT, LeafHeap
+from storage.policy.leaf_heap import ABSENT, FOREIGN, LeafHeap
 from storage.policy.order import EvictionOrder
 
 __all__ = ["Account", "Accounts"]
@@ -241,7 +241,9 @@ class Accounts:
     # -- below -------------------------------------------------------------------------------------
 
     def _standing(self, account: Account, row: int) -> int:
-        if self.of_row(row) is not account or row not in self._order or not self._may_leave(row):
+        if self.of_row(row) is not account:
+            return FOREIGN
+        if row not in self._order or not self._may_leave(row):
             return ABSENT
         # What is not wanted again leaves before all that is.
         return 0 if self._tree.columns.one_off[row] else self._order.standing(row)

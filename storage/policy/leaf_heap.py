@@ -15,10 +15,13 @@ from sys import getsizeof
 from storage.policy.columns import Column, grow
 from storage.policy.order import Slots
 
-__all__ = ["ABSENT", "LeafHeap"]
+__all__ = ["ABSENT", "FOREIGN", "LeafHeap"]
 
 ABSENT = -1
 """The standing of a slot that is not offered here."""
+
+FOREIGN = -2
+"""The same, of a slot that may stand on another heap with the same `queued` column."""
 
 SLOT_BITS = 32
 _SLOT_MASK = (1 << SLOT_BITS) - 1
@@ -32,7 +35,9 @@ class LeafHeap:
     def __init__(self, standing: Callable[[int], int], queued: "Column | None" = None) -> None:
         """`standing` gives a slot's present standing, `ABSENT` when it is not offered here.
 
-        `queued`: a column that several heaps share, where a slot is offered in one at a time.
+        `queued`: a column that several heaps share, where a slot is offered in one at a time; then
+        `standing` says `FOREIGN` of a slot that is another's now: its entry here is of before, and
+        what the column says of it is the other's to change.
         """
         self._standing = standing
         self._heap: list[int] = []
@@ -76,9 +81,10 @@ class LeafHeap:
             standing = self._standing(slot)
             if entry >> SLOT_BITS == standing:
                 return slot
-            if standing == ABSENT:
+            if standing < 0:
                 heapq.heappop(heap)
-                self._queued[slot] = 0
+                if standing == ABSENT:
+                    self._queued[slot] = 0
             elif entry >> SLOT_BITS > standing:
                 heapq.heappop(heap)  # of the block that had the slot before
             else:
@@ -114,7 +120,7 @@ class LeafHeap:
             entry, place = heapq.heappop(frontier)
             slot = entry & _SLOT_MASK
             standing = self._standing(slot)
-            if standing != ABSENT and slot not in seen:
+            if standing >= 0 and slot not in seen:
                 seen.add(slot)
                 heapq.heappush(found, (standing, slot))
             if (left := left - 1) <= 0:
@@ -133,8 +139,9 @@ class LeafHeap:
         heap = []
         for slot in slots:
             standing = self._standing(slot)
-            self._queued[slot] = standing != ABSENT
-            if standing != ABSENT:
+            if standing != FOREIGN:
+                self._queued[slot] = standing != ABSENT
+            if standing >= 0:
                 heap.append(standing << SLOT_BITS | slot)
         heapq.heapify(heap)
         self._heap = heap

@@ -817,13 +817,16 @@ class CacheLife(RuleBasedStateMachine):
 
     @rule(quotas=st.sampled_from([NO_QUOTAS, TIGHT, SOFT]))
     def restart_with_other_quotas(self, quotas: Quotas) -> None:
-        """What is above a lower one is not there again; no more than it goes."""
+        """What is above a lower one is not there again, pinned or not; no more than it goes."""
         self.run(self.cache.drain())
         written = self.ssd_block_count()
+        self.only_what_the_ssd_has_must_be_there()
         self.arena.close()
         self.policies = replace(self.policies, quotas=quotas)
         self.start()
         assert self.flipped or quotas is TIGHT or self.ssd_block_count() == written
+        if quotas is TIGHT:
+            self.only_what_the_ssd_has_must_be_there()
 
     @rule()
     def crash(self) -> None:

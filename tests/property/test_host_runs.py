@@ -155,6 +155,7 @@ class TwinLife(RuleBasedStateMachine):
         self.evict(count, size)
 
     def evict(self, count: int, size: int) -> int:
+        self.each.index.host_victim()  # some policies move blocks on when they are asked
         slabs = self.runs.index.evict_host_run(self.runs.arena.slab_bytes(size), count)
         assert len(slabs) <= count
         for slab in slabs:
