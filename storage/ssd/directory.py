@@ -18,6 +18,7 @@ from storage.errors import (
     DirectoryLockedError,
     DirectoryReadOnlyError,
     ForeignDirectoryError,
+    FormatTooNewError,
 )
 from storage.ssd.direct_io import segment_open_flags
 from storage.ssd.files import write_all
@@ -32,11 +33,12 @@ from storage.ssd.format import (
     Marker,
     pack_marker,
     parse_marker,
+    parse_segment_header,
     parse_segment_name,
     segment_path,
 )
 from storage.ssd.older_format import empty_older
-from storage.tier import SegmentId
+from storage.tier import PAGE_BYTES, SegmentId
 
 __all__ = ["DataDirectory", "explained"]
 
@@ -70,6 +72,8 @@ class DataDirectory:
                 self._empty_older(marker)
             elif marker is not None:
                 self.expiries = marker.expiries
+            elif MARKER_FILE in env.listdir(path):
+                self._write_marker_again()
             self._create_missing()
             self._tidy()
             self.open_flags, self.io_problem = segment_open_flags(env, path)
@@ -168,7 +172,7 @@ class DataDirectory:
     # --- opening ------------------------------------------------------------------------------
 
     def _check_marker(self) -> Marker | None:
-        """None in an empty directory."""
+        """None in an empty directory, and in one of ours whose marker is damaged."""
         names = self._env.listdir(self.path)
         if MARKER_FILE not in names:
             own = {LOCK_FILE, MARKER_FILE + TEMPORARY_SUFFIX, _NEVER_MINE}
@@ -179,6 +183,16 @@ class DataDirectory:
                     " give the SSD tier an empty directory of its own"
                 )
             return None
+        try:
+            marker = self._parsed_marker()
+        except (ForeignDirectoryError, CapacityError, FormatTooNewError):
+            if not self._segments_are_ours(names):
+                raise
+            # Nobody else's files have such headers: it is the marker that is wrong.
+            return None
+        return marker
+
+    def _parsed_marker(self) -> Marker:
         try:
             marker = parse_marker(self._read_marker())
         except BadPageError as error:
@@ -195,6 +209,27 @@ class DataDirectory:
             )
         return marker
 
+    def _segments_are_ours(self, names: list[str]) -> bool:
+        """Whether a segment says, under its checksum, that it is of this version, of the size that
+        is set and of that number; and nothing but what is ours lies beside them."""
+        own = {*_KNOWN, MARKER_FILE + TEMPORARY_SUFFIX, _NEVER_MINE}
+        if SEGMENT_DIRECTORY not in names or not own.issuperset(names):
+            return False
+        page = memoryview(bytearray(PAGE_BYTES))
+        for segment_id in sorted(self.segment_ids()):
+            if self.segment_file_bytes(segment_id) != self.segment_bytes:
+                continue
+            fd = self._env.open(segment_path(self.path, segment_id), os.O_RDONLY)
+            try:
+                count = self._env.preadv(fd, [page], 0)
+            finally:
+                self._env.close(fd)
+            with contextlib.suppress(BadPageError, FormatTooNewError):
+                header = parse_segment_header(page, segment_id) if count == PAGE_BYTES else None
+                if header is not None and header.segment_bytes == self.segment_bytes:
+                    return True
+        return False
+
     def _empty_older(self, marker: Marker) -> None:
         lost = empty_older(self._env, self.path)
         self._create_marker()
@@ -203,6 +238,14 @@ class DataDirectory:
         self.problems.append(
             f"the directory was of format {marker.format_version}, which is not read any more:"
             f" {count} blocks are dropped"
+        )
+
+    def _write_marker_again(self) -> None:
+        # Whether blocks have an end, the marker alone said: that some may have is right for both.
+        self._create_marker(expiries=True)
+        self.expiries = True
+        self.problems.append(
+            f"{MARKER_FILE} was damaged and is written again as the segments' headers say"
         )
 
     def _read_marker(self) -> bytes:

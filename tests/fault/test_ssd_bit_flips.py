@@ -1,5 +1,6 @@
 """One bit wrong in any field of anything on the disk: a miss at worst, never a wrong byte."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,8 @@ import pytest
 import rocksdict
 
 from storage.errors import (
-    CapacityError,
     CorruptBlockError,
     ForeignDirectoryError,
-    FormatTooNewError,
 )
 from storage.ssd.format import segment_path
 from storage.ssd.tier import SsdTier
@@ -215,15 +214,60 @@ async def test_a_segment_row_or_the_meta_row_costs_nothing(stored, key, offset) 
     assert await reopened(path) == set(range(len(BLOCKS)))
 
 
-async def test_any_bit_of_the_marker_refuses_the_directory_and_nothing_is_touched(stored) -> None:
-    """Above all, no single bit makes it one of an older format, which would be emptied."""
+async def test_any_bit_of_the_marker_costs_nothing(stored) -> None:
+    """The segments say whose they are. Above all, no bit makes it one of an older format, which
+    would be emptied. A bit that leaves the marker as good as it was is not told of."""
     path, _ = stored
     marker = path / "KVTIER-SSD"
-    for position in range(8 * len(marker.read_bytes())):
-        refusals = (CapacityError, ForeignDirectoryError, FormatTooNewError)
-        with flipped(marker, position // 8, position % 8), pytest.raises(refusals):
-            opened(path)
+    good = marker.read_bytes()
+    for position in range(8 * len(good)):
+        raw = bytearray(good)
+        raw[position // 8] ^= 1 << position % 8
+        marker.write_bytes(raw)
+        tier = opened(path)
+        told = any("KVTIER-SSD was damaged" in each for each in tier.report.problems)
+        assert told or marker.read_bytes() == bytes(raw), position
+        assert tier.report.kept_count == len(BLOCKS), position
+        await tier.close()
     assert await reopened(path) == set(range(len(BLOCKS)))
+
+
+@pytest.mark.parametrize("raw", [b"", b"something else", b'{"format": 2}', b"\xff" * 5000])
+async def test_a_marker_that_says_nothing_costs_nothing(stored, raw) -> None:
+    path, _ = stored
+    (path / "KVTIER-SSD").write_bytes(raw)
+    tier = opened(path)
+    assert any("KVTIER-SSD was damaged" in each for each in tier.report.problems)
+    await tier.close()
+    tier = opened(path)
+    assert not tier.report.problems
+    await tier.close()
+    assert await reopened(path) == set(range(len(BLOCKS)))
+
+
+@pytest.mark.parametrize("what", ["stranger", "no segment", "damaged headers", "another size"])
+async def test_a_damaged_marker_without_proof_refuses_and_touches_nothing(stored, what) -> None:
+    path, _ = stored
+    marker = path / "KVTIER-SSD"
+    marker.write_bytes(b"something else")
+    segments = sorted((path / "segments").iterdir())
+    if what == "stranger":
+        (path / "notes.txt").write_text("mine")
+    elif what == "no segment":
+        for each in segments:
+            each.unlink()
+    elif what == "damaged headers":
+        for each in segments:
+            with each.open("r+b") as file:
+                file.write(b"NOT OURS")
+    else:
+        for each in segments:
+            os.truncate(each, SEGMENT_BYTES // 2)
+    before = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    with pytest.raises(ForeignDirectoryError):
+        opened(path)
+    after = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    assert after == before
 
 
 async def test_a_marker_written_by_hand_as_the_document_says_loses_nothing(stored) -> None:
