@@ -6,14 +6,14 @@ status 1 when a service cannot be asked, 2 when the command makes no sense.
 """
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import grpc
 import typer
 from rich.console import Console
 
+from cache_service.command_ends import fail, misused
 from cache_service.command_errors import cache_problem
 from cache_service.explain_text import acquire_lines, prompt_lines, prompt_table
 from cache_service.explanation import Explanation, acquire_data
@@ -42,8 +42,6 @@ from kvtier.v1 import describe_pb2, explain_pb2, explain_pb2_grpc
 __all__ = ["explain"]
 
 CALL_SECONDS_MAX = 10.0
-FAILED = 1
-MISUSED = 2
 
 
 def explain(
@@ -68,9 +66,9 @@ def explain(
 ) -> None:
     """Why a prompt would hit or miss now, or why a request did. Changes nothing."""
     if bool(prompt) == bool(request):
-        _misused("give a prompt, or --request with a request's id")
+        misused("explain", "give a prompt, or --request with a request's id")
     if raw and system:
-        _misused("--raw text has no system message")
+        misused("explain", "--raw text has no system message")
     if request:
         _show_acquires(request, address, as_json)
         return
@@ -78,7 +76,7 @@ def explain(
         asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
         said = _explained(asked, address, worker, prices)
     except PromptError as error:
-        _misused(str(error)) if error.misused else _fail(str(error))
+        misused("explain", str(error)) if error.misused else fail(str(error))
     if as_json:
         print(json.dumps(said.data(), indent=2))
         return
@@ -98,7 +96,7 @@ def _explained(
         try:
             book = read_prices(prices, prompt.model)
         except PriceBookUnusableError as error:
-            _misused(str(error))
+            misused("explain", str(error))
     whole = tail = explain_pb2.ExplainPrefixResponse()
     if prompt.block_hashes:
         with open_channel(address) as channel:
@@ -107,7 +105,7 @@ def _explained(
                 if prompt.resident_count:
                     tail = _ask(channel, prompt, prompt.resident_count)
             except grpc.RpcError as error:
-                _fail(cache_problem(read_error(error), address))
+                fail(cache_problem(read_error(error), address))
     said = Explanation(prompt, whole, tail, None)
     if book is None:
         return said
@@ -137,7 +135,7 @@ def _show_acquires(request_id: str, address: str, as_json: bool) -> None:
                 explain_pb2.ExplainAcquireRequest(request_id=request_id), timeout=CALL_SECONDS_MAX
             )
         except grpc.RpcError as error:
-            _fail(cache_problem(read_error(error), address))
+            fail(cache_problem(read_error(error), address))
     if as_json:
         data: dict[str, Any] = {"acquires": [acquire_data(each) for each in found.acquires]}
         print(json.dumps(data, indent=2))
@@ -146,13 +144,3 @@ def _show_acquires(request_id: str, address: str, as_json: bool) -> None:
     for record in found.acquires:
         for line in acquire_lines(record):
             console.print(line, markup=False, highlight=False)
-
-
-def _fail(problem: str) -> NoReturn:
-    print(f"kvtier cache: {problem}", file=sys.stderr)
-    raise typer.Exit(FAILED)
-
-
-def _misused(problem: str) -> NoReturn:
-    print(f"kvtier cache explain: {problem}", file=sys.stderr)
-    raise typer.Exit(MISUSED)

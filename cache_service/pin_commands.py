@@ -8,8 +8,7 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
-from string import hexdigits
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import grpc
 import typer
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from cache_service.command_ends import digits, fail, misused
 from cache_service.command_errors import cache_problem
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
@@ -39,15 +39,12 @@ from cache_service.prompt_chain import (
 )
 from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
-from kvtier.keys import HASH_BYTES
 from kvtier.v1 import control_pb2 as pb
 from kvtier.v1 import control_pb2_grpc
 
 __all__ = ["pin", "pin_data", "pins", "unpin"]
 
 CALL_SECONDS_MAX = 30.0
-FAILED = 1
-MISUSED = 2
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -80,19 +77,19 @@ def pin(
     end.
     """
     if bool(prompt) == bool(block):
-        _misused("pin", "give a prompt, or --block with --namespace")
+        misused("pin", "give a prompt, or --block with --namespace")
     if not owner:
-        _misused("pin", "say for whom with --owner")
+        misused("pin", "say for whom with --owner")
     request = pb.PinPrefixRequest(owner=owner, ttl=_duration(lasts))
     if block:
-        request.block_hash = _digits("--block", block)
-        request.namespace_id = _digits("--namespace", namespace)
+        request.block_hash = digits("pin", "--block", block)
+        request.namespace_id = digits("pin", "--namespace", namespace)
     else:
         try:
             asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
             end = cached_end(described(asked, worker), address)
         except PromptError as error:
-            _misused("pin", str(error)) if error.misused else _fail(str(error))
+            misused("pin", str(error)) if error.misused else fail(str(error))
         request.namespace_id, request.block_hash = end.namespace_id, end.block_hash
         if end.cached_count < end.block_count:
             print(
@@ -106,7 +103,7 @@ def pin(
                 request, timeout=CALL_SECONDS_MAX
             )
         except grpc.RpcError as error:
-            _fail(cache_problem(read_error(error), address))
+            fail(cache_problem(read_error(error), address))
     print(json.dumps(pin_data(made.pin), indent=2)) if as_json else _show([made.pin])
 
 
@@ -121,7 +118,7 @@ def unpin(
                 pb.UnpinPrefixRequest(pin_id=pin_id), timeout=CALL_SECONDS_MAX
             )
         except grpc.RpcError as error:
-            _fail(cache_problem(read_error(error), address))
+            fail(cache_problem(read_error(error), address))
 
 
 def pins(address: AddressOption = DEFAULT_CACHE, as_json: JsonOption = False) -> None:
@@ -133,7 +130,7 @@ def pins(address: AddressOption = DEFAULT_CACHE, as_json: JsonOption = False) ->
             )
             found = [answer.pin for answer in answers]
         except grpc.RpcError as error:
-            _fail(cache_problem(read_error(error), address))
+            fail(cache_problem(read_error(error), address))
     if as_json:
         print(json.dumps({"pins": [pin_data(each) for each in found]}, indent=2))
     elif found:
@@ -187,22 +184,5 @@ def _duration(text: str) -> Duration:
     """Raises typer.Exit."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
     if found is None:
-        _misused("pin", "--for takes a number and s, m, h or d: 90s, 30m, 12h, 7d")
+        misused("pin", "--for takes a number and s, m, h or d: 90s, 30m, 12h, 7d")
     return Duration(seconds=int(found[1]) * _UNITS[found[2]])
-
-
-def _digits(option: str, text: str) -> bytes:
-    """Raises typer.Exit."""
-    if len(text) != 2 * HASH_BYTES or text.strip(hexdigits):
-        _misused("pin", f"{option} takes {2 * HASH_BYTES} hexadecimal digits")
-    return bytes.fromhex(text)
-
-
-def _misused(command: str, problem: str) -> NoReturn:
-    print(f"kvtier cache {command}: {problem}", file=sys.stderr)
-    raise typer.Exit(MISUSED)
-
-
-def _fail(problem: str) -> NoReturn:
-    print(f"kvtier cache: {problem}", file=sys.stderr)
-    raise typer.Exit(FAILED)

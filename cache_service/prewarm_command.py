@@ -6,9 +6,7 @@ no sense.
 """
 
 import json
-import sys
-from string import hexdigits
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import grpc
 import typer
@@ -17,6 +15,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cache_service.command_ends import FAILED, digits, fail, misused
 from cache_service.command_errors import cache_problem
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
@@ -38,15 +37,12 @@ from cache_service.prompt_chain import (
 from kvtier.blocks import MissReason
 from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
-from kvtier.keys import HASH_BYTES
 from kvtier.v1 import control_pb2 as pb
 from kvtier.v1 import control_pb2_grpc
 
 __all__ = ["prewarm", "prewarm_data", "prewarm_text"]
 
 PREWARM_SECONDS_MAX = 24 * 3600.0
-FAILED = 1
-MISUSED = 2
 
 
 def prewarm(
@@ -76,17 +72,17 @@ def prewarm(
     Its reads wait their turn behind requests. What it brought leaves like any block.
     """
     if bool(prompt) == bool(block):
-        _misused("give a prompt, or --block with --namespace")
+        misused("prewarm", "give a prompt, or --block with --namespace")
     request = pb.PrewarmPrefixRequest(bytes_max=_bytes(limit))
     if block:
-        request.block_hash = _digits("--block", block)
-        request.namespace_id = _digits("--namespace", namespace)
+        request.block_hash = digits("prewarm", "--block", block)
+        request.namespace_id = digits("prewarm", "--namespace", namespace)
     else:
         try:
             asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
             end = cached_end(described(asked, worker), address)
         except PromptError as error:
-            _misused(str(error)) if error.misused else _fail(str(error))
+            misused("prewarm", str(error)) if error.misused else fail(str(error))
         request.namespace_id, request.block_hash = end.namespace_id, end.block_hash
     last = pb.PrewarmPrefixResponse()
     with open_channel(address) as channel:
@@ -96,7 +92,7 @@ def prewarm(
         try:
             last = _shown(call)
         except grpc.RpcError as error:
-            _fail(cache_problem(read_error(error), address))
+            fail(cache_problem(read_error(error), address))
         finally:
             call.cancel()
     print(json.dumps(prewarm_data(last), indent=2) if as_json else prewarm_text(last))
@@ -157,22 +153,5 @@ def _bytes(text: str) -> int:
     except ValidationError:
         size = -1
     if size < 0:
-        _misused("--max takes a size like 512MiB")
+        misused("prewarm", "--max takes a size like 512MiB")
     return size
-
-
-def _digits(option: str, text: str) -> bytes:
-    """Raises typer.Exit."""
-    if len(text) != 2 * HASH_BYTES or text.strip(hexdigits):
-        _misused(f"{option} takes {2 * HASH_BYTES} hexadecimal digits")
-    return bytes.fromhex(text)
-
-
-def _misused(problem: str) -> NoReturn:
-    print(f"kvtier cache prewarm: {problem}", file=sys.stderr)
-    raise typer.Exit(MISUSED)
-
-
-def _fail(problem: str) -> NoReturn:
-    print(f"kvtier cache prewarm: {problem}", file=sys.stderr)
-    raise typer.Exit(FAILED)

@@ -26,6 +26,9 @@ __all__ = ["PrewarmView", "Prewarming"]
 GROUP_BYTES = 16 << 20
 """Brought before progress is told."""
 
+LOAD_SECONDS_MAX = 60.0
+"""A disk that gives nothing for so long gives nothing."""
+
 ARENA_SHARE = 4
 """Without a budget, at most one part in so many of host memory."""
 
@@ -126,7 +129,10 @@ class Prewarming(Side):
                     if each != ABSENT and tree.on_ssd(each) and not tree.in_host(each)
                 ]
                 load = self._promoter.load(wanted, flow)
-                await asyncio.wait({load})
+                # Waiting does not cancel: others may want the blocks.
+                await asyncio.wait({load}, timeout=LOAD_SECONDS_MAX)
+                if not load.done():
+                    return MissReason.DEADLINE
                 if load.result() is not MissReason.NONE:
                     return load.result()
                 if not self._in_host(name):

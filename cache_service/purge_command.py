@@ -5,9 +5,7 @@ refused or its SSD has not forgotten durably, 2 when the command makes no sense.
 """
 
 import json
-import sys
-from string import hexdigits
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import grpc
 import typer
@@ -16,6 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from cache_service.command_ends import digits, fail, misused
 from cache_service.command_errors import cache_problem
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
@@ -42,8 +41,6 @@ from kvtier.v1 import control_pb2 as pb
 __all__ = ["purge", "receipt_data"]
 
 CALL_SECONDS_MAX = 600.0
-FAILED = 1
-MISUSED = 2
 
 
 def purge(
@@ -95,9 +92,10 @@ def purge(
     if tenant and not prompt and target is None:
         target = pb.PurgeTarget(kind=pb.PURGE_KIND_OWNER, of_owner=_owner(tenant, project, user))
     if bool(prompt) == (target is not None):
-        _misused(
+        misused(
+            "purge",
             "say what to purge, one of: a prompt, --block with --namespace, --request, --session,"
-            " --namespace, --tenant, --everything"
+            " --namespace, --tenant, --everything",
         )
     if target is None:
         try:
@@ -105,9 +103,9 @@ def purge(
             asked = prompt_request(prompt, *who, cache_scope, system, raw=raw)
             chain = described(asked, worker)
         except PromptError as error:
-            _misused(str(error)) if error.misused else _fail(str(error))
+            misused("purge", str(error)) if error.misused else fail(str(error))
         if not chain.block_hashes:
-            _fail("TOO_SHORT: the prompt has no whole block; nothing of it is ever cached")
+            fail("TOO_SHORT: the prompt has no whole block; nothing of it is ever cached")
         target = pb.PurgeTarget(
             kind=pb.PURGE_KIND_PREFIX,
             namespace_id=chain.namespace_id,
@@ -119,7 +117,7 @@ def purge(
     else:
         _show(receipt)
     if receipt.ssd_forgetting == pb.SSD_FORGETTING_PENDING:
-        _fail(
+        fail(
             "SSD_PENDING: the blocks are found no more, and the SSD has not forgotten them durably:"
             " a crash now may bring some back; purge again when it answers"
         )
@@ -129,16 +127,16 @@ def _target(
     block: str, request: str, session: str, namespace: str, everything: bool
 ) -> pb.PurgeTarget | None:
     """None when no option names one. Raises typer.Exit."""
-    namespace_id = _digits("--namespace", namespace)
+    namespace_id = digits("purge", "--namespace", namespace) if namespace else b""
     targets = []
     if block:
         if not namespace:
-            _misused("--block needs --namespace; the tree and the events have both")
+            misused("purge", "--block needs --namespace; the tree and the events have both")
         targets.append(
             pb.PurgeTarget(
                 kind=pb.PURGE_KIND_PREFIX,
                 namespace_id=namespace_id,
-                block_hash=_digits("--block", block),
+                block_hash=digits("purge", "--block", block),
             )
         )
     elif namespace:
@@ -150,7 +148,7 @@ def _target(
     if everything:
         targets.append(pb.PurgeTarget(kind=pb.PURGE_KIND_EVERYTHING))
     if len(targets) > 1:
-        _misused("say one thing to purge, not several at once")
+        misused("purge", "say one thing to purge, not several at once")
     return targets[0] if targets else None
 
 
@@ -159,7 +157,7 @@ def _owner(tenant: str, project: str, user: str) -> str:
     try:
         return str(ScopePath(tenant, project, user))
     except MalformedScopeError as error:
-        _misused(str(error))
+        misused("purge", str(error))
 
 
 def _purged(address: str, request: pb.PurgeBlocksRequest) -> pb.PurgeReceipt:
@@ -171,7 +169,7 @@ def _purged(address: str, request: pb.PurgeBlocksRequest) -> pb.PurgeReceipt:
                 .receipt
             )
         except grpc.RpcError as error:
-            _fail(cache_problem(read_error(error), address))
+            fail(cache_problem(read_error(error), address))
 
 
 def receipt_data(receipt: pb.PurgeReceipt) -> dict[str, Any]:
@@ -240,20 +238,3 @@ _SSD_WORDS = {
 
 def _word(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).lower()
-
-
-def _digits(option: str, text: str) -> bytes:
-    """Raises typer.Exit."""
-    if text and (len(text) != 2 * HASH_BYTES or text.strip(hexdigits)):
-        _misused(f"{option} takes {2 * HASH_BYTES} hexadecimal digits")
-    return bytes.fromhex(text)
-
-
-def _misused(problem: str) -> NoReturn:
-    print(f"kvtier cache purge: {problem}", file=sys.stderr)
-    raise typer.Exit(MISUSED)
-
-
-def _fail(problem: str) -> NoReturn:
-    print(f"kvtier cache: {problem}", file=sys.stderr)
-    raise typer.Exit(FAILED)

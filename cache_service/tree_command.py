@@ -9,13 +9,14 @@ import sys
 import time
 from itertools import groupby
 from string import hexdigits
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import grpc
 import typer
 from rich.console import Console
 from rich.filesize import decimal
 
+from cache_service.command_ends import digits, fail, misused
 from cache_service.command_errors import cache_problem
 from cache_service.tree_text import LEGEND, tree_table
 from cache_service.tree_view import Branch, branch_data, build, find, flat
@@ -29,8 +30,6 @@ __all__ = ["tree"]
 
 CALL_SECONDS_MAX = 60.0
 PAGE_NODES = 5000
-FAILED = 1
-MISUSED = 2
 
 
 def tree(
@@ -54,12 +53,14 @@ def tree(
     A line is a run of blocks without a fork, named by the beginning of its first block's hash. Host
     and SSD count copies, with all that is below.
     """
-    request = pb.ListTreeRequest(namespace_id=_digits("--namespace", namespace, HASH_BYTES))
+    request = pb.ListTreeRequest(
+        namespace_id=digits("tree", "--namespace", namespace) if namespace else b""
+    )
     prefix = under.lower()
     if len(prefix) == 2 * HASH_BYTES:
-        request.under_block_hash = _digits("--under", prefix, HASH_BYTES)
+        request.under_block_hash = digits("tree", "--under", prefix)
     elif prefix.strip(hexdigits):
-        _misused("--under takes hexadecimal digits, as the tree lists them")
+        misused("tree", "--under takes hexadecimal digits, as the tree lists them")
     listed, whole, changed = _list(address, request, nodes)
     tops = build(listed)
     if under and not request.under_block_hash:
@@ -114,7 +115,7 @@ def _list(
                     changed = changed or response.changed
                     token = response.next_page_token
             except grpc.RpcError as error:
-                _fail(cache_problem(read_error(error), address))
+                fail(cache_problem(read_error(error), address))
             if not token or len(nodes) >= nodes_max:
                 return nodes, not token, changed
             request.page_token = token
@@ -123,9 +124,9 @@ def _list(
 def _only(found: list[Branch], under: str, whole: bool) -> list[Branch]:
     if not found:
         more = "" if whole else "; not everything was listed, ask for more with --nodes"
-        _fail(f"PREFIX_UNKNOWN: no listed prefix is named {under}{more}")
+        fail(f"PREFIX_UNKNOWN: no listed prefix is named {under}{more}")
     if len(found) > 1:
-        _fail(f"PREFIX_AMBIGUOUS: {len(found)} prefixes begin with {under}; give more digits")
+        fail(f"PREFIX_AMBIGUOUS: {len(found)} prefixes begin with {under}; give more digits")
     return found
 
 
@@ -141,20 +142,3 @@ def _note(count: int, whole: bool, changed: bool) -> None:
             "kvtier cache tree: blocks left while they were listed, something is left out",
             file=sys.stderr,
         )
-
-
-def _digits(option: str, text: str, size: int) -> bytes:
-    """Raises typer.Exit."""
-    if text and (len(text) != 2 * size or text.strip(hexdigits)):
-        _misused(f"{option} takes {2 * size} hexadecimal digits")
-    return bytes.fromhex(text)
-
-
-def _misused(problem: str) -> NoReturn:
-    print(f"kvtier cache tree: {problem}", file=sys.stderr)
-    raise typer.Exit(MISUSED)
-
-
-def _fail(problem: str) -> NoReturn:
-    print(f"kvtier cache: {problem}", file=sys.stderr)
-    raise typer.Exit(FAILED)

@@ -1,9 +1,11 @@
 """Prewarming in the core: one at a time, and what happens when the ground moves under it."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+import cache_service.prewarming
 from cache_service.cache import Cache
 from cache_service.errors import PrewarmRunningError
 from cache_service.listener import QuietListener
@@ -109,4 +111,23 @@ async def test_a_service_that_ends_ends_it(opened: Any, connect: Any, chain: Any
     await anext(running)
     cache.prewarming.stop()
     assert [view async for view in running][-1].reason is MissReason.UNAVAILABLE
+    await cache.drain()
+
+
+async def test_a_disk_that_hangs_is_waited_for_so_long_and_no_longer(
+    opened: Any, connect: Any, chain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = opened(16)
+    client = connect(cache)
+    await client.store(chain(1, 2))
+    await cache.drain()
+    cache = opened(16)
+    client = connect(cache)
+    never: asyncio.Future[MissReason] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(cache._parts.promoter, "load", lambda rows, flow: never)
+    monkeypatch.setattr(cache_service.prewarming, "LOAD_SECONDS_MAX", 0.01)
+    last = (await views(cache, client, chain(1, 2)[-1]))[-1]
+    assert (last.done, last.reason, last.loaded_count) == (True, MissReason.DEADLINE, 0)
+    monkeypatch.undo()
+    assert (await views(cache, client, chain(1, 2)[-1]))[-1].loaded_count == 2
     await cache.drain()
