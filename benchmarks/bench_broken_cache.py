@@ -1,7 +1,7 @@
 """How long does a request take with a broken cache service, beside computing it without one?
 
     python benchmarks/bench_broken_cache.py [--context 1024] [--rounds 3] [--deadline 1.0]
-        [--faults killed,hung] [--json FILE]
+        [--faults killed,hung] [--seed 1] [--json FILE]
 
 A worker's engine over the demo checkpoint, its cache client, and a real cache service process that
 has every prompt's blocks on its SSD. In each round the service is started anew and broken in turn:
@@ -15,6 +15,7 @@ again its blocks must be hits again: exit status 1 when not. Times change no exi
 """
 
 import argparse
+import collections
 import json
 import os
 import platform
@@ -64,12 +65,12 @@ class Proxy:
     """Passes bytes between a client and the service; what comes from the service may be late, slow
     or wrong. A thread for each direction of each connection; ends with its context."""
 
-    def __init__(self, target: str, late_seconds: float) -> None:
+    def __init__(self, target: str, late_seconds: float, seed: int) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._late_seconds = late_seconds
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._chance = random.Random(1)
+        self._chance = random.Random(seed)
         self._sockets: list[socket.socket] = []
         self.fault = ""
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -215,7 +216,7 @@ class Bench:
         service = self.service()
         deadline = self.arguments.deadline
         proxied = fault in ("slow", "trickling", "garbage")
-        proxy = Proxy(service.address, deadline / 2) if proxied else None
+        proxy = Proxy(service.address, deadline / 2, self.arguments.seed) if proxied else None
         reached = service.address if proxy is None else proxy.address
         try:
             with self.worker(reached, "stream" if proxied else "auto") as (engine, client):
@@ -285,14 +286,21 @@ class Bench:
     def await_hits(self, fault: str, engine: Engine, client: CacheClient) -> None:
         until = time.monotonic() + BACK_SECONDS_MAX
         number = 0
+        reasons: collections.Counter[str] = collections.Counter()
         while time.monotonic() < until:
             number = (number + 1) % AFTERWARDS
-            if client.connected():
+            if not client.connected():
+                reasons["not connected"] += 1
+            else:
                 answer = self.ask(engine, self.prompts[PROMPTS + number], CacheMode.DEFAULT)
                 if restored(answer):
                     return
+                reasons[answer.usage.miss_reason.name.lower()] += 1
             time.sleep(0.1)
-        self.problems.append(f"{fault}: no hit {BACK_SECONDS_MAX:.0f} s after the service was well")
+        self.problems.append(
+            f"{fault}: no hit {BACK_SECONDS_MAX:.0f} s after the service was well: "
+            f"{dict(reasons)}, {dict(client.counts())}"
+        )
 
 
 def restored(answer: Answer) -> bool:
@@ -320,6 +328,7 @@ def main() -> int:
     parser.add_argument("--deadline", type=float, default=1.0, help="cache.load_timeout_seconds")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--checkpoint", type=Path, default=Path(".kvtier/bench-checkpoint"))
+    parser.add_argument("--seed", type=int, default=1, help="of the bytes that are changed")
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

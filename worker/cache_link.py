@@ -171,14 +171,22 @@ class CacheLink:
             self._wake.clear()
             if self._closed:
                 return
-            if self._breaker.begin_probe():
-                self._probe()
-            elif self._breaker.admits():
-                self._open_or_renew()
+            try:
+                self._ask()
+            except Exception as error:
+                # Whatever it is: without this thread an open breaker would stay open for ever.
+                self._note(error)
+                self._breaker.failed()
             session = self._session
             if session is not None and session is not touched:
                 touched = session
                 self._prefault(session)
+
+    def _ask(self) -> None:
+        if self._breaker.begin_probe():
+            self._probe()
+        elif self._breaker.admits():
+            self._open_or_renew()
 
     def _pause(self) -> float:
         to_probe = self._breaker.seconds_to_probe()

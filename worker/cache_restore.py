@@ -23,7 +23,14 @@ from kvtier.v1 import cache_pb2
 from worker.bulk_lane import BulkLanes, Loaded
 from worker.cache_port import NO_HINTS, CacheHints, PageBytes
 from worker.cache_session import RELEASE_SECONDS_MAX, CacheSession
-from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
+from worker.transfer import (
+    CopyLanes,
+    NonsenseError,
+    TimeUpError,
+    answered,
+    copy_hashed,
+    page_checksum,
+)
 
 __all__ = ["Restore", "Restored", "Wanted", "failure_reason"]
 
@@ -88,18 +95,16 @@ class Restore:
 
     def run(self, request_id: str, restored: Restored) -> None:
         """Fills `restored`, also when it raises: grpc.RpcError, NonsenseError, TimeUpError."""
-        answer = self._session.stub.AcquireResident(
-            cache_pb2.AcquireResidentRequest(
-                session_id=self._session.id,
-                request_id=request_id,
-                block_hashes=pack_hashes(self._chain),
-                returned_lease_ids=self._session.lease_returns.take(),
-                one_off=self._hints.one_off,
-                ttl=self._hints.ttl,
-                whole_units=self._hints.whole_units,
-            ),
-            timeout=self._seconds_left(),
+        request = cache_pb2.AcquireResidentRequest(
+            session_id=self._session.id,
+            request_id=request_id,
+            block_hashes=pack_hashes(self._chain),
+            returned_lease_ids=self._session.lease_returns.take(),
+            one_off=self._hints.one_off,
+            ttl=self._hints.ttl,
+            whole_units=self._hints.whole_units,
         )
+        answer = answered(self._session.stub.AcquireResident(request, timeout=self._seconds_left()))
         if answer.ByteSize():
             if not (answer.HasField("match") and answer.HasField("end")):
                 raise NonsenseError("an acquire in one answer without its match or its end")

@@ -25,7 +25,7 @@ from kvtier.v1 import bulk_pb2, bulk_pb2_grpc, cache_pb2, cache_pb2_grpc
 from worker.arena_handover import take_arena
 from worker.bulk_lane import BulkLanes, LaneStoppedError
 from worker.lease_returns import LeaseReturns
-from worker.transfer import ArenaMap, NonsenseError, TimeUpError
+from worker.transfer import ArenaMap, NonsenseError, TimeUpError, answered
 
 __all__ = ["RELEASE_SECONDS_MAX", "CacheSession", "SessionTerms", "TransportChoice", "open_session"]
 
@@ -275,7 +275,7 @@ def _open_bulk(
 
     def ask(seconds: float) -> bulk_pb2.OpenBulkLaneResponse:
         request = bulk_pb2.OpenBulkLaneRequest(session_id=opened.session_id)
-        return bulk_stub.OpenBulkLane(request, timeout=seconds)
+        return answered(bulk_stub.OpenBulkLane(request, timeout=seconds))
 
     secure = terms.credentials is not None
     lanes = BulkLanes(ask, _host(terms.address), terms.lane_tls, secure)
@@ -314,17 +314,15 @@ def _open(
     transport: "cache_pb2.Transport",
     timeout_seconds: float,
 ) -> cache_pb2.OpenSessionResponse:
-    opened = stub.OpenSession(
-        cache_pb2.OpenSessionRequest(
-            key_scheme_version=KEY_SCHEME_VERSION,
-            client_name=terms.client_name,
-            namespace_id=terms.namespace_id,
-            block_tokens=terms.block_tokens,
-            block_bytes=terms.block_bytes,
-            transport=transport,
-        ),
-        timeout=timeout_seconds,
+    request = cache_pb2.OpenSessionRequest(
+        key_scheme_version=KEY_SCHEME_VERSION,
+        client_name=terms.client_name,
+        namespace_id=terms.namespace_id,
+        block_tokens=terms.block_tokens,
+        block_bytes=terms.block_bytes,
+        transport=transport,
     )
+    opened = answered(stub.OpenSession(request, timeout=timeout_seconds))
     if not opened.session_id or opened.max_blocks_per_call < 1 or _shortest_ttl(opened) <= 0:
         raise NonsenseError("the service opened a session without id, limits or lifetimes")
     return opened

@@ -22,7 +22,14 @@ from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
 from worker.cache_port import NO_HINTS, CacheHints, PageBytes, StoreResult
 from worker.cache_session import CacheSession
-from worker.transfer import CopyLanes, NonsenseError, TimeUpError, copy_hashed, page_checksum
+from worker.transfer import (
+    CopyLanes,
+    NonsenseError,
+    TimeUpError,
+    answered,
+    copy_hashed,
+    page_checksum,
+)
 
 __all__ = ["Store"]
 
@@ -76,18 +83,15 @@ class Store:
 
     def stored_count(self) -> int:
         """Blocks that the service said it has, so far; for who met an error in `run`."""
-        return sum(
-            commit.result().committed_count
-            for commit in self._commits
-            if commit.done() and not commit.cancelled() and commit.exception() is None
-        )
+        ended = [c for c in self._commits if c.done() and not c.cancelled() and not c.exception()]
+        return sum(answer.committed_count for c in ended if (answer := c.result()) is not None)
 
     def _run(self, request_id: str, renewed: contextlib.ExitStack) -> StoreResult:
         missing_count = refused_count = 0
         ends = self._ends()
         coming = self._coming = self._reserve(request_id, ends[0])
         for end, following in zip_longest(ends, ends[1:]):
-            reserved = coming.result()
+            reserved = answered(coming.result())
             self._coming, self._reserved_id = None, reserved.reservation_id
             missing = self._checked(reserved, end)
             missing_count += len(missing)
@@ -103,7 +107,7 @@ class Store:
             if refused_count:
                 refused_count += len(self._chain) - end
                 break
-        stored_count = sum(commit.result().committed_count for commit in self._commits)
+        stored_count = sum(answered(commit.result()).committed_count for commit in self._commits)
         present_count = len(self._chain) - missing_count - refused_count
         return StoreResult(stored_count, present_count, refused_count)
 
@@ -155,8 +159,10 @@ class Store:
             self._session.send_off(self._coming)
 
     def _give_back(self, reserved: "grpc.Future[cache_pb2.ReserveBlocksResponse]") -> None:
-        with contextlib.suppress(grpc.RpcError, grpc.FutureCancelledError, ValueError):
-            self._abort(reserved.result().reservation_id)
+        with contextlib.suppress(
+            grpc.RpcError, grpc.FutureCancelledError, NonsenseError, ValueError
+        ):
+            self._abort(answered(reserved.result()).reservation_id)
 
     def _move(self, reserved: cache_pb2.ReserveBlocksResponse, missing: list[int]) -> list[int]:
         if self._session.lanes is not None:

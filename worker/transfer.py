@@ -16,6 +16,7 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -29,9 +30,12 @@ __all__ = [
     "CopyLanes",
     "NonsenseError",
     "TimeUpError",
+    "answered",
     "copy_hashed",
     "page_checksum",
 ]
+
+Message = TypeVar("Message")
 
 PIECE_BYTES = 512 * 1024
 
@@ -41,6 +45,14 @@ PREFAULT_SLICE_BYTES = 64 * 1024 * 1024
 
 class NonsenseError(Exception):
     """The service answered something the contract rules out; nothing it said is used."""
+
+
+def answered(message: Message | None) -> Message:
+    """What a call brought: gRPC gives None where a status OK comes without its message. Raises
+    NonsenseError."""
+    if message is None:
+        raise NonsenseError("the service said OK without an answer")
+    return message
 
 
 class TimeUpError(Exception):

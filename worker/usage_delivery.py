@@ -134,6 +134,8 @@ class UsageDelivery:
                 raise
             await self._narrow_down(pending, error)
             return True
+        if response is None:  # gRPC's way of telling an OK without its message
+            raise BillingAnswerError("billing said OK without an answer")
         await self._take_outcomes(pending, response.outcomes)
         self._batch_max = self._settings.batch_events_max
         return True

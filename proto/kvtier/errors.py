@@ -8,12 +8,14 @@ On the wire an error is a gRPC status plus a `google.rpc.ErrorInfo` with domain 
 one table per service (`<room>/status.py`), applied by `kvtier.serving`. Any thread.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -74,12 +76,11 @@ def read_error(error: grpc.RpcError) -> WireError:
     for key, value in trailing:
         if key != rpc_status.GRPC_DETAILS_METADATA_KEY:
             continue
-        status = status_pb2.Status.FromString(value)
-        for detail in status.details:
-            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+        # A peer out of its mind sends what is no status: then the code is all there is.
+        with contextlib.suppress(DecodeError):
+            for detail in status_pb2.Status.FromString(value).details:
                 info = error_details_pb2.ErrorInfo()
-                detail.Unpack(info)
-                if info.domain == DOMAIN:
+                if detail.Unpack(info) and info.domain == DOMAIN:
                     return WireError(code, info.reason, message, dict(info.metadata))
     return WireError(code, "", message, {})
 

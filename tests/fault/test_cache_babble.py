@@ -17,6 +17,7 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
+from worker import cache_link
 from worker.breaker import Breaker
 from worker.cache_client import CacheClient
 
@@ -315,3 +316,98 @@ def test_terms_that_make_no_sense_neither_raise_nor_end_the_search_for_better_on
         assert comes_back(client)
     else:
         assert restore(client)[0] == 0
+
+
+class Moody(grpc.ServerInterceptor):
+    """In front of a script: while `mood` is set, every call ends by it, without a message."""
+
+    def __init__(self) -> None:
+        self.mood: Callable[[grpc.ServicerContext], None] | None = None
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        if (mood := self.mood) is None:
+            return continuation(handler_call_details)
+
+        def answer(messages: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            mood(context)
+            yield from ()
+
+        return grpc.stream_stream_rpc_method_handler(answer)
+
+
+def says_ok(context: grpc.ServicerContext) -> None:
+    """OK, where a message is owed."""
+
+
+def says_garbage(context: grpc.ServicerContext) -> None:
+    context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
+    context.set_code(grpc.StatusCode.INTERNAL)
+
+
+@pytest.fixture
+def moody(script: Script) -> Iterator[tuple[Moody, str]]:
+    """And the address where it answers, or else the script."""
+    moody = Moody()
+    server = grpc.server(ThreadPoolExecutor(8), interceptors=(moody,))
+    cache_pb2_grpc.add_CacheServiceServicer_to_server(script, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield moody, f"127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+MOODS = pytest.mark.parametrize("mood", [says_ok, says_garbage])
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@MOODS
+def test_a_status_alone_is_nonsense_and_the_keeper_goes_on_asking(
+    moody: tuple[Moody, str], mood: Any
+) -> None:
+    breaker = Breaker(time.monotonic, wait_seconds=0.05, wait_seconds_max=0.1)
+    namespace = NamespaceId(bytes(32))
+    client = CacheClient(moody[1], namespace, BLOCK_BYTES, 64, "test", "stream", breaker=breaker)
+    try:
+        assert restore(client) == (4, MissReason.NONE)
+        moody[0].mood = mood
+        until = time.monotonic() + 10
+        while client.counts().get("probe_failures", 0) < 3 and time.monotonic() < until:
+            assert restore(client) == (0, MissReason.UNAVAILABLE)
+            time.sleep(0.02)
+        assert client.counts()["probe_failures"] >= 3
+        moody[0].mood = None
+        assert comes_back(client)
+    finally:
+        client.close()
+
+
+@MOODS
+def test_a_store_that_is_answered_by_a_status_alone_is_refused(
+    moody: tuple[Moody, str], mood: Any
+) -> None:
+    breaker = Breaker(time.monotonic, wait_seconds=0.05, wait_seconds_max=0.1)
+    namespace = NamespaceId(bytes(32))
+    client = CacheClient(moody[1], namespace, BLOCK_BYTES, 64, "test", "stream", breaker=breaker)
+    pages = [np.frombuffer(payload, dtype=np.uint8) for payload in PAYLOADS]
+    try:
+        assert restore(client) == (4, MissReason.NONE)
+        moody[0].mood = mood
+        assert client.store("s", CHAIN, pages).refused_count == len(CHAIN)
+    finally:
+        client.close()
+
+
+def test_the_keeper_outlives_what_nobody_thought_of(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_link, "open_session", breaks)
+        client = connect()
+        until = time.monotonic() + 10
+        while client.counts().get("cache_failures", 0) < 5 and time.monotonic() < until:
+            time.sleep(0.02)
+        assert client.counts()["cache_failures"] >= 5
+    assert comes_back(client)
