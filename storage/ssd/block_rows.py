@@ -19,12 +19,15 @@ from storage.ssd.format import RecordHeader
 __all__ = [
     "BLOCK_KEY",
     "BLOCK_ROW",
+    "CODEC_MASK",
     "OWNER_NUMBER_MAX",
     "OWNER_SHIFT",
+    "UNIT_END",
     "BlockRowReader",
     "BlockRows",
     "block_row",
     "sealed_row",
+    "with_unit_end",
 ]
 
 BLOCK_KEY = b"b"
@@ -47,11 +50,17 @@ BLOCK_ROW = np.dtype([*_FIELDS, _CHECKSUM])
 """Value of a block row."""
 
 OWNER_SHIFT = 8
-"""Bits of `codec_owner` that are the codec; above them is the number of the owner."""
+"""Bits of `codec_owner` that are not the owner's number."""
+UNIT_END = 1 << 7
+"""Of these the highest: a prefix unit ends with the block."""
+CODEC_MASK = UNIT_END - 1
+"""The others: the codec."""
 OWNER_NUMBER_MAX = (1 << 32 - OWNER_SHIFT) - 1
 
 _BLOCK = struct.Struct("<32s32sIIQQQQQQ")
 _SEAL = struct.Struct("<Q")
+_MARKED_BYTE = struct.calcsize("<32s32sI")
+"""The lowest of `codec_owner`."""
 _KEY_BYTES = len(BLOCK_KEY) + 32
 
 _ENTRY = np.dtype([("kind", "u1"), ("hash", "V32"), *_FIELDS, _CHECKSUM])
@@ -155,7 +164,7 @@ def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes
         record.parent_hash,
         record.namespace_id,
         location.segment_id,
-        header.codec | owner_number << OWNER_SHIFT,
+        header.codec | UNIT_END * header.unit_end | owner_number << OWNER_SHIFT,
         location.generation,
         location.offset,
         location.payload_bytes,
@@ -164,6 +173,17 @@ def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes
         header.sequence,
     )
     return record.block_hash, sealed_row(BLOCK_KEY + record.block_hash, fields)
+
+
+def with_unit_end(block_hash: bytes, value: bytes) -> bytes | None:
+    """The row of a block with which a unit ends; None where it says so already, or is damaged."""
+    key, fields = BLOCK_KEY + block_hash, bytearray(value[: -_SEAL.size])
+    if len(value) != BLOCK_ROW.itemsize or value != sealed_row(key, bytes(fields)):
+        return None
+    if fields[_MARKED_BYTE] & UNIT_END:
+        return None
+    fields[_MARKED_BYTE] |= UNIT_END
+    return sealed_row(key, bytes(fields))
 
 
 def sealed_row(key: bytes, fields: bytes) -> bytes:

@@ -25,6 +25,8 @@ class StoredBlock(NamedTuple):
     record_bytes: int
     """Room the record takes: header page and `view`."""
     owner: str = ""
+    unit_end: bool = False
+    """A prefix unit ends with the block."""
 
 
 def as_stored(record: BlockRecord, view: memoryview, codec: Codec, owner: str = "") -> StoredBlock:

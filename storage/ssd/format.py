@@ -71,6 +71,8 @@ _CHECKSUM = struct.Struct("<Q")
 _OWNER_LENGTH = struct.Struct("<H")
 _OWNER_AT = _RECORD_FIELDS.size + _OWNER_LENGTH.size
 _CHECKED_BYTES = PAGE_BYTES - _CHECKSUM.size
+_MARKS_AT = _CHECKED_BYTES - 8
+_UNIT_END = 1
 _BEFORE_OFFSET = struct.Struct("<8sIIQII")
 _RAW_RECORD = struct.Struct(
     f"<{_BEFORE_OFFSET.size}sQ8xQQQ32s32s32s{_CHECKED_BYTES - _RECORD_FIELDS.size}xQ"
@@ -111,6 +113,8 @@ class RecordHeader(NamedTuple):
     codec: Codec = Codec.NONE
     owner: str = ""
     """Whose the block is, as its writer was told; empty: nobody's."""
+    unit_end: bool = False
+    """Whether a prefix unit ended with the block when the record was written."""
 
 
 def record_bytes(stored_bytes: int) -> int:
@@ -198,7 +202,7 @@ def pack_record_header(header: RecordHeader, seed: int) -> bytes:
 
 def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> None:
     """As `pack_record_header`, into a page that holds zeros or another record's header."""
-    record, location, sequence, codec, owner = header
+    record, location, sequence, codec, owner, unit_end = header
     _RECORD_FIELDS.pack_into(
         page,
         0,
@@ -218,6 +222,7 @@ def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> No
         record.parent_hash,
     )
     _write_owner(owner, page)
+    page[_MARKS_AT] = _UNIT_END if unit_end else 0
     seal = xxhash.xxh3_64_intdigest(page[:_CHECKED_BYTES], seed)
     _CHECKSUM.pack_into(page, _CHECKED_BYTES, seal)
 
@@ -271,7 +276,8 @@ def parse_record_header(
     record = BlockRecord(
         BlockHash(block_hash), BlockHash(parent), NamespaceId(namespace_id), payload_bytes, checksum
     )
-    return RecordHeader(record, location, sequence, Codec(codec), _owner(page))
+    unit_end = bool(page[_MARKS_AT] & _UNIT_END)
+    return RecordHeader(record, location, sequence, Codec(codec), _owner(page), unit_end)
 
 
 def _owner(page: memoryview) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtier.keys import BlockHash, NamespaceId
-from storage.ssd.block_rows import OWNER_SHIFT, BlockRows
+from storage.ssd.block_rows import CODEC_MASK, OWNER_SHIFT, UNIT_END, BlockRows
 from storage.ssd.lineage import same_words
 from storage.tier import NEVER, NO_PARENT, BlockRecord, SegmentId, SsdLocation
 
@@ -60,6 +60,8 @@ class RecoveredColumns:
     """Of these blocks, each once; the first is "", nobody."""
     owner_row: NDArray[np.int32]
     """Position in `owners`."""
+    unit_end: NDArray[np.bool_]
+    """Whether a prefix unit ends with the block, as far as that was written down."""
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -127,11 +129,12 @@ def recovered_columns(
         payload_bytes=blocks["payload_bytes"][order],
         stored_bytes=blocks["stored_bytes"][order],
         checksum=blocks["checksum"][order],
-        codec=blocks["codec_owner"][order] & np.uint32((1 << OWNER_SHIFT) - 1),
+        codec=blocks["codec_owner"][order] & np.uint32(CODEC_MASK),
         sequence=blocks["sequence"][order],
         expire_second=_expire_seconds(blocks.hashes, order, expiries),
         owners=owner_paths,
         owner_row=owner_row,
+        unit_end=(blocks["codec_owner"][order] & np.uint32(UNIT_END)) != 0,
     )
 
 
