@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kvtier.keys import BlockHash
 from storage.errors import CorruptBlockError, SegmentsFullError, TierIOError
+from storage.ssd.key_ring import NO_ENCRYPTION, Encryption
 from storage.ssd.tier import SsdTier
 from storage.tier import NO_PARENT, SsdLocation
 from tests.ssd.blocks import (
@@ -35,6 +36,7 @@ from tests.ssd.blocks import (
 from tests.ssd.faulty_env import FaultyEnv
 
 SIZES = [1, 4096, 5000, 12_288, 30_000]
+OWNERS = ["", "acme", "acme/search", "bert"]
 CODECS = ["none", "planes_lz4", "zstd"]
 """Each opening has the next one, so that a store holds blocks under all of them."""
 
@@ -50,6 +52,8 @@ class SsdMachine(RuleBasedStateMachine):
         self.model: dict[BlockHash, tuple[Block, SsdLocation]] = {}
         self.known: dict[BlockHash, Block] = {}
         """Every block ever made: what may appear after a crash."""
+        self.shredded: set[BlockHash] = set()
+        """What may not, whatever is lost."""
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(awaitable)
@@ -69,9 +73,17 @@ class SsdMachine(RuleBasedStateMachine):
             capacity_bytes=self.segment_count * SEGMENT_BYTES,
             segment_bytes=SEGMENT_BYTES,
             codec=CODECS[self.openings % len(CODECS)],
+            encryption=self.encryption(),
             env=self.env,
         )
         self.openings += 1
+
+    def encryption(self) -> Encryption:
+        """Of the next opening."""
+        return NO_ENCRYPTION
+
+    async def store(self, batch: list[Block]) -> list[SsdLocation]:
+        return await append(self.tier, batch)
 
     # --- ordinary life ------------------------------------------------------------------------
 
@@ -92,7 +104,7 @@ class SsdMachine(RuleBasedStateMachine):
     def append(self, data: st.DataObject) -> None:
         batch = self.new_blocks(data)
         try:
-            locations = self.run(append(self.tier, batch))
+            locations = self.run(self.store(batch))
         except SegmentsFullError:
             return
         self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
@@ -150,7 +162,7 @@ class SsdMachine(RuleBasedStateMachine):
         self.run(self.tier.close())
         shutil.rmtree(self.directory / "index")
         self.open()
-        self.check_recovered(must=acknowledged, may=set(self.known))
+        self.check_recovered(must=acknowledged, may=set(self.known) - self.shredded)
         torn = set()
         for block_hash, (b, location) in self.model.items():
             try:
@@ -180,7 +192,7 @@ class SsdMachine(RuleBasedStateMachine):
         batch = self.new_blocks(data)
         self.env.cut_power_after(data.draw(st.integers(0, 6), "writes and syncs"))
         with contextlib.suppress(TierIOError, SegmentsFullError):
-            locations = self.run(append(self.tier, batch))
+            locations = self.run(self.store(batch))
             self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
         self.restart_after_power_cut(seed)
         self.check_recovered(must=set(self.model), may={b.hash for b in batch})
@@ -262,6 +274,70 @@ class SsdMachine(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
+class EncryptedSsdMachine(SsdMachine):
+    """The same, encrypted from the second opening on, under another master key each time; and
+    organisations whose keys are destroyed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encrypted: dict[BlockHash, str] = {}
+        """Organisations of blocks that were never in clear."""
+
+    def encryption(self) -> Encryption:
+        number = self.openings
+        masters = tuple(bytes([i]) * 32 for i in range(number, max(0, number - 2), -1))
+        return Encryption(masters)
+
+    async def store(self, batch: list[Block]) -> list[SsdLocation]:
+        owners = [OWNERS[b.hash[0] % len(OWNERS)] for b in batch]
+        locations = await self.tier.append([(b.record, b.view()) for b in batch], (), owners)
+        if self.tier.encryption.enabled:
+            self.encrypted |= {b.hash: o[:4] for b, o in zip(batch, owners, strict=True)}
+        return locations
+
+    def forget_those_of(self, organisation: str) -> None:
+        mine = {h for h, o in self.encrypted.items() if o == organisation}
+        gone = self.subtree({h for h in self.model if h in mine})
+        self.run(self.tier.forget(sorted(gone)))
+        for block_hash in gone:
+            del self.model[block_hash]
+
+    def destroy_those_of(self, organisation: str) -> None:
+        if self.run(self.tier.destroy_keys(organisation)).durable:
+            self.shredded |= {h for h, o in self.encrypted.items() if o == organisation}
+
+    @rule(organisation=st.sampled_from(["", "acme", "bert"]))
+    def shred(self, organisation: str) -> None:
+        self.leave_nothing_else(organisation)
+        self.forget_those_of(organisation)
+        self.destroy_those_of(organisation)
+
+    @rule(
+        organisation=st.sampled_from(["", "acme", "bert"]),
+        seed=st.integers(0, 2**32),
+        changes=st.integers(0, 3),
+    )
+    def cut_power_during_shred(self, organisation: str, seed: int, changes: int) -> None:
+        self.leave_nothing_else(organisation)
+        self.forget_those_of(organisation)
+        self.env.cut_power_after(changes)
+        self.destroy_those_of(organisation)
+        self.restart_after_power_cut(seed)
+        self.check_recovered(must=set(self.model), may=set())
+
+    def leave_nothing_else(self, organisation: str) -> None:
+        """A block that was written in clear and again encrypted is readable no more either."""
+        others = {
+            h
+            for h in self.model
+            if h not in self.encrypted and OWNERS[h[0] % len(OWNERS)][:4] == organisation
+        }
+        gone = self.subtree(others)
+        self.run(self.tier.forget(sorted(gone)))
+        for block_hash in gone:
+            del self.model[block_hash]
+
+
 def copied(source: Path, target: Path) -> None:
     """RocksDB tidies up on its own threads: a copy that misses a file it just removed is redone."""
     for _ in range(20):
@@ -273,7 +349,8 @@ def copied(source: Path, target: Path) -> None:
 
 
 TestSsdMachine = SsdMachine.TestCase
-TestSsdMachine.settings = settings(
+TestEncryptedSsdMachine = EncryptedSsdMachine.TestCase
+TestSsdMachine.settings = TestEncryptedSsdMachine.settings = settings(
     max_examples=25,
     stateful_step_count=25,
     deadline=None,
