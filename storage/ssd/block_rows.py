@@ -26,6 +26,8 @@ __all__ = [
     "BlockRowReader",
     "BlockRows",
     "block_row",
+    "key_numbers",
+    "owner_numbers",
     "sealed_row",
     "with_unit_end",
 ]
@@ -50,11 +52,11 @@ BLOCK_ROW = np.dtype([*_FIELDS, _CHECKSUM])
 """Value of a block row."""
 
 OWNER_SHIFT = 8
-"""Bits of `codec_owner` that are not the owner's number."""
-UNIT_END = 1 << 7
-"""Of these the highest: a prefix unit ends with the block."""
+"""Bits of `codec_owner` that are, from the lowest: three the codec, one the mark of a prefix unit's
+end, four the number of the data key; above them is the number of the owner."""
+UNIT_END = 1 << 3
 CODEC_MASK = UNIT_END - 1
-"""The others: the codec."""
+_KEY_SHIFT = 4
 OWNER_NUMBER_MAX = (1 << 32 - OWNER_SHIFT) - 1
 
 _BLOCK = struct.Struct("<32s32sIIQQQQQQ")
@@ -158,18 +160,22 @@ def _all_whole(raw: bytes, count: int) -> bool:
 
 
 def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes]:
-    """(block hash, row value)."""
-    record, location = header.record, header.location
+    """(block hash, row value); of an encrypted record, the checksum under its mask."""
+    record, location, encrypted = header.record, header.location, header.encrypted
+    checksum, codec = location.checksum, header.codec | UNIT_END * header.unit_end
+    if encrypted is not None:
+        checksum ^= encrypted.mask
+        codec |= encrypted.key_number << _KEY_SHIFT
     fields = _BLOCK.pack(
         record.parent_hash,
         record.namespace_id,
         location.segment_id,
-        header.codec | UNIT_END * header.unit_end | owner_number << OWNER_SHIFT,
+        codec | owner_number << OWNER_SHIFT,
         location.generation,
         location.offset,
         location.payload_bytes,
         location.stored_bytes,
-        location.checksum,
+        checksum,
         header.sequence,
     )
     return record.block_hash, sealed_row(BLOCK_KEY + record.block_hash, fields)
@@ -184,6 +190,18 @@ def with_unit_end(block_hash: bytes, value: bytes) -> bytes | None:
         return None
     fields[_MARKED_BYTE] |= UNIT_END
     return sealed_row(key, bytes(fields))
+
+
+def key_numbers(rows: BlockRows) -> NDArray[np.uint8]:
+    """Of each row's data key; 0: in clear."""
+    numbers = rows["codec_owner"].astype(np.uint8) >> np.uint8(_KEY_SHIFT)
+    return numbers.astype(np.uint8)
+
+
+def owner_numbers(rows: BlockRows) -> NDArray[np.uint32]:
+    """Of each row's owner; 0: nobody's."""
+    numbers: NDArray[np.uint32] = rows["codec_owner"] >> np.uint32(OWNER_SHIFT)
+    return numbers
 
 
 def sealed_row(key: bytes, fields: bytes) -> bytes:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtier.keys import BlockHash, NamespaceId
-from storage.ssd.block_rows import CODEC_MASK, OWNER_SHIFT, UNIT_END, BlockRows
+from storage.ssd.block_rows import CODEC_MASK, UNIT_END, BlockRows, owner_numbers
 from storage.ssd.lineage import same_words
 from storage.tier import NEVER, NO_PARENT, BlockRecord, SegmentId, SsdLocation
 
@@ -117,7 +117,7 @@ def recovered_columns(
     new_row = np.full(len(blocks) + 1, -1, np.int32)  # the last one is the root's
     new_row[order] = np.arange(len(order), dtype=np.int32)
     namespace_ids, namespace_row = _numbered(blocks["namespace"])
-    owner_paths, owner_row = _owned(blocks["codec_owner"][order] >> np.uint32(OWNER_SHIFT), owners)
+    owner_paths, owner_row = _owned(owner_numbers(blocks)[order], owners)
     return RecoveredColumns(
         hashes=blocks.hashes.take(order),
         parent_row=new_row[np.maximum(parent, -1)[order]],

@@ -20,7 +20,8 @@ from storage.errors import (
     TierIOError,
 )
 from storage.ssd.block_rows import with_unit_end
-from storage.ssd.encoding import StoredBlock, stored_block
+from storage.ssd.encoding import StoredBlock, encrypted_block, stored_block
+from storage.ssd.encryption import organisation_of
 from storage.ssd.files import aligned_buffer, aligned_pages, write_all
 from storage.ssd.format import (
     RecordHeader,
@@ -29,6 +30,7 @@ from storage.ssd.format import (
     write_record_header,
 )
 from storage.ssd.index import IndexBatch, SsdIndex
+from storage.ssd.key_ring import KeyRing
 from storage.ssd.owner_rows import OwnerNumbers
 from storage.ssd.planning import Part, plan_append
 from storage.ssd.reader import BlockReader
@@ -41,6 +43,7 @@ __all__ = ["SegmentWriter"]
 _RECORDS_PER_WRITE_MAX = 128
 """Header pages kept for one vectored write."""
 _RELOG_BUFFER_BYTES_MAX = 32 << 20
+_ZEROS_BYTES = 1 << 20
 
 
 class SegmentWriter:
@@ -54,6 +57,7 @@ class SegmentWriter:
         first_sequence: int,
         owners: OwnerNumbers,
         wear: Wear,
+        keys: KeyRing,
         *,
         expiries: bool,
         mark_expiries: Callable[[], None],
@@ -63,7 +67,8 @@ class SegmentWriter:
         self._env = env
         self._table = table
         self._index = index
-        self._reader = BlockReader(env, table)
+        self._reader = BlockReader(env, table, keys)
+        self._keys = keys
         self._sequence = first_sequence
         self._owners = owners
         self._headers = aligned_pages(_RECORDS_PER_WRITE_MAX)
@@ -85,6 +90,7 @@ class SegmentWriter:
         self._check_usable()
         for block in batch:
             self._check_size(block.record.payload_bytes)
+            self._check_key(block)
         if not batch:
             return []
         names = [block.record.block_hash for block in batch]
@@ -105,6 +111,7 @@ class SegmentWriter:
             for part in plan.parts:
                 headers += self._write_part(part)
                 self._env.fdatasync(part.segment.fd)
+            cleaned = [s for s in plan.changed if s.state == SEALED and self._clear_rest(s)]
         except OSError as error:
             raise _io_error("written", error) from error
         self._apply(
@@ -117,6 +124,8 @@ class SegmentWriter:
             )
         )
         self._table.put(*plan.changed)
+        for segment in cleaned:
+            self._keys.cleaned(segment.segment_id)
         return [h.location for h in headers]
 
     def forget(self, hashes: Sequence[bytes]) -> None:
@@ -225,6 +234,26 @@ class SegmentWriter:
                 payload_bytes=payload_bytes,
             )
 
+    def _check_key(self, block: StoredBlock) -> None:
+        """A key that was destroyed since would leave a record that nobody can read."""
+        encrypted = block.encrypted
+        if encrypted is not None and self._keys.find(encrypted.key_id) is None:
+            raise TierIOError("a data key was destroyed before its block was written; store again")
+
+    def _clear_rest(self, segment: Segment) -> bool:
+        """Zeros over what an earlier life of the segment left behind its last record, where that
+        may be in clear and its records are not. True: nothing of it is left. Raises OSError."""
+        if not self._keys.filled_anew(segment.segment_id, segment.generation):
+            return False
+        self.count(0, self._table.segment_bytes - segment.tail)
+        zeros = aligned_buffer(_ZEROS_BYTES)
+        for offset in range(segment.tail, self._table.segment_bytes, _ZEROS_BYTES):
+            size = min(_ZEROS_BYTES, self._table.segment_bytes - offset)
+            write_all(self._env, segment.fd, [zeros[:size]], offset)
+            self.written_bytes += size
+        self._env.fdatasync(segment.fd)
+        return True
+
     def _write_part(self, part: Part) -> Iterator[RecordHeader]:
         offset = part.segment.tail
         if offset == PAGE_BYTES:
@@ -260,7 +289,13 @@ class SegmentWriter:
         # leaves out what a failed append left behind a later, shorter one.
         self._sequence += 1
         return RecordHeader(
-            record, location, self._sequence, block.codec, block.owner, block.unit_end
+            record,
+            location,
+            self._sequence,
+            block.codec,
+            block.owner,
+            block.encrypted,
+            block.unit_end,
         )
 
     def _write_segment_header(self, segment: Segment) -> None:
@@ -316,11 +351,25 @@ class SegmentWriter:
             else:
                 intact.append(True)
                 ends = header.unit_end or record.block_hash in unit_ends
-                size = location.stored_bytes
-                block = stored_block(record, header.codec, size, view, header.owner)
-                good.append(block._replace(unit_end=ends))
+                good.append(self._again(header, view)._replace(unit_end=ends))
         written = iter(self._append(good, (), ()))
         return [next(written) if ok else None for ok in intact]
+
+    def _again(self, header: RecordHeader, view: memoryview) -> StoredBlock:
+        """The record as it is; one in clear is encrypted where new ones are."""
+        block = stored_block(
+            header.record,
+            header.codec,
+            header.location.stored_bytes,
+            view,
+            header.owner,
+            header.encrypted,
+        )
+        if header.encrypted is not None or not self._keys.enabled:
+            return block
+        organisation = organisation_of(header.owner)
+        key = self._keys.prepare({organisation: 1})[organisation]
+        return encrypted_block(block, key, self._keys.nonce(), view)
 
 
 def _placeholder(record: BlockRecord, location: SsdLocation) -> StoredBlock:

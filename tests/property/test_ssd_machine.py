@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kvtier.keys import BlockHash
 from storage.errors import CorruptBlockError, SegmentsFullError, TierIOError
+from storage.ssd.key_ring import NO_ENCRYPTION, Encryption
 from storage.ssd.tier import SsdTier
 from storage.tier import NO_PARENT, SsdLocation
 from tests.ssd.blocks import (
@@ -35,6 +36,7 @@ from tests.ssd.blocks import (
 from tests.ssd.faulty_env import FaultyEnv
 
 SIZES = [1, 4096, 5000, 12_288, 30_000]
+OWNERS = ["", "acme", "acme/search", "bert"]
 CODECS = ["none", "planes_lz4", "zstd"]
 """Each opening has the next one, so that a store holds blocks under all of them."""
 
@@ -54,6 +56,8 @@ class SsdMachine(RuleBasedStateMachine):
         """Of which of these the record says so."""
         self.known: dict[BlockHash, Block] = {}
         """Every block ever made: what may appear after a crash."""
+        self.shredded: set[BlockHash] = set()
+        """What may not, whatever is lost."""
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(awaitable)
@@ -73,9 +77,17 @@ class SsdMachine(RuleBasedStateMachine):
             capacity_bytes=self.segment_count * SEGMENT_BYTES,
             segment_bytes=SEGMENT_BYTES,
             codec=CODECS[self.openings % len(CODECS)],
+            encryption=self.encryption(),
             env=self.env,
         )
         self.openings += 1
+
+    def encryption(self) -> Encryption:
+        """Of the next opening."""
+        return NO_ENCRYPTION
+
+    async def store(self, batch: list[Block], ends: set[BlockHash]) -> list[SsdLocation]:
+        return await self.tier.append([(b.record, b.view()) for b in batch], unit_ends=ends)
 
     # --- ordinary life ------------------------------------------------------------------------
 
@@ -99,9 +111,7 @@ class SsdMachine(RuleBasedStateMachine):
 
     def append_some(self, batch: list[Block], data: st.DataObject) -> None:
         ends = {b.hash for b in batch if data.draw(st.booleans(), "ends a unit")}
-        self.offered = ends
-        blocks = [(b.record, b.view()) for b in batch]
-        locations = self.run(self.tier.append(blocks, unit_ends=ends))
+        locations = self.run(self.store(batch, ends))
         self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
         self.ends |= ends
         self.recorded |= ends
@@ -167,7 +177,7 @@ class SsdMachine(RuleBasedStateMachine):
         self.run(self.tier.close())
         shutil.rmtree(self.directory / "index")
         self.open()
-        self.check_recovered(must=acknowledged, may=set(self.known), index=False)
+        self.check_recovered(must=acknowledged, may=set(self.known) - self.shredded, index=False)
         torn = set()
         for block_hash, (b, location) in self.model.items():
             try:
@@ -290,6 +300,71 @@ class SsdMachine(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
+class EncryptedSsdMachine(SsdMachine):
+    """The same, encrypted from the second opening on, under another master key each time; and
+    organisations whose keys are destroyed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encrypted: dict[BlockHash, str] = {}
+        """Organisations of blocks that were never in clear."""
+
+    def encryption(self) -> Encryption:
+        number = self.openings
+        masters = tuple(bytes([i]) * 32 for i in range(number, max(0, number - 2), -1))
+        return Encryption(masters)
+
+    async def store(self, batch: list[Block], ends: set[BlockHash]) -> list[SsdLocation]:
+        owners = [OWNERS[b.hash[0] % len(OWNERS)] for b in batch]
+        blocks = [(b.record, b.view()) for b in batch]
+        locations = await self.tier.append(blocks, (), owners, ends)
+        if self.tier.encryption.enabled:
+            self.encrypted |= {b.hash: o[:4] for b, o in zip(batch, owners, strict=True)}
+        return locations
+
+    def forget_those_of(self, organisation: str) -> None:
+        mine = {h for h, o in self.encrypted.items() if o == organisation}
+        gone = self.subtree({h for h in self.model if h in mine})
+        self.run(self.tier.forget(sorted(gone)))
+        for block_hash in gone:
+            del self.model[block_hash]
+
+    def destroy_those_of(self, organisation: str) -> None:
+        if self.run(self.tier.destroy_keys(organisation)).durable:
+            self.shredded |= {h for h, o in self.encrypted.items() if o == organisation}
+
+    @rule(organisation=st.sampled_from(["", "acme", "bert"]))
+    def shred(self, organisation: str) -> None:
+        self.leave_nothing_else(organisation)
+        self.forget_those_of(organisation)
+        self.destroy_those_of(organisation)
+
+    @rule(
+        organisation=st.sampled_from(["", "acme", "bert"]),
+        seed=st.integers(0, 2**32),
+        changes=st.integers(0, 3),
+    )
+    def cut_power_during_shred(self, organisation: str, seed: int, changes: int) -> None:
+        self.leave_nothing_else(organisation)
+        self.forget_those_of(organisation)
+        self.env.cut_power_after(changes)
+        self.destroy_those_of(organisation)
+        self.restart_after_power_cut(seed)
+        self.check_recovered(must=set(self.model), may=set())
+
+    def leave_nothing_else(self, organisation: str) -> None:
+        """A block that was written in clear and again encrypted is readable no more either."""
+        others = {
+            h
+            for h in self.model
+            if h not in self.encrypted and OWNERS[h[0] % len(OWNERS)][:4] == organisation
+        }
+        gone = self.subtree(others)
+        self.run(self.tier.forget(sorted(gone)))
+        for block_hash in gone:
+            del self.model[block_hash]
+
+
 def copied(source: Path, target: Path) -> None:
     """RocksDB tidies up on its own threads: a copy that misses a file it just removed is redone."""
     for _ in range(20):
@@ -301,7 +376,8 @@ def copied(source: Path, target: Path) -> None:
 
 
 TestSsdMachine = SsdMachine.TestCase
-TestSsdMachine.settings = settings(
+TestEncryptedSsdMachine = EncryptedSsdMachine.TestCase
+TestSsdMachine.settings = TestEncryptedSsdMachine.settings = settings(
     max_examples=25,
     stateful_step_count=25,
     deadline=None,

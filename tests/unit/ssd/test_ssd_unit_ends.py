@@ -41,7 +41,7 @@ def test_the_bytes_of_marks_are_frozen() -> None:
     assert page[4081:4088] == plain[4081:4088] == bytes(7)
     marked = header()._replace(unit_end=True, codec=Codec.ZSTD)
     name, value = block_row(marked, 0x030201)
-    assert value[68:72] == bytes([0x80 | Codec.ZSTD, 1, 2, 3])
+    assert value[68:72] == bytes([0x08 | Codec.ZSTD, 1, 2, 3])
     _, bare = block_row(marked._replace(unit_end=False), 0x030201)
     assert bare[68:72] == bytes([Codec.ZSTD, 1, 2, 3])
     assert with_unit_end(name, bare) == value
