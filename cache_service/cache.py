@@ -10,6 +10,7 @@ long something expired lingers while nobody calls. `parts.py` builds the owners 
 says what a side of the cache is; each is entered with one line here.
 """
 
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -46,6 +47,7 @@ from cache_service.stats import collect_stats
 from cache_service.storing import Storing
 from cache_service.views import (
     AcquireEvent,
+    AttachedView,
     CacheLimits,
     CachePolicies,
     CacheStats,
@@ -119,8 +121,11 @@ class Cache:
         client_name: str,
         transport: Transport,
         owner: str = "",
+        not_after: float = math.inf,
     ) -> SessionView:
-        """Raises InvalidNamespaceError, InvalidBlockSizeError, BlockTooLargeForArenaError,
+        """`not_after`: the Unix second at which `owner`'s right to it ends.
+
+        Raises InvalidNamespaceError, InvalidBlockSizeError, BlockTooLargeForArenaError,
         TooManySessionsError.
         """
         now = self._parts.lifetimes.expire()
@@ -128,7 +133,7 @@ class Cache:
             check_block_size(self._parts, namespace_id, block_bytes)
             expect_blocks(self._parts, block_bytes)
         session = self._parts.sessions.open(
-            namespace_id, block_bytes, block_tokens, client_name, transport, now, owner
+            namespace_id, block_bytes, block_tokens, client_name, transport, now, owner, not_after
         )
         self._parts.tally.session_opened(session.session_id, client_name)
         limits = self._parts.limits
@@ -153,13 +158,14 @@ class Cache:
         """Ends a session and what it holds. Idempotent."""
         self._parts.lifetimes.close(session_id)
 
-    def attach(self, ticket: bytes) -> str:
+    def attach(self, ticket: bytes) -> AttachedView:
         """The session whose ticket the arena socket was shown; a ticket works once.
 
         Raises SessionUnknownError.
         """
         self._parts.lifetimes.expire()
-        return self._parts.sessions.present(ticket)
+        session = self._parts.sessions.present(ticket)
+        return AttachedView(session.session_id, session.not_after)
 
     # -- reading -----------------------------------------------------------------------------------
 

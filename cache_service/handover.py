@@ -1,7 +1,7 @@
 """The service's half of the arena hand-over: a ticket for a file descriptor.
 
     accept -> read the ticket (bounded) -> one status byte, with the memfd if the ticket is good
-           -> wait for the connection to close -> the session ends
+           -> the session's calls (`session_line.py`) -> the connection closes, the session ends
 
 The open connection is how a shared-memory session lives: when its process dies, however it dies,
 the kernel closes the socket and the session's leases and reservations are taken back at once.
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cache_service.errors import SessionUnknownError
+from cache_service.session_line import LineDoor, SessionLine
+from cache_service.views import AttachedView
 from kvtier.listening import AddressInUseError, clear_stale_socket
 
 __all__ = ["ArenaHandover"]
@@ -38,7 +40,7 @@ CONNECTIONS_MAX = 1024
 class SessionDoor(Protocol):
     """What the hand-over asks of the cache."""
 
-    def attach(self, ticket: bytes) -> str: ...
+    def attach(self, ticket: bytes) -> AttachedView: ...
 
     def close_session(self, session_id: str) -> None: ...
 
@@ -46,10 +48,11 @@ class SessionDoor(Protocol):
 class ArenaHandover:
     """Listens on a Unix socket and hands the arena's descriptor to ticket holders."""
 
-    def __init__(self, path: Path, arena_fd: int, door: SessionDoor) -> None:
+    def __init__(self, path: Path, arena_fd: int, door: SessionDoor, calls: LineDoor) -> None:
         self._path = path
         self._arena_fd = arena_fd
         self._door = door
+        self._calls = calls
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,15 +103,19 @@ class ArenaHandover:
 
     async def _serve(self, connection: socket.socket) -> None:
         with connection:
-            session_id = await self._hand_over(connection)
-            if session_id is None:
+            session = await self._hand_over(connection)
+            if session is None:
                 return
+            line = SessionLine(session, self._calls)
             try:
-                await self._wait_for_close(connection)
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(lambda: line, connection)
+                await line.ended
             finally:
-                self._door.close_session(session_id)
+                line.cut()
+                self._door.close_session(session.session_id)
 
-    async def _hand_over(self, connection: socket.socket) -> str | None:
+    async def _hand_over(self, connection: socket.socket) -> AttachedView | None:
         """The session of a good ticket, once its holder has the arena."""
         try:
             async with asyncio.timeout(TICKET_SECONDS_MAX):
@@ -116,7 +123,7 @@ class ArenaHandover:
         except (OSError, TimeoutError, EOFError):
             return None
         try:
-            session_id = self._door.attach(ticket)
+            session = self._door.attach(ticket)
         except SessionUnknownError:
             log.warning("the arena socket refused a ticket that no session waits for")
             with contextlib.suppress(OSError):
@@ -126,14 +133,9 @@ class ArenaHandover:
             # One byte into an empty socket buffer: it does not block, or the peer is gone.
             socket.send_fds(connection, [TAKEN], [self._arena_fd])
         except OSError:
-            self._door.close_session(session_id)
+            self._door.close_session(session.session_id)
             return None
-        return session_id
-
-    async def _wait_for_close(self, connection: socket.socket) -> None:
-        # A client has nothing more to say, so anything readable ends the session.
-        with contextlib.suppress(OSError):
-            await asyncio.get_running_loop().sock_recv(connection, 1)
+        return session
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

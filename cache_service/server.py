@@ -26,6 +26,7 @@ from cache_service.audit.log import AuditLog
 from cache_service.bulk.listener import BulkListener
 from cache_service.bulk.transfers import BulkPlace
 from cache_service.cache import Cache
+from cache_service.edge.line_calls import LineCalls
 from cache_service.edge.owners import own_session_only
 from cache_service.edge.services import services
 from cache_service.handover import ArenaHandover
@@ -33,6 +34,7 @@ from cache_service.intake import StreamIntake
 from cache_service.master_keys import encryption_of
 from cache_service.metrics import CallMetrics, MetricsListener, MetricsPage
 from cache_service.roles import RULES
+from cache_service.servicer import CacheServicer
 from cache_service.settings import CacheSettings
 from cache_service.status import STATUS_TABLE
 from kvtier.access import Access
@@ -102,10 +104,6 @@ class CacheServer:
             stack.push_async_callback(page.stop)
             self.metrics_listen = page.start(settings.metrics_listen)
 
-        handover = ArenaHandover(settings.arena_socket_path, cache.arena.fd, cache)
-        handover.start()
-        stack.push_async_callback(handover.stop)
-
         ticker = asyncio.create_task(_tick(cache))
         stack.push_async_callback(_cancel, ticker)
 
@@ -118,10 +116,16 @@ class CacheServer:
         access = Access(RULES, settings.security, check, audit, limits)
         grpc_server = GrpcServer(STATUS_TABLE, access)
         registry.register(CallMetrics(grpc_server.calls))
-        served = services(cache, intake, str(settings.arena_socket_path))
+        servicer = CacheServicer(cache, intake, str(settings.arena_socket_path))
+        line_calls = LineCalls(servicer, grpc_server.errors, grpc_server.calls)
+        handover = ArenaHandover(settings.arena_socket_path, cache.arena.fd, cache, line_calls)
+        handover.start()
+        stack.push_async_callback(handover.stop)
+        served = services(cache, servicer)
         for service in served:
             service.add_to(grpc_server.server)
         stack.push_async_callback(grpc_server.drain, settings.drain_seconds)
+        stack.callback(line_calls.drain)
         for service in served:
             stack.callback(service.before_drain)
         names = [service.name for service in served]

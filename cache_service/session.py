@@ -6,6 +6,7 @@ A session lives while calls name it; `session_ttl_seconds` after the last one it
 Invariant: sessions of one namespace agree on the block size. Event loop only.
 """
 
+import math
 import secrets
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ class Session:
     transport: Transport
     owner: str
     """Who opened it, as the gate knows it; nobody else may name it."""
+    not_after: float = math.inf
+    """Unix second at which the opener's certificate ends."""
     number: int = 0
     """Counted from 1 since the start; blocks that it stores have it."""
 
@@ -68,6 +71,7 @@ class SessionTable:
         transport: Transport,
         now: float,
         owner: str = "",
+        not_after: float = math.inf,
     ) -> Session:
         """Raises InvalidNamespaceError, InvalidBlockSizeError, TooManySessionsError."""
         if len(namespace_id) != HASH_BYTES:
@@ -90,6 +94,7 @@ class SessionTable:
             client_name,
             transport,
             owner,
+            not_after,
             self._opened_count + 1,
         )
         self._opened_count += 1
@@ -124,12 +129,12 @@ class SessionTable:
     def alive(self, session_id: str) -> bool:
         return session_id in self._sessions
 
-    def present(self, ticket: bytes) -> str:
+    def present(self, ticket: bytes) -> Session:
         """The session of a ticket, which is used up. Raises SessionUnknownError."""
         session_id = self._tickets.pop(ticket, None)
         if session_id is None:
             raise SessionUnknownError("no session waits for this ticket")
-        return session_id
+        return self._sessions[session_id]
 
     def close(self, session_id: str) -> Session | None:
         """Ends a session; None when it had ended."""

@@ -18,6 +18,7 @@ from storage.tier import RecoveryReport, Slab
 __all__ = [
     "AcquireEvent",
     "AdmissionView",
+    "AttachedView",
     "CacheLimits",
     "CachePolicies",
     "CacheStats",
@@ -136,6 +137,15 @@ class SessionView:
     lease_ttl_seconds: float
     reservation_ttl_seconds: float
     max_blocks_per_call: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedView:
+    """The session whose ticket was shown."""
+
+    session_id: str
+    not_after: float
+    """Unix second at which its opener's right to it ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from kvtier.v1 import bulk_pb2, bulk_pb2_grpc, cache_pb2, cache_pb2_grpc
 from worker.arena_handover import take_arena
 from worker.bulk_lane import BulkLanes, LaneStoppedError
 from worker.lease_returns import LeaseReturns
+from worker.session_line import LineStub, SessionLine
 from worker.transfer import ArenaMap, NonsenseError, TimeUpError, answered
 
 __all__ = ["RELEASE_SECONDS_MAX", "CacheSession", "SessionTerms", "TransportChoice", "open_session"]
@@ -80,6 +81,11 @@ class CacheSession:
         connection: socket.socket | None,
         lanes: BulkLanes | None = None,
     ) -> None:
+        """`connection`: to the arena's socket."""
+        self._line: SessionLine | None = None
+        if connection is not None and opened.arena.takes_calls:
+            self._line = SessionLine(connection)
+            stub = LineStub(stub, self._line).as_stub()
         self.stub = stub
         self.id = opened.session_id
         self.instance_id = opened.service_instance_id
@@ -183,7 +189,9 @@ class CacheSession:
                 return
             self._closed = True
         self.lease_returns.close()
-        if self._connection is not None:
+        if self._line is not None:
+            self._line.close()
+        elif self._connection is not None:
             self._connection.close()
         if self.lanes is not None:
             self.lanes.close()

@@ -13,7 +13,6 @@ from cache_service.edge.bulk_calls import BULK_SERVICE_NAME, BulkServicer
 from cache_service.edge.control_calls import CONTROL_SERVICE, ControlServicer
 from cache_service.edge.event_calls import EVENTS_NAME, EventsServicer
 from cache_service.edge.explain_calls import EXPLAIN_SERVICE, ExplainServicer
-from cache_service.intake import StreamIntake
 from cache_service.servicer import SERVICE_NAME, CacheServicer
 from kvtier.v1 import (
     bulk_pb2_grpc,
@@ -50,13 +49,13 @@ class Service(Generic[Servicer]):
         self.add(self.servicer, server)
 
 
-def services(cache: "Cache", intake: StreamIntake, arena_socket_path: str) -> list[Service[Any]]:
-    """Every service, with its servicer built."""
+def services(cache: "Cache", servicer: CacheServicer) -> list[Service[Any]]:
+    """Every service; all but the first with a servicer of their own."""
     events, control = EventsServicer(cache), ControlServicer(cache)
     return [
         Service(
             SERVICE_NAME,
-            CacheServicer(cache, intake, arena_socket_path),
+            servicer,
             cache_pb2_grpc.add_CacheServiceServicer_to_server,
         ),
         Service(

@@ -35,6 +35,7 @@ class SessionCalls(Calls):
             wire.text("client_name", request.client_name),
             transport,
             caller().key,
+            caller().not_after,
         )
         response = pb.OpenSessionResponse(
             session_id=view.session_id,
@@ -48,6 +49,7 @@ class SessionCalls(Calls):
             response.arena.socket_path = self._arena_socket_path
             response.arena.ticket = view.ticket
             response.arena.arena_bytes = self._cache.arena.capacity_bytes
+            response.arena.takes_calls = True
         elif transport is Transport.STREAM:
             self._intake.open_session(view.session_id)
         return response

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, cast
 
 import grpc
 from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
@@ -38,6 +39,7 @@ from kvtier.listening import AddressInUseError, clear_stale_socket
 from kvtier.tls import in_clear, server_credentials
 
 __all__ = [
+    "ErrorInterceptor",
     "GrpcServer",
     "InternalError",
     "MalformedRequestError",
@@ -131,13 +133,17 @@ class ErrorInterceptor(WrappingInterceptor):
     ) -> NoReturn:
         if isinstance(error, grpc.aio.AbortError):
             raise error
-        if not isinstance(error, KvtierError):
-            log.error("unexpected failure in %s", method, exc_info=error)
-            error = InternalError("internal error; the service's log has the details")
-        status = rpc_status.to_status(status_of(error, self.code_of(type(error))))
+        status = rpc_status.to_status(self.status(error, method))
         context.set_trailing_metadata(status.trailing_metadata)
         await context.abort(status.code, status.details)
         raise AssertionError("abort returned")
+
+    def status(self, error: Exception, method: str) -> status_pb2.Status:
+        """What the caller of `method` is told of `error`; the log has what is a fault of ours."""
+        if not isinstance(error, KvtierError):
+            log.error("unexpected failure in %s", method, exc_info=error)
+            error = InternalError("internal error; the service's log has the details")
+        return status_of(error, self.code_of(type(error)))
 
     def code_of(self, kind: type[KvtierError]) -> grpc.StatusCode:
         """The code of the nearest class in the table; INTERNAL when none is."""
@@ -194,11 +200,13 @@ class GrpcServer:
     ) -> None:
         self._security = access.security
         gate = AccessInterceptor(access, wall_clock)
+        self.errors = ErrorInterceptor(table)
+        """How failures are told; without state, for whoever serves the same calls beside gRPC."""
         self.calls = gate.calls
         """For reading only."""
         pending_max = max(PENDING_CALLS_MIN, 2 * access.limits.calls_max)
         self.server = grpc.aio.server(
-            interceptors=(ErrorInterceptor(table), gate),
+            interceptors=(self.errors, gate),
             options=(
                 # From the first of these on gRPC drops some, from the second on all.
                 ("grpc.server.max_pending_requests", pending_max),

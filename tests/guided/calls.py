@@ -18,6 +18,7 @@ with atheris.instrument_imports(include=["cache_service", "kvtier.keys", "storag
     from cache_service.edge.services import services
     from cache_service.intake import StreamIntake
     from cache_service.listener import QuietListener
+    from cache_service.servicer import CacheServicer
     from cache_service.views import CacheLimits
     from storage.host.arena import HostArena
 
@@ -48,7 +49,9 @@ class Life:
         self.cache = Cache(self.arena, None, LIMITS, lambda: self.now, QuietListener())
         self.servicers = {
             service.name.rsplit(".", 1)[-1]: service.servicer
-            for service in services(self.cache, StreamIntake(), "/nowhere")
+            for service in services(
+                self.cache, CacheServicer(self.cache, StreamIntake(), "/nowhere")
+            )
         }
 
     async def live(self) -> None:

@@ -24,14 +24,16 @@ TRANSPORT_STREAM: Transport
 TRANSPORT_BULK: Transport
 
 class ArenaHandover(_message.Message):
-    __slots__ = ("socket_path", "ticket", "arena_bytes")
+    __slots__ = ("socket_path", "ticket", "arena_bytes", "takes_calls")
     SOCKET_PATH_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
     ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TAKES_CALLS_FIELD_NUMBER: _ClassVar[int]
     socket_path: str
     ticket: bytes
     arena_bytes: int
-    def __init__(self, socket_path: _Optional[str] = ..., ticket: _Optional[bytes] = ..., arena_bytes: _Optional[int] = ...) -> None: ...
+    takes_calls: bool
+    def __init__(self, socket_path: _Optional[str] = ..., ticket: _Optional[bytes] = ..., arena_bytes: _Optional[int] = ..., takes_calls: bool = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("key_scheme_version", "client_name", "namespace_id", "block_tokens", "block_bytes", "transport")

@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from cache_service.edge.services import services
 from cache_service.intake import StreamIntake
 from cache_service.roles import RULES
+from cache_service.servicer import CacheServicer
 from kvtier.errors import read_error
 from kvtier.keys import pack_hashes, payload_checksum
 from kvtier.principals import EVERY_ROLE, Role, role_uri
@@ -29,7 +30,9 @@ from worker.breaker import Breaker, BreakerState
 
 METHODS = {
     f"/{service.name}/{method.name}": method
-    for service in services(cast(Any, None), StreamIntake(), "/nowhere")
+    for service in services(
+        cast(Any, None), CacheServicer(cast(Any, None), StreamIntake(), "/nowhere")
+    )
     for method in Default().FindServiceByName(service.name).methods
 }
 REFUSED = ("ROLE_NOT_ALLOWED", grpc.StatusCode.PERMISSION_DENIED)

@@ -75,7 +75,7 @@ def test_the_number_of_sessions_is_bounded(cache: Any) -> None:
 def test_a_ticket_works_once_and_dies_with_its_session(cache: Any) -> None:
     view = open_with(cache)
     assert len(view.ticket) == 32
-    assert cache.attach(view.ticket) == view.session_id
+    assert cache.attach(view.ticket).session_id == view.session_id
     for ticket in (view.ticket, b"x" * 32):
         with pytest.raises(SessionUnknownError):
             cache.attach(ticket)

@@ -8,8 +8,9 @@ from google.protobuf.descriptor_pool import Default
 
 from cache_service.edge.services import Service, services
 from cache_service.intake import StreamIntake
+from cache_service.servicer import CacheServicer
 
-SERVED = services(cast(Any, None), StreamIntake(), "/nowhere")
+SERVED = services(cast(Any, None), CacheServicer(cast(Any, None), StreamIntake(), "/nowhere"))
 
 
 def described(service: Service[Any]) -> ServiceDescriptor:
