@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -157,6 +158,17 @@ def test_questions_that_make_no_sense_are_refused(stub: Any, tools: Any) -> None
     assert refusal(lambda: stub.ExplainAcquire(request, timeout=10)) == "ACQUIRE_UNKNOWN"
 
 
+def test_no_more_other_scopes_than_a_ladder_has(stub: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(2)
+    packed = pack_hashes(chain)
+    assert explained(stub, chain, other_scope_hashes=[packed] * 8).present_count == 0
+    nine = [packed] * 9
+    assert refusal(lambda: explained(stub, chain, other_scope_hashes=nine)) == "MALFORMED_REQUEST"
+    for bad in (b"", packed[:-1], packed * 2):
+        asked = {"other_scope_hashes": [bad]}
+        assert refusal(lambda: explained(stub, chain, **asked)) == "MALFORMED_HASHES"  # noqa: B023
+
+
 @pytest.fixture
 def secured(
     make_service: Any, short_directory: Callable[[], Path]
@@ -196,6 +208,33 @@ def test_an_engine_sees_its_own_acquires_and_an_operator_all(secured: Any, tools
     for channel in (one, connect(Role.TENANT), connect(Role.AUDITOR)):
         explaining = explain_pb2_grpc.ExplainServiceStub(channel)
         assert refusal(lambda: listed(explaining)) == "ROLE_NOT_ALLOWED"  # noqa: B023
+
+
+def test_other_scopes_are_told_to_operators_alone(secured: Any, tools: Any, open_peer: Any) -> None:
+    """An engine that names both chains is told of each by itself, and of none by the other."""
+    _, connect = secured
+    engine, operator = connect(Role.ENGINE), connect(Role.OPERATOR)
+    peer = open_peer(SimpleNamespace(stub=cache_pb2_grpc.CacheServiceStub(engine)), "stream")
+    there, asked, foreign = tools.fresh_chain(1), tools.fresh_chain(1), tools.fresh_chain(1)
+
+    def acquired() -> bytes:
+        answers = [*peer.acquire(asked), peer.acquire_resident(asked), peer.lookup(asked)]
+        return b"".join(each.SerializeToString(deterministic=True) for each in answers)
+
+    before = acquired()
+    peer.store(there)
+    assert acquired() == before
+
+    both = {"other_scope_hashes": [pack_hashes(foreign), pack_hashes(there)]}
+    said = explained(explain_pb2_grpc.ExplainServiceStub(operator), asked, **both)
+    assert (said.present_count, said.miss_reason) == (0, block_pb2.MISS_REASON_OTHER_SCOPE)
+    assert (said.other_scope.index, said.other_scope.present_count) == (1, 1)
+    told = explained(explain_pb2_grpc.ExplainServiceStub(engine), asked)
+    assert told.miss_reason == block_pb2.MISS_REASON_NEVER_STORED
+    assert not told.HasField("other_scope")
+    for role in (Role.ENGINE, Role.TENANT, Role.BILLER, Role.AUDITOR):
+        explaining = explain_pb2_grpc.ExplainServiceStub(connect(role))
+        assert refusal(lambda: explained(explaining, asked, **both)) == "ROLE_NOT_ALLOWED"  # noqa: B023
 
 
 def test_the_tree_is_drawn_and_told_to_programs(told: Any, peer: Any) -> None:
