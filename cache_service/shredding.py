@@ -4,7 +4,7 @@
 
 Invariants: only of a whole organisation or of everything, because those have keys; from the moment
 of destruction nothing of it is read by this process, and with `DURABLE` by none after it. Why in
-this order, and what it proves: docs/adr/0021. Event loop; the file is written on the tier's thread.
+this order, and what it proves: docs/adr/0022. Event loop; the file is written on the tier's thread.
 """
 
 import logging
