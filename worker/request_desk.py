@@ -133,7 +133,9 @@ class RequestDesk:
         seconds = self._limits.deadline_seconds
         if time_remaining is not None:
             seconds = min(seconds, max(0.0, time_remaining))
-        plan = GenerationPlan(admitted, request, ask.stop, arrival, arrival + seconds)
+        plan = GenerationPlan(
+            admitted, request, ask.stop, arrival, arrival + seconds, ask.cache.ttl_class
+        )
         return self._start(plan)
 
     async def describe(self, ask: Ask) -> Description:

@@ -22,12 +22,14 @@ __all__ = [
     "CODEC_MASK",
     "OWNER_NUMBER_MAX",
     "OWNER_SHIFT",
+    "UNIT_END",
     "BlockRowReader",
     "BlockRows",
     "block_row",
     "key_numbers",
     "owner_numbers",
     "sealed_row",
+    "with_unit_end",
 ]
 
 BLOCK_KEY = b"b"
@@ -50,14 +52,17 @@ BLOCK_ROW = np.dtype([*_FIELDS, _CHECKSUM])
 """Value of a block row."""
 
 OWNER_SHIFT = 8
-"""Bits of `codec_owner` that are the codec and the number of the data key, four each; above them is
-the number of the owner."""
+"""Bits of `codec_owner` below the owner's number: the codec (three), whether a prefix unit ends
+with the block (one), the number of the data key (four)."""
+UNIT_END = 1 << 3
+CODEC_MASK = UNIT_END - 1
 _KEY_SHIFT = 4
-CODEC_MASK = (1 << _KEY_SHIFT) - 1
 OWNER_NUMBER_MAX = (1 << 32 - OWNER_SHIFT) - 1
 
 _BLOCK = struct.Struct("<32s32sIIQQQQQQ")
 _SEAL = struct.Struct("<Q")
+_MARKED_BYTE = struct.calcsize("<32s32sI")
+"""The lowest of `codec_owner`."""
 _KEY_BYTES = len(BLOCK_KEY) + 32
 
 _ENTRY = np.dtype([("kind", "u1"), ("hash", "V32"), *_FIELDS, _CHECKSUM])
@@ -165,7 +170,7 @@ def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes
         record.parent_hash,
         record.namespace_id,
         location.segment_id,
-        codec | owner_number << OWNER_SHIFT,
+        codec | UNIT_END * header.unit_end | owner_number << OWNER_SHIFT,
         location.generation,
         location.offset,
         location.payload_bytes,
@@ -186,6 +191,17 @@ def owner_numbers(rows: BlockRows) -> NDArray[np.uint32]:
     """Of each row's owner; 0: nobody's."""
     numbers: NDArray[np.uint32] = rows["codec_owner"] >> np.uint32(OWNER_SHIFT)
     return numbers
+
+
+def with_unit_end(block_hash: bytes, value: bytes) -> bytes | None:
+    """The row of a block with which a unit ends; None where it says so already, or is damaged."""
+    key, fields = BLOCK_KEY + block_hash, bytearray(value[: -_SEAL.size])
+    if len(value) != BLOCK_ROW.itemsize or value != sealed_row(key, bytes(fields)):
+        return None
+    if fields[_MARKED_BYTE] & UNIT_END:
+        return None
+    fields[_MARKED_BYTE] |= UNIT_END
+    return sealed_row(key, bytes(fields))
 
 
 def sealed_row(key: bytes, fields: bytes) -> bytes:

@@ -29,6 +29,8 @@ class StoredBlock(NamedTuple):
     owner: str = ""
     encrypted: Encrypted | None = None
     """None: `view` is in clear."""
+    unit_end: bool = False
+    """A prefix unit ends with the block."""
 
 
 def as_stored(record: BlockRecord, view: memoryview, codec: Codec, owner: str = "") -> StoredBlock:

@@ -81,6 +81,8 @@ _ENCRYPTION_AT = 28
 _ENCRYPTED = struct.Struct(f"<{KEY_ID_BYTES}s{NONCE_BYTES}s{TAG_BYTES}s")
 _ENCRYPTED_AT = 1712
 _CHECKED_BYTES = PAGE_BYTES - _CHECKSUM.size
+_MARKS_AT = _CHECKED_BYTES - 8
+_UNIT_END = 1
 _BEFORE_OFFSET = struct.Struct("<8sIIQII")
 _RAW_RECORD = struct.Struct(
     f"<{_BEFORE_OFFSET.size}sQ8xQQQ32s32s32s{_CHECKED_BYTES - _RECORD_FIELDS.size}xQ"
@@ -128,6 +130,8 @@ class RecordHeader(NamedTuple):
     """Whose the block is, as its writer was told; empty: nobody's."""
     encrypted: Encrypted | None = None
     """None: in clear. As parsed, the checksum is still under its mask (`KeyRing.unmasked`)."""
+    unit_end: bool = False
+    """Whether a prefix unit ended with the block when the record was written."""
 
 
 def record_bytes(stored_bytes: int) -> int:
@@ -222,7 +226,7 @@ def pack_record_header(header: RecordHeader, seed: int) -> bytes:
 
 def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> None:
     """As `pack_record_header`, into a page that holds zeros or another record's header."""
-    record, location, sequence, codec, owner, encrypted = header
+    record, location, sequence, codec, owner, encrypted, unit_end = header
     checksum = record.checksum
     if encrypted is not None or page[_ENCRYPTION_AT]:
         checksum ^= _write_encrypted(encrypted, page)
@@ -245,6 +249,7 @@ def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> No
         record.parent_hash,
     )
     _write_owner(owner, page)
+    page[_MARKS_AT] = _UNIT_END if unit_end else 0
     seal = xxhash.xxh3_64_intdigest(page[:_CHECKED_BYTES], seed)
     _CHECKSUM.pack_into(page, _CHECKED_BYTES, seal)
 
@@ -308,7 +313,8 @@ def parse_record_header(
         BlockHash(block_hash), BlockHash(parent), NamespaceId(namespace_id), payload_bytes, checksum
     )
     encrypted = Encrypted(*_ENCRYPTED.unpack_from(page, _ENCRYPTED_AT)) if way else None
-    return RecordHeader(record, location, sequence, Codec(codec), _owner(page), encrypted)
+    unit_end = bool(page[_MARKS_AT] & _UNIT_END)
+    return RecordHeader(record, location, sequence, Codec(codec), _owner(page), encrypted, unit_end)
 
 
 def _owner(page: memoryview) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtier.keys import BlockHash, NamespaceId
-from storage.ssd.block_rows import CODEC_MASK, BlockRows, owner_numbers
+from storage.ssd.block_rows import CODEC_MASK, UNIT_END, BlockRows, owner_numbers
 from storage.ssd.lineage import same_words
 from storage.tier import NEVER, NO_PARENT, BlockRecord, SegmentId, SsdLocation
 
@@ -60,6 +60,8 @@ class RecoveredColumns:
     """Of these blocks, each once; the first is "", nobody."""
     owner_row: NDArray[np.int32]
     """Position in `owners`."""
+    unit_end: NDArray[np.bool_]
+    """Whether a prefix unit ends with the block, as far as that was written down."""
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -132,6 +134,7 @@ def recovered_columns(
         expire_second=_expire_seconds(blocks.hashes, order, expiries),
         owners=owner_paths,
         owner_row=owner_row,
+        unit_end=(blocks["codec_owner"][order] & np.uint32(UNIT_END)) != 0,
     )
 
 

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -207,11 +207,13 @@ class SsdTier:
         batch: Sequence[tuple[BlockRecord, memoryview]],
         expire_seconds: Sequence[int] = (),
         owners: Sequence[str] = (),
+        unit_ends: Collection[BlockHash] = frozenset(),
     ) -> list[SsdLocation]:
         """Writes blocks, durable on return; all or none is indexed.
 
         `expire_seconds`: the Unix second at which each ends, NEVER for none; nothing for all NEVER.
         `owners`: whose each is, which comes back when the tier is opened; nothing for all nobody's.
+        `unit_ends`: with which of them a prefix unit ends, which comes back too.
 
         Each view is page-aligned memory of `rounded(payload_bytes)` bytes that stays as it is until
         this returns; it is trusted to match `record.checksum` (readers verify). Parents are on the
@@ -221,6 +223,8 @@ class SsdTier:
         self._check_open()
         codec = self._selector.choice.codec
         blocks = await self._encoder.encoded(batch, owners or [""] * len(batch), codec)
+        if unit_ends:
+            blocks = [b._replace(unit_end=b.record.block_hash in unit_ends) for b in blocks]
         try:
             locations = await self._write_lane.run(self._writer.append, blocks, expire_seconds)
         finally:
@@ -279,14 +283,17 @@ class SsdTier:
         await self._scrub_lane.run(self._reader.verify, record, location)
 
     async def relog(
-        self, items: Sequence[tuple[BlockRecord, SsdLocation]]
+        self,
+        items: Sequence[tuple[BlockRecord, SsdLocation]],
+        unit_ends: Collection[BlockHash] = frozenset(),
     ) -> list[SsdLocation | None]:
         """Copies blocks into the open segment, parents before children; None where corrupt.
 
+        `unit_ends`: with which of them a prefix unit ends by now; the others keep their mark.
         Raises SegmentsFullError when not all would fit (nothing was written), TierIOError.
         """
         self._check_open()
-        locations = await self._write_lane.run(self._writer.relog, list(items))
+        locations = await self._write_lane.run(self._writer.relog, list(items), unit_ends)
         self._prewrite_ahead()
         return locations
 
@@ -303,6 +310,14 @@ class SsdTier:
         """
         self._check_open()
         await self._write_lane.run(self._writer.save_expiries, list(expiries))
+
+    async def save_unit_ends(self, hashes: Sequence[BlockHash]) -> None:
+        """Notes that prefix units end with blocks that were appended; durable on return, lost with
+        the index until the block is written again. Unknown ones are ignored. Raises TierIOError,
+        TierBusyError.
+        """
+        self._check_open()
+        await self._write_lane.run(self._writer.save_unit_ends, list(hashes))
 
     async def save_memos(self, memos: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Keeps small values of the owner's by name, or deletes them (None), all or none; durable

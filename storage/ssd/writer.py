@@ -8,7 +8,7 @@ writer refuses every later change until the directory is opened again.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from storage.codec import Codec
@@ -19,6 +19,7 @@ from storage.errors import (
     StorageError,
     TierIOError,
 )
+from storage.ssd.block_rows import with_unit_end
 from storage.ssd.encoding import StoredBlock, encrypted_block, stored_block
 from storage.ssd.encryption import organisation_of
 from storage.ssd.files import aligned_buffer, aligned_pages, write_all
@@ -141,21 +142,36 @@ class SegmentWriter:
         if put or delete:
             self._apply(IndexBatch(put_expiries=put, delete_expiries=delete))
 
+    def save_unit_ends(self, hashes: Sequence[bytes]) -> None:
+        """Prefix units end with these blocks, durable on return; what has no row is passed over.
+        Records stay as they are. Raises TierIOError."""
+        self._check_usable()
+        rows = zip(hashes, self._index.block_values(hashes), strict=True)
+        marked = [(each, with_unit_end(each, row)) for each, row in rows if row is not None]
+        put = [(each, row) for each, row in marked if row is not None]
+        if put:
+            self._apply(IndexBatch(put_blocks=put))
+
     def save_memos(self, memos: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Keeps or deletes (None) values by name, durable on return. Raises TierIOError."""
         self._check_usable()
         if memos:
             self._apply(IndexBatch(put_memos=memos))
 
-    def relog(self, items: Sequence[tuple[BlockRecord, SsdLocation]]) -> list[SsdLocation | None]:
-        """Copies records to the open segment; None where one turned out corrupt. Raises
-        SegmentsFullError when not all would fit (nothing was written), TierIOError."""
+    def relog(
+        self,
+        items: Sequence[tuple[BlockRecord, SsdLocation]],
+        unit_ends: Collection[bytes] = frozenset(),
+    ) -> list[SsdLocation | None]:
+        """Copies records to the open segment; None where one turned out corrupt. `unit_ends`: of
+        which of them units end since the record was written, too. Raises SegmentsFullError when not
+        all would fit (nothing was written), TierIOError."""
         self._check_usable()
         sizes = [_placeholder(record, location) for record, location in items]
         plan_append(self._table, sizes, self._env.random_seed)
         moved: list[SsdLocation | None] = []
         for chunk in _chunks(items):
-            moved += self._relog_chunk(chunk)
+            moved += self._relog_chunk(chunk, unit_ends)
         return moved
 
     def recycle(self, segment_id: SegmentId) -> None:
@@ -273,7 +289,13 @@ class SegmentWriter:
         # leaves out what a failed append left behind a later, shorter one.
         self._sequence += 1
         return RecordHeader(
-            record, location, self._sequence, block.codec, block.owner, block.encrypted
+            record,
+            location,
+            self._sequence,
+            block.codec,
+            block.owner,
+            block.encrypted,
+            block.unit_end,
         )
 
     def _write_segment_header(self, segment: Segment) -> None:
@@ -313,7 +335,7 @@ class SegmentWriter:
     # --- relog --------------------------------------------------------------------------------
 
     def _relog_chunk(
-        self, chunk: Sequence[tuple[BlockRecord, SsdLocation]]
+        self, chunk: Sequence[tuple[BlockRecord, SsdLocation]], unit_ends: Collection[bytes]
     ) -> list[SsdLocation | None]:
         buffer = aligned_buffer(sum(rounded(location.stored_bytes) for _, location in chunk))
         good: list[StoredBlock] = []
@@ -328,7 +350,8 @@ class SegmentWriter:
                 intact.append(False)
             else:
                 intact.append(True)
-                good.append(self._again(header, view))
+                ends = header.unit_end or record.block_hash in unit_ends
+                good.append(self._again(header, view)._replace(unit_end=ends))
         written = iter(self._append(good, (), ()))
         return [next(written) if ok else None for ok in intact]
 

@@ -3,7 +3,8 @@
 Each opening stores under another codec. A power cut stops the disk after a number of writes and
 syncs, drops any part of what was not synced, and opens what is left. Held to after every step: what
 was acknowledged is there and reads back right, what was forgotten is not, and nothing else ever
-appears.
+appears. Where prefix units end is kept as well: what was said when a block was written with its
+record, what was said later with the index alone.
 """
 
 import asyncio
@@ -28,7 +29,6 @@ from tests.ssd.blocks import (
     CAPACITY_BYTES,
     SEGMENT_BYTES,
     Block,
-    append,
     block,
     read,
     soft_block,
@@ -50,6 +50,10 @@ class SsdMachine(RuleBasedStateMachine):
         self.openings = 0
         self.made = 0
         self.model: dict[BlockHash, tuple[Block, SsdLocation]] = {}
+        self.ends: set[BlockHash] = set()
+        """With which of the model's blocks a unit ends."""
+        self.recorded: set[BlockHash] = set()
+        """Of which of these the record says so."""
         self.known: dict[BlockHash, Block] = {}
         """Every block ever made: what may appear after a crash."""
         self.shredded: set[BlockHash] = set()
@@ -82,8 +86,8 @@ class SsdMachine(RuleBasedStateMachine):
         """Of the next opening."""
         return NO_ENCRYPTION
 
-    async def store(self, batch: list[Block]) -> list[SsdLocation]:
-        return await append(self.tier, batch)
+    async def store(self, batch: list[Block], ends: set[BlockHash]) -> list[SsdLocation]:
+        return await self.tier.append([(b.record, b.view()) for b in batch], unit_ends=ends)
 
     # --- ordinary life ------------------------------------------------------------------------
 
@@ -102,12 +106,23 @@ class SsdMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def append(self, data: st.DataObject) -> None:
-        batch = self.new_blocks(data)
-        try:
-            locations = self.run(self.store(batch))
-        except SegmentsFullError:
-            return
+        with contextlib.suppress(SegmentsFullError):
+            self.append_some(self.new_blocks(data), data)
+
+    def append_some(self, batch: list[Block], data: st.DataObject) -> None:
+        ends = {b.hash for b in batch if data.draw(st.booleans(), "ends a unit")}
+        self.offered = ends
+        locations = self.run(self.store(batch, ends))
         self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
+        self.ends |= ends
+        self.recorded |= ends
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def units_end_later(self, data: st.DataObject) -> None:
+        marked = data.draw(st.lists(st.sampled_from(sorted(self.model)), unique=True), "marked")
+        self.run(self.tier.save_unit_ends(marked))
+        self.ends |= set(marked)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
@@ -138,7 +153,8 @@ class SsdMachine(RuleBasedStateMachine):
 
     def relog(self, hashes: list[BlockHash]) -> None:
         pairs = [self.model[h] for h in hashes]
-        moved = self.run(self.tier.relog([(b.record, x) for b, x in pairs]))
+        moved = self.run(self.tier.relog([(b.record, x) for b, x in pairs], self.ends))
+        self.recorded |= self.ends & set(hashes)
         for (b, _), location in zip(pairs, moved, strict=True):
             assert location is not None
             self.model[b.hash] = (b, location)
@@ -162,7 +178,8 @@ class SsdMachine(RuleBasedStateMachine):
         self.run(self.tier.close())
         shutil.rmtree(self.directory / "index")
         self.open()
-        self.check_recovered(must=acknowledged, may=set(self.known) - self.shredded)
+        may = set(self.known) - self.shredded
+        self.check_recovered(must=acknowledged, may=may, index=False)
         torn = set()
         for block_hash, (b, location) in self.model.items():
             try:
@@ -192,8 +209,7 @@ class SsdMachine(RuleBasedStateMachine):
         batch = self.new_blocks(data)
         self.env.cut_power_after(data.draw(st.integers(0, 6), "writes and syncs"))
         with contextlib.suppress(TierIOError, SegmentsFullError):
-            locations = self.run(self.store(batch))
-            self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
+            self.append_some(batch, data)
         self.restart_after_power_cut(seed)
         self.check_recovered(must=set(self.model), may={b.hash for b in batch})
 
@@ -235,16 +251,28 @@ class SsdMachine(RuleBasedStateMachine):
 
     # --- what always holds ----------------------------------------------------------------------
 
-    def check_recovered(self, must: set[BlockHash], may: set[BlockHash]) -> None:
+    def check_recovered(
+        self, must: set[BlockHash], may: set[BlockHash], *, index: bool = True
+    ) -> None:
+        """`index`: what it said was not lost."""
         found = {}
-        for record, location in self.tier.recovered():
+        recovered = self.tier.recovered()
+        marks = dict(zip(recovered.hashes.tolist(), recovered.unit_end.tolist(), strict=True))
+        said = {BlockHash(name) for name, mark in marks.items() if mark}
+        for record, location in recovered:
             parent = record.parent_hash
             assert parent == NO_PARENT or parent in found, "a child came before its parent"
             found[record.block_hash] = (self.known[record.block_hash], location)
         assert must <= set(found), "acknowledged blocks are gone"
         assert set(found) <= must | may, "blocks appeared from nowhere"
         assert self.tier.report.kept_count == len(found)
+        # An older record than the last may be what is found without the index.
+        assert self.recorded & must <= said or not index
+        assert not index or self.ends & must == said & must
+        assert said & must <= self.ends, "units end where none did"
         self.model = found
+        self.ends = said
+        self.recorded &= said
 
     def subtree(self, hashes: set[BlockHash]) -> set[BlockHash]:
         grown = set(hashes)
@@ -288,9 +316,10 @@ class EncryptedSsdMachine(SsdMachine):
         masters = tuple(bytes([i]) * 32 for i in range(number, max(0, number - 2), -1))
         return Encryption(masters)
 
-    async def store(self, batch: list[Block]) -> list[SsdLocation]:
+    async def store(self, batch: list[Block], ends: set[BlockHash]) -> list[SsdLocation]:
         owners = [OWNERS[b.hash[0] % len(OWNERS)] for b in batch]
-        locations = await self.tier.append([(b.record, b.view()) for b in batch], (), owners)
+        blocks = [(b.record, b.view()) for b in batch]
+        locations = await self.tier.append(blocks, (), owners, ends)
         if self.tier.encryption.enabled:
             self.encrypted |= {b.hash: o[:4] for b, o in zip(batch, owners, strict=True)}
         return locations

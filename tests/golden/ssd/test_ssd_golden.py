@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 PLAIN = HERE / "plain.json"
 MIXED = HERE / "mixed.json"
 ENCRYPTED = HERE / "encrypted.json"
+UNITS = HERE / "units.json"
 SEGMENT_BYTES = 6 * PAGE_BYTES
 CAPACITY_BYTES = 4 * SEGMENT_BYTES
 
@@ -83,6 +84,15 @@ async def _write(directory: Path, codecs: list[str]) -> None:
 async def _write_encrypted(directory: Path) -> None:
     tier = _opened(directory, encryption=ON)
     await tier.append([(b.record, b.view()) for b in BLOCKS], (), OWNERS)
+    await tier.close()
+
+
+async def _write_units(directory: Path) -> None:
+    """Owned blocks; a unit ends with the second from the start, with the third since later."""
+    tier = _opened(directory)
+    blocks = [(b.record, b.view()) for b in BLOCKS[:3]]
+    await tier.append(blocks, (), ["acme"] * 3, {BLOCKS[1].hash})
+    await tier.save_unit_ends([BLOCKS[2].hash])
     await tier.close()
 
 
@@ -160,6 +170,21 @@ async def test_an_encrypted_directory_is_read_for_ever(tmp_path) -> None:
         await tier.close()
 
 
+async def test_ends_of_units_are_the_same_bytes_for_ever_and_read(tmp_path) -> None:
+    await _write_units(tmp_path / "written")
+    assert _dump(tmp_path / "written") == _load(UNITS)
+    for lost, expected in (("nothing", [False, True, True]), ("index", [False, True, False])):
+        directory = tmp_path / lost
+        _restore(_load(UNITS), directory)
+        if lost == "index":
+            shutil.rmtree(directory / "index")
+        tier = _opened(directory)
+        found = tier.recovered()
+        assert found.hashes.tolist() == [b.hash for b in BLOCKS[:3]]
+        assert found.unit_end.tolist() == expected
+        await tier.close()
+
+
 async def test_a_directory_of_every_codec_is_read_for_ever(tmp_path) -> None:
     """What compressors write may change with their versions; what was written must be read."""
     for lost in ("nothing", "index"):
@@ -188,3 +213,6 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_write_encrypted(Path(folder)))
         ENCRYPTED.write_text(json.dumps(_dump(Path(folder)), indent=1, sort_keys=True) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_write_units(Path(folder)))
+        UNITS.write_text(json.dumps(_dump(Path(folder)), indent=1, sort_keys=True) + "\n")
