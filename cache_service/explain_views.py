@@ -120,3 +120,5 @@ class TreeNodeView:
     host_leaving_rank: int
     """From 1; 0: not among the next."""
     ssd_leaving_count: int
+    owner: str
+    """Of all its blocks; empty: nobody's."""

@@ -177,6 +177,7 @@ class ExplainServicer(explain_pb2_grpc.ExplainServiceServicer):
             child_count=view.child_count,
             host_leaving_rank=view.host_leaving_rank,
             ssd_leaving_count=view.ssd_leaving_count,
+            owner=view.owner,
         )
 
 

@@ -182,7 +182,7 @@ class ListTreeResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[TreeNode, _Mapping]]] = ..., next_page_token: _Optional[bytes] = ..., changed: bool = ...) -> None: ...
 
 class TreeNode(_message.Message):
-    __slots__ = ("block_hash", "last_block_hash", "parent_block_hash", "namespace_id", "block_bytes", "block_count", "shares", "hit_count", "last_use_time", "pinned_count", "child_count", "host_leaving_rank", "ssd_leaving_count")
+    __slots__ = ("block_hash", "last_block_hash", "parent_block_hash", "namespace_id", "block_bytes", "block_count", "shares", "hit_count", "last_use_time", "pinned_count", "child_count", "host_leaving_rank", "ssd_leaving_count", "owner")
     BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
     LAST_BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
     PARENT_BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +196,7 @@ class TreeNode(_message.Message):
     CHILD_COUNT_FIELD_NUMBER: _ClassVar[int]
     HOST_LEAVING_RANK_FIELD_NUMBER: _ClassVar[int]
     SSD_LEAVING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     block_hash: bytes
     last_block_hash: bytes
     parent_block_hash: bytes
@@ -209,4 +210,5 @@ class TreeNode(_message.Message):
     child_count: int
     host_leaving_rank: int
     ssd_leaving_count: int
-    def __init__(self, block_hash: _Optional[bytes] = ..., last_block_hash: _Optional[bytes] = ..., parent_block_hash: _Optional[bytes] = ..., namespace_id: _Optional[bytes] = ..., block_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[TierShare, _Mapping]]] = ..., hit_count: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pinned_count: _Optional[int] = ..., child_count: _Optional[int] = ..., host_leaving_rank: _Optional[int] = ..., ssd_leaving_count: _Optional[int] = ...) -> None: ...
+    owner: str
+    def __init__(self, block_hash: _Optional[bytes] = ..., last_block_hash: _Optional[bytes] = ..., parent_block_hash: _Optional[bytes] = ..., namespace_id: _Optional[bytes] = ..., block_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[TierShare, _Mapping]]] = ..., hit_count: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pinned_count: _Optional[int] = ..., child_count: _Optional[int] = ..., host_leaving_rank: _Optional[int] = ..., ssd_leaving_count: _Optional[int] = ..., owner: _Optional[str] = ...) -> None: ...

@@ -96,7 +96,7 @@ class ExplainServiceServicer(object):
     def ListTree(self, request, context):
         """The prefix tree, parents before children. Changes nothing.
 
-        A node is a run of blocks that nothing else continues; what forks begins a new node. The listing
+        A node is a run of blocks of one owner that nothing else continues; what forks begins a new one. The listing
         is not one moment's: a message is, and what left between two is not in the later one. A tree
         that changed where the listing stood is left there, and `changed` says so.
         Preconditions: none. Limit: `page_size`; the last message has the token of the next page, or

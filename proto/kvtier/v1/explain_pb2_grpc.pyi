@@ -61,7 +61,7 @@ class ExplainServiceStub:
     ListTree: _grpc.UnaryStreamMultiCallable[_explain_pb2.ListTreeRequest, _explain_pb2.ListTreeResponse]
     """The prefix tree, parents before children. Changes nothing.
 
-    A node is a run of blocks that nothing else continues; what forks begins a new node. The listing
+    A node is a run of blocks of one owner that nothing else continues; what forks begins a new one. The listing
     is not one moment's: a message is, and what left between two is not in the later one. A tree
     that changed where the listing stood is left there, and `changed` says so.
     Preconditions: none. Limit: `page_size`; the last message has the token of the next page, or
@@ -103,7 +103,7 @@ class ExplainServiceAsyncStub(ExplainServiceStub):
     ListTree: _aio.UnaryStreamMultiCallable[_explain_pb2.ListTreeRequest, _explain_pb2.ListTreeResponse]  # type: ignore[assignment]
     """The prefix tree, parents before children. Changes nothing.
 
-    A node is a run of blocks that nothing else continues; what forks begins a new node. The listing
+    A node is a run of blocks of one owner that nothing else continues; what forks begins a new one. The listing
     is not one moment's: a message is, and what left between two is not in the later one. A tree
     that changed where the listing stood is left there, and `changed` says so.
     Preconditions: none. Limit: `page_size`; the last message has the token of the next page, or
@@ -160,7 +160,7 @@ class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_explain_pb2.ListTreeResponse], _abc.AsyncIterator[_explain_pb2.ListTreeResponse]]:
         """The prefix tree, parents before children. Changes nothing.
 
-        A node is a run of blocks that nothing else continues; what forks begins a new node. The listing
+        A node is a run of blocks of one owner that nothing else continues; what forks begins a new one. The listing
         is not one moment's: a message is, and what left between two is not in the later one. A tree
         that changed where the listing stood is left there, and `changed` says so.
         Preconditions: none. Limit: `page_size`; the last message has the token of the next page, or

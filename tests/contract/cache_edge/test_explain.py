@@ -269,6 +269,22 @@ def test_the_tree_is_drawn_and_told_to_programs(told: Any, peer: Any) -> None:
         assert reason in failed.stderr
 
 
+def test_the_tree_names_owners(told: Any, peer: Any, tools: Any) -> None:
+    chain = [BlockHash(hashlib.sha256(name).digest()) for name in (b"owned", b"more")]
+    runs = [cache_pb2.OwnerRun(owner="acme/search/ann", block_count=2)]
+    reserved = peer.reserve(chain, owner_runs=runs)
+    assert peer.commit(reserved, peer.write(reserved, chain))
+    under = ("--under", chain[0].hex())
+    drawn = cli(told.address, "tree", *under)
+    (line,) = [x for x in drawn.stdout.splitlines() if x.startswith(chain[0].hex()[:10])]
+    assert line.rstrip().endswith("acme/search/ann")
+    (node,) = json.loads(cli(told.address, "tree", "--json", *under).stdout)["nodes"]
+    assert node["owner"] == "acme/search/ann"
+    narrow = cli(told.address, "tree", *under, width=80).stdout
+    assert "…" not in narrow
+    assert chain[0].hex()[:10] in narrow
+
+
 def test_a_request_is_explained_in_the_terminal(told: Any, peer: Any, tools: Any) -> None:
     chain = tools.fresh_chain(3)
     peer.store(chain[:2])

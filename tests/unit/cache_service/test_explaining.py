@@ -13,6 +13,7 @@ from cache_service.errors import AcquireUnknownError, BlockNotCachedError, Malfo
 from cache_service.explain_views import OtherScopeView, TreeNodeView
 from cache_service.hints import Hints
 from cache_service.listener import QuietListener
+from cache_service.owner_runs import OwnerRuns
 from cache_service.read_rate import ReadRate
 from cache_service.tree_walk import START, Place
 from kvtier.blocks import MissReason, Tier
@@ -223,6 +224,21 @@ async def test_runs_are_nodes_and_forks_begin_new_ones(client: Any, chain: Any, 
     ]
     assert whole_tree(cache, namespace_id=bytes(32)) == []
     assert len(whole_tree(cache, namespace_id=doc.namespace_id)) == 4
+
+
+async def test_a_node_is_of_one_owner(client: Any, chain: Any, cache: Any) -> None:
+    owners = OwnerRuns(("", "acme", "acme/search"), (2, 3, 5))
+    blocks = chain(1, 2, 3, 4, 5)
+    reserved = await cache.reserve(client.session_id, "", blocks, Hints(owners=owners))
+    await client.commit(reserved, client.write(blocks, reserved))
+    nodes = whole_tree(cache)
+    assert [(node.owner, node.block_count, node.child_count) for node in nodes] == [
+        ("", 2, 1),
+        ("acme", 1, 1),
+        ("acme/search", 2, 0),
+    ]
+    assert [node.parent_block_hash for node in nodes] == [b"", blocks[1], blocks[2]]
+    assert whole_tree(cache, nodes_max=1) == nodes
 
 
 async def test_what_leaves_next_is_ranked_and_leased_blocks_are_not(
