@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
+from worker.errors import ArchitectureRefusedError
 from worker.kv_pages import KvPages
 
 __all__ = ["CURRENT_STEP", "IMPLEMENTATION", "AttentionStep", "PagedCache", "Segment"]
@@ -28,6 +29,10 @@ __all__ = ["CURRENT_STEP", "IMPLEMENTATION", "AttentionStep", "PagedCache", "Seg
 IMPLEMENTATION = "kvtier_paged"
 """The name under which transformers finds `paged_attention`. It is not a name that transformers
 makes masks for, so none is built per layer."""
+
+CHANGES_NOTHING = frozenset({"position_ids", "use_cache", "output_router_logits"})
+"""What models pass on to attention functions that do not look at it. Anything else, an index of
+the keys to attend to for one, may change the result: the list names what is known not to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +137,15 @@ def paged_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The signature of transformers' attention functions; `[1, heads, tokens, dim]` each.
 
-    `softcap` squeezes scores, `s_aux` holds a sink per head; both leave the fused kernel.
+    `softcap` squeezes scores, `s_aux` holds a sink per head; both leave the fused kernel. Raises
+    ArchitectureRefusedError for what it would have to leave out.
     """
+    _refuse_unknown(attention_mask, dropout, is_causal, kwargs)
     step = CURRENT_STEP.get()
     step.called_layers += 1
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -157,6 +165,26 @@ def paged_attention(
             part = _explicit(step, q, k, v, window, scaling, softcap, s_aux)
         out[:, first : first + count] = part.transpose(1, 2)
     return out, None
+
+
+def _refuse_unknown(
+    mask: torch.Tensor | None, dropout: float, is_causal: bool | None, others: dict[str, Any]
+) -> None:
+    if mask is not None:
+        raise ArchitectureRefusedError(
+            "the model attends by a mask of its own, which tokens in pages are not arranged for"
+        )
+    if is_causal is False:
+        raise ArchitectureRefusedError("the model attends both ways: its KV is not a prefix's")
+    if dropout:
+        raise ArchitectureRefusedError(f"the model asks for dropout of {dropout} in attention")
+    unknown = sorted(
+        name for name, value in others.items() if value is not None and name not in CHANGES_NOTHING
+    )
+    if unknown:
+        raise ArchitectureRefusedError(
+            f"the model asks attention for {', '.join(unknown)}, which may change what it computes"
+        )
 
 
 def _fused(

@@ -85,8 +85,8 @@ class Engine:
     def submit(self, request: EngineRequest, sink: EventSink) -> None:
         """Accepts `request`; from here on `sink` gets its events.
 
-        Raises QueueFullError, PromptTooLongError when the pool can never hold it,
-        ShuttingDownError, EngineFailedError, ValueError for counts below 1.
+        Raises QueueFullError, PromptTooLongError when it passes the model's context or the pool can
+        never hold it, ShuttingDownError, EngineFailedError, ValueError for counts below 1.
         """
         self._check(request)
         chain = BlockChain(self._loaded.namespace, request.scope)
@@ -251,6 +251,15 @@ class Engine:
         counts = (len(request.token_ids), request.max_completion_tokens, request.sample_count)
         if min(counts) < 1:
             raise ValueError("prompt, completion and sample count must be at least 1")
+        # Here too, though the edge looks first: past it KV is not what its name says.
+        if counts[0] + counts[1] > self._loaded.context_tokens:
+            raise PromptTooLongError(
+                f"{counts[0]} prompt tokens and {counts[1]} completion tokens pass the model's "
+                f"context of {self._loaded.context_tokens}",
+                prompt_tokens=counts[0],
+                completion_tokens=counts[1],
+                context_tokens=self._loaded.context_tokens,
+            )
         need = pages_needed(*counts, self._loaded.block_tokens)
         if need > self._page_count:
             raise PromptTooLongError(

@@ -1,6 +1,7 @@
 """A checkpoint directory becomes a model that is known to cache correctly, or a typed refusal.
 
-    files -> configuration -> refuse what blocks cannot name -> weights -> layout -> self-test
+    files -> configuration -> refuse what blocks cannot name -> regime of RoPE -> weights -> layout
+          -> self-test
 
 Invariant: a `LoadedModel` has passed the self-test, so its paged logits are those of the plain
 model. Nothing is fetched: local files only. Runs once, on the starting thread.
@@ -8,7 +9,7 @@ model. Nothing is fetched: local files only. Runs once, on the starting thread.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -17,6 +18,7 @@ from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
 from worker.errors import ArchitectureRefusedError, CheckpointError
 from worker.layout import BlockLayout, probe_layout
 from worker.namespace import checkpoint_namespace
+from worker.rope_regime import Regime, RegimeName, choose_regime
 from worker.self_test import run_self_test
 
 __all__ = ["LoadedModel", "load_model"]
@@ -39,13 +41,18 @@ class LoadedModel:
     """The directory's name."""
     architecture: str
     dtype: str
-    context_tokens: int
+    regime: Regime
     vocabulary_size: int
     stop_token_ids: frozenset[int]
     namespace: Namespace
     layout: BlockLayout
     model: Any
     """An unmodified transformers decoder in evaluation mode."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Of prompt and completion together; past them the model would compute something else."""
+        return self.regime.context_tokens
 
     @property
     def block_bytes(self) -> int:
@@ -62,29 +69,35 @@ def load_model(
     dtype: str = "auto",
     device: str = "cpu",
     block_tokens: int = DEFAULT_BLOCK_TOKENS,
+    rope_regime: RegimeName = "short",
 ) -> LoadedModel:
     """Loads the checkpoint in `directory` and proves that it can be cached.
 
-    `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16". Raises
-    CheckpointError, ArchitectureRefusedError, SelfTestFailedError, ValueError for a bad argument.
+    `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16"; for
+    `rope_regime` see `worker.rope_regime`. Raises CheckpointError, ArchitectureRefusedError,
+    SelfTestFailedError, ValueError for a bad argument.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if rope_regime not in get_args(RegimeName):
+        raise ValueError(f"rope_regime must be short or long, not {rope_regime!r}")
     weight_files = _weight_files(directory)
     config = _read_config(directory)
     refuse_uncacheable(config)
+    text_config = config.get_text_config()
+    regime = choose_regime(text_config, rope_regime)
     model = _read_model(directory, config, _pick_dtype(dtype, device), device)
+    regime.pin(model)
     layout = probe_layout(model, block_tokens)
     run_self_test(model, layout)
-    text_config = config.get_text_config()
     return LoadedModel(
         name=directory.resolve().name,
         architecture=type(model).__name__,
         dtype=str(layout.dtype).removeprefix("torch."),
-        context_tokens=int(getattr(text_config, "max_position_embeddings", 0)),
+        regime=regime,
         vocabulary_size=int(text_config.vocab_size),
         stop_token_ids=_stop_token_ids(directory, text_config),
-        namespace=checkpoint_namespace(directory, weight_files, config, layout),
+        namespace=checkpoint_namespace(directory, weight_files, config, layout, regime.name),
         layout=layout,
         model=model,
     )

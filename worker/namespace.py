@@ -23,16 +23,23 @@ READ_BYTES = 4 * 1024 * 1024
 
 
 def checkpoint_namespace(
-    directory: Path, weight_files: Sequence[Path], config: Any, layout: BlockLayout
+    directory: Path,
+    weight_files: Sequence[Path],
+    config: Any,
+    layout: BlockLayout,
+    rope_regime: str | None,
 ) -> Namespace:
-    """The namespace of `layout` over the files of `directory`. Raises OSError."""
+    """The namespace of `layout` over the files of `directory`. Raises OSError.
+
+    `rope_regime` is None for a checkpoint that has one set of frequencies.
+    """
     files = [directory / "config.json", *weight_files]
     return Namespace(
         weights=weights_digest(files),
         layout=layout.describe(),
         dtype=str(layout.dtype).removeprefix("torch."),
         block_tokens=layout.block_tokens,
-        rope=_rope_text(config.get_text_config()),
+        rope=_rope_text(config.get_text_config(), rope_regime),
         engine=ENGINE_ID,
     )
 
@@ -50,8 +57,8 @@ def weights_digest(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _rope_text(config: Any) -> str:
-    """Every setting whose name speaks of rotary positions, as canonical JSON."""
+def _rope_text(config: Any, regime: str | None) -> str:
+    """Every setting whose name speaks of rotary positions, and the regime, as canonical JSON."""
     values = config.to_dict()
     chosen = {
         name: value
@@ -60,4 +67,6 @@ def _rope_text(config: Any) -> str:
     }
     # Dynamic RoPE scales with it.
     chosen["max_position_embeddings"] = values.get("max_position_embeddings")
+    if regime is not None:
+        chosen["regime"] = regime
     return json.dumps(chosen, sort_keys=True, default=str, separators=(",", ":"))

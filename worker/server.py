@@ -234,12 +234,23 @@ async def _stop_delivery(delivery: UsageDelivery) -> None:
 
 
 def _load_model(settings: WorkerSettings) -> LoadedModel:
-    return load_model(
+    loaded = load_model(
         settings.model,
         dtype=settings.dtype,
         device=settings.device,
         block_tokens=settings.pool.block_tokens,
+        rope_regime=settings.rope_regime,
     )
+    regime = loaded.regime
+    if regime.context_tokens < regime.model_context_tokens:
+        log.warning(
+            "the model's context ends where its RoPE changes; rope_regime=long has the rest",
+            extra={
+                "context_tokens": regime.context_tokens,
+                "model_context_tokens": regime.model_context_tokens,
+            },
+        )
+    return loaded
 
 
 def _connect_cache(settings: WorkerSettings, peers: Peers, loaded: LoadedModel) -> CachePort | None:

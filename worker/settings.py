@@ -153,6 +153,8 @@ class WorkerSettings(ServiceSettings):
     """Of torch; 0: torch's own choice."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "cpu"
+    rope_regime: Literal["short", "long"] = "short"
+    """Of a checkpoint whose RoPE has two, chosen by length."""
     step_tokens: int = Field(default=512, ge=1, le=1 << 20)
     default_completion_tokens: int = Field(default=256, ge=1)
     request_deadline_seconds: Seconds = 600.0

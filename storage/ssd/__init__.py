@@ -14,6 +14,7 @@ Durability of what was not acknowledged: a lost tail is a miss.
     planning.py   which part of a batch goes into which segment   (pure)
     encoding.py   a block as it will lie on the disk              (pure)
     encoder.py    the same for a batch, on threads
+    buffer_pool.py  memory to encrypt into
     encryption.py AES-256-GCM of stored bytes                     (pure)
     key_file.py   data keys on the disk                           (pure)
     key_ring.py   data keys: made, counted, found, destroyed

@@ -52,8 +52,8 @@ BLOCK_ROW = np.dtype([*_FIELDS, _CHECKSUM])
 """Value of a block row."""
 
 OWNER_SHIFT = 8
-"""Bits of `codec_owner` that are, from the lowest: three the codec, one the mark of a prefix unit's
-end, four the number of the data key; above them is the number of the owner."""
+"""Bits of `codec_owner` below the owner's number: the codec (three), whether a prefix unit ends
+with the block (one), the number of the data key (four)."""
 UNIT_END = 1 << 3
 CODEC_MASK = UNIT_END - 1
 _KEY_SHIFT = 4
@@ -162,7 +162,7 @@ def _all_whole(raw: bytes, count: int) -> bool:
 def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes]:
     """(block hash, row value); of an encrypted record, the checksum under its mask."""
     record, location, encrypted = header.record, header.location, header.encrypted
-    checksum, codec = location.checksum, header.codec | UNIT_END * header.unit_end
+    checksum, codec = location.checksum, int(header.codec)
     if encrypted is not None:
         checksum ^= encrypted.mask
         codec |= encrypted.key_number << _KEY_SHIFT
@@ -170,7 +170,7 @@ def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes
         record.parent_hash,
         record.namespace_id,
         location.segment_id,
-        codec | owner_number << OWNER_SHIFT,
+        codec | UNIT_END * header.unit_end | owner_number << OWNER_SHIFT,
         location.generation,
         location.offset,
         location.payload_bytes,
@@ -179,17 +179,6 @@ def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes
         header.sequence,
     )
     return record.block_hash, sealed_row(BLOCK_KEY + record.block_hash, fields)
-
-
-def with_unit_end(block_hash: bytes, value: bytes) -> bytes | None:
-    """The row of a block with which a unit ends; None where it says so already, or is damaged."""
-    key, fields = BLOCK_KEY + block_hash, bytearray(value[: -_SEAL.size])
-    if len(value) != BLOCK_ROW.itemsize or value != sealed_row(key, bytes(fields)):
-        return None
-    if fields[_MARKED_BYTE] & UNIT_END:
-        return None
-    fields[_MARKED_BYTE] |= UNIT_END
-    return sealed_row(key, bytes(fields))
 
 
 def key_numbers(rows: BlockRows) -> NDArray[np.uint8]:
@@ -202,6 +191,17 @@ def owner_numbers(rows: BlockRows) -> NDArray[np.uint32]:
     """Of each row's owner; 0: nobody's."""
     numbers: NDArray[np.uint32] = rows["codec_owner"] >> np.uint32(OWNER_SHIFT)
     return numbers
+
+
+def with_unit_end(block_hash: bytes, value: bytes) -> bytes | None:
+    """The row of a block with which a unit ends; None where it says so already, or is damaged."""
+    key, fields = BLOCK_KEY + block_hash, bytearray(value[: -_SEAL.size])
+    if len(value) != BLOCK_ROW.itemsize or value != sealed_row(key, bytes(fields)):
+        return None
+    if fields[_MARKED_BYTE] & UNIT_END:
+        return None
+    fields[_MARKED_BYTE] |= UNIT_END
+    return sealed_row(key, bytes(fields))
 
 
 def sealed_row(key: bytes, fields: bytes) -> bytes:

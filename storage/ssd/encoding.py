@@ -48,12 +48,19 @@ def as_stored(record: BlockRecord, view: memoryview, codec: Codec, owner: str = 
 
 
 def as_stored_encrypted(
-    record: BlockRecord, view: memoryview, codec: Codec, owner: str, key: DataKey, nonce: bytes
+    record: BlockRecord,
+    view: memoryview,
+    codec: Codec,
+    owner: str,
+    key: DataKey,
+    nonce: bytes,
+    target: memoryview,
 ) -> StoredBlock:
-    """The same, encrypted: what was shrunk where it lies, the caller's memory into other memory."""
+    """The same, encrypted: what was shrunk where it lies, the caller's memory into `target`, which
+    is like it."""
     plain = as_stored(record, view, codec, owner)
     own = plain.codec is not Codec.NONE
-    return encrypted_block(plain, key, nonce, plain.view if own else aligned_buffer(view.nbytes))
+    return encrypted_block(plain, key, nonce, plain.view if own else target)
 
 
 def encrypted_block(

@@ -38,6 +38,7 @@ from storage.ssd.key_file import (
     WrappedKey,
     pack_key_file,
 )
+from storage.tier import BlockRecord
 
 __all__ = ["NO_ENCRYPTION", "Destroyed", "Encryption", "EncryptionView", "KeyRing", "no_keys"]
 
@@ -141,6 +142,21 @@ class KeyRing:
             record=header.record._replace(checksum=checksum),
             location=header.location._replace(checksum=checksum),
             encrypted=encrypted,
+        )
+
+    def unmasked_as(self, header: RecordHeader, record: BlockRecord) -> RecordHeader:
+        """The same where it is known which checksum there has to be, at a part of the cost: the tag
+        is over that checksum, so that another's bytes do not get through."""
+        encrypted = header.encrypted
+        assert encrypted is not None
+        key = self.find(encrypted.key_id)
+        if key is None or key.organisation != organisation_of(header.owner):
+            return header
+        mask = header.record.checksum ^ record.checksum
+        return header._replace(
+            record=header.record._replace(checksum=record.checksum),
+            location=header.location._replace(checksum=record.checksum),
+            encrypted=encrypted._replace(mask=mask, key_number=key.number),
         )
 
     def decrypt(self, header: RecordHeader, stored: memoryview, into: memoryview) -> None:

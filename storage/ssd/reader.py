@@ -186,7 +186,7 @@ class BlockReader:
         except BadPageError as error:
             raise _corrupt(str(error), location) from None
         if header.encrypted is not None:
-            header = self._keys.unmasked(header)
+            header = self._keys.unmasked_as(header, record)
         if header.record != record or header.location != location:
             raise _corrupt("another block lies there", location)
         return header

@@ -169,7 +169,7 @@ class SsdTier:
         self._measuring: asyncio.Task[None] | None = None
         self._codec_lane = Lane("ssd-codec", _CODEC_THREADS, _CODEC_QUEUE_MAX)
         self._write_lane = Lane("ssd-writer", 1, _WRITER_QUEUE_MAX)
-        self._encoder = BlockEncoder(keys, self._codec_lane, self._write_lane)
+        self._encoder = BlockEncoder(keys, self._codec_lane, _CODEC_THREADS, self._write_lane)
         self._read_lane = ReadLane(self._reader.read_run, reader_threads, _READER_QUEUE_MAX)
         self._scrub_lane = Lane("ssd-scrub", 1, _SCRUB_QUEUE_MAX)
         self.reads_under_way = 0
@@ -225,7 +225,10 @@ class SsdTier:
         blocks = await self._encoder.encoded(batch, owners or [""] * len(batch), codec)
         if unit_ends:
             blocks = [b._replace(unit_end=b.record.block_hash in unit_ends) for b in blocks]
-        locations = await self._write_lane.run(self._writer.append, blocks, expire_seconds)
+        try:
+            locations = await self._write_lane.run(self._writer.append, blocks, expire_seconds)
+        finally:
+            self._encoder.written(blocks)
         self._prewrite_ahead()
         if self._selector.due(len(batch)):
             placed = zip((record for record, _ in batch), locations, strict=True)

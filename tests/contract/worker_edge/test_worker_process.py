@@ -79,6 +79,14 @@ def test_an_architecture_that_cannot_be_cached_is_refused(
     assert reason in line
 
 
+def test_a_regime_of_rope_that_the_checkpoint_does_not_have_is_refused(
+    capsys, tmp_path, checkpoint
+):
+    line = refuses(capsys, arguments(checkpoint, tmp_path / "data", "rope_regime=long"))
+    assert line.startswith("kvtier-worker: ARCHITECTURE_REFUSED: ")
+    assert "rope_regime" in line
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"\xff\x00", b'{"model_type": "nope"}'])
 def test_a_checkpoint_whose_configuration_is_none_is_refused(capsys, tmp_path, checkpoint, raw):
     broken = tmp_path / "broken"

@@ -26,8 +26,8 @@ from tests.ssd.faulty_env import FaultyEnv
 HERE = Path(__file__).parent
 PLAIN = HERE / "plain.json"
 MIXED = HERE / "mixed.json"
-UNITS = HERE / "units.json"
 ENCRYPTED = HERE / "encrypted.json"
+UNITS = HERE / "units.json"
 SEGMENT_BYTES = 6 * PAGE_BYTES
 CAPACITY_BYTES = 4 * SEGMENT_BYTES
 
@@ -81,18 +81,18 @@ async def _write(directory: Path, codecs: list[str]) -> None:
         await tier.close()
 
 
+async def _write_encrypted(directory: Path) -> None:
+    tier = _opened(directory, encryption=ON)
+    await tier.append([(b.record, b.view()) for b in BLOCKS], (), OWNERS)
+    await tier.close()
+
+
 async def _write_units(directory: Path) -> None:
     """Owned blocks; a unit ends with the second from the start, with the third since later."""
     tier = _opened(directory)
     blocks = [(b.record, b.view()) for b in BLOCKS[:3]]
     await tier.append(blocks, (), ["acme"] * 3, {BLOCKS[1].hash})
     await tier.save_unit_ends([BLOCKS[2].hash])
-    await tier.close()
-
-
-async def _write_encrypted(directory: Path) -> None:
-    tier = _opened(directory, encryption=ON)
-    await tier.append([(b.record, b.view()) for b in BLOCKS], (), OWNERS)
     await tier.close()
 
 
@@ -150,21 +150,6 @@ async def test_blocks_are_written_as_the_same_bytes_for_ever(tmp_path) -> None:
     assert _dump(tmp_path) == _load(PLAIN)
 
 
-async def test_ends_of_units_are_the_same_bytes_for_ever_and_read(tmp_path) -> None:
-    await _write_units(tmp_path / "written")
-    assert _dump(tmp_path / "written") == _load(UNITS)
-    for lost, expected in (("nothing", [False, True, True]), ("index", [False, True, False])):
-        directory = tmp_path / lost
-        _restore(_load(UNITS), directory)
-        if lost == "index":
-            shutil.rmtree(directory / "index")
-        tier = _opened(directory)
-        found = tier.recovered()
-        assert found.hashes.tolist() == [b.hash for b in BLOCKS[:3]]
-        assert found.unit_end.tolist() == expected
-        await tier.close()
-
-
 async def test_blocks_are_encrypted_to_the_same_bytes_for_ever(tmp_path) -> None:
     await _write_encrypted(tmp_path)
     assert _dump(tmp_path) == _load(ENCRYPTED)
@@ -182,6 +167,21 @@ async def test_an_encrypted_directory_is_read_for_ever(tmp_path) -> None:
         assert [record for record, _ in found] == [b.record for b in BLOCKS]
         for b, (record, location) in zip(BLOCKS, found, strict=True):
             assert await read(tier, record, location) == b.payload
+        await tier.close()
+
+
+async def test_ends_of_units_are_the_same_bytes_for_ever_and_read(tmp_path) -> None:
+    await _write_units(tmp_path / "written")
+    assert _dump(tmp_path / "written") == _load(UNITS)
+    for lost, expected in (("nothing", [False, True, True]), ("index", [False, True, False])):
+        directory = tmp_path / lost
+        _restore(_load(UNITS), directory)
+        if lost == "index":
+            shutil.rmtree(directory / "index")
+        tier = _opened(directory)
+        found = tier.recovered()
+        assert found.hashes.tolist() == [b.hash for b in BLOCKS[:3]]
+        assert found.unit_end.tolist() == expected
         await tier.close()
 
 
@@ -211,8 +211,8 @@ if __name__ == "__main__":
             asyncio.run(_write(Path(folder), codecs))
             path.write_text(json.dumps(_dump(Path(folder)), indent=1, sort_keys=True) + "\n")
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(_write_units(Path(folder)))
-        UNITS.write_text(json.dumps(_dump(Path(folder)), indent=1, sort_keys=True) + "\n")
-    with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_write_encrypted(Path(folder)))
         ENCRYPTED.write_text(json.dumps(_dump(Path(folder)), indent=1, sort_keys=True) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_write_units(Path(folder)))
+        UNITS.write_text(json.dumps(_dump(Path(folder)), indent=1, sort_keys=True) + "\n")
