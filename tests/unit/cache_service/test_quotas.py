@@ -317,6 +317,22 @@ async def test_a_load_stays_within_the_quota_too(start: Start, connect: Any, cha
     await cache.drain()
 
 
+@pytest.mark.parametrize("write_when", ["committed", "leaving"])
+async def test_a_large_store_waits_for_the_ssd_and_takes_nothing_within_anothers_soft_quota(
+    start: Start, connect: Any, chain: Any, write_when: str
+) -> None:
+    quotas = {"quiet": blocks(host_soft=6), "flood": blocks(host_soft=5)}
+    cache = start(quotas, ssd=True, ssd_write_when=write_when)
+    client = connect(cache)
+    await client.store(chain("q", "u", "i", "e"), owned("quiet"))
+    for name in range(3):
+        await client.store(chain(*(f"{name} {i}" for i in range(13))), owned("flood"))
+        await written(cache)
+        assert held(cache)["quiet"][0] == 4
+        assert held(cache)["flood"][0] == 12
+    await cache.drain()
+
+
 async def test_a_load_takes_nothing_that_is_within_anothers_soft_quota(
     start: Start, connect: Any, chain: Any
 ) -> None:
