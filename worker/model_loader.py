@@ -89,7 +89,7 @@ def load_model(
     model = _read_model(directory, config, _pick_dtype(dtype, device), device)
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
-    run_self_test(model, layout)
+    run_self_test(model, layout, regime.context_tokens)
     return LoadedModel(
         name=directory.resolve().name,
         architecture=type(model).__name__,
