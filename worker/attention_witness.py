@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from worker.errors import ArchitectureRefusedError
+from worker.transformers_version import cache_argument
 
 __all__ = ["Handed", "watch"]
 
@@ -60,8 +61,8 @@ def watch(model: Any, tokens: Sequence[int], positions: Sequence[int], past: int
             model(
                 input_ids=torch.tensor([tokens], device=model.device),
                 position_ids=torch.tensor([positions], device=model.device),
-                past_key_values=_SaidCache(past),
                 use_cache=True,
+                **{cache_argument(model): _SaidCache(past)},
             )
     except Exception as error:
         raise ArchitectureRefusedError(

@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "diffllama": (COMMON, "of 3 layers used"),
     "deepseek_v32": (
         {**LATENT, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 32},
-        "indexed_attention",
+        "deepseek_v32 has layers of kind",
     ),
     "jamba": (COMMON, "recurrent"),
 }
