@@ -66,6 +66,7 @@ class Refusal(Enum):
     TIME_RANGE = "TIME_RANGE"
     FUTURE = "FUTURE"
     LOST_WITH_TOKENS = "LOST_WITH_TOKENS"
+    CACHE_WRITE_SUM = "CACHE_WRITE_SUM"
     OTHER_CONTENT = "OTHER_CONTENT"
 
 
@@ -81,6 +82,9 @@ class TokenCounts:
     hit_shared: int
     miss: int
     output: int
+    cache_write: int = 0
+    """Of miss and output, not beside them: of blocks that were new in the cache. Has no price."""
+    cache_write_ttl_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ def token_refusal(tokens: TokenCounts) -> Refusal | None:
     """Why no event can have these counts, or None when one can."""
     t = tokens
     tiers = (t.hit_gpu, t.hit_host, t.hit_ssd, t.hit_shared)
-    counts = (t.prompt, t.hit, t.miss, t.output, *tiers)
+    counts = (t.prompt, t.hit, t.miss, t.output, t.cache_write, *tiers)
     if min(counts) < 0:
         return Refusal.NEGATIVE_QUANTITY
     if max(counts) > TOKENS_MAX:
@@ -162,6 +166,8 @@ def token_refusal(tokens: TokenCounts) -> Refusal | None:
         return Refusal.HIT_MISS_SUM
     if sum(tiers) != t.hit:
         return Refusal.TIER_SUM
+    if t.cache_write > t.miss + t.output:
+        return Refusal.CACHE_WRITE_SUM
     return None
 
 
@@ -170,7 +176,7 @@ def event_text(event: UsageEvent) -> str:
     # Spelled out, keys in alphabetical order: json.dumps takes four times as long.
     t, end_reason = event.tokens, event.end_reason.value if event.end_reason else None
     return (
-        f'{{"client_request_id":{_quoted(event.client_request_id)}'
+        f'{{{_cache_write(t)}"client_request_id":{_quoted(event.client_request_id)}'
         f',"end_reason":{_text_or_null(end_reason)}'
         f',"end_time_ns":{_number_or_null(event.end_time_ns)}'
         f',"hit":{t.hit},"hit_gpu":{t.hit_gpu},"hit_host":{t.hit_host}'
@@ -183,6 +189,14 @@ def event_text(event: UsageEvent) -> str:
         f',"tenant_id":{_quoted(event.tenant_id)}'
         f',"ttft_ns":{_number_or_null(event.ttft_ns)}}}'
     )
+
+
+def _cache_write(tokens: TokenCounts) -> str:
+    """Nothing where there is none: the text of such an event is that of before there were any."""
+    count, ttl_class = tokens.cache_write, tokens.cache_write_ttl_class
+    if not count and not ttl_class:
+        return ""
+    return f'"cache_write":{count},"cache_write_ttl_class":{_quoted(ttl_class)},'
 
 
 def _text_or_null(text: str | None) -> str:
@@ -219,6 +233,8 @@ def _event_of(fields: dict[str, Any]) -> UsageEvent:
         hit_shared=fields["hit_shared"],
         miss=fields["miss"],
         output=fields["output"],
+        cache_write=fields.get("cache_write", 0),
+        cache_write_ttl_class=fields.get("cache_write_ttl_class", ""),
     )
     return UsageEvent(
         request_id=fields["request_id"],

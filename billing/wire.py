@@ -80,6 +80,8 @@ def tokens_of(tokens: usage_pb2.TokenUsage) -> TokenCounts:
         hit_shared=tiers.shared,
         miss=tokens.miss_tokens,
         output=tokens.completion_tokens,
+        cache_write=tokens.cache_write_tokens,
+        cache_write_ttl_class=tokens.cache_write_ttl_class,
     )
 
 

@@ -45,6 +45,7 @@ from cache_service.session import Session
 from cache_service.side import Side
 from cache_service.stats import collect_stats
 from cache_service.storing import Storing
+from cache_service.unit_saving import UnitSaving
 from cache_service.views import (
     AcquireEvent,
     AttachedView,
@@ -104,6 +105,7 @@ class Cache:
         self.watching = Watching(events, self.instance_id, limits, clock, parts.tally)
         self.explaining = self._enter(Explaining(parts, self._acquiring))
         self._enter(Expiring(parts))
+        self._enter(UnitSaving(parts))
         self.pins = self._enter(Pins(parts, wall))
         self.prewarming = self._enter(Prewarming(parts))
         self.purging = self._enter(Purging(parts, self.explaining.acquires, self.pins))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cache_service.budget_note import Moment
+from cache_service.clear_blocks import ClearBlocks
 from cache_service.forgetting import ForgetQueue
 from cache_service.index import BlockIndex
 from cache_service.listener import CacheListener
@@ -53,6 +54,7 @@ class ColdSide(Side):
         clock: Callable[[], float],
     ) -> None:
         self.ssd = ssd
+        self.clear = ClearBlocks(ssd, index)
         self.reads = SegmentReads()
         self._forgotten = forgotten = ForgetQueue(ssd)
         suspects = Suspects(health)

@@ -177,6 +177,7 @@ def stats_data(response: cache_pb2.GetStatsResponse) -> dict[str, Any]:
     data["ssd_codec"] = _plain(response.ssd_codec)
     data["admission"] = _plain(response.admission)
     data["ssd_files"] = _files_data(response.ssd_files)
+    data["ssd_encryption"] = _plain(response.ssd_encryption)
     memory = response.host_memory
     data["host_memory"] = _plain(memory) | {"classes": [_plain(each) for each in memory.classes]}
     data["index_bytes"] = response.index_bytes

@@ -25,6 +25,7 @@
     ├── NoSsdTierError               asked for what only an SSD tier can do
     ├── VerifyRunningError           one verify at a time
     ├── PurgeRunningError            one purge at a time
+    ├── NotEncryptedError            a shred, and the SSD is in clear
     ├── PrewarmRunningError          one prewarm at a time
     ├── EventsLostError              a watcher's next event is not kept
     ├── TooManyWatchersError         the limit of watchers is reached
@@ -64,6 +65,7 @@ __all__ = [
     "LeaseUnknownError",
     "MalformedChainError",
     "NoSsdTierError",
+    "NotEncryptedError",
     "PinQuotaError",
     "PinUnknownError",
     "PrewarmRunningError",
@@ -188,6 +190,10 @@ class PrewarmRunningError(CacheError):
 
 class PurgeRunningError(CacheError):
     reason = "PURGE_RUNNING"
+
+
+class NotEncryptedError(CacheError):
+    reason = "NOT_ENCRYPTED"
 
 
 class BlocksPinnedError(CacheError):

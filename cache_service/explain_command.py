@@ -74,6 +74,7 @@ def explain(
         return
     try:
         asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
+        asked.other_scopes = True
         said = _explained(asked, address, worker, prices)
     except PromptError as error:
         misused("explain", str(error)) if error.misused else fail(str(error))
@@ -120,8 +121,13 @@ def _ask(
     chain = prompt.block_hashes[first * HASH_BYTES :]
     if not chain:
         return explain_pb2.ExplainPrefixResponse()
+    others = (other.block_hashes for other in prompt.other_scopes)
     request = explain_pb2.ExplainPrefixRequest(
-        namespace_id=prompt.namespace_id, block_hashes=chain, block_bytes=prompt.block_bytes
+        namespace_id=prompt.namespace_id,
+        block_hashes=chain,
+        block_bytes=prompt.block_bytes,
+        whole_units=prompt.whole_units,
+        other_scope_hashes=[hashes[first * HASH_BYTES :] for hashes in others],
     )
     return explain_pb2_grpc.ExplainServiceStub(channel).ExplainPrefix(
         request, timeout=CALL_SECONDS_MAX

@@ -8,7 +8,7 @@ from rich import box
 from rich.filesize import decimal
 from rich.table import Table
 
-from cache_service.explanation import Explanation, reason_name
+from cache_service.explanation import Explanation, OtherScope, reason_name
 from kvtier.blocks import MissReason, Tier
 from kvtier.v1 import explain_pb2 as pb
 
@@ -77,6 +77,8 @@ def prompt_lines(said: Explanation, now: float | None = None) -> Iterator[str]:
     yield f"{said.hit_tokens:,} of {prompt.prompt_tokens:,} tokens would be hits ({share:.0%})."
     if said.miss_reason is not MissReason.NONE:
         yield _miss(said)
+    if said.other_scope is not None:
+        yield _elsewhere(said.other_scope)
     if said.divergence is not None:
         yield from _divergence_lines(said.divergence, now)
     if said.savings is not None:
@@ -168,9 +170,21 @@ def _miss(said: Explanation) -> str:
         return f"Nothing may be a hit ({reason_name(reason)}): {_why(reason)}."
     end = sum(said.hit_blocks.values())
     token = end * said.prompt.block_tokens
+    block = f"Block {end:,} (from token {token:,} on, {said.block_hash(end)[:12]})"
+    if reason is MissReason.WITHIN_UNIT:
+        return (
+            f"{block} is no hit ({reason_name(reason)}): {_blocks(said.stored_blocks - end)} more"
+            f" {'is' if said.stored_blocks - end == 1 else 'are'} there, and no prefix unit ends"
+            " with one of them."
+        )
+    return f"{block} is missing ({reason_name(reason)}): {_why(reason)}."
+
+
+def _elsewhere(other: OtherScope) -> str:
+    where = f"the scope {other.scope_path}" if other.scope_path else "the public scope"
     return (
-        f"Block {end:,} (from token {token:,} on, {said.block_hash(end)[:12]}) is missing"
-        f" ({reason_name(reason)}): {_why(reason)}."
+        f"{other.tokens:,} tokens of the same text ({_blocks(other.block_count)}) are cached in"
+        f" {where}, which this request does not read."
     )
 
 

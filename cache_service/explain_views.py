@@ -9,6 +9,7 @@ __all__ = [
     "AcquireView",
     "CachedChainView",
     "DivergenceView",
+    "OtherScopeView",
     "PrefixExplained",
     "TierShareView",
     "TreeNodeView",
@@ -50,6 +51,15 @@ class DivergenceView:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherScopeView:
+    """The same tokens under other names."""
+
+    index: int
+    """Of the chain, among those that were asked about."""
+    present_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class PrefixExplained:
     """What an acquire would find."""
 
@@ -62,7 +72,11 @@ class PrefixExplained:
     waiting_bytes: int
     miss_reason: MissReason
     divergence: DivergenceView | None
-    """None when all are present."""
+    """None when all are there."""
+    stored_count: int
+    """Blocks that are there, whatever prefix units end."""
+    other_scope: OtherScopeView | None
+    """None when no other scope has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +120,5 @@ class TreeNodeView:
     host_leaving_rank: int
     """From 1; 0: not among the next."""
     ssd_leaving_count: int
+    owner: str
+    """Of all its blocks; empty: nobody's."""

@@ -5,7 +5,7 @@ of the present is what an acquire would find at the same moment, since both ask 
 Event loop only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,17 @@ from cache_service.errors import (
     BlockNotCachedError,
     InvalidNamespaceError,
 )
-from cache_service.explain_views import AcquireView, PrefixExplained, TierShareView
+from cache_service.explain_views import (
+    AcquireView,
+    OtherScopeView,
+    PrefixExplained,
+    TierShareView,
+)
 from cache_service.load_or_recompute import Pace
 from cache_service.parts import Parts
 from cache_service.side import Side
 from cache_service.tree_walk import START, Place, Slice, slice_of
-from kvtier.blocks import Tier
+from kvtier.blocks import MissReason, Tier
 from kvtier.keys import HASH_BYTES, BlockHash, NamespaceId
 
 __all__ = ["Explaining"]
@@ -48,17 +53,32 @@ class Explaining(Side):
         self._acquiring = acquiring
         self.acquires = AcquireLog(parts.clock)
 
-    def prefix(self, namespace_id: NamespaceId, block_bytes: int, packed: Chain) -> PrefixExplained:
-        """What an acquire of the chain would find; `block_bytes` 0: the namespace's own.
+    def prefix(
+        self,
+        namespace_id: NamespaceId,
+        block_bytes: int,
+        packed: Chain,
+        *,
+        whole_units: bool = False,
+        others: Sequence[Chain] = (),
+    ) -> PrefixExplained:
+        """What an acquire of the chain would find; `block_bytes` 0: the namespace's own. `others`:
+        what the same tokens are called in other scopes.
 
         Raises InvalidNamespaceError, MalformedChainError, TooManyBlocksError.
         """
-        chain = check_chain(packed, self._limits.max_blocks_per_call)
+        blocks_max = self._limits.max_blocks_per_call
+        chain = check_chain(packed, blocks_max)
+        others = [check_chain(other, blocks_max) for other in others]
         reader = self._reader(namespace_id, block_bytes)
-        match = self._acquiring.match(reader, chain)
+        stored = self._acquiring.match(reader, chain).rows.tolist()
+        match = self._acquiring.match(reader, chain, whole_units=whole_units)
         rows = match.rows.tolist()
-        count = len(rows)
-        last = rows[-1] if rows else NOWHERE
+        elsewhere = self._elsewhere(reader, others, len(stored))
+        reason = match.reason
+        if elsewhere is not None and reason is MissReason.NEVER_STORED:
+            reason = MissReason.OTHER_SCOPE
+        last = stored[-1] if stored else NOWHERE
         waiting = self._waiting_bytes(set(rows))
         shares = _served(match.tiers, reader.block_bytes)
         from_ssd = sum(share.payload_bytes for share in shares if share.tier is Tier.SSD)
@@ -68,14 +88,18 @@ class Explaining(Side):
             pace = Pace(rate, waiting, silent)
             seconds = None if rate is None else float(pace.seconds(np.array([from_ssd]))[0])
         return PrefixExplained(
-            present_count=count,
+            present_count=len(rows),
             tiers=match.tiers,
             shares=shares,
             load_seconds=seconds,
             read_bytes_per_second=rate,
             waiting_bytes=waiting,
-            miss_reason=match.reason,
-            divergence=None if count == len(chain) else divergence(self._index, last, count),
+            miss_reason=reason,
+            divergence=(
+                None if len(stored) == len(chain) else divergence(self._index, last, len(stored))
+            ),
+            stored_count=len(stored),
+            other_scope=elsewhere,
         )
 
     def found(self, request_id: str, lease_id: str, owner: str | None) -> list[AcquireView]:
@@ -111,6 +135,16 @@ class Explaining(Side):
         self.acquires.check_integrity()
 
     # -- below -------------------------------------------------------------------------------------
+
+    def _elsewhere(
+        self, reader: _Reader, others: Sequence[Chain], stored_count: int
+    ) -> OtherScopeView | None:
+        """The first of the longest, where it is longer than what is stored of the chain itself."""
+        counts = [len(self._acquiring.match(reader, other).rows) for other in others]
+        longest = max(counts, default=0)
+        if longest <= stored_count:
+            return None
+        return OtherScopeView(counts.index(longest), longest)
 
     def _reader(self, namespace_id: NamespaceId, block_bytes: int) -> _Reader:
         if len(namespace_id) != HASH_BYTES:

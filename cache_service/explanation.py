@@ -17,7 +17,25 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import HASH_BYTES
 from kvtier.v1 import describe_pb2, explain_pb2
 
-__all__ = ["Explanation", "acquire_data", "divergence_data", "reason_name", "shares_data"]
+__all__ = [
+    "Explanation",
+    "OtherScope",
+    "acquire_data",
+    "divergence_data",
+    "reason_name",
+    "shares_data",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class OtherScope:
+    """Where else a prompt is cached."""
+
+    scope_path: str
+    """Of its last block there; empty: public."""
+    block_count: int
+    """From the prompt's first block on."""
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +87,31 @@ class Explanation:
         return MissReason(self.tail.miss_reason)
 
     @property
+    def stored_blocks(self) -> int:
+        """Leading blocks that are there, hits or not: more than these within a prefix unit."""
+        return self.prompt.resident_count + self.tail.stored_count
+
+    @property
+    def other_scope(self) -> OtherScope | None:
+        """The scope in which most of the prompt is cached; None when no other has more."""
+        if not self.tail.HasField("other_scope"):
+            return None
+        found, count = self.tail.other_scope, self.prompt.resident_count
+        count += found.present_count
+        first = 0
+        for run in self.prompt.other_scopes[found.index].runs:
+            first += run.block_count
+            if count <= first:
+                break
+        return OtherScope(run.scope_path, count, count * self.prompt.block_tokens)
+
+    @property
     def divergence(self) -> explain_pb2.Divergence | None:
         """Where the chain leaves what is cached; None when it does not, or the worker alone has
         what comes before."""
         if self.miss_reason is MissReason.NONE or not self.whole.HasField("divergence"):
             return None
-        if self.whole.present_count < self.prompt.resident_count:
+        if self.whole.stored_count < self.prompt.resident_count:
             return None
         return self.whole.divergence
 
@@ -102,6 +139,8 @@ class Explanation:
             },
             "miss_tokens": self.miss_tokens,
             "miss_reason": reason_name(self.miss_reason),
+            "stored_tokens": self.stored_blocks * tokens,
+            "other_scope": other_scope_data(self.other_scope),
             "load_seconds": self.load_seconds,
             "ssd_bytes_per_second": self.whole.ssd_rate.bytes_per_second or None,
             "ssd_waiting_bytes": self.tail.ssd_rate.waiting_bytes,
@@ -110,6 +149,16 @@ class Explanation:
             "divergence": None if divergence is None else divergence_data(divergence),
             "cost": None if self.savings is None else self.savings.data(),
         }
+
+
+def other_scope_data(other: OtherScope | None) -> dict[str, Any] | None:
+    if other is None:
+        return None
+    return {
+        "scope_path": other.scope_path,
+        "block_count": other.block_count,
+        "tokens": other.tokens,
+    }
 
 
 def reason_name(reason: int) -> str:

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import grpc
 import typer
@@ -16,26 +16,29 @@ from google.protobuf.duration_pb2 import Duration
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
-from cache_service.command_ends import digits, fail, misused
+from cache_service.command_ends import fail, misused
 from cache_service.command_errors import cache_problem
+from cache_service.prefix_choice import (
+    BlockOption,
+    NamespaceOption,
+    PrefixArgument,
+    PrefixChoice,
+)
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
     DEFAULT_WORKER,
     AddressOption,
     JsonOption,
     ProjectOption,
-    PromptError,
     RawOption,
     ScopeOption,
     SystemOption,
     TenantOption,
     UserOption,
     WorkerOption,
-    cached_end,
-    described,
-    prompt_request,
 )
 from kvtier.cli.channel import open_channel
 from kvtier.errors import read_error
@@ -46,21 +49,25 @@ __all__ = ["pin", "pin_data", "pins", "unpin"]
 
 CALL_SECONDS_MAX = 30.0
 
+_COLUMNS: dict[str, Literal["left", "right"]] = {
+    "pin": "left",
+    "owner": "left",
+    "blocks": "right",
+    "bytes": "right",
+    "cached": "right",
+    "SSD": "right",
+    "until": "left",
+}
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def pin(
-    prompt: Annotated[
-        str,
-        typer.Argument(help="What begins this prompt; '-' reads standard input. Or give --block."),
-    ] = "",
+    prompt: PrefixArgument = "",
     owner: Annotated[str, typer.Option(help="For whom, so that somebody can be asked.")] = "",
     lasts: Annotated[str, typer.Option("--for", help="How long: 90s, 30m, 12h or 7d.")] = "1d",
-    block: Annotated[
-        str,
-        typer.Option(help="This block and what is before it: 64 digits; with --namespace."),
-    ] = "",
-    namespace: Annotated[str, typer.Option(help="Of --block: 64 digits.")] = "",
+    block: BlockOption = "",
+    namespace: NamespaceOption = "",
     address: AddressOption = DEFAULT_CACHE,
     worker: WorkerOption = DEFAULT_WORKER,
     tenant: TenantOption = "default",
@@ -76,27 +83,19 @@ def pin(
     Only what is cached now can be pinned; send the prompt first. Again for the same owner moves the
     end.
     """
-    if bool(prompt) == bool(block):
-        misused("pin", "give a prompt, or --block with --namespace")
+    chosen = PrefixChoice(prompt, block, namespace, tenant, project, user, cache_scope, system, raw)
+    chosen.check("pin")
     if not owner:
         misused("pin", "say for whom with --owner")
     request = pb.PinPrefixRequest(owner=owner, ttl=_duration(lasts))
-    if block:
-        request.block_hash = digits("pin", "--block", block)
-        request.namespace_id = digits("pin", "--namespace", namespace)
-    else:
-        try:
-            asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
-            end = cached_end(described(asked, worker), address)
-        except PromptError as error:
-            misused("pin", str(error)) if error.misused else fail(str(error))
-        request.namespace_id, request.block_hash = end.namespace_id, end.block_hash
-        if end.cached_count < end.block_count:
-            print(
-                f"kvtier cache pin: {end.cached_count} of the prompt's {end.block_count} blocks are"
-                " cached and pinned",
-                file=sys.stderr,
-            )
+    end = chosen.end("pin", worker, address)
+    request.namespace_id, request.block_hash = end.namespace_id, end.block_hash
+    if end.cached_count < end.block_count:
+        print(
+            f"kvtier cache pin: {end.cached_count} of the prompt's {end.block_count} blocks are"
+            " cached and pinned",
+            file=sys.stderr,
+        )
     with open_channel(address) as channel:
         try:
             made = control_pb2_grpc.ControlServiceStub(channel).PinPrefix(
@@ -157,23 +156,37 @@ def pin_data(found: pb.Pin) -> dict[str, Any]:
 
 
 def _show(found: list[pb.Pin]) -> None:
+    """A table, or where the screen is too narrow a list of lines for each: no digit is cut."""
+    console = Console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("pin", no_wrap=True)
-    table.add_column("owner")
-    for name in ("blocks", "bytes", "cached", "SSD"):
-        table.add_column(name, justify="right")
-    table.add_column("until", no_wrap=True)
-    for each in found:
-        table.add_row(
-            each.pin_id,
-            each.owner,
-            f"{each.block_count:,}",
-            decimal(each.payload_bytes),
-            _share(each.cached_count, each.block_count),
-            _share(each.ssd_count, each.block_count),
-            datetime.fromtimestamp(each.expire_time.seconds, UTC).strftime("%Y-%m-%d %H:%MZ"),
-        )
-    Console().print(table)
+    for name, justify in _COLUMNS.items():
+        table.add_column(name, justify=justify, no_wrap=True)
+    rows = [_cells(each) for each in found]
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if (
+        console.measure(table, options=console.options.update(width=10_000)).maximum
+        <= console.width
+    ):
+        console.print(table)
+        return
+    for place, row in enumerate(rows):
+        if place:
+            print()
+        for name, cell in zip(_COLUMNS, row, strict=True):
+            print(f"{name:<7}{cell}")
+
+
+def _cells(each: pb.Pin) -> list[str]:
+    return [
+        each.pin_id,
+        each.owner,
+        f"{each.block_count:,}",
+        decimal(each.payload_bytes),
+        _share(each.cached_count, each.block_count),
+        _share(each.ssd_count, each.block_count),
+        datetime.fromtimestamp(each.expire_time.seconds, UTC).strftime("%Y-%m-%d %H:%MZ"),
+    ]
 
 
 def _share(count: int, whole: int) -> str:

@@ -15,24 +15,26 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cache_service.command_ends import FAILED, digits, fail, misused
+from cache_service.command_ends import FAILED, fail, misused
 from cache_service.command_errors import cache_problem
+from cache_service.prefix_choice import (
+    BlockOption,
+    NamespaceOption,
+    PrefixArgument,
+    PrefixChoice,
+)
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
     DEFAULT_WORKER,
     AddressOption,
     JsonOption,
     ProjectOption,
-    PromptError,
     RawOption,
     ScopeOption,
     SystemOption,
     TenantOption,
     UserOption,
     WorkerOption,
-    cached_end,
-    described,
-    prompt_request,
 )
 from kvtier.blocks import MissReason
 from kvtier.cli.channel import open_channel
@@ -46,14 +48,9 @@ PREWARM_SECONDS_MAX = 24 * 3600.0
 
 
 def prewarm(
-    prompt: Annotated[
-        str,
-        typer.Argument(help="What begins this prompt; '-' reads standard input. Or give --block."),
-    ] = "",
-    block: Annotated[
-        str, typer.Option(help="This block and what is before it: 64 digits; with --namespace.")
-    ] = "",
-    namespace: Annotated[str, typer.Option(help="Of --block: 64 digits.")] = "",
+    prompt: PrefixArgument = "",
+    block: BlockOption = "",
+    namespace: NamespaceOption = "",
     limit: Annotated[
         str, typer.Option("--max", help="At most so much, like 2GiB; 0: a quarter of the memory.")
     ] = "0",
@@ -71,19 +68,11 @@ def prewarm(
 
     Its reads wait their turn behind requests. What it brought leaves like any block.
     """
-    if bool(prompt) == bool(block):
-        misused("prewarm", "give a prompt, or --block with --namespace")
+    chosen = PrefixChoice(prompt, block, namespace, tenant, project, user, cache_scope, system, raw)
+    chosen.check("prewarm")
     request = pb.PrewarmPrefixRequest(bytes_max=_bytes(limit))
-    if block:
-        request.block_hash = digits("prewarm", "--block", block)
-        request.namespace_id = digits("prewarm", "--namespace", namespace)
-    else:
-        try:
-            asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
-            end = cached_end(described(asked, worker), address)
-        except PromptError as error:
-            misused("prewarm", str(error)) if error.misused else fail(str(error))
-        request.namespace_id, request.block_hash = end.namespace_id, end.block_hash
+    end = chosen.end("prewarm", worker, address)
+    request.namespace_id, request.block_hash = end.namespace_id, end.block_hash
     last = pb.PrewarmPrefixResponse()
     with open_channel(address) as channel:
         call = control_pb2_grpc.ControlServiceStub(channel).PrewarmPrefix(

@@ -41,6 +41,7 @@ from kvtier.v1 import control_pb2 as pb
 __all__ = ["purge", "receipt_data"]
 
 CALL_SECONDS_MAX = 600.0
+KEYS_SHOWN = 16
 
 
 def purge(
@@ -74,6 +75,14 @@ def purge(
     force: Annotated[
         bool, typer.Option("--force", help="Also what is pinned; ends those pins.")
     ] = False,
+    shred: Annotated[
+        bool,
+        typer.Option(
+            "--shred",
+            help="Destroy the data keys too: no copy of the SSD's bytes opens any more. With"
+            " --tenant or --everything.",
+        ),
+    ] = False,
     address: AddressOption = DEFAULT_CACHE,
     worker: WorkerOption = DEFAULT_WORKER,
     project: ProjectOption = "",
@@ -91,6 +100,9 @@ def purge(
     target = _target(block, request, session, namespace, everything)
     if tenant and not prompt and target is None:
         target = pb.PurgeTarget(kind=pb.PURGE_KIND_OWNER, of_owner=_owner(tenant, project, user))
+    whole = everything or (tenant and not (prompt or project or user))
+    if shred and not (target is not None and whole):
+        misused("purge", "--shred is of a whole tenant or of --everything: those have data keys")
     if bool(prompt) == (target is not None):
         misused(
             "purge",
@@ -111,11 +123,17 @@ def purge(
             namespace_id=chain.namespace_id,
             block_hash=chain.block_hashes[-HASH_BYTES:],
         )
-    receipt = _purged(address, pb.PurgeBlocksRequest(target=target, dry_run=dry_run, force=force))
+    asked_for = pb.PurgeBlocksRequest(target=target, dry_run=dry_run, force=force, shred=shred)
+    receipt = _purged(address, asked_for)
     if as_json:
         print(json.dumps(receipt_data(receipt), indent=2))
     else:
         _show(receipt)
+    if receipt.shred.destruction == pb.KEY_DESTRUCTION_PENDING:
+        fail(
+            "KEYS_PENDING: the disk did not take that data keys are destroyed: a restart may bring"
+            " them back; shred again when it answers"
+        )
     if receipt.ssd_forgetting == pb.SSD_FORGETTING_PENDING:
         fail(
             "SSD_PENDING: the blocks are found no more, and the SSD has not forgotten them durably:"
@@ -200,6 +218,18 @@ def receipt_data(receipt: pb.PurgeReceipt) -> dict[str, Any]:
         "pin_count": receipt.pin_count,
         "hashes_sha256": receipt.hashes_sha256.hex(),
         "ssd_forgetting": _word(pb.SsdForgetting.Name(receipt.ssd_forgetting), "SSD_FORGETTING_"),
+        "shred": _shred_data(receipt.shred) if receipt.HasField("shred") else None,
+    }
+
+
+def _shred_data(shred: pb.Shred) -> dict[str, Any]:
+    destroyed = shred.destroy_time.ToJsonString() if shred.HasField("destroy_time") else None
+    return {
+        "key_ids": [each.hex() for each in shred.key_ids],
+        "destruction": _word(pb.KeyDestruction.Name(shred.destruction), "KEY_DESTRUCTION_"),
+        "destroy_time": destroyed,
+        "clear_count": shred.clear_count,
+        "clear_segment_count": shred.clear_segment_count,
     }
 
 
@@ -221,6 +251,8 @@ def _show(receipt: pb.PurgeReceipt) -> None:
     if receipt.pin_count:
         what = "name some of them; --force ends them" if receipt.dry_run else "ended"
         rows.append(("pins", f"{receipt.pin_count:,} {what}"))
+    if receipt.HasField("shred"):
+        rows += _shred_rows(receipt.shred)
     if not receipt.dry_run:
         rows.append(("SSD", _SSD_WORDS[receipt.ssd_forgetting]))
         rows.append(("purge", f"{receipt.purge_id}, {data['end_time']}"))
@@ -228,6 +260,27 @@ def _show(receipt: pb.PurgeReceipt) -> None:
     for name, value in rows:
         console.print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
 
+
+def _shred_rows(shred: pb.Shred) -> list[tuple[str, str]]:
+    count = len(shred.key_ids)
+    rows = [("data keys", f"{count:,} {_KEY_WORDS[shred.destruction]}")]
+    rows += [("", each.hex()) for each in shred.key_ids[:KEYS_SHOWN]]
+    if count > KEYS_SHOWN:
+        rows.append(("", f"and {count - KEYS_SHOWN:,} more; --json has all"))
+    if shred.clear_count:
+        what = "of the blocks were on the SSD in clear: their bytes stay until overwritten"
+        rows.append(("not shredded", f"{shred.clear_count:,} {what}"))
+    if shred.clear_segment_count:
+        what = "segments may hold bytes in clear, of whomever, from before encryption"
+        rows.append(("in clear", f"{shred.clear_segment_count:,} {what}"))
+    return rows
+
+
+_KEY_WORDS = {
+    pb.KEY_DESTRUCTION_DURABLE: "destroyed durably",
+    pb.KEY_DESTRUCTION_PENDING: "destroyed here, and perhaps still on the disk",
+    pb.KEY_DESTRUCTION_NONE: "would be destroyed",
+}
 
 _SSD_WORDS = {
     pb.SSD_FORGETTING_DURABLE: "its index has forgotten them durably; bytes go with their segments",

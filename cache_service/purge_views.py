@@ -6,7 +6,15 @@ from enum import IntEnum
 from kvtier.blocks import Tier
 from kvtier.keys import BlockHash, NamespaceId
 
-__all__ = ["CopiesView", "PurgeKind", "PurgeTarget", "PurgeView", "SsdForgetting"]
+__all__ = [
+    "CopiesView",
+    "KeyDestruction",
+    "PurgeKind",
+    "PurgeTarget",
+    "PurgeView",
+    "ShredView",
+    "SsdForgetting",
+]
 
 
 class PurgeKind(IntEnum):
@@ -28,6 +36,14 @@ class SsdForgetting(IntEnum):
     NONE = 3
 
 
+class KeyDestruction(IntEnum):
+    """Whether data keys were destroyed durably; numbers as there."""
+
+    DURABLE = 1
+    PENDING = 2
+    NONE = 3
+
+
 @dataclass(frozen=True, slots=True)
 class PurgeTarget:
     """Of the other fields, exactly those of the kind are given."""
@@ -40,6 +56,12 @@ class PurgeTarget:
     owner: str = ""
     """The path of a scope: what it and all within it own."""
 
+    @property
+    def shreddable(self) -> bool:
+        """Whether it is all that some data keys are for: a whole organisation, or everything."""
+        organisation = self.kind is PurgeKind.OWNER and "/" not in self.owner
+        return organisation or self.kind is PurgeKind.EVERYTHING
+
 
 @dataclass(frozen=True, slots=True)
 class CopiesView:
@@ -48,6 +70,18 @@ class CopiesView:
     tier: Tier
     copy_count: int
     payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShredView:
+    """Which data keys were destroyed, or would be."""
+
+    key_ids: tuple[bytes, ...]
+    destruction: KeyDestruction
+    clear_count: int
+    """Blocks of the purge that were on the SSD in clear: their bytes are not shredded."""
+    clear_segment_count: int
+    """Segments that may hold bytes in clear, anybody's, also of blocks that left before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +102,5 @@ class PurgeView:
     ssd_forgetting: SsdForgetting
     pin_count: int
     """Pins that named some of the blocks, and were ended."""
+    shred: ShredView | None = None
+    """None unless asked for."""

@@ -1,12 +1,14 @@
 """Purging: an operator has blocks taken out of every tier, and gets a receipt.
 
     target -> rows (purge_scan.py) -> slices: leaf after leaf out of the index
-           -> the SSD forgets durably -> receipt (receipt.py)
+           -> the SSD forgets durably -> keys are destroyed, if wanted (shredding.py)
+           -> receipt (receipt.py)
 
 A leaf leaves before what it continues, so between two slices whoever finds a block finds every
 block before it. A slice is `purge_slice_blocks` or `SLICE_SECONDS`, whichever is less; then others
 run.
-While it lasts, nothing that it covers can be committed (`closing.py`), so it ends.
+While it takes out, nothing that it covers can be committed (`closing.py`), so it ends; with a
+shred, until the keys are destroyed.
 
 Invariants: a block that was taken out is found by nobody, and its slab is freed only when the last
 who holds it lets go (the index sees to both); the receipt has each block once; the answer waits for
@@ -20,7 +22,6 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from cache_service.acquire_log import AcquireLog
 from cache_service.block_columns import NOWHERE
@@ -31,13 +32,11 @@ from cache_service.pins import Pins
 from cache_service.purge_scan import PurgeScan
 from cache_service.purge_views import PurgeTarget, PurgeView, SsdForgetting
 from cache_service.receipt import Receipt, hashes_sha256
+from cache_service.shredding import Shredding
 from cache_service.side import Side
 from kvtier.blocks import MissReason
 from kvtier.serving import ShuttingDownError
 from storage.errors import StorageError
-
-if TYPE_CHECKING:
-    from cache_service.ssd_writer import SsdWriter
 
 __all__ = ["Purging"]
 
@@ -67,17 +66,19 @@ class Purging(Side):
         self._stopped = False
 
     def start(
-        self, target: PurgeTarget, *, dry_run: bool, force: bool = False
+        self, target: PurgeTarget, *, dry_run: bool, force: bool = False, shred: bool = False
     ) -> "asyncio.Task[PurgeView]":
         """Begins a purge, which goes on whoever waits for it. `force`: pins that name some of it
-        are ended.
+        are ended. `shred`: the data keys of the target, which is `shreddable`, are destroyed.
 
         Raises PurgeRunningError, BlocksPinnedError, RequestUnknownError, SessionUnknownError,
-        ShuttingDownError; the task too raises ShuttingDownError, when the service ends first.
+        NotEncryptedError, ShuttingDownError; the task too raises ShuttingDownError, when the
+        service ends first.
         """
         self._check_going_on()
         if self._task is not None:
             raise PurgeRunningError("another purge of this cache is running: wait for its end")
+        shredding = Shredding(self._parts, target) if shred else None
         found = next(self._acquires.find(target.request_id, "", None), None)
         scan = PurgeScan(self._parts, target, found is not None)
         pins = self._pins.that(scan.names_of)
@@ -90,7 +91,8 @@ class Purging(Side):
             )
         if not dry_run:
             self._parts.closing.begin(scan.covers)
-        purge = self._run(scan, target, pins) if not dry_run else self._dry(scan, target, pins)
+        run = self._dry if dry_run else self._run
+        purge = run(scan, target, pins, shredding)
         self._task = asyncio.get_running_loop().create_task(purge)
         self._task.add_done_callback(self._ended)
         return self._task
@@ -112,28 +114,47 @@ class Purging(Side):
         if not task.cancelled() and task.exception() is not None:
             log.warning("a purge did not end", extra={"problem": str(task.exception())})
 
-    async def _run(self, scan: PurgeScan, target: PurgeTarget, pins: list[Pin]) -> PurgeView:
+    async def _run(
+        self,
+        scan: PurgeScan,
+        target: PurgeTarget,
+        pins: list[Pin],
+        shredding: Shredding | None,
+    ) -> PurgeView:
         began, receipt = self._parts.clock(), Receipt(self._tree)
-        forgetting = SsdForgetting.NONE
+        shred = None
+        if shredding is not None:
+            receipt.look = shredding.look
         try:
             unpinned = await self._unpin(pins)
             await self._take_out(scan, receipt)
+            if shredding is not None:
+                # What is stored while the old keys are there would be lost with them.
+                forgetting = await self._forgotten(unpinned)
+                shred = await shredding.destroy()
         finally:
             self._parts.closing.end()
-        if self._parts.writer is not None:
-            forgetting = await self._forgotten(self._parts.writer)
-            if not unpinned:
-                forgetting = SsdForgetting.PENDING
+        if shredding is None:
+            forgetting = await self._forgotten(unpinned)
         copies = receipt.copies(ssd=self._parts.cold is not None)
         self._parts.tally.blocks_purged({each.tier: each.copy_count for each in copies})
-        return await self._view(target, receipt, began, forgetting, len(pins))
-
-    async def _dry(self, scan: PurgeScan, target: PurgeTarget, pins: list[Pin]) -> PurgeView:
-        began, receipt = self._parts.clock(), Receipt(self._tree)
-        await self._look(scan, receipt)
-        forgetting = SsdForgetting.NONE
         view = await self._view(target, receipt, began, forgetting, len(pins))
-        return replace(view, dry_run=True)
+        return replace(view, shred=shred)
+
+    async def _dry(
+        self,
+        scan: PurgeScan,
+        target: PurgeTarget,
+        pins: list[Pin],
+        shredding: Shredding | None,
+    ) -> PurgeView:
+        began, receipt = self._parts.clock(), Receipt(self._tree)
+        if shredding is not None:
+            receipt.look = shredding.look
+        await self._look(scan, receipt)
+        shred = None if shredding is None else shredding.would()
+        view = await self._view(target, receipt, began, SsdForgetting.NONE, len(pins))
+        return replace(view, dry_run=True, shred=shred)
 
     async def _view(
         self,
@@ -218,14 +239,17 @@ class Purging(Side):
                         await self._between_slices()
                         slice_ = self._slice()
 
-    async def _forgotten(self, writer: "SsdWriter") -> SsdForgetting:
+    async def _forgotten(self, unpinned: bool) -> SsdForgetting:
+        writer = self._parts.writer
+        if writer is None:
+            return SsdForgetting.NONE
         try:
             async with asyncio.timeout(self._parts.limits.forget_wait_seconds):
                 await writer.forgotten()
         except (StorageError, TimeoutError) as error:
             log.warning("the SSD has not forgotten a purge yet", extra={"problem": str(error)})
             return SsdForgetting.PENDING
-        return SsdForgetting.DURABLE
+        return SsdForgetting.DURABLE if unpinned else SsdForgetting.PENDING
 
     def _slice(self) -> "_Slice":
         return _Slice(self._timer, self._parts.limits.purge_slice_blocks)

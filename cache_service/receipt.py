@@ -5,6 +5,7 @@ nobody changes any more.
 """
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Receipt:
         self._copies = {Tier.HOST: [0, 0], Tier.SSD: [0, 0]}
         """Copies and payload bytes."""
         self.held_count = 0
+        self.look: Callable[[int], None] | None = None
+        """Shown each block before it is added."""
 
     @property
     def block_count(self) -> int:
@@ -33,6 +36,8 @@ class Receipt:
     def add(self, row: int) -> None:
         """A block, while it is still cached."""
         tree = self._tree
+        if self.look is not None:
+            self.look(row)
         self._hashes += tree.block_hash(row)
         self.held_count += tree.pins(row) > 0
         size = tree.payload_bytes(row)

@@ -123,7 +123,7 @@ class Recycler:
         self._admission.charge(size)
         self._ssd.note(self._admission.note(Moment.now()))
         try:
-            found = await self._ssd.relog(items)
+            found = await self._ssd.relog(items, self._index.unit_ends.to_write(rows))
         except SegmentsFullError:
             self._admission.charge(-size)  # nothing was written
             raise

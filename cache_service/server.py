@@ -31,6 +31,7 @@ from cache_service.edge.owners import own_session_only
 from cache_service.edge.services import services
 from cache_service.handover import ArenaHandover
 from cache_service.intake import StreamIntake
+from cache_service.master_keys import encryption_of
 from cache_service.metrics import CallMetrics, MetricsListener, MetricsPage
 from cache_service.roles import RULES
 from cache_service.servicer import CacheServicer
@@ -177,6 +178,7 @@ class CacheServer:
             capacity_bytes=self._settings.ssd.capacity_bytes,
             segment_bytes=self._settings.ssd.segment_bytes,
             codec=self._settings.ssd.codec,
+            encryption=encryption_of(self._settings.ssd),
         )
         report = ssd.report
         log.info(
@@ -190,6 +192,9 @@ class CacheServer:
                 "duration_seconds": round(report.duration_seconds, 3),
             },
         )
+        if ssd.encryption.enabled:
+            keys = ssd.encryption
+            log.info("ssd encrypts", extra={"master": keys.master, "data_keys": keys.key_count})
         if ssd.io_problem:
             log.warning(
                 "the file system of the SSD tier refuses direct I/O, so its bytes go through the"

@@ -39,6 +39,12 @@ def _size(mebibytes: int) -> ByteSize:
     return ByteSize(mebibytes * 1024 * 1024)
 
 
+def _paths(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(Path(each.strip()) for each in value.split(",") if each.strip())
+    return value
+
+
 def _parsed(quotas: object) -> object:
     return parse_quotas(quotas) if isinstance(quotas, str) else quotas
 
@@ -64,6 +70,24 @@ class SsdSettings(SettingsModel):
     write_bytes_per_day: ByteSize = ByteSize(0)
     codec: Literal["none", "planes_lz4", "zstd", "auto"] = "none"
     scrub_bytes_per_second: Annotated[ByteSize, Field(ge=0)] = _size(8)
+    encryption: Literal["off", "aes_256_gcm"] = "off"
+    master_key_file: Path | None = None
+    old_master_key_files: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = ()
+    """Of keys that wrapped data keys before; they only open."""
+    give_up_encrypted: bool = False
+    """A start drops encrypted blocks whose keys cannot be had, where it would be refused."""
+
+    @model_validator(mode="after")
+    def _key_where_it_is_used(self) -> "SsdSettings":
+        on = self.encryption != "off"
+        if on and self.master_key_file is None:
+            raise ValueError("ssd.encryption needs ssd.master_key_file")
+        if not on and (self.master_key_file or self.old_master_key_files):
+            raise ValueError(
+                "master keys are set and ssd.encryption is off: nothing would be encrypted; set"
+                " ssd.encryption=aes_256_gcm, or take the keys out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _enough_segments(self) -> "SsdSettings":

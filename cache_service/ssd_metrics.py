@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from cache_service.views import AdmissionView, CacheStats, SsdFilesView
+from cache_service.views import AdmissionView, CacheStats, EncryptionStats, SsdFilesView
 
 __all__ = ["ssd_metrics"]
 
@@ -18,6 +18,8 @@ def ssd_metrics(stats: CacheStats) -> Iterator[Metric]:
         yield from _budget(stats.admission)
     if stats.ssd_files is not None:
         yield from _files(stats.ssd_files)
+    if stats.encryption is not None:
+        yield from _encryption(stats.encryption)
 
 
 def _budget(view: AdmissionView) -> Iterator[Metric]:
@@ -38,6 +40,24 @@ def _budget(view: AdmissionView) -> Iterator[Metric]:
         ("lost_hits", "Misses on blocks that were turned away", view.lost_hit_count),
     ):
         yield CounterMetricFamily(f"kvtier_cache_{name}", text, value=value)
+
+
+def _encryption(view: EncryptionStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "kvtier_cache_ssd_encryption", "1: new blocks are encrypted", value=view.enabled
+    )
+    blocks = GaugeMetricFamily(
+        "kvtier_cache_ssd_blocks", "On the SSD, by how they lie there", labels=["bytes"]
+    )
+    blocks.add_metric(["encrypted"], view.encrypted_count)
+    blocks.add_metric(["clear"], view.clear_count)
+    yield blocks
+    for name, text, value in (
+        ("data_keys", "Keys that organisations have", view.key_count),
+        ("destroyed_data_keys", "Keys destroyed in the store's life", view.destroyed_count),
+        ("ssd_clear_segments", "May hold bytes in clear", view.clear_segment_count),
+    ):
+        yield GaugeMetricFamily(f"kvtier_cache_{name}", text, value=value)
 
 
 def _files(view: SsdFilesView) -> Iterator[Metric]:

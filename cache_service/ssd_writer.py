@@ -220,7 +220,8 @@ class SsdWriter:
         self._ssd.note(self._admission.note(Moment.now()))
         try:
             ends, owners = self._index.expiries.to_write(batch), self._index.owners.to_write(batch)
-            locations = await self._ssd.append(items, ends, owners)
+            marked = self._index.unit_ends.to_write(batch)
+            locations = await self._ssd.append(items, ends, owners, marked)
         except SegmentsFullError:
             await self._full(batch, room_made)
             return
@@ -232,7 +233,7 @@ class SsdWriter:
             raise
         self._full_count = 0
         self._health.succeeded()
-        self._written(batch, locations, self._clock() - began)
+        self._written(batch, locations, marked, self._clock() - began)
 
     def _must_spare(self, batch: Sequence[int]) -> bool:
         """While pins name blocks that recycling has to write again, the last free segment is for
@@ -254,12 +255,19 @@ class SsdWriter:
             self._full_count = 0
             self._decline_all()
 
-    def _written(self, batch: list[int], locations: list[SsdLocation], seconds: float) -> None:
+    def _written(
+        self,
+        batch: list[int],
+        locations: list[SsdLocation],
+        marked: frozenset[BlockHash],
+        seconds: float,
+    ) -> None:
         tree, kept_bytes = self._index.tree, 0
         for row, location in zip(batch, locations, strict=True):
             parent = tree.parent(row)
             if tree.cached(row) and (parent == NOWHERE or tree.on_ssd(parent)):
                 self._index.put_ssd(row, location)
+                self._index.unit_ends.written(row, marked)
                 kept_bytes += location.payload_bytes
             else:
                 # It, or its parent on the SSD, left while it was written.

@@ -9,7 +9,7 @@ from cache_service.lease import LeaseTable
 from cache_service.reservation import ReservationTable
 from cache_service.room import HostRoom
 from cache_service.session import SessionTable
-from cache_service.views import CacheStats, SsdFilesView, TierView
+from cache_service.views import CacheStats, EncryptionStats, SsdFilesView, TierView
 from kvtier.blocks import Tier
 from storage.host.arena import HostArena
 
@@ -60,6 +60,7 @@ def collect_stats(
         codec=None if cold is None else cold.ssd.codec_choice,
         admission=None if cold is None else cold.admission.view(),
         ssd_files=None if cold is None else _files_view(cold),
+        encryption=None if cold is None else _encryption(index, cold),
         slab_classes=tuple(arena.classes()),
         free_extent_count=arena.free_extent_count,
         extent_bytes=arena.extent_bytes,
@@ -72,6 +73,22 @@ def collect_stats(
         bulk_transfer_count=bulk.transfer_count,
         index_bytes=index.memory_bytes(),
         counters=dict(counters),
+    )
+
+
+def _encryption(index: BlockIndex, cold: ColdSide) -> EncryptionStats:
+    view = cold.ssd.encryption
+    if not view.enabled:
+        return EncryptionStats(enabled=False, clear_count=index.ssd_count)
+    clear = cold.clear.count()
+    return EncryptionStats(
+        enabled=True,
+        master=view.master,
+        encrypted_count=index.ssd_count - clear,
+        clear_count=clear,
+        key_count=view.key_count,
+        destroyed_count=view.destroyed_count,
+        clear_segment_count=view.clear_segment_count,
     )
 
 

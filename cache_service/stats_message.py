@@ -4,6 +4,7 @@ from cache_service import wire
 from cache_service.views import (
     AdmissionView,
     CacheStats,
+    EncryptionStats,
     PassView,
     ScrubView,
     SsdFilesView,
@@ -34,6 +35,7 @@ def stats_message(stats: CacheStats, start_seconds: float) -> pb.GetStatsRespons
         admission=_admission(stats.admission) if stats.admission is not None else None,
         host_memory=_host_memory(stats),
         index_bytes=stats.index_bytes,
+        ssd_encryption=_encryption(stats.encryption) if stats.encryption is not None else None,
         ssd_files=_files(stats.ssd_files) if stats.ssd_files is not None else None,
     )
 
@@ -110,6 +112,18 @@ def _files(view: SsdFilesView) -> pb.SsdFiles:
         written_before=view.written_before,
         written_payload_bytes=view.written_payload_bytes,
         written_device_bytes=view.written_device_bytes,
+    )
+
+
+def _encryption(view: EncryptionStats) -> pb.SsdEncryption:
+    return pb.SsdEncryption(
+        method="aes_256_gcm" if view.enabled else "off",
+        master_fingerprint=view.master,
+        encrypted_count=view.encrypted_count,
+        clear_count=view.clear_count,
+        data_key_count=view.key_count,
+        destroyed_key_count=view.destroyed_count,
+        clear_segment_count=view.clear_segment_count,
     )
 
 

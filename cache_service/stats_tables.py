@@ -68,6 +68,7 @@ def ssd_table(response: cache_pb2.GetStatsResponse) -> Table:
     table.add_row("written in its life", _life_text(response.ssd_files))
     table.add_row("written", _written_text(response.admission))
     table.add_row("admission", _admission_text(response.admission))
+    table.add_row("encryption", _encryption_text(response.ssd_encryption))
     table.add_row("codec of new blocks", f"{response.ssd_codec.name} ({response.ssd_codec.reason})")
     return table
 
@@ -117,6 +118,19 @@ def _admission_text(admission: cache_pb2.AdmissionStats) -> str:
     else:
         text += "; no write budget"
     return f"{text}; hits lost by it: {admission.lost_hit_count:,}"
+
+
+def _encryption_text(found: cache_pb2.SsdEncryption) -> str:
+    if found.method == "off":
+        return "off (ssd.encryption)"
+    text = (
+        f"{found.method}, master key {found.master_fingerprint}; {found.encrypted_count:,} blocks"
+        f" encrypted under {found.data_key_count:,} data keys, {found.clear_count:,} in clear;"
+        f" {found.destroyed_key_count:,} data keys destroyed"
+    )
+    if found.clear_segment_count:
+        text += f"; {found.clear_segment_count:,} segments may still hold bytes in clear"
+    return text
 
 
 def _files_text(files: cache_pb2.SsdFiles) -> str:

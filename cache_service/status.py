@@ -38,6 +38,7 @@ STATUS_TABLE: StatusTable = {
     errors.NoSsdTierError: StatusCode.FAILED_PRECONDITION,
     errors.VerifyRunningError: StatusCode.FAILED_PRECONDITION,
     errors.PurgeRunningError: StatusCode.FAILED_PRECONDITION,
+    errors.NotEncryptedError: StatusCode.FAILED_PRECONDITION,
     errors.PrewarmRunningError: StatusCode.FAILED_PRECONDITION,
     errors.BlocksPinnedError: StatusCode.FAILED_PRECONDITION,
     errors.PinUnknownError: StatusCode.NOT_FOUND,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from cache_service.explain_text import ago
@@ -21,7 +22,7 @@ HASH_HEX_CHARS = 10
 LEGEND = (
     "blocks: of the run. bytes, host, SSD: copies, with everything below. leaves: #1 leaves host"
     " memory next, #2 after it; SSD n: so many copies leave the SSD when their segment is recycled;"
-    " held: in use now."
+    " held: in use now. owner: of the run; nobody's, public ones too, have none."
 )
 
 
@@ -39,6 +40,8 @@ class _Lines:
             self.table.add_column(name, justify="right", no_wrap=True)
         for name in ("used", "leaves"):
             self.table.add_column(name, no_wrap=True)
+        # Paths may be long: on a narrow screen they fold, and no figure is cut for them.
+        self.table.add_column("owner", overflow="fold")
 
     def add(self, branches: Sequence[Branch], guides: str, depth: int) -> None:
         """Branches of one node."""
@@ -66,6 +69,7 @@ class _Lines:
             f"{node.hit_count:,}",
             ago(node.last_use_time, self.now) if node.HasField("last_use_time") else "-",
             _leaves(node),
+            escape(node.owner),
         )
 
     def _left_out(self, branches: Sequence[Branch], guides: str) -> None:

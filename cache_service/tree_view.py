@@ -80,6 +80,7 @@ def branch_data(node: pb.TreeNode) -> dict[str, Any]:
         "child_count": node.child_count,
         "host_leaving_rank": node.host_leaving_rank,
         "ssd_leaving_count": node.ssd_leaving_count,
+        "owner": node.owner,
     }
 
 

@@ -1,6 +1,6 @@
 """A walk over the prefix tree, parents before children, in slices that hold the loop for a moment.
 
-    roots in row order; below each, depth first; a run of only children is one node
+    roots in row order; below each, depth first; a run of one owner's only children is one node
 
 A walk has no memory but its place: the tree it is in and the hash of the node that comes next. So a
 slice can follow the last one whatever happened between; when that node left, the rest of its tree
@@ -115,14 +115,14 @@ def _roots(index: BlockIndex, after: int, kinds: frozenset[int] | None) -> Itera
 
 
 def _run(index: BlockIndex, row: int) -> list[int]:
-    """A block and the only children that follow it, of its kind."""
+    """A block and the only children that follow it, of its kind and owner."""
     columns = index.tree.columns
     run = [row]
     while len(run) < RUN_MAX:
         child = columns.first_child[run[-1]]
         if child == NOWHERE or columns.next_sibling[child] != NOWHERE:
             break
-        if columns.kind[child] != columns.kind[row]:
+        if columns.kind[child] != columns.kind[row] or columns.owner[child] != columns.owner[row]:
             break
         run.append(child)
     return run
@@ -175,4 +175,5 @@ def _node(index: BlockIndex, run: list[int], ranks: dict[int, int]) -> TreeNodeV
         child_count=sum(1 for _ in tree.children(run[-1])),
         host_leaving_rank=rank,
         ssd_leaving_count=ssd_leaving,
+        owner=index.owners.of(run[0]),
     )

@@ -22,6 +22,7 @@ __all__ = [
     "CacheLimits",
     "CachePolicies",
     "CacheStats",
+    "EncryptionStats",
     "EndView",
     "MatchView",
     "PassView",
@@ -277,6 +278,23 @@ class SsdFilesView:
 
 
 @dataclass(frozen=True, slots=True)
+class EncryptionStats:
+    """Whether blocks on the SSD are encrypted."""
+
+    enabled: bool
+    master: str = ""
+    """The master key's fingerprint."""
+    encrypted_count: int = 0
+    clear_count: int = 0
+    """Live blocks, by how they lie there."""
+    key_count: int = 0
+    destroyed_count: int = 0
+    """Data keys, in the store's life."""
+    clear_segment_count: int = 0
+    """Segments that may hold bytes in clear, of blocks that are there or have left."""
+
+
+@dataclass(frozen=True, slots=True)
 class AdmissionView:
     """What the SSD's admission turned away since the start, and what that cost."""
 
@@ -313,7 +331,7 @@ class CacheStats:
     """Blocks in host memory that the SSD lacks: what a crash now would lose."""
     quarantined_slab_count: int
     admission: AdmissionView | None
-    """None without an SSD tier, like `recovery`, `scrub`, `codec` and `ssd_files`."""
+    """None without an SSD tier, like `recovery`, `scrub`, `codec`, `ssd_files`, `encryption`."""
     slab_classes: tuple[SlabClass, ...]
     """How the arena is shared out; with the free extents its capacity."""
     free_extent_count: int
@@ -337,4 +355,5 @@ class CacheStats:
     codec: CodecChoice | None = None
     """What new blocks on the SSD are stored with."""
     ssd_files: SsdFilesView | None = None
+    encryption: EncryptionStats | None = None
     counters: Mapping[str, int] = field(default_factory=dict)

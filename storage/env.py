@@ -85,6 +85,10 @@ class Env(Protocol):
         """Unpredictable, in [1, 2**64)."""
         ...
 
+    def random_bytes(self, count: int) -> bytes:
+        """Unpredictable, fit for keys."""
+        ...
+
 
 class RealEnv:
     """This machine."""
@@ -154,3 +158,6 @@ class RealEnv:
 
     def random_seed(self) -> int:
         return secrets.randbelow(2**64 - 1) + 1
+
+    def random_bytes(self, count: int) -> bytes:
+        return secrets.token_bytes(count)

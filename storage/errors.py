@@ -6,7 +6,10 @@ StorageError
 │   ├── DirectoryLockedError      another process has it open
 │   ├── DirectoryFullError        the file system has no room for the configured capacity
 │   ├── FormatTooNewError         written by a newer kvtier
-│   └── ForeignDirectoryError     holds files that are not kvtier's
+│   ├── ForeignDirectoryError     holds files that are not kvtier's
+│   ├── MasterKeyNeededError      encrypted blocks, and no key in the settings
+│   ├── MasterKeyWrongError       no master key of the settings opens its data keys
+│   └── DataKeysLostError         the file of data keys is damaged or gone
 ├── CapacityError                 settings that no tier can honour
 ├── BlockTooLargeError            a block does not fit an extent or a segment
 ├── CorruptBlockError             checksum, key or length do not match: the caller makes it a miss
@@ -22,11 +25,14 @@ __all__ = [
     "CapacityError",
     "CorruptBlockError",
     "DataDirectoryError",
+    "DataKeysLostError",
     "DirectoryFullError",
     "DirectoryLockedError",
     "DirectoryReadOnlyError",
     "ForeignDirectoryError",
     "FormatTooNewError",
+    "MasterKeyNeededError",
+    "MasterKeyWrongError",
     "SegmentsFullError",
     "StorageError",
     "TierBusyError",
@@ -60,6 +66,18 @@ class FormatTooNewError(DataDirectoryError):
 
 class ForeignDirectoryError(DataDirectoryError):
     reason = "DATA_DIRECTORY_FOREIGN"
+
+
+class MasterKeyNeededError(DataDirectoryError):
+    reason = "MASTER_KEY_NEEDED"
+
+
+class MasterKeyWrongError(DataDirectoryError):
+    reason = "MASTER_KEY_WRONG"
+
+
+class DataKeysLostError(DataDirectoryError):
+    reason = "DATA_KEYS_LOST"
 
 
 class CapacityError(StorageError):

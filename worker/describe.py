@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from kvtier.keys import BlockHash, Namespace, block_chain, pack_hashes
 from kvtier.v1 import describe_pb2, describe_pb2_grpc, inference_pb2
 from worker.errors import RequestDeadlineError
-from worker.request_desk import RequestDesk
+from worker.request_desk import RequestDesk, ScopeRuns
 from worker.servicer import read_ask
 
 __all__ = ["DESCRIBE_SERVICE", "DescribeServicer"]
@@ -41,20 +41,29 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
         model: str,
         namespace: Namespace,
         block_bytes: int,
+        *,
+        whole_units: bool,
     ) -> None:
+        """`whole_units`: only these are hits of the engine."""
         self._desk = desk
         self._engine = engine
         self._model = model
         self._namespace = namespace
         self._block_bytes = block_bytes
+        self._whole_units = whole_units
 
     async def DescribePrompt(
         self, request: describe_pb2.DescribePromptRequest, context: Context
     ) -> describe_pb2.DescribePromptResponse:
-        token_ids, scope = await self._desk.describe(read_ask(_as_generate(request)))
-        block_tokens = self._namespace.block_tokens
-        chain = block_chain(self._namespace, scope, token_ids)
-        reusable = chain[: (len(token_ids) - 1) // block_tokens]
+        said = await self._desk.describe(read_ask(_as_generate(request)))
+        token_ids, block_tokens = said.token_ids, self._namespace.block_tokens
+        count = (len(token_ids) - 1) // block_tokens
+        reusable = block_chain(self._namespace, said.scope, token_ids)[:count]
+        others = []
+        for scope, runs in said.others if request.other_scopes else ():
+            await asyncio.sleep(0)  # long prompts take milliseconds each
+            chain = block_chain(self._namespace, scope, token_ids)[:count]
+            others.append(_scoped_chain(runs, chain))
         return describe_pb2.DescribePromptResponse(
             model=self._model,
             namespace_id=self._namespace.id,
@@ -63,6 +72,8 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
             prompt_tokens=len(token_ids),
             block_hashes=pack_hashes(reusable),
             resident_count=await self._resident(reusable),
+            whole_units=self._whole_units,
+            other_scopes=others,
         )
 
     async def _resident(self, chain: Sequence[BlockHash]) -> int:
@@ -88,6 +99,16 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
 def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[[int], None], count: int) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(settle, count)
+
+
+def _scoped_chain(runs: ScopeRuns, chain: Sequence[BlockHash]) -> describe_pb2.ScopedChain:
+    message, first = describe_pb2.ScopedChain(block_hashes=pack_hashes(chain)), 0
+    for path, end in runs:
+        last = len(chain) if end is None else min(end, len(chain))
+        if first < last:
+            message.runs.add(scope_path=path, block_count=last - first)
+            first = last
+    return message
 
 
 def _as_generate(request: describe_pb2.DescribePromptRequest) -> inference_pb2.GenerateRequest:

@@ -74,6 +74,8 @@ class GenerationPlan:
     """Monotonic seconds."""
     deadline: float
     """Monotonic seconds; the client's own or the worker's, whichever comes first."""
+    ttl_class: str = ""
+    """What new blocks are kept under; empty: without an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,7 @@ class Generation:
         event = end_request(
             self._plan.admitted,
             end,
-            charge(ended.usage, end, undelivered),
+            charge(ended.usage, end, undelivered, self._plan.ttl_class),
             now_ns=time.time_ns(),
             ttft_ns=ttft_ns,
         )

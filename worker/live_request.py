@@ -70,6 +70,8 @@ class LiveRequest:
     loaded: float | None = None
     """When loading ended; equals `admitted` when nothing was loaded."""
     completion_tokens: int = 0
+    written_tokens: int = 0
+    """Of whole blocks that it computed and was the first to keep in pages."""
     offered_blocks: int = 0
     """Leading blocks already offered to the cache service."""
 
@@ -127,4 +129,5 @@ class LiveRequest:
             queue_seconds=max(0.0, admitted - self.arrived),
             load_seconds=max(0.0, loaded - admitted),
             miss_reason=self.miss_reason,
+            written_tokens=self.written_tokens,
         )

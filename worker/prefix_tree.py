@@ -115,18 +115,20 @@ class PrefixTree:
         *,
         one_off: bool = False,
         until: float = math.inf,
-    ) -> None:
-        """Makes blocks `[first, end)` of `chain`, computed in `table`, resident.
+    ) -> int:
+        """Makes blocks `[first, end)` of `chain`, computed in `table`, resident; how many were not.
 
         A block that is resident already in another page takes that page's place in `table`: equal
         hash means equal KV, and so the table's holder keeps holding every ancestor. `one_off`: what
         is new is worth less than all others, what is there is not noted as used. What is new ends
         at `until`, what was there not before; a one-off's with what it continues.
         """
+        new_count = 0
         for index in range(first, end):
             block = chain[index]
             node = self._nodes.get(block)
             if node is None:
+                new_count += 1
                 parent = chain[index - 1] if index else None
                 node = self._insert(block, parent, table.pages[index])
                 if one_off:
@@ -141,6 +143,7 @@ class PrefixTree:
                     self._touch(node)
                     self._extend(block, until)
                 table.replace(index, node.page)
+        return new_count
 
     def evict(self) -> bool:
         """Frees the idle leaf that is worth least; False when nothing is idle."""

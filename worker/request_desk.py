@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from kvtier.keys import ChainScope
+from kvtier.keys import PUBLIC_SCOPE, ChainScope
 from kvtier.scopes import ScopePath, scope_runs
 from kvtier.serving import ShuttingDownError
 from worker.cache_control import ttl_seconds
@@ -34,7 +34,7 @@ from worker.tenants import Tenants
 from worker.usage_event import AdmittedRequest, UsageEvent
 from worker.usage_journal import UsageJournal
 
-__all__ = ["DeskLimits", "RequestDesk", "new_request_id"]
+__all__ = ["Description", "DeskLimits", "RequestDesk", "ScopeRuns", "new_request_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,21 @@ class DeskLimits:
     """Prompts that wait for the tokenizer; one more is refused."""
     ttl_classes: Mapping[str, int] = field(default_factory=dict)
     """Seconds by name."""
+
+
+ScopeRuns = tuple[tuple[str, int | None], ...]
+"""As `scope_runs` gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A prompt as the engine would get it."""
+
+    token_ids: tuple[int, ...]
+    scope: ChainScope
+    others: tuple[tuple[ChainScope, ScopeRuns], ...]
+    """The other scopes that its tokens can be in for this caller, widest first: public, and each
+    rung that his names lie on and his grant allows, with declared prefixes and without any."""
 
 
 class RequestDesk:
@@ -118,17 +133,26 @@ class RequestDesk:
         seconds = self._limits.deadline_seconds
         if time_remaining is not None:
             seconds = min(seconds, max(0.0, time_remaining))
-        plan = GenerationPlan(admitted, request, ask.stop, arrival, arrival + seconds)
+        plan = GenerationPlan(
+            admitted, request, ask.stop, arrival, arrival + seconds, ask.cache.ttl_class
+        )
         return self._start(plan)
 
-    async def describe(self, ask: Ask) -> tuple[tuple[int, ...], ChainScope]:
+    async def describe(self, ask: Ask) -> Description:
         """The tokens and scopes that `open` would give this prompt; nothing is admitted.
 
         Raises the errors that `DescribePrompt` documents.
         """
         path, token_ids, _ = await self._taken_in(ask)
         ends = self._scope_ends(ask, path, token_ids)
-        return token_ids, self._tenants.chain_scope(path, ends)
+        others: dict[ChainScope, ScopeRuns] = {PUBLIC_SCOPE: (("", None),)}
+        for rung in self._tenants.rungs(ask.caller):
+            shared = self._block_ends(self._prefixes.shared_tokens(rung, token_ids))
+            for at in (shared, [0] * rung.level):
+                others[self._tenants.chain_scope(rung, at)] = scope_runs(rung, at)
+        own = self._tenants.chain_scope(path, ends)
+        others.pop(own, None)
+        return Description(token_ids, own, tuple(others.items()))
 
     def drain(self) -> None:
         """Refuses new requests from now on."""
@@ -183,9 +207,11 @@ class RequestDesk:
         ends = [0] * path.level
         prompt = ask.prompt
         if isinstance(prompt, ChatPrompt) and prompt.messages[0].role == "system":
-            shared = self._prefixes.shared_tokens(path, token_ids)
-            ends = [tokens // self._limits.block_tokens for tokens in shared]
+            ends = self._block_ends(self._prefixes.shared_tokens(path, token_ids))
         return ends
+
+    def _block_ends(self, tokens: list[int]) -> list[int]:
+        return [end // self._limits.block_tokens for end in tokens]
 
     def _stop_tokens(self, ask: Ask) -> frozenset[int]:
         return frozenset() if ask.ignore_end_of_sequence else self._limits.stop_token_ids

@@ -124,6 +124,8 @@ class EngineUsage:
     queue_seconds: float
     load_seconds: float
     miss_reason: MissReason
+    written_tokens: int = 0
+    """Of what was computed: tokens of whole blocks that were new in the worker's pages."""
 
     @property
     def hit_tokens(self) -> int:

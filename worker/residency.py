@@ -131,12 +131,12 @@ class Residency:
             sample.table.append(page)
         return sample
 
-    def seal(self, live: LiveRequest, sample: Sample) -> None:
-        """Makes the sample's computed full blocks resident."""
-        full = sample.computed // self._block_tokens
+    def seal(self, live: LiveRequest, sample: Sample) -> int:
+        """Makes the sample's computed full blocks resident; how many of them were not."""
+        full, new_count = sample.computed // self._block_tokens, 0
         first = sample.sealed_blocks
         if first < full:
-            self._tree.seal(
+            new_count = self._tree.seal(
                 sample.chain.hashes,
                 sample.table,
                 first,
@@ -145,6 +145,7 @@ class Residency:
                 until=live.until(self._clock()),
             )
         sample.sealed_blocks = max(full, sample.sealed_blocks)
+        return new_count
 
     def end_units(self, sample: Sample, ends: Sequence[int]) -> None:
         """Prefix units end after so many of the sample's sealed blocks."""

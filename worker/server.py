@@ -152,7 +152,14 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         InferenceServicer(desk, describe, metrics.refused), server.server
     )
     describe_pb2_grpc.add_DescribeServiceServicer_to_server(
-        DescribeServicer(desk, engine, loaded.name, loaded.namespace, loaded.block_bytes),
+        DescribeServicer(
+            desk,
+            engine,
+            loaded.name,
+            loaded.namespace,
+            loaded.block_bytes,
+            whole_units=settings.cache.units.whole,
+        ),
         server.server,
     )
     if settings.metrics_listen:

@@ -292,6 +292,7 @@ class LineStub:
             line, Method.RESERVE_BLOCKS, cache_pb2.ReserveBlocksResponse
         )
         self.CommitBlocks = _LineMethod(line, Method.COMMIT_BLOCKS, cache_pb2.CommitBlocksResponse)
+        self.LookupPrefix = _LineMethod(line, Method.LOOKUP_PREFIX, cache_pb2.LookupPrefixResponse)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stub, name)

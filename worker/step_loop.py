@@ -340,7 +340,7 @@ class StepLoop:
         else:
             self._prefill_tokens += len(work.span.token_ids)
         if live.keeps:
-            self._residency.seal(live, sample)
+            live.written_tokens += self._residency.seal(live, sample) * self._block_tokens
         if live.phase is Phase.DECODE:
             self._draw(live, sample, logits)
         elif sample.computed == live.prompt_tokens:

@@ -68,6 +68,15 @@ class Tenants:
             raise InvalidScopeError(f"cache_scope is {level.name.lower()}, but {missing} is empty")
         return path.at(level)
 
+    def rungs(self, caller: Caller) -> tuple[ScopePath, ...]:
+        """Every private scope that requests of the caller's names can have, widest first.
+
+        Raises TenantUnknownError, InvalidScopeError.
+        """
+        path = _path(caller)
+        granted = self._granted(path)
+        return tuple(path.at(ScopeLevel(n)) for n in range(granted.level, path.level + 1))
+
     def chain_scope(self, path: ScopePath, ends: Sequence[int]) -> ChainScope:
         """Of a chain that ends in the scope `path`; `ends` as in `kvtier.scopes.chain_scope`."""
         return chain_scope(self._secret, path, ends)

@@ -61,11 +61,18 @@ class ChargedTokens:
     hit_tokens_by_tier: dict[Tier, int] = field(default_factory=dict)
     miss_tokens: int = 0
     completion_tokens: int = 0
+    cache_write_tokens: int = 0
+    """Of miss and completion tokens, and not beside them: those of blocks that it was the first to
+    keep. Nothing is charged for them."""
+    cache_write_ttl_class: str = ""
+    """Of these; empty where there are none, or they have no end."""
 
     def __post_init__(self) -> None:
         counts = (*self.hit_tokens_by_tier.values(), self.miss_tokens, self.completion_tokens)
-        if min(counts) < 0:
+        if min(*counts, self.cache_write_tokens) < 0:
             raise ValueError(f"a usage event with a negative count: {self}")
+        if self.cache_write_tokens > self.miss_tokens + self.completion_tokens:
+            raise ValueError(f"a usage event that wrote more than it computed: {self}")
 
     @property
     def hit_tokens(self) -> int:
@@ -90,18 +97,25 @@ class UsageEvent:
     schema_version: int = SCHEMA_VERSION
 
 
-def charge(usage: EngineUsage, end: UsageEnd, undelivered_tokens: int = 0) -> ChargedTokens:
+def charge(
+    usage: EngineUsage, end: UsageEnd, undelivered_tokens: int = 0, ttl_class: str = ""
+) -> ChargedTokens:
     """The tokens that an end of kind `end` charges, of what the engine says it did.
 
     `undelivered_tokens` were generated after a stop string had ended their sample, while the engine
-    did not know it yet: never charged.
+    did not know it yet: never charged. `ttl_class`: what new blocks are kept under.
     """
     if end in UNCHARGED:
         return ChargedTokens()
+    completion_tokens = max(0, usage.completion_tokens - undelivered_tokens)
+    # A block may hold tokens that are not charged: of those that are, it is no more than all.
+    written = min(usage.written_tokens, usage.miss_tokens + completion_tokens)
     return ChargedTokens(
         hit_tokens_by_tier={tier: n for tier, n in usage.hit_tokens_by_tier.items() if n},
         miss_tokens=usage.miss_tokens,
-        completion_tokens=max(0, usage.completion_tokens - undelivered_tokens),
+        completion_tokens=completion_tokens,
+        cache_write_tokens=written,
+        cache_write_ttl_class=ttl_class if written else "",
     )
 
 

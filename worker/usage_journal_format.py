@@ -35,8 +35,10 @@ __all__ = [
     "segment_paths",
 ]
 
-FORMAT_VERSION = 1
-"""Frozen: stored in every segment."""
+FORMAT_VERSION = 2
+"""Frozen: stored in every segment. Ends of format 1 say nothing of cache writes."""
+DELIVERED_FORMAT = 1
+"""Of the `delivered` file."""
 
 LINE_BYTES_MAX = 65_536
 CHECKSUM_DIGITS = 16
@@ -89,13 +91,13 @@ def decode(line: bytes) -> tuple[int, Record]:
 
 def encode_acknowledged(sequence: int) -> bytes:
     """The content of the `delivered` file."""
-    return _line({"format": FORMAT_VERSION, "acknowledged": sequence})
+    return _line({"format": DELIVERED_FORMAT, "acknowledged": sequence})
 
 
 def decode_acknowledged(raw: bytes) -> int:
     """Inverse of `encode_acknowledged`. Raises BadLineError."""
     fields = _checked(raw.removesuffix(b"\n"))
-    if fields.get("format") != FORMAT_VERSION:
+    if fields.get("format") != DELIVERED_FORMAT:
         raise BadLineError("a delivered file of another format")
     try:
         return _integer(fields["acknowledged"])
@@ -114,6 +116,10 @@ def end_fields(event: UsageEvent) -> dict[str, Any]:
         "hit_tokens": {name: hits.get(tier, 0) for name, tier in _TIERS},
         "miss_tokens": event.tokens.miss_tokens,
         "completion_tokens": event.tokens.completion_tokens,
+        "cache_write": {
+            "tokens": event.tokens.cache_write_tokens,
+            "ttl_class": event.tokens.cache_write_ttl_class,
+        },
         "ttft_ns": event.ttft_ns,
     }
 
@@ -201,6 +207,7 @@ def _record(fields: dict[str, Any]) -> Record:
 def _event(fields: dict[str, Any]) -> UsageEvent:
     hits = fields["hit_tokens"]
     ttft_ns = fields["ttft_ns"]
+    written = fields.get("cache_write", {"tokens": 0, "ttl_class": ""})
     return UsageEvent(
         request=AdmittedRequest(**fields["request"]),
         end_time_ns=_integer(fields["end_time_ns"]),
@@ -209,10 +216,18 @@ def _event(fields: dict[str, Any]) -> UsageEvent:
             hit_tokens_by_tier={tier: hits[name] for name, tier in _TIERS if hits[name]},
             miss_tokens=_integer(fields["miss_tokens"]),
             completion_tokens=_integer(fields["completion_tokens"]),
+            cache_write_tokens=_integer(written["tokens"]),
+            cache_write_ttl_class=_text(written["ttl_class"]),
         ),
         ttft_ns=None if ttft_ns is None else _integer(ttft_ns),
         schema_version=_integer(fields["schema_version"]),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} where a text belongs")
+    return value
 
 
 def _integer(value: object) -> int:

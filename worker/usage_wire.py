@@ -23,6 +23,8 @@ def tokens_message(tokens: ChargedTokens) -> usage_pb2.TokenUsage:
         ),
         miss_tokens=tokens.miss_tokens,
         completion_tokens=tokens.completion_tokens,
+        cache_write_tokens=tokens.cache_write_tokens,
+        cache_write_ttl_class=tokens.cache_write_ttl_class,
     )
 
 

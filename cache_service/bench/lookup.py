@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,9 +55,13 @@ def lookup(
     keys: Annotated[str, typer.Option(help="Keys a call, by comma.")] = "256,2048",
     clients: Annotated[str, typer.Option(help="Client processes, by comma.")] = "1,8",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of a second each.")] = 5,
-    loopback: Annotated[
-        bool, typer.Option(help="TCP over loopback instead of a Unix socket.")
-    ] = False,
+    transports: Annotated[
+        str,
+        typer.Option(
+            help="By comma: line (the session line), unix and loopback (gRPC through a Unix"
+            " socket, and over TCP)."
+        ),
+    ] = "line,unix",
     quick: Annotated[
         bool,
         typer.Option(help="Where nothing else is given, few short rounds and a million blocks."),
@@ -74,7 +79,7 @@ def lookup(
             "keys_per_call": _numbers(keys),
             "clients": _numbers(clients),
             "rounds": rounds,
-            "loopback": loopback,
+            "transports": tuple(transports.split(",")),
         }
         if quick:
             options |= _QUICK | given(context, _FIELDS, options)
@@ -131,15 +136,21 @@ def _rows(
                 }
             ) as service,
         ):
-            address = service.address if settings.loopback else f"unix:{sockets}/cache.sock"
-            for keys in settings.keys_per_call:
-                for count in settings.clients:
-                    told(f"{cached_blocks:,} blocks, {keys:,} keys a call, {count} clients")
-                    rows.append(
-                        measure_lookups(
-                            settings, address, service.process.pid, cached_blocks, keys, count
-                        )
+            addresses = dict.fromkeys(settings.transports, f"unix:{sockets}/cache.sock")
+            addresses |= {"loopback": service.address}
+            for keys, count, name in product(
+                settings.keys_per_call, settings.clients, settings.transports
+            ):
+                told(f"{cached_blocks:,} blocks, {keys:,} keys a call, {count} clients, {name}")
+                rows.append(
+                    measure_lookups(
+                        settings,
+                        addresses[name],
+                        name,
+                        service.process.pid,
+                        *(cached_blocks, keys, count),
                     )
+                )
     finally:
         shutil.rmtree(data)
     return rows

@@ -21,18 +21,24 @@ _STOP_SECONDS_MAX = 10.0
 def measure_lookups(
     settings: LookupSettings,
     address: str,
+    transport: str,
     service_pid: int,
     cached_blocks: int,
     keys_per_call: int,
     client_count: int,
 ) -> dict[str, Any]:
-    """One row. Raises BenchError."""
+    """One row. `address`: of gRPC, over which the session line is opened too. Raises BenchError."""
     calls: list[float] = []
     speeds, service_cpu, client_cpu, busy = [], [], [], []
     with ExitStack() as stack:
         clients = [
             stack.enter_context(
-                _client(settings.directory, seed, address, cached_blocks, keys_per_call, seed)
+                _client(
+                    settings.directory,
+                    seed,
+                    *(address, cached_blocks, keys_per_call, seed),
+                    "line" if transport == "line" else "grpc",
+                )
             )
             for seed in range(client_count)
         ]
@@ -53,6 +59,7 @@ def measure_lookups(
             client_cpu.append(sum(w["cpu_seconds"] for w in windows) / keys)
             busy.append(spent / max(w["seconds"] for w in windows))
     return {
+        "transport": transport,
         "cached_blocks": cached_blocks,
         "keys_per_call": keys_per_call,
         "clients": client_count,

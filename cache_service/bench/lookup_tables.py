@@ -20,15 +20,14 @@ def show(console: Console, result: dict[str, Any]) -> None:
     settings = result["settings"]
     console.print(
         f"{result['system']}, {result['cpu_count']} CPUs, load {result['load_average']:.1f}\n"
-        f"{settings['rounds']} rounds of {settings['round_seconds']:g} s,"
-        f" {'TCP over loopback' if settings['loopback'] else 'Unix socket'}",
+        f"{settings['rounds']} rounds of {settings['round_seconds']:g} s",
         highlight=False,
         soft_wrap=True,
     )
     table = bench_table(
         "\nLookups (limits: p50 of one client 0.7 ms for 256 keys, 3 ms for 2,048; 1 M keys/s"
         " by 8 clients;\nCPU: the service's, of one core; client: CPU us a call)",
-        *("cached", "keys", "clients", "p50 us", "p99 us", "keys/s", "CPU us/key"),
+        *("cached", "over", "keys", "clients", "p50 us", "p99 us", "keys/s", "CPU us/key"),
         *("us/call", "busy", "client"),
     )
     for row in result["results"]:
@@ -36,6 +35,7 @@ def show(console: Console, result: dict[str, Any]) -> None:
         full = (row["keys_per_call"], row["clients"]) == _FULL_LOAD
         table.add_row(
             f"{row['cached_blocks']:,}",
+            row["transport"],
             f"{row['keys_per_call']:,}",
             str(row["clients"]),
             at_most(row["p50_us"], P50_US_MAX.get(row["keys_per_call"]) if one else None, 0),

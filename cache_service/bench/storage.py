@@ -50,6 +50,7 @@ _FIELDS = {
     "rounds": "rounds",
     "size": "round_bytes",
     "threads": "threads",
+    "encrypted": "encrypted",
     "recovery": "recovery_blocks",
 }
 
@@ -71,6 +72,9 @@ def storage(
     quick: Annotated[
         bool, typer.Option(help="Small sizes where none are given: a look, not a measurement.")
     ] = False,
+    encrypted: Annotated[
+        bool, typer.Option("--encrypted", help="Each block size a second time, encrypted.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
     """The SSD tier beside fio and RocksDB on this disk, and restarts with many blocks.
@@ -85,6 +89,7 @@ def storage(
             "rounds": rounds,
             "round_bytes": byte_sizes(size)[0],
             "threads": threads,
+            "encrypted": encrypted,
             "recovery_blocks": tuple(int(text) for text in recovery.split(",") if text.strip()),
         }
         if quick:
@@ -125,8 +130,9 @@ def run(settings: BenchSettings) -> dict[str, Any]:
         sizes = settings.capacity_bytes, settings.round_bytes
         fio = Fio(Path(name), *sizes, settings.threads)
         results = [
-            asdict(measure_blocks(settings, block_bytes, fio, told))
+            asdict(measure_blocks(settings, block_bytes, fio, told, encrypted=encrypted))
             for block_bytes in settings.block_bytes
+            for encrypted in ((False, True) if settings.encrypted else (False,))
         ]
         restarts = [_restart(Path(name), count, told) for count in settings.recovery_blocks]
     return {**_machine(settings, fio), "results": results, "recovery": restarts}

@@ -45,7 +45,7 @@ def _speeds(rows: list[dict[str, Any]]) -> Table:
     )
     for row in rows:
         table.add_row(
-            size(row["block_bytes"]),
+            _block(row),
             f"{row['first_fill_GBps']:.2f}",
             f"{row['store_GBps']:.2f}",
             number(row["fio_write_GBps"]),
@@ -75,7 +75,7 @@ def _costs(rows: list[dict[str, Any]]) -> Table:
             for kind in ("store", "cold_restore")
         )
         table.add_row(
-            size(row["block_bytes"]),
+            _block(row),
             at_most(row["store_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
             number(row["fio_write_cpu_seconds_per_GB"], 3),
             at_most(row["cold_restore_cpu_seconds_per_GB"], CPU_SECONDS_PER_GB_MAX, 3),
@@ -89,6 +89,10 @@ def _costs(rows: list[dict[str, Any]]) -> Table:
             row["io_mode"],
         )
     return table
+
+
+def _block(row: dict[str, Any]) -> str:
+    return f"{size(row['block_bytes'])}{' enc' if row['encrypted'] else ''}"
 
 
 def _restarts(rows: list[dict[str, Any]]) -> Table:

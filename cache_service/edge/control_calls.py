@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from cache_service import wire
 from cache_service.edge.calls import Context
 from cache_service.pin_views import PinView
-from cache_service.purge_views import PurgeKind, PurgeTarget, PurgeView
+from cache_service.purge_views import (
+    KeyDestruction,
+    PurgeKind,
+    PurgeTarget,
+    PurgeView,
+    ShredView,
+)
 from kvtier.access import audit_note
 from kvtier.keys import HASH_BYTES, BlockHash, NamespaceId
 from kvtier.serving import MalformedRequestError
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["CONTROL_SERVICE", "ControlServicer", "purge_target"]
 
 CONTROL_SERVICE = pb.DESCRIPTOR.services_by_name["ControlService"].full_name
+
+NOTED_KEYS_MAX = 64
+"""Ids in a line of the audit log."""
 
 _FIELDS: dict[PurgeKind, set[str]] = {
     PurgeKind.PREFIX: {"namespace_id", "block_hash"},
@@ -53,7 +62,14 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self, request: pb.PurgeBlocksRequest, context: Context
     ) -> pb.PurgeBlocksResponse:
         target = purge_target(request.target)
-        purge = self._cache.purging.start(target, dry_run=request.dry_run, force=request.force)
+        if request.shred and not target.shreddable:
+            raise MalformedRequestError(
+                "a shred is of a whole organisation or of everything: those have data keys",
+                field="shred",
+            )
+        purge = self._cache.purging.start(
+            target, dry_run=request.dry_run, force=request.force, shred=request.shred
+        )
         try:
             view = await asyncio.shield(purge)
         except asyncio.CancelledError:
@@ -85,6 +101,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             held_count=view.held_count,
             ssd_forgetting=_number(view.ssd_forgetting),
             pin_count=view.pin_count,
+            shred=_shred(view.shred, ended) if view.shred is not None else None,
         )
 
     async def PinPrefix(
@@ -188,6 +205,18 @@ def _pin(view: PinView) -> pb.Pin:
     )
 
 
+def _shred(view: ShredView, ended: float) -> pb.Shred:
+    message = pb.Shred(
+        key_ids=view.key_ids,
+        destruction=_number(view.destruction),
+        clear_count=view.clear_count,
+        clear_segment_count=view.clear_segment_count,
+    )
+    if view.destruction is KeyDestruction.DURABLE:
+        message.destroy_time.CopyFrom(wire.timestamp(ended))
+    return message
+
+
 def _hash(name: str, value: bytes) -> bytes | None:
     """None when it was not given. Raises MalformedRequestError."""
     if value and len(value) != HASH_BYTES:
@@ -208,5 +237,17 @@ def _note(view: PurgeView) -> str:
         f"receipt=(purge_id={view.purge_id} blocks={view.block_count} {copies}"
         f" held={view.held_count} pins={view.pin_count}"
         f" ssd_forgetting={view.ssd_forgetting.name.lower()}"
-        f" hashes_sha256={view.hashes_sha256.hex()})"
+        f" hashes_sha256={view.hashes_sha256.hex()}{_shred_note(view.shred)})"
+    )
+
+
+def _shred_note(view: ShredView | None) -> str:
+    if view is None:
+        return ""
+    named = ",".join(each.hex() for each in view.key_ids[:NOTED_KEYS_MAX])
+    more = len(view.key_ids) - NOTED_KEYS_MAX
+    return (
+        f" shred=(keys={len(view.key_ids)} destruction={view.destruction.name.lower()}"
+        f" clear={view.clear_count} clear_segments={view.clear_segment_count}"
+        f" key_ids={named}{f',and {more} more' if more > 0 else ''})"
     )

@@ -1,17 +1,19 @@
 """The calls of `kvtier.v1.ExplainService`: check, ask the explaining side, convert.
 
-Invariant: an operator sees everything; whoever is only an engine sees what it names by chain, and
-its own sessions' acquires. Event loop; a listing gives it away between two messages.
+Invariant: an operator sees everything; whoever is only an engine sees what it names by chain, of no
+other scope, and its own sessions' acquires. Event loop; a listing gives it away between two
+messages.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_service import wire
+from cache_service.chains import Chain
 from cache_service.edge.calls import Context
 from cache_service.explain_views import (
     AcquireView,
@@ -20,7 +22,7 @@ from cache_service.explain_views import (
     TreeNodeView,
 )
 from cache_service.tree_walk import START, Place
-from kvtier.access import caller
+from kvtier.access import RoleNotAllowedError, caller
 from kvtier.keys import HASH_BYTES, BlockHash, NamespaceId
 from kvtier.principals import Role
 from kvtier.serving import MalformedRequestError
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["EXPLAIN_SERVICE", "ExplainServicer"]
 
 EXPLAIN_SERVICE = pb.DESCRIPTOR.services_by_name["ExplainService"].full_name
+
+OTHER_SCOPES_MAX = 8
+"""The rungs of a ladder, each with shared prefixes and without."""
 
 PAGE_NODES = 1000
 PAGE_NODES_MAX = 10_000
@@ -54,6 +59,8 @@ class ExplainServicer(explain_pb2_grpc.ExplainServiceServicer):
             NamespaceId(request.namespace_id),
             request.block_bytes,
             wire.chain(request.block_hashes),
+            whole_units=request.whole_units,
+            others=_other_scopes(request.other_scope_hashes),
         )
         response = pb.ExplainPrefixResponse(
             present_count=view.present_count,
@@ -64,7 +71,11 @@ class ExplainServicer(explain_pb2_grpc.ExplainServiceServicer):
                 waiting_bytes=view.waiting_bytes,
             ),
             miss_reason=wire.reason(view.miss_reason),
+            stored_count=view.stored_count,
         )
+        if view.other_scope is not None:
+            response.other_scope.index = view.other_scope.index
+            response.other_scope.present_count = view.other_scope.present_count
         if view.load_seconds is not None:
             response.load_time.CopyFrom(wire.duration(view.load_seconds))
         if view.divergence is not None:
@@ -166,6 +177,7 @@ class ExplainServicer(explain_pb2_grpc.ExplainServiceServicer):
             child_count=view.child_count,
             host_leaving_rank=view.host_leaving_rank,
             ssd_leaving_count=view.ssd_leaving_count,
+            owner=view.owner,
         )
 
 
@@ -178,6 +190,20 @@ def _shares(views: Iterable[TierShareView]) -> list[pb.TierShare]:
         )
         for view in views
     ]
+
+
+def _other_scopes(packed: Sequence[bytes]) -> list[Chain]:
+    """Raises RoleNotAllowedError, MalformedRequestError, MalformedChainError."""
+    if packed and Role.OPERATOR not in caller().roles:
+        raise RoleNotAllowedError(
+            "other_scope_hashes is for operators: leave it out, or ask as one",
+            allowed=Role.OPERATOR.value,
+        )
+    if len(packed) > OTHER_SCOPES_MAX:
+        raise MalformedRequestError(
+            f"{len(packed)} other chains; at most {OTHER_SCOPES_MAX}", field="other_scope_hashes"
+        )
+    return [wire.chain(each) for each in packed]
 
 
 def _hash(name: str, value: bytes) -> bytes | None:

@@ -39,6 +39,7 @@ _ROWS = {
     Method.ACQUIRE_RESIDENT: _Row("AcquireResident", pb.AcquireResidentRequest, waits=False),
     Method.RESERVE_BLOCKS: _Row("ReserveBlocks", pb.ReserveBlocksRequest, waits=True),
     Method.COMMIT_BLOCKS: _Row("CommitBlocks", pb.CommitBlocksRequest, waits=True),
+    Method.LOOKUP_PREFIX: _Row("LookupPrefix", pb.LookupPrefixRequest, waits=False),
 }
 
 

@@ -37,6 +37,7 @@ class Method(IntEnum):
     ACQUIRE_RESIDENT = 1
     RESERVE_BLOCKS = 2
     COMMIT_BLOCKS = 3
+    LOOKUP_PREFIX = 4
 
 
 class Outcome(IntEnum):

@@ -5,6 +5,7 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from storage.bench.figures import BlockFigures, Turn, block_figures
@@ -17,16 +18,23 @@ __all__ = ["measure_blocks"]
 
 
 def measure_blocks(
-    settings: BenchSettings, block_bytes: int, fio: Fio, progress: Callable[[str], None]
+    settings: BenchSettings,
+    block_bytes: int,
+    fio: Fio,
+    progress: Callable[[str], None],
+    *,
+    encrypted: bool = False,
 ) -> BlockFigures:
     """Blocks for some tens of seconds. `progress` is told what comes next."""
-    size = f"{block_bytes // 1024} KiB blocks"
+    size = f"{block_bytes // 1024} KiB blocks{', encrypted' if encrypted else ''}"
 
     def told(step: str) -> None:
         progress(f"{size}: {step}")
 
     with tempfile.TemporaryDirectory(prefix="kvtier-bench-", dir=settings.directory) as name:
-        return asyncio.run(_measured(Path(name), settings, block_bytes, fio, told))
+        return asyncio.run(
+            _measured(Path(name), settings, block_bytes, fio, told, encrypted=encrypted)
+        )
 
 
 async def _measured(
@@ -35,9 +43,11 @@ async def _measured(
     block_bytes: int,
     fio: Fio,
     progress: Callable[[str], None],
+    *,
+    encrypted: bool,
 ) -> BlockFigures:
     ring_directory = directory / "ring"
-    async with Ring(ring_directory, block_bytes, settings) as ring:
+    async with Ring(ring_directory, block_bytes, settings, encrypted=encrypted) as ring:
         io_mode = fio.io_mode = ring.tier.io_mode
         progress("fio writes its file")
         await asyncio.to_thread(fio.prepare)
@@ -64,7 +74,8 @@ async def _measured(
     shutil.rmtree(ring_directory)
     progress("RocksDB holding the values")
     rocks = measure_rocksdb(directory, block_bytes, settings.rocksdb_bytes)
-    return block_figures(block_bytes, io_mode, turns, first_fill, singles, rocks, amplification)
+    figures = block_figures(block_bytes, io_mode, turns, first_fill, singles, rocks, amplification)
+    return replace(figures, encrypted=encrypted)
 
 
 async def _turn(ring: Ring, fio: Fio, block_bytes: int, batch_bytes: int, ours_first: bool) -> Turn:

@@ -71,6 +71,8 @@ class BlockFigures:
     rocksdict_write_amplification: float | None
     turns: tuple[tuple[float | None, ...], ...]
     """Per turn, GB/s: store, fio write, cold restore, fio read, warm restore."""
+    encrypted: bool = False
+    """Of what ours stores; fio and RocksDB never do."""
 
 
 def block_figures(

@@ -7,6 +7,7 @@ host arena. Invariant: what is read was verified by the tier; a wrong byte ends 
 import asyncio
 import hashlib
 import itertools
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from storage.bench.floor import VerifiedRead
 from storage.bench.memory import BlockMemory
 from storage.bench.meter import Cost, measured
 from storage.bench.settings import BenchSettings
+from storage.ssd.key_ring import NO_ENCRYPTION, Encryption
 from storage.ssd.reader import BlockRead
 from storage.ssd.tier import SsdTier
 from storage.tier import NO_PARENT, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation
@@ -38,7 +40,9 @@ _PREWRITE_LOOK_SECONDS = 0.5
 class Ring:
     """An open tier of one block size, and the blocks in it, oldest first."""
 
-    def __init__(self, directory: Path, block_bytes: int, settings: BenchSettings) -> None:
+    def __init__(
+        self, directory: Path, block_bytes: int, settings: BenchSettings, *, encrypted: bool
+    ) -> None:
         self._settings = settings
         self._block_bytes = block_bytes
         self._memory = BlockMemory(block_bytes)
@@ -50,6 +54,7 @@ class Ring:
             directory,
             capacity_bytes=settings.capacity_bytes,
             segment_bytes=settings.segment_bytes,
+            encryption=Encryption((secrets.token_bytes(32),)) if encrypted else NO_ENCRYPTION,
         )
 
     async def __aenter__(self) -> Self:

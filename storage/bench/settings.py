@@ -37,6 +37,8 @@ class BenchSettings:
     """Blocks read, and written, one at a time for p50 and p99."""
     rocksdb_bytes: int = 256 * _MIB
     recovery_blocks: tuple[int, ...] = (100_000, 1_000_000)
+    encrypted: bool = False
+    """Each block size a second time, encrypted."""
 
     def __post_init__(self) -> None:
         """Raises CapacityError for what cannot be measured."""

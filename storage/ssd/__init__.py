@@ -13,6 +13,12 @@ Durability of what was not acknowledged: a lost tail is a miss.
     segments.py   each segment's state; owned by the writer
     planning.py   which part of a batch goes into which segment   (pure)
     encoding.py   a block as it will lie on the disk              (pure)
+    encoder.py    the same for a batch, on threads
+    buffer_pool.py  memory to encrypt into
+    encryption.py AES-256-GCM of stored bytes                     (pure)
+    key_file.py   data keys on the disk                           (pure)
+    key_ring.py   data keys: made, counted, found, destroyed
+    key_opening.py  which keys a directory is opened with
     writer.py     append, forget, relog, recycle, pre-write; one thread
     reader.py     read and verify
     scrub.py      verify what lives, within a budget, behind readers

@@ -19,12 +19,17 @@ from storage.ssd.format import RecordHeader
 __all__ = [
     "BLOCK_KEY",
     "BLOCK_ROW",
+    "CODEC_MASK",
     "OWNER_NUMBER_MAX",
     "OWNER_SHIFT",
+    "UNIT_END",
     "BlockRowReader",
     "BlockRows",
     "block_row",
+    "key_numbers",
+    "owner_numbers",
     "sealed_row",
+    "with_unit_end",
 ]
 
 BLOCK_KEY = b"b"
@@ -47,11 +52,17 @@ BLOCK_ROW = np.dtype([*_FIELDS, _CHECKSUM])
 """Value of a block row."""
 
 OWNER_SHIFT = 8
-"""Bits of `codec_owner` that are the codec; above them is the number of the owner."""
+"""Bits of `codec_owner` below the owner's number: the codec (three), whether a prefix unit ends
+with the block (one), the number of the data key (four)."""
+UNIT_END = 1 << 3
+CODEC_MASK = UNIT_END - 1
+_KEY_SHIFT = 4
 OWNER_NUMBER_MAX = (1 << 32 - OWNER_SHIFT) - 1
 
 _BLOCK = struct.Struct("<32s32sIIQQQQQQ")
 _SEAL = struct.Struct("<Q")
+_MARKED_BYTE = struct.calcsize("<32s32sI")
+"""The lowest of `codec_owner`."""
 _KEY_BYTES = len(BLOCK_KEY) + 32
 
 _ENTRY = np.dtype([("kind", "u1"), ("hash", "V32"), *_FIELDS, _CHECKSUM])
@@ -149,21 +160,48 @@ def _all_whole(raw: bytes, count: int) -> bool:
 
 
 def block_row(header: RecordHeader, owner_number: int = 0) -> tuple[bytes, bytes]:
-    """(block hash, row value)."""
-    record, location = header.record, header.location
+    """(block hash, row value); of an encrypted record, the checksum under its mask."""
+    record, location, encrypted = header.record, header.location, header.encrypted
+    checksum, codec = location.checksum, int(header.codec)
+    if encrypted is not None:
+        checksum ^= encrypted.mask
+        codec |= encrypted.key_number << _KEY_SHIFT
     fields = _BLOCK.pack(
         record.parent_hash,
         record.namespace_id,
         location.segment_id,
-        header.codec | owner_number << OWNER_SHIFT,
+        codec | UNIT_END * header.unit_end | owner_number << OWNER_SHIFT,
         location.generation,
         location.offset,
         location.payload_bytes,
         location.stored_bytes,
-        location.checksum,
+        checksum,
         header.sequence,
     )
     return record.block_hash, sealed_row(BLOCK_KEY + record.block_hash, fields)
+
+
+def key_numbers(rows: BlockRows) -> NDArray[np.uint8]:
+    """Of each row's data key; 0: in clear."""
+    numbers = rows["codec_owner"].astype(np.uint8) >> np.uint8(_KEY_SHIFT)
+    return numbers.astype(np.uint8)
+
+
+def owner_numbers(rows: BlockRows) -> NDArray[np.uint32]:
+    """Of each row's owner; 0: nobody's."""
+    numbers: NDArray[np.uint32] = rows["codec_owner"] >> np.uint32(OWNER_SHIFT)
+    return numbers
+
+
+def with_unit_end(block_hash: bytes, value: bytes) -> bytes | None:
+    """The row of a block with which a unit ends; None where it says so already, or is damaged."""
+    key, fields = BLOCK_KEY + block_hash, bytearray(value[: -_SEAL.size])
+    if len(value) != BLOCK_ROW.itemsize or value != sealed_row(key, bytes(fields)):
+        return None
+    if fields[_MARKED_BYTE] & UNIT_END:
+        return None
+    fields[_MARKED_BYTE] |= UNIT_END
+    return sealed_row(key, bytes(fields))
 
 
 def sealed_row(key: bytes, fields: bytes) -> bytes:

@@ -23,8 +23,10 @@ from storage.errors import (
 from storage.ssd.direct_io import segment_open_flags
 from storage.ssd.files import write_all
 from storage.ssd.format import (
+    ENCRYPTED_FORMAT_VERSION,
     FORMAT_VERSION,
     INDEX_DIRECTORY,
+    KEY_FILE,
     LOCK_FILE,
     MARKER_FILE,
     SEGMENT_DIRECTORY,
@@ -42,7 +44,7 @@ from storage.tier import PAGE_BYTES, SegmentId
 
 __all__ = ["DataDirectory", "explained"]
 
-_KNOWN = frozenset({MARKER_FILE, LOCK_FILE, INDEX_DIRECTORY, SEGMENT_DIRECTORY})
+_KNOWN = frozenset({MARKER_FILE, LOCK_FILE, INDEX_DIRECTORY, SEGMENT_DIRECTORY, KEY_FILE})
 _NEVER_MINE = "lost+found"
 """In every fresh ext4 file system; an otherwise empty directory with it counts as empty."""
 _MARKER_BYTES_MAX = 4096
@@ -62,6 +64,8 @@ class DataDirectory:
         """Blocks of an older format."""
         self.expiries = False
         """Some of the blocks have, or had, an end."""
+        self.encrypted = False
+        """The marker says that some of the blocks are, or were, encrypted."""
         self._lock_fd = -1
         try:
             env.mkdir(path)
@@ -71,7 +75,7 @@ class DataDirectory:
             if marker is not None and marker.format_version < FORMAT_VERSION:
                 self._empty_older(marker)
             elif marker is not None:
-                self.expiries = marker.expiries
+                self.expiries, self.encrypted = marker.expiries, marker.encrypted
             elif MARKER_FILE in env.listdir(path):
                 self._write_marker_again()
             self._create_missing()
@@ -166,8 +170,59 @@ class DataDirectory:
     def mark_expiries(self) -> None:
         """Some block is about to have an end; durable on return. Raises OSError."""
         if not self.expiries:
-            self._create_marker(expiries=True)
+            self._create_marker(expiries=True, encrypted=self.encrypted)
             self.expiries = True
+
+    def mark_encrypted(self) -> None:
+        """Some block is about to be encrypted; durable on return. Raises OSError."""
+        if not self.encrypted:
+            self._create_marker(expiries=self.expiries, encrypted=True)
+            self.encrypted = True
+
+    def unmark_encrypted(self) -> None:
+        """Nobody has a key to any block any more; durable on return. Raises OSError."""
+        if self.encrypted:
+            self._create_marker(expiries=self.expiries)
+            self.encrypted = False
+
+    # --- small files --------------------------------------------------------------------------
+
+    @property
+    def has_key_file(self) -> bool:
+        return KEY_FILE in self._env.listdir(self.path)
+
+    def read_file(self, name: str) -> bytes:
+        """All of it. Raises OSError."""
+        raw = bytearray(self._env.size_bytes(self.path / name))
+        fd = self._env.open(self.path / name, os.O_RDONLY)
+        try:
+            count = 0
+            while rest := memoryview(raw)[count:]:
+                done = self._env.preadv(fd, [rest], count)
+                if not done:
+                    break
+                count += done
+        finally:
+            self._env.close(fd)
+        return bytes(raw[:count])
+
+    def replace_file(self, name: str, raw: bytes) -> None:
+        """The old one or the new one, whole, after any crash; the new one on return. Raises
+        OSError."""
+        temporary = self.path / (name + TEMPORARY_SUFFIX)
+        fd = self._env.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            write_all(self._env, fd, [memoryview(raw)], 0)
+            self._env.fdatasync(fd)
+        finally:
+            self._env.close(fd)
+        self._env.rename(temporary, self.path / name)
+        self._env.fsync_directory(self.path)
+
+    def remove_file(self, name: str) -> None:
+        """Durable on return. Raises OSError."""
+        self._env.unlink(self.path / name)
+        self._env.fsync_directory(self.path)
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -242,8 +297,8 @@ class DataDirectory:
 
     def _write_marker_again(self) -> None:
         # Whether blocks have an end, the marker alone said: that some may have is right for both.
-        self._create_marker(expiries=True)
-        self.expiries = True
+        self.expiries, self.encrypted = True, self.has_key_file
+        self._create_marker(expiries=True, encrypted=self.encrypted)
         self.problems.append(
             f"{MARKER_FILE} was damaged and is written again as the segments' headers say"
         )
@@ -276,17 +331,9 @@ class DataDirectory:
             self._create_marker()
         self._env.mkdir(self.path / SEGMENT_DIRECTORY)
 
-    def _create_marker(self, *, expiries: bool = False) -> None:
-        temporary = self.path / (MARKER_FILE + TEMPORARY_SUFFIX)
-        raw = pack_marker(Marker(FORMAT_VERSION, self.segment_bytes, expiries))
-        fd = self._env.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        try:
-            write_all(self._env, fd, [memoryview(raw)], 0)
-            self._env.fdatasync(fd)
-        finally:
-            self._env.close(fd)
-        self._env.rename(temporary, self.path / MARKER_FILE)
-        self._env.fsync_directory(self.path)
+    def _create_marker(self, *, expiries: bool = False, encrypted: bool = False) -> None:
+        version = ENCRYPTED_FORMAT_VERSION if encrypted else FORMAT_VERSION
+        self.replace_file(MARKER_FILE, pack_marker(Marker(version, self.segment_bytes, expiries)))
 
     def _tidy(self) -> None:
         segments = self.path / SEGMENT_DIRECTORY

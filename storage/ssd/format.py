@@ -21,11 +21,14 @@ import xxhash
 from kvtier.keys import BlockHash, NamespaceId
 from storage.codec import Codec
 from storage.errors import FormatTooNewError
+from storage.ssd.encryption import KEY_ID_BYTES, NONCE_BYTES, TAG_BYTES, Encrypted
 from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
 
 __all__ = [
+    "ENCRYPTED_FORMAT_VERSION",
     "FORMAT_VERSION",
     "INDEX_DIRECTORY",
+    "KEY_FILE",
     "LOCK_FILE",
     "MARKER_FILE",
     "OWNER_BYTES_MAX",
@@ -51,7 +54,10 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
+ENCRYPTED_FORMAT_VERSION = 3
+"""Of a directory with encrypted records, in the marker alone: who does not know them stays out."""
 MARKER_FILE = "KVTIER-SSD"
+KEY_FILE = "KEYS"
 LOCK_FILE = "LOCK"
 INDEX_DIRECTORY = "index"
 SEGMENT_DIRECTORY = "segments"
@@ -70,7 +76,13 @@ _RECORD_FIELDS = struct.Struct("<8sIIQIIQQQQQ32s32s32s")
 _CHECKSUM = struct.Struct("<Q")
 _OWNER_LENGTH = struct.Struct("<H")
 _OWNER_AT = _RECORD_FIELDS.size + _OWNER_LENGTH.size
+_CLEAR, _AES_256_GCM = 0, 1
+_ENCRYPTION_AT = 28
+_ENCRYPTED = struct.Struct(f"<{KEY_ID_BYTES}s{NONCE_BYTES}s{TAG_BYTES}s")
+_ENCRYPTED_AT = 1712
 _CHECKED_BYTES = PAGE_BYTES - _CHECKSUM.size
+_MARKS_AT = _CHECKED_BYTES - 8
+_UNIT_END = 1
 _BEFORE_OFFSET = struct.Struct("<8sIIQII")
 _RAW_RECORD = struct.Struct(
     f"<{_BEFORE_OFFSET.size}sQ8xQQQ32s32s32s{_CHECKED_BYTES - _RECORD_FIELDS.size}xQ"
@@ -90,6 +102,11 @@ class Marker:
     segment_bytes: int
     expiries: bool = False
     """Some of its blocks have, or had, an end."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Some of its blocks are, or were, encrypted."""
+        return self.format_version == ENCRYPTED_FORMAT_VERSION
 
 
 class SegmentHeader(NamedTuple):
@@ -111,6 +128,10 @@ class RecordHeader(NamedTuple):
     codec: Codec = Codec.NONE
     owner: str = ""
     """Whose the block is, as its writer was told; empty: nobody's."""
+    encrypted: Encrypted | None = None
+    """None: in clear. As parsed, the checksum is still under its mask (`KeyRing.unmasked`)."""
+    unit_end: bool = False
+    """Whether a prefix unit ended with the block when the record was written."""
 
 
 def record_bytes(stored_bytes: int) -> int:
@@ -132,6 +153,8 @@ def pack_marker(marker: Marker) -> bytes:
     fields = {"format": marker.format_version, "segment_bytes": marker.segment_bytes}
     if marker.expiries:
         fields["expiries"] = True
+    if marker.encrypted:
+        fields["encrypted"] = True
     return json.dumps(fields).encode() + b"\n"
 
 
@@ -142,16 +165,21 @@ def parse_marker(raw: bytes) -> Marker:
         version = int(fields["format"])
         if version < 1:
             raise ValueError(f"format {version}")
-        refuse_newer(version)
-        return Marker(version, int(fields["segment_bytes"]), bool(fields.get("expiries", False)))
+        refuse_newer(version, ENCRYPTED_FORMAT_VERSION)
+        expiries, encrypted = (bool(fields.get(name)) for name in ("expiries", "encrypted"))
+        marker = Marker(version, int(fields["segment_bytes"]), expiries)
+        if marker.encrypted != encrypted:
+            # One bit lies between the two formats: each is said twice.
+            raise ValueError(f"format {version}, encrypted {encrypted}")
+        return marker
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadPageError(f"the marker does not parse: {error}") from None
 
 
-def refuse_newer(version: int) -> None:
-    if version > FORMAT_VERSION:
+def refuse_newer(version: int, newest: int = FORMAT_VERSION) -> None:
+    if version > newest:
         raise FormatTooNewError(
-            f"the data directory has format {version} and this kvtier knows up to {FORMAT_VERSION}:"
+            f"the data directory has format {version} and this kvtier knows up to {newest}:"
             " upgrade kvtier, or point it to another directory",
             format_version=version,
         )
@@ -198,7 +226,10 @@ def pack_record_header(header: RecordHeader, seed: int) -> bytes:
 
 def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> None:
     """As `pack_record_header`, into a page that holds zeros or another record's header."""
-    record, location, sequence, codec, owner = header
+    record, location, sequence, codec, owner, encrypted, unit_end = header
+    checksum = record.checksum
+    if encrypted is not None or page[_ENCRYPTION_AT]:
+        checksum ^= _write_encrypted(encrypted, page)
     _RECORD_FIELDS.pack_into(
         page,
         0,
@@ -207,19 +238,29 @@ def write_record_header(header: RecordHeader, seed: int, page: memoryview) -> No
         codec,
         location.generation,
         location.segment_id,
-        0,
+        _CLEAR if encrypted is None else _AES_256_GCM,
         location.offset,
         sequence,
         record.payload_bytes,
         location.stored_bytes,
-        record.checksum,
+        checksum,
         record.namespace_id,
         record.block_hash,
         record.parent_hash,
     )
     _write_owner(owner, page)
+    page[_MARKS_AT] = _UNIT_END if unit_end else 0
     seal = xxhash.xxh3_64_intdigest(page[:_CHECKED_BYTES], seed)
     _CHECKSUM.pack_into(page, _CHECKED_BYTES, seal)
+
+
+def _write_encrypted(encrypted: Encrypted | None, page: memoryview) -> int:
+    """The mask; 0 for none, over what another record left."""
+    if encrypted is None:
+        page[_ENCRYPTED_AT : _ENCRYPTED_AT + _ENCRYPTED.size] = bytes(_ENCRYPTED.size)
+        return 0
+    _ENCRYPTED.pack_into(page, _ENCRYPTED_AT, encrypted.key_id, encrypted.nonce, encrypted.tag)
+    return encrypted.mask
 
 
 def _write_owner(owner: str, page: memoryview) -> None:
@@ -243,15 +284,15 @@ def parse_record_header(
     """
     # One tuple: naming fourteen fields by position is what the table in the format document is for.
     fields = _RECORD_FIELDS.unpack_from(page)
-    magic, version, codec, found_generation, found_id, _, found_offset = fields[:7]
+    magic, version, codec, found_generation, found_id, way, found_offset = fields[:7]
     if magic != _RECORD_MAGIC:
         raise BadPageError("no record header")
     wanted = segment.generation if generation is None else generation
     if found_generation != wanted:
         raise BadPageError(f"the record is of generation {found_generation}, not {wanted}")
     _check_seal(page, segment.seed)
-    if version != FORMAT_VERSION or codec not in _CODECS:
-        raise BadPageError(f"format {version}, codec {codec} are not known here")
+    if version != FORMAT_VERSION or codec not in _CODECS or way > _AES_256_GCM:
+        raise BadPageError(f"format {version}, codec {codec}, encryption {way} are not known here")
     if (found_id, found_offset) != (segment.segment_id, offset):
         raise BadPageError(f"the record belongs to segment {found_id}, offset {found_offset}")
     sequence, payload_bytes, stored_bytes, checksum, namespace_id, block_hash, parent = fields[7:]
@@ -271,7 +312,9 @@ def parse_record_header(
     record = BlockRecord(
         BlockHash(block_hash), BlockHash(parent), NamespaceId(namespace_id), payload_bytes, checksum
     )
-    return RecordHeader(record, location, sequence, Codec(codec), _owner(page))
+    encrypted = Encrypted(*_ENCRYPTED.unpack_from(page, _ENCRYPTED_AT)) if way else None
+    unit_end = bool(page[_MARKS_AT] & _UNIT_END)
+    return RecordHeader(record, location, sequence, Codec(codec), _owner(page), encrypted, unit_end)
 
 
 def _owner(page: memoryview) -> str:

@@ -3,8 +3,8 @@ segment, one per owner of blocks, one for the directory.
 
 Invariant: a batch is applied whole or not at all, and is durable once `apply` returns (unsynced
 WriteBatch, then `flush_wal(True)`: p99 1.0 ms where a synced write has 10). The meta row is written
-last, so an index that has one is complete. Row layouts: docs/formats/segment.md. Nothing is ever
-looked up here: the index is read once, at open. Writer thread only, after recovery.
+last, so an index that has one is complete. Row layouts: docs/formats/segment.md. The index is read
+once, at open; looked up is only what is about to be changed. Writer thread only, after recovery.
 
 RocksDB is kept small: 16 MiB memtables, a bounded WAL, few log files; a row costs about 170 bytes.
 """
@@ -180,6 +180,14 @@ class SsdIndex:
             owners,
             wear,
         )
+
+    def block_values(self, hashes: Sequence[bytes]) -> list[bytes | None]:
+        """Values of block rows; None where there is none. Raises TierIOError."""
+        try:
+            found = self._db.get([BLOCK_KEY + block_hash for block_hash in hashes])
+        except Exception as error:  # the binding raises plain Exception for every RocksDB status
+            raise TierIOError(f"the SSD index cannot be read: {error}") from error
+        return cast("list[bytes | None]", found)
 
     def start_compaction(self) -> None:
         """Lets RocksDB compact from now on, as it has to. Before, it would take a processor and

@@ -13,6 +13,7 @@ from kvtier.keys import payload_checksum, payload_checksums
 from storage.codec import CodecError, decode
 from storage.env import Env
 from storage.errors import CorruptBlockError, StorageError, TierIOError
+from storage.ssd.encryption import WrongTagError
 from storage.ssd.files import Scratch, TruncatedFileError, aligned_buffer, check_aligned, read_all
 from storage.ssd.format import (
     BadPageError,
@@ -21,7 +22,8 @@ from storage.ssd.format import (
     parse_record_header,
     record_bytes,
 )
-from storage.ssd.payload import payload_matches
+from storage.ssd.key_ring import KeyRing
+from storage.ssd.payload import PayloadScratch, payload_matches
 from storage.ssd.segments import FREE, Segment, SegmentTable
 from storage.tier import PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
 
@@ -85,9 +87,10 @@ def runs(
 class BlockReader:
     """Reads and verifies blocks of a `SegmentTable`."""
 
-    def __init__(self, env: Env, table: SegmentTable) -> None:
+    def __init__(self, env: Env, table: SegmentTable, keys: KeyRing) -> None:
         self._env = env
         self._table = table
+        self._keys = keys
         self._memory = _ThreadMemory()
 
     def read(self, record: BlockRecord, location: SsdLocation, into: memoryview) -> None:
@@ -106,6 +109,7 @@ class BlockReader:
             return
         stored = self._memory.stored.take(rounded(stored_bytes))
         header = self._header_and(stored, record, location)
+        self._decrypt(header, stored[:stored_bytes])
         try:
             decode(header.codec, stored[:stored_bytes], into[:size])
         except CodecError as error:
@@ -133,7 +137,9 @@ class BlockReader:
         check_aligned(into, rounded(stored_bytes))
         header = self._header_and(into, record, location)
         try:
-            matches = payload_matches(header, into[:stored_bytes], self._memory.payload)
+            matches = payload_matches(header, into[:stored_bytes], self._memory.payload, self._keys)
+        except WrongTagError as error:
+            raise _corrupt(str(error), location) from None
         except CodecError as error:
             raise _corrupt(f"its stored bytes do not decode: {error}", location) from None
         if not matches:
@@ -179,9 +185,19 @@ class BlockReader:
             header = parse_record_header(page, self._table.header_of(segment), location.offset)
         except BadPageError as error:
             raise _corrupt(str(error), location) from None
+        if header.encrypted is not None:
+            header = self._keys.unmasked_as(header, record)
         if header.record != record or header.location != location:
             raise _corrupt("another block lies there", location)
         return header
+
+    def _decrypt(self, header: RecordHeader, stored: memoryview) -> None:
+        """In place, where it is encrypted."""
+        if header.encrypted is not None:
+            try:
+                self._keys.decrypt(header, stored, stored)
+            except WrongTagError as error:
+                raise _corrupt(str(error), header.location) from None
 
     def _fetched(self, reads: Sequence[BlockRead]) -> Segment | None:
         """Fills every read's memory, and this thread's header pages; their segment. None when that
@@ -201,7 +217,8 @@ class BlockReader:
 
     def _check(self, page: memoryview, segment: Segment, read: BlockRead) -> None:
         """What `read` checks, of a record without codec that is in memory already."""
-        self._checked_header(page, segment, read.record, read.location)
+        header = self._checked_header(page, segment, read.record, read.location)
+        self._decrypt(header, read.into[: read.location.stored_bytes])
         _check_payload(*read)
 
 
@@ -212,7 +229,7 @@ class _ThreadMemory(threading.local):
         self.pages = RawPages(aligned_buffer(RUN_READS_MAX * PAGE_BYTES))
         """Header pages of a run."""
         self.stored = Scratch()
-        self.payload = Scratch()
+        self.payload = PayloadScratch()
 
 
 def _stored_bytes(record: BlockRecord, location: SsdLocation) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvtier.keys import BlockHash, NamespaceId
-from storage.ssd.block_rows import OWNER_SHIFT, BlockRows
+from storage.ssd.block_rows import CODEC_MASK, UNIT_END, BlockRows, owner_numbers
 from storage.ssd.lineage import same_words
 from storage.tier import NEVER, NO_PARENT, BlockRecord, SegmentId, SsdLocation
 
@@ -60,6 +60,8 @@ class RecoveredColumns:
     """Of these blocks, each once; the first is "", nobody."""
     owner_row: NDArray[np.int32]
     """Position in `owners`."""
+    unit_end: NDArray[np.bool_]
+    """Whether a prefix unit ends with the block, as far as that was written down."""
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -115,7 +117,7 @@ def recovered_columns(
     new_row = np.full(len(blocks) + 1, -1, np.int32)  # the last one is the root's
     new_row[order] = np.arange(len(order), dtype=np.int32)
     namespace_ids, namespace_row = _numbered(blocks["namespace"])
-    owner_paths, owner_row = _owned(blocks["codec_owner"][order] >> np.uint32(OWNER_SHIFT), owners)
+    owner_paths, owner_row = _owned(owner_numbers(blocks)[order], owners)
     return RecoveredColumns(
         hashes=blocks.hashes.take(order),
         parent_row=new_row[np.maximum(parent, -1)[order]],
@@ -127,11 +129,12 @@ def recovered_columns(
         payload_bytes=blocks["payload_bytes"][order],
         stored_bytes=blocks["stored_bytes"][order],
         checksum=blocks["checksum"][order],
-        codec=blocks["codec_owner"][order] & np.uint32((1 << OWNER_SHIFT) - 1),
+        codec=blocks["codec_owner"][order] & np.uint32(CODEC_MASK),
         sequence=blocks["sequence"][order],
         expire_second=_expire_seconds(blocks.hashes, order, expiries),
         owners=owner_paths,
         owner_row=owner_row,
+        unit_end=(blocks["codec_owner"][order] & np.uint32(UNIT_END)) != 0,
     )
 
 

@@ -35,10 +35,12 @@ from storage.ssd.index import (
     SegmentRow,
     SsdIndex,
 )
+from storage.ssd.key_ring import KeyRing
+from storage.ssd.key_use import KeyUse
 from storage.ssd.lineage import STRANDED, depths, parent_positions, parents_first
 from storage.ssd.owner_rows import OwnerNumbers, whose_is_known
 from storage.ssd.recovered import RecoveredColumns, recovered_columns
-from storage.ssd.scan import SegmentScanner
+from storage.ssd.scan import SegmentScanner, key_gone
 from storage.ssd.segments import FREE, OPEN, SEALED, Segment, SegmentTable, freed
 from storage.ssd.settling import Found, settle
 from storage.ssd.wear import Wear
@@ -64,24 +66,28 @@ class RecoveredTier:
     wear: Wear
     memos: Mapping[bytes, bytes]
     """The owner's, by name."""
+    clear_ends: NDArray[np.int64]
+    """As `KeyUse` has it."""
     report: RecoveryReport
 
 
 def recover(
-    env: Env, directory: DataDirectory, segment_count: int, progress: Progress
+    env: Env, directory: DataDirectory, keys: KeyRing, segment_count: int, progress: Progress
 ) -> RecoveredTier:
     """Opens `segment_count` segments of a locked directory. Raises OSError, DataDirectoryError."""
     started = env.monotonic_seconds()
-    recovery = _Recovery(env, directory, segment_count, progress)
+    recovery = _Recovery(env, directory, keys, segment_count, progress)
     try:
         with _collector_paused():
             recovery.load_index()
             recovery.match_files()
             recovery.settle_segments()
+            keys.note_clear(recovery.written_before(), segment_count)
             blocks, dropped = recovery.collect_blocks()
             recovery.index.start_compaction()
             wear = recovery.wear()
             first_sequence = recovery.write_back(dropped, wear)
+            keys.keep(recovery.keys.used)
     except BaseException:
         recovery.abandon()
         raise
@@ -102,6 +108,7 @@ def recover(
         recovery.owners,
         wear,
         recovery.memos,
+        recovery.keys.clear_ends,
         report,
     )
 
@@ -122,13 +129,18 @@ class _Recovery:
     """One run. Every attribute is written by the step that is named for it."""
 
     def __init__(
-        self, env: Env, directory: DataDirectory, segment_count: int, progress: Progress
+        self,
+        env: Env,
+        directory: DataDirectory,
+        keys: KeyRing,
+        segment_count: int,
+        progress: Progress,
     ) -> None:
         self._env = env
         self._directory = directory
         self._segment_count = segment_count
         self._progress = progress
-        self._scanner = SegmentScanner(env)
+        self._scanner = SegmentScanner(env, keys)
         self._page = aligned_buffer(PAGE_BYTES)
         self.problems = list(directory.problems)
         self._opened: list[SsdIndex] = []
@@ -144,6 +156,7 @@ class _Recovery:
         self.owners = OwnerNumbers({})
         self._disowned: list[int] = []
         """Numbers of owner rows without a block."""
+        self.keys = KeyUse(keys)
         self.repaired_count = 0
         self._highest_sequence = 0
         self._written_before = False
@@ -280,14 +293,18 @@ class _Recovery:
         merged = _merged(known, found)
         # Of what is dropped below as well: a later record may come to lie behind it, and must not
         # have a lower number.
-        self._highest_sequence = int(merged["sequence"].max(initial=0))
+        self._highest_sequence = int(merged["sequence"].max(initial=self.keys.highest_sequence))
+        merged = self.keys.kept(merged, self.owners.known(), len(self.segments))
+        self.problems += self.keys.problems()
         parent = parent_positions(merged.hashes, merged["parent"])
         depth = depths(parent)
         stranded = merged.hashes[depth == STRANDED].tolist()
         if stranded:
             self.problems.append(f"{len(stranded)} blocks had lost an ancestor and are dropped")
-        found_kept = {block_hash for block_hash, _ in found}.difference(stranded)
+        unread = self.keys.gone_hashes
+        found_kept = {block_hash for block_hash, _ in found}.difference(stranded, unread)
         gone = indexed.hashes[~inside].tolist() + self._content.damaged_hashes + stranded
+        gone += unread
         dropped = set(gone).difference(found_kept)
         self._walked = [pair for pair in found if pair[0] in found_kept]
         self.repaired_count = 0 if self._rebuild else len(self._walked)
@@ -304,6 +321,11 @@ class _Recovery:
         if self._content.expiries:
             self._orphaned = list(self._content.expiries.keys() - set(columns.hashes.tolist()))
         return columns, list(dropped)
+
+    def written_before(self) -> dict[int, int]:
+        """Segments that ever held a record, and their generations."""
+        used = (s for s in self.segments if s.state != FREE or s.generation > 1)
+        return {s.segment_id: s.generation for s in used}
 
     def _where_segments_say(self, blocks: BlockRows) -> NDArray[np.bool_]:
         """True for rows inside a segment of their own generation, before its tail."""
@@ -376,7 +398,10 @@ class _Recovery:
         walk = self._scanner.walk(segment.fd, self._header_of(segment), tail, after, payloads)
         for header in walk:
             tail += record_bytes(header.location.stored_bytes)
-            yield header
+            if key_gone(header):
+                self.keys.note_gone(header)
+            else:
+                yield header
         self.segments[segment.segment_id] = _moved(segment, segment.state, tail)
 
     # --- write back -------------------------------------------------------------------------

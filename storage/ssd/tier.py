@@ -16,20 +16,21 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from kvtier.keys import BlockHash
-from storage.codec import Codec
 from storage.codec_choice import CodecChoice
 from storage.env import Env, RealEnv
 from storage.errors import StorageError, TierBusyError, TierIOError
 from storage.ssd.codec_selector import CodecMeasurer, CodecSelector, Measure, Placed
 from storage.ssd.directory import DataDirectory, explained
-from storage.ssd.encoding import StoredBlock, as_stored
+from storage.ssd.encoder import BlockEncoder
 from storage.ssd.format import record_bytes
+from storage.ssd.key_opening import open_key_ring
+from storage.ssd.key_ring import NO_ENCRYPTION, Destroyed, Encryption, EncryptionView, KeyRing
 from storage.ssd.lanes import Lane
 from storage.ssd.prewrite import Prewriter
 from storage.ssd.read_lane import ReadLane
@@ -96,6 +97,7 @@ class SsdTier:
         segment_bytes: int,
         reader_threads: int = READER_THREADS,
         codec: str = "none",
+        encryption: Encryption = NO_ENCRYPTION,
         env: Env | None = None,
         progress: Progress | None = None,
         measure: Measure | None = None,
@@ -103,27 +105,32 @@ class SsdTier:
         """Creates what is missing, locks, recovers. Blocks.
 
         `codec` is one of `CODEC_SETTINGS` and is for what is written from now on; what is there is
-        read whatever it has. `measure` takes the place of measuring, for `auto`. Raises
-        DataDirectoryError subclasses, CapacityError (needs at least 4 segments of whole pages).
+        read whatever it has. So it is with `encryption`, but what is encrypted needs its keys:
+        without them it is refused, or with `give_up` dropped. `measure` takes the place of
+        measuring, for `auto`. Raises DataDirectoryError subclasses, CapacityError (needs at least 4
+        segments of whole pages).
         """
         check_sizes(capacity_bytes, segment_bytes, reader_threads)
         selector = CodecSelector(codec)
         env = env or RealEnv()
         data = DataDirectory(env, directory, segment_bytes)
         try:
-            found = recover(env, data, capacity_bytes // segment_bytes, progress or _silent)
+            keys = open_key_ring(env, data, encryption)
+            count = capacity_bytes // segment_bytes
+            found = recover(env, data, keys, count, progress or _silent)
         except OSError as error:
             data.unlock()
             raise explained(error, directory) from error
         except BaseException:
             data.unlock()
             raise
-        return cls(env, data, found, reader_threads, selector, measure)
+        return cls(env, data, keys, found, reader_threads, selector, measure)
 
     def __init__(
         self,
         env: Env,
         data: DataDirectory,
+        keys: KeyRing,
         found: RecoveredTier,
         reader_threads: int,
         selector: CodecSelector,
@@ -140,7 +147,11 @@ class SsdTier:
         self.memos = found.memos
         """The owner's small values by name, as they were when it opened."""
         self._table = found.table
-        self._reader = BlockReader(env, found.table)
+        self._keys = keys
+        self.clear_ends = found.clear_ends
+        """By segment id: no live block at or behind that offset is in clear; without segments where
+        nothing is encrypted. For looking at."""
+        self._reader = BlockReader(env, found.table, keys)
         self._writer = SegmentWriter(
             env,
             found.table,
@@ -148,6 +159,7 @@ class SsdTier:
             found.first_sequence,
             found.owners,
             found.wear,
+            keys,
             expiries=data.expiries,
             mark_expiries=data.mark_expiries,
         )
@@ -157,6 +169,7 @@ class SsdTier:
         self._measuring: asyncio.Task[None] | None = None
         self._codec_lane = Lane("ssd-codec", _CODEC_THREADS, _CODEC_QUEUE_MAX)
         self._write_lane = Lane("ssd-writer", 1, _WRITER_QUEUE_MAX)
+        self._encoder = BlockEncoder(keys, self._codec_lane, _CODEC_THREADS, self._write_lane)
         self._read_lane = ReadLane(self._reader.read_run, reader_threads, _READER_QUEUE_MAX)
         self._scrub_lane = Lane("ssd-scrub", 1, _SCRUB_QUEUE_MAX)
         self.reads_under_way = 0
@@ -194,11 +207,13 @@ class SsdTier:
         batch: Sequence[tuple[BlockRecord, memoryview]],
         expire_seconds: Sequence[int] = (),
         owners: Sequence[str] = (),
+        unit_ends: Collection[BlockHash] = frozenset(),
     ) -> list[SsdLocation]:
         """Writes blocks, durable on return; all or none is indexed.
 
         `expire_seconds`: the Unix second at which each ends, NEVER for none; nothing for all NEVER.
         `owners`: whose each is, which comes back when the tier is opened; nothing for all nobody's.
+        `unit_ends`: with which of them a prefix unit ends, which comes back too.
 
         Each view is page-aligned memory of `rounded(payload_bytes)` bytes that stays as it is until
         this returns; it is trusted to match `record.checksum` (readers verify). Parents are on the
@@ -206,8 +221,14 @@ class SsdTier:
         BlockTooLargeError, TierIOError.
         """
         self._check_open()
-        blocks = await self._encoded(batch, owners or [""] * len(batch))
-        locations = await self._write_lane.run(self._writer.append, blocks, expire_seconds)
+        codec = self._selector.choice.codec
+        blocks = await self._encoder.encoded(batch, owners or [""] * len(batch), codec)
+        if unit_ends:
+            blocks = [b._replace(unit_end=b.record.block_hash in unit_ends) for b in blocks]
+        try:
+            locations = await self._write_lane.run(self._writer.append, blocks, expire_seconds)
+        finally:
+            self._encoder.written(blocks)
         self._prewrite_ahead()
         if self._selector.due(len(batch)):
             placed = zip((record for record, _ in batch), locations, strict=True)
@@ -262,14 +283,17 @@ class SsdTier:
         await self._scrub_lane.run(self._reader.verify, record, location)
 
     async def relog(
-        self, items: Sequence[tuple[BlockRecord, SsdLocation]]
+        self,
+        items: Sequence[tuple[BlockRecord, SsdLocation]],
+        unit_ends: Collection[BlockHash] = frozenset(),
     ) -> list[SsdLocation | None]:
         """Copies blocks into the open segment, parents before children; None where corrupt.
 
+        `unit_ends`: with which of them a prefix unit ends by now; the others keep their mark.
         Raises SegmentsFullError when not all would fit (nothing was written), TierIOError.
         """
         self._check_open()
-        locations = await self._write_lane.run(self._writer.relog, list(items))
+        locations = await self._write_lane.run(self._writer.relog, list(items), unit_ends)
         self._prewrite_ahead()
         return locations
 
@@ -287,6 +311,14 @@ class SsdTier:
         self._check_open()
         await self._write_lane.run(self._writer.save_expiries, list(expiries))
 
+    async def save_unit_ends(self, hashes: Sequence[BlockHash]) -> None:
+        """Notes that prefix units end with blocks that were appended; durable on return, lost with
+        the index until the block is written again. Unknown ones are ignored. Raises TierIOError,
+        TierBusyError.
+        """
+        self._check_open()
+        await self._write_lane.run(self._writer.save_unit_ends, list(hashes))
+
     async def save_memos(self, memos: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Keeps small values of the owner's by name, or deletes them (None), all or none; durable
         on return. They are lost with the index. Raises TierIOError, TierBusyError.
@@ -302,7 +334,27 @@ class SsdTier:
         """
         self._check_open()
         await self._write_lane.run(self._writer.recycle, segment_id)
+        if self.clear_ends.size:
+            self.clear_ends[segment_id] = 0
         self._prewrite_ahead()
+
+    @property
+    def encryption(self) -> EncryptionView:
+        """Whether new blocks are encrypted, and what keys there are."""
+        return self._keys.view
+
+    def data_keys(self, organisation: str | None) -> tuple[bytes, ...]:
+        """Ids of the data keys of an organisation ("": of nobody's blocks); None: of all."""
+        return self._keys.those_of(organisation)
+
+    async def destroy_keys(self, organisation: str | None) -> Destroyed:
+        """Destroys those keys: what was encrypted under them opens no more, from now on here, and
+        with `durable` after any restart. What is appended afterwards gets new ones.
+
+        Blocks that are still here become corrupt: forget them before. Raises TierBusyError.
+        """
+        self._check_open()
+        return await self._write_lane.run(self._keys.destroy, organisation)
 
     @property
     def wear(self) -> Wear:
@@ -351,18 +403,6 @@ class SsdTier:
 
     # --- codecs ---------------------------------------------------------------------------------
 
-    async def _encoded(
-        self, batch: Sequence[tuple[BlockRecord, memoryview]], owners: Sequence[str]
-    ) -> list[StoredBlock]:
-        codec = self._selector.choice.codec
-        blocks = [(*each, codec, owner) for each, owner in zip(batch, owners, strict=True)]
-        if codec is Codec.NONE:
-            return [as_stored(*block) for block in blocks]
-        calls = (self._codec_lane.run(as_stored, *block) for block in blocks)
-        # Every call has ended before one's failure goes on: their memory is the caller's again.
-        done = await asyncio.gather(*calls, return_exceptions=True)
-        return [_block_of(outcome) for outcome in done]
-
     def _measure_codecs(self, placed: list[Placed]) -> None:
         if placed:
             self._measuring = asyncio.get_running_loop().create_task(self._remeasure(placed))
@@ -400,12 +440,6 @@ class SsdTier:
     def _check_open(self) -> None:
         if self._closed:
             raise TierIOError("the SSD tier is closed")
-
-
-def _block_of(outcome: StoredBlock | BaseException) -> StoredBlock:
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ writer refuses every later change until the directory is opened again.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from storage.codec import Codec
@@ -19,7 +19,9 @@ from storage.errors import (
     StorageError,
     TierIOError,
 )
-from storage.ssd.encoding import StoredBlock, stored_block
+from storage.ssd.block_rows import with_unit_end
+from storage.ssd.encoding import StoredBlock, encrypted_block, stored_block
+from storage.ssd.encryption import organisation_of
 from storage.ssd.files import aligned_buffer, aligned_pages, write_all
 from storage.ssd.format import (
     RecordHeader,
@@ -28,6 +30,7 @@ from storage.ssd.format import (
     write_record_header,
 )
 from storage.ssd.index import IndexBatch, SsdIndex
+from storage.ssd.key_ring import KeyRing
 from storage.ssd.owner_rows import OwnerNumbers
 from storage.ssd.planning import Part, plan_append
 from storage.ssd.reader import BlockReader
@@ -40,6 +43,7 @@ __all__ = ["SegmentWriter"]
 _RECORDS_PER_WRITE_MAX = 128
 """Header pages kept for one vectored write."""
 _RELOG_BUFFER_BYTES_MAX = 32 << 20
+_ZEROS_BYTES = 1 << 20
 
 
 class SegmentWriter:
@@ -53,6 +57,7 @@ class SegmentWriter:
         first_sequence: int,
         owners: OwnerNumbers,
         wear: Wear,
+        keys: KeyRing,
         *,
         expiries: bool,
         mark_expiries: Callable[[], None],
@@ -62,7 +67,8 @@ class SegmentWriter:
         self._env = env
         self._table = table
         self._index = index
-        self._reader = BlockReader(env, table)
+        self._reader = BlockReader(env, table, keys)
+        self._keys = keys
         self._sequence = first_sequence
         self._owners = owners
         self._headers = aligned_pages(_RECORDS_PER_WRITE_MAX)
@@ -84,6 +90,7 @@ class SegmentWriter:
         self._check_usable()
         for block in batch:
             self._check_size(block.record.payload_bytes)
+            self._check_key(block)
         if not batch:
             return []
         names = [block.record.block_hash for block in batch]
@@ -104,6 +111,7 @@ class SegmentWriter:
             for part in plan.parts:
                 headers += self._write_part(part)
                 self._env.fdatasync(part.segment.fd)
+            cleaned = [s for s in plan.changed if s.state == SEALED and self._clear_rest(s)]
         except OSError as error:
             raise _io_error("written", error) from error
         self._apply(
@@ -116,6 +124,8 @@ class SegmentWriter:
             )
         )
         self._table.put(*plan.changed)
+        for segment in cleaned:
+            self._keys.cleaned(segment.segment_id)
         return [h.location for h in headers]
 
     def forget(self, hashes: Sequence[bytes]) -> None:
@@ -132,21 +142,36 @@ class SegmentWriter:
         if put or delete:
             self._apply(IndexBatch(put_expiries=put, delete_expiries=delete))
 
+    def save_unit_ends(self, hashes: Sequence[bytes]) -> None:
+        """Prefix units end with these blocks, durable on return; what has no row is passed over.
+        Records stay as they are. Raises TierIOError."""
+        self._check_usable()
+        rows = zip(hashes, self._index.block_values(hashes), strict=True)
+        marked = [(each, with_unit_end(each, row)) for each, row in rows if row is not None]
+        put = [(each, row) for each, row in marked if row is not None]
+        if put:
+            self._apply(IndexBatch(put_blocks=put))
+
     def save_memos(self, memos: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Keeps or deletes (None) values by name, durable on return. Raises TierIOError."""
         self._check_usable()
         if memos:
             self._apply(IndexBatch(put_memos=memos))
 
-    def relog(self, items: Sequence[tuple[BlockRecord, SsdLocation]]) -> list[SsdLocation | None]:
-        """Copies records to the open segment; None where one turned out corrupt. Raises
-        SegmentsFullError when not all would fit (nothing was written), TierIOError."""
+    def relog(
+        self,
+        items: Sequence[tuple[BlockRecord, SsdLocation]],
+        unit_ends: Collection[bytes] = frozenset(),
+    ) -> list[SsdLocation | None]:
+        """Copies records to the open segment; None where one turned out corrupt. `unit_ends`: of
+        which of them units end since the record was written, too. Raises SegmentsFullError when not
+        all would fit (nothing was written), TierIOError."""
         self._check_usable()
         sizes = [_placeholder(record, location) for record, location in items]
         plan_append(self._table, sizes, self._env.random_seed)
         moved: list[SsdLocation | None] = []
         for chunk in _chunks(items):
-            moved += self._relog_chunk(chunk)
+            moved += self._relog_chunk(chunk, unit_ends)
         return moved
 
     def recycle(self, segment_id: SegmentId) -> None:
@@ -209,6 +234,26 @@ class SegmentWriter:
                 payload_bytes=payload_bytes,
             )
 
+    def _check_key(self, block: StoredBlock) -> None:
+        """A key that was destroyed since would leave a record that nobody can read."""
+        encrypted = block.encrypted
+        if encrypted is not None and self._keys.find(encrypted.key_id) is None:
+            raise TierIOError("a data key was destroyed before its block was written; store again")
+
+    def _clear_rest(self, segment: Segment) -> bool:
+        """Zeros over what an earlier life of the segment left behind its last record, where that
+        may be in clear and its records are not. True: nothing of it is left. Raises OSError."""
+        if not self._keys.filled_anew(segment.segment_id, segment.generation):
+            return False
+        self.count(0, self._table.segment_bytes - segment.tail)
+        zeros = aligned_buffer(_ZEROS_BYTES)
+        for offset in range(segment.tail, self._table.segment_bytes, _ZEROS_BYTES):
+            size = min(_ZEROS_BYTES, self._table.segment_bytes - offset)
+            write_all(self._env, segment.fd, [zeros[:size]], offset)
+            self.written_bytes += size
+        self._env.fdatasync(segment.fd)
+        return True
+
     def _write_part(self, part: Part) -> Iterator[RecordHeader]:
         offset = part.segment.tail
         if offset == PAGE_BYTES:
@@ -243,7 +288,15 @@ class SegmentWriter:
         # Never reused, also not after a failed write: a scan takes only rising numbers, and so
         # leaves out what a failed append left behind a later, shorter one.
         self._sequence += 1
-        return RecordHeader(record, location, self._sequence, block.codec, block.owner)
+        return RecordHeader(
+            record,
+            location,
+            self._sequence,
+            block.codec,
+            block.owner,
+            block.encrypted,
+            block.unit_end,
+        )
 
     def _write_segment_header(self, segment: Segment) -> None:
         page = aligned_buffer(PAGE_BYTES)
@@ -282,7 +335,7 @@ class SegmentWriter:
     # --- relog --------------------------------------------------------------------------------
 
     def _relog_chunk(
-        self, chunk: Sequence[tuple[BlockRecord, SsdLocation]]
+        self, chunk: Sequence[tuple[BlockRecord, SsdLocation]], unit_ends: Collection[bytes]
     ) -> list[SsdLocation | None]:
         buffer = aligned_buffer(sum(rounded(location.stored_bytes) for _, location in chunk))
         good: list[StoredBlock] = []
@@ -297,11 +350,26 @@ class SegmentWriter:
                 intact.append(False)
             else:
                 intact.append(True)
-                good.append(
-                    stored_block(record, header.codec, location.stored_bytes, view, header.owner)
-                )
+                ends = header.unit_end or record.block_hash in unit_ends
+                good.append(self._again(header, view)._replace(unit_end=ends))
         written = iter(self._append(good, (), ()))
         return [next(written) if ok else None for ok in intact]
+
+    def _again(self, header: RecordHeader, view: memoryview) -> StoredBlock:
+        """The record as it is; one in clear is encrypted where new ones are."""
+        block = stored_block(
+            header.record,
+            header.codec,
+            header.location.stored_bytes,
+            view,
+            header.owner,
+            header.encrypted,
+        )
+        if header.encrypted is not None or not self._keys.enabled:
+            return block
+        organisation = organisation_of(header.owner)
+        key = self._keys.prepare({organisation: 1})[organisation]
+        return encrypted_block(block, key, self._keys.nonce(), view)
 
 
 def _placeholder(record: BlockRecord, location: SsdLocation) -> StoredBlock:

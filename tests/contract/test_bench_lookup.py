@@ -9,7 +9,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from cache_service.bench import lookup as command
-from cache_service.bench.lookup_settings import LookupSettings
+from cache_service.bench.lookup_settings import TRANSPORTS, LookupSettings
 from cache_service.bench.lookup_tables import show
 from kvtier.bench.errors import BenchError
 
@@ -35,9 +35,9 @@ def settings(directory: Path, **other: object) -> LookupSettings:
     return LookupSettings(directory, **(sizes | other))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("loopback", [False, True])
-def test_a_small_run_has_every_key_and_leaves_nothing(tmp_path, capsys, loopback: bool) -> None:
-    result = json.loads(json.dumps(command.run(settings(tmp_path, loopback=loopback))))
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_small_run_has_every_key_and_leaves_nothing(tmp_path, capsys, transport: str) -> None:
+    result = json.loads(json.dumps(command.run(settings(tmp_path, transports=(transport,)))))
     assert capsys.readouterr().out == ""
     rows = result["results"]
     assert [(row["keys_per_call"], row["clients"]) for row in rows] == [
@@ -47,6 +47,7 @@ def test_a_small_run_has_every_key_and_leaves_nothing(tmp_path, capsys, loopback
     for row in rows:
         assert set(row) >= RESULT_KEYS
         assert row["cached_blocks"] == 1_000
+        assert row["transport"] == transport
         assert 0 < row["p50_us"] <= row["p99_us"]
         assert row["keys_per_second"] > 0
         assert row["service_cpu_us_per_key"] > 0

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
 from cache_service.bench import storage as command
+from cache_service.bench.tables import show
 from kvtier.bench.figures import percentile
 from storage.bench.settings import BenchSettings
 from storage.errors import CapacityError
@@ -63,6 +65,13 @@ def test_a_small_run_has_every_key_and_leaves_nothing(tmp_path, monkeypatch, fio
         assert "apt-get install fio" in result["fio"]
         assert row["store_ratio_to_fio"] is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_encrypted_rows_stand_beside_the_others(tmp_path) -> None:
+    result = command.run(settings(tmp_path, encrypted=True, recovery_blocks=()))
+    assert [row["encrypted"] for row in result["results"]] == [False, True]
+    assert all(set(row) >= RESULT_KEYS for row in result["results"])
+    show(Console(), result)
 
 
 def test_sizes_that_measure_nothing_are_refused(tmp_path) -> None:

@@ -72,6 +72,32 @@ async def _record(stub: Stub, *events: pb.UsageEvent) -> list[pb.RecordOutcome]:
     return list((await stub.RecordUsage(pb.RecordUsageRequest(events=events))).outcomes)
 
 
+async def test_cache_writes_are_kept_with_the_event_and_cost_nothing(stub: Stub) -> None:
+    plain, written = _event("plain"), _event("written")
+    written.tokens.cache_write_tokens = 32
+    written.tokens.cache_write_ttl_class = "1h"
+    outcomes = await _record(stub, plain, written)
+    assert [each.status for each in outcomes] == [pb.RECORD_STATUS_ACCEPTED] * 2
+    (again,) = await _record(stub, written)
+    assert again.status == pb.RECORD_STATUS_DUPLICATE
+    written.tokens.cache_write_ttl_class = "5m"
+    (other,) = await _record(stub, written)
+    assert (other.status, other.reason) == (pb.RECORD_STATUS_CONFLICT, "OTHER_CONTENT")
+    too_many = _event("too many", miss=3, output=2)
+    too_many.tokens.cache_write_tokens = 6
+    (refused,) = await _record(stub, too_many)
+    assert (refused.status, refused.reason) == (pb.RECORD_STATUS_REJECTED, "CACHE_WRITE_SUM")
+    amounts = []
+    for event in (plain, written):
+        rated = await stub.RateUsage(
+            pb.RateUsageRequest(model="demo", tokens=event.tokens, end_time=event.end_time)
+        )
+        amounts.append(rated.amount)
+    assert amounts[0] == amounts[1] != "0"
+    verified = await stub.VerifyLedger(pb.VerifyLedgerRequest())
+    assert (verified.verified, verified.entry_count, verified.refused_count) == (True, 2, 2)
+
+
 async def _reason(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as failed:
         await call

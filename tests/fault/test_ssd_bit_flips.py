@@ -14,6 +14,7 @@ from storage.errors import (
     ForeignDirectoryError,
 )
 from storage.ssd.format import segment_path
+from storage.ssd.key_ring import Encryption
 from storage.ssd.tier import SsdTier
 from storage.tier import PAGE_BYTES, SegmentId, SsdLocation
 from tests.ssd.blocks import SEGMENT_BYTES, Block, append, block, read, soft_block
@@ -230,6 +231,23 @@ async def test_any_bit_of_the_marker_costs_nothing(stored) -> None:
         assert tier.report.kept_count == len(BLOCKS), position
         await tier.close()
     assert await reopened(path) == set(range(len(BLOCKS)))
+
+
+async def test_any_bit_of_an_encrypted_stores_marker_costs_nothing(tmp_path) -> None:
+    on = Encryption((bytes(32),))
+    tier = opened(tmp_path, encryption=on)
+    await append(tier, BLOCKS[:1])
+    await tier.close()
+    marker = tmp_path / "KVTIER-SSD"
+    good = marker.read_bytes()
+    for position in range(8 * len(good)):
+        raw = bytearray(good)
+        raw[position // 8] ^= 1 << position % 8
+        marker.write_bytes(raw)
+        tier = opened(tmp_path, encryption=on)
+        assert tier.report.kept_count == 1, position
+        await tier.close()
+        assert b'"format": 3' in marker.read_bytes(), position
 
 
 @pytest.mark.parametrize("raw", [b"", b"something else", b'{"format": 2}', b"\xff" * 5000])

@@ -214,8 +214,8 @@ async def test_strange_files_among_ours_are_reported_and_left_alone(tmp_path) ->
 async def test_a_newer_or_foreign_marker_is_refused(tmp_path) -> None:
     await open_at(tmp_path).close()
     marker = tmp_path / "KVTIER-SSD"
-    marker.write_text('{"format": 3, "segment_bytes": 65536}\n')
-    with pytest.raises(FormatTooNewError, match="format 3 and this kvtier knows up to 2"):
+    marker.write_text('{"format": 4, "segment_bytes": 65536}\n')
+    with pytest.raises(FormatTooNewError, match="format 4 and this kvtier knows up to 3"):
         open_at(tmp_path)
     marker.write_text("something else\n")
     with pytest.raises(ForeignDirectoryError, match="not kvtier's"):

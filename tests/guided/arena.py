@@ -181,7 +181,7 @@ def call(number: int, session_id: str, choices: ByteChoices) -> bytes:
         pb.ReserveBlocksRequest(session_id=asked, block_hashes=hashes),
         pb.CommitBlocksRequest(session_id=asked, checksums=range(choices.randrange(3))),
     ]
-    kind = choices.randrange(4)
+    kind = choices.randrange(5)
     message = messages[choices.randrange(3)].SerializeToString()
     return pack(LineFrame(number, kind, message))
 

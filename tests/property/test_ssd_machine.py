@@ -3,7 +3,8 @@
 Each opening stores under another codec. A power cut stops the disk after a number of writes and
 syncs, drops any part of what was not synced, and opens what is left. Held to after every step: what
 was acknowledged is there and reads back right, what was forgotten is not, and nothing else ever
-appears.
+appears. Where prefix units end is kept as well: what was said when a block was written with its
+record, what was said later with the index alone.
 """
 
 import asyncio
@@ -21,13 +22,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kvtier.keys import BlockHash
 from storage.errors import CorruptBlockError, SegmentsFullError, TierIOError
+from storage.ssd.key_ring import NO_ENCRYPTION, Encryption
 from storage.ssd.tier import SsdTier
 from storage.tier import NO_PARENT, SsdLocation
 from tests.ssd.blocks import (
     CAPACITY_BYTES,
     SEGMENT_BYTES,
     Block,
-    append,
     block,
     read,
     soft_block,
@@ -35,6 +36,7 @@ from tests.ssd.blocks import (
 from tests.ssd.faulty_env import FaultyEnv
 
 SIZES = [1, 4096, 5000, 12_288, 30_000]
+OWNERS = ["", "acme", "acme/search", "bert"]
 CODECS = ["none", "planes_lz4", "zstd"]
 """Each opening has the next one, so that a store holds blocks under all of them."""
 
@@ -48,8 +50,14 @@ class SsdMachine(RuleBasedStateMachine):
         self.openings = 0
         self.made = 0
         self.model: dict[BlockHash, tuple[Block, SsdLocation]] = {}
+        self.ends: set[BlockHash] = set()
+        """With which of the model's blocks a unit ends."""
+        self.recorded: set[BlockHash] = set()
+        """Of which of these the record says so."""
         self.known: dict[BlockHash, Block] = {}
         """Every block ever made: what may appear after a crash."""
+        self.shredded: set[BlockHash] = set()
+        """What may not, whatever is lost."""
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(awaitable)
@@ -69,9 +77,17 @@ class SsdMachine(RuleBasedStateMachine):
             capacity_bytes=self.segment_count * SEGMENT_BYTES,
             segment_bytes=SEGMENT_BYTES,
             codec=CODECS[self.openings % len(CODECS)],
+            encryption=self.encryption(),
             env=self.env,
         )
         self.openings += 1
+
+    def encryption(self) -> Encryption:
+        """Of the next opening."""
+        return NO_ENCRYPTION
+
+    async def store(self, batch: list[Block], ends: set[BlockHash]) -> list[SsdLocation]:
+        return await self.tier.append([(b.record, b.view()) for b in batch], unit_ends=ends)
 
     # --- ordinary life ------------------------------------------------------------------------
 
@@ -90,12 +106,23 @@ class SsdMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def append(self, data: st.DataObject) -> None:
-        batch = self.new_blocks(data)
-        try:
-            locations = self.run(append(self.tier, batch))
-        except SegmentsFullError:
-            return
+        with contextlib.suppress(SegmentsFullError):
+            self.append_some(self.new_blocks(data), data)
+
+    def append_some(self, batch: list[Block], data: st.DataObject) -> None:
+        ends = {b.hash for b in batch if data.draw(st.booleans(), "ends a unit")}
+        self.offered = ends
+        locations = self.run(self.store(batch, ends))
         self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
+        self.ends |= ends
+        self.recorded |= ends
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def units_end_later(self, data: st.DataObject) -> None:
+        marked = data.draw(st.lists(st.sampled_from(sorted(self.model)), unique=True), "marked")
+        self.run(self.tier.save_unit_ends(marked))
+        self.ends |= set(marked)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
@@ -126,7 +153,8 @@ class SsdMachine(RuleBasedStateMachine):
 
     def relog(self, hashes: list[BlockHash]) -> None:
         pairs = [self.model[h] for h in hashes]
-        moved = self.run(self.tier.relog([(b.record, x) for b, x in pairs]))
+        moved = self.run(self.tier.relog([(b.record, x) for b, x in pairs], self.ends))
+        self.recorded |= self.ends & set(hashes)
         for (b, _), location in zip(pairs, moved, strict=True):
             assert location is not None
             self.model[b.hash] = (b, location)
@@ -150,7 +178,8 @@ class SsdMachine(RuleBasedStateMachine):
         self.run(self.tier.close())
         shutil.rmtree(self.directory / "index")
         self.open()
-        self.check_recovered(must=acknowledged, may=set(self.known))
+        may = set(self.known) - self.shredded
+        self.check_recovered(must=acknowledged, may=may, index=False)
         torn = set()
         for block_hash, (b, location) in self.model.items():
             try:
@@ -180,8 +209,7 @@ class SsdMachine(RuleBasedStateMachine):
         batch = self.new_blocks(data)
         self.env.cut_power_after(data.draw(st.integers(0, 6), "writes and syncs"))
         with contextlib.suppress(TierIOError, SegmentsFullError):
-            locations = self.run(append(self.tier, batch))
-            self.model.update({b.hash: (b, x) for b, x in zip(batch, locations, strict=True)})
+            self.append_some(batch, data)
         self.restart_after_power_cut(seed)
         self.check_recovered(must=set(self.model), may={b.hash for b in batch})
 
@@ -223,16 +251,28 @@ class SsdMachine(RuleBasedStateMachine):
 
     # --- what always holds ----------------------------------------------------------------------
 
-    def check_recovered(self, must: set[BlockHash], may: set[BlockHash]) -> None:
+    def check_recovered(
+        self, must: set[BlockHash], may: set[BlockHash], *, index: bool = True
+    ) -> None:
+        """`index`: what it said was not lost."""
         found = {}
-        for record, location in self.tier.recovered():
+        recovered = self.tier.recovered()
+        marks = dict(zip(recovered.hashes.tolist(), recovered.unit_end.tolist(), strict=True))
+        said = {BlockHash(name) for name, mark in marks.items() if mark}
+        for record, location in recovered:
             parent = record.parent_hash
             assert parent == NO_PARENT or parent in found, "a child came before its parent"
             found[record.block_hash] = (self.known[record.block_hash], location)
         assert must <= set(found), "acknowledged blocks are gone"
         assert set(found) <= must | may, "blocks appeared from nowhere"
         assert self.tier.report.kept_count == len(found)
+        # An older record than the last may be what is found without the index.
+        assert self.recorded & must <= said or not index
+        assert not index or self.ends & must == said & must
+        assert said & must <= self.ends, "units end where none did"
         self.model = found
+        self.ends = said
+        self.recorded &= said
 
     def subtree(self, hashes: set[BlockHash]) -> set[BlockHash]:
         grown = set(hashes)
@@ -262,6 +302,71 @@ class SsdMachine(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
+class EncryptedSsdMachine(SsdMachine):
+    """The same, encrypted from the second opening on, under another master key each time; and
+    organisations whose keys are destroyed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encrypted: dict[BlockHash, str] = {}
+        """Organisations of blocks that were never in clear."""
+
+    def encryption(self) -> Encryption:
+        number = self.openings
+        masters = tuple(bytes([i]) * 32 for i in range(number, max(0, number - 2), -1))
+        return Encryption(masters)
+
+    async def store(self, batch: list[Block], ends: set[BlockHash]) -> list[SsdLocation]:
+        owners = [OWNERS[b.hash[0] % len(OWNERS)] for b in batch]
+        blocks = [(b.record, b.view()) for b in batch]
+        locations = await self.tier.append(blocks, (), owners, ends)
+        if self.tier.encryption.enabled:
+            self.encrypted |= {b.hash: o[:4] for b, o in zip(batch, owners, strict=True)}
+        return locations
+
+    def forget_those_of(self, organisation: str) -> None:
+        mine = {h for h, o in self.encrypted.items() if o == organisation}
+        gone = self.subtree({h for h in self.model if h in mine})
+        self.run(self.tier.forget(sorted(gone)))
+        for block_hash in gone:
+            del self.model[block_hash]
+
+    def destroy_those_of(self, organisation: str) -> None:
+        if self.run(self.tier.destroy_keys(organisation)).durable:
+            self.shredded |= {h for h, o in self.encrypted.items() if o == organisation}
+
+    @rule(organisation=st.sampled_from(["", "acme", "bert"]))
+    def shred(self, organisation: str) -> None:
+        self.leave_nothing_else(organisation)
+        self.forget_those_of(organisation)
+        self.destroy_those_of(organisation)
+
+    @rule(
+        organisation=st.sampled_from(["", "acme", "bert"]),
+        seed=st.integers(0, 2**32),
+        changes=st.integers(0, 3),
+    )
+    def cut_power_during_shred(self, organisation: str, seed: int, changes: int) -> None:
+        self.leave_nothing_else(organisation)
+        self.forget_those_of(organisation)
+        self.env.cut_power_after(changes)
+        self.destroy_those_of(organisation)
+        self.restart_after_power_cut(seed)
+        self.check_recovered(must=set(self.model), may=set())
+
+    def leave_nothing_else(self, organisation: str) -> None:
+        """A block that was written in clear and again encrypted is readable no more either."""
+        others = {
+            h
+            for h in self.model
+            if h not in self.encrypted and OWNERS[h[0] % len(OWNERS)][:4] == organisation
+        }
+        gone = self.subtree(others)
+        self.run(self.tier.forget(sorted(gone)))
+        for block_hash in gone:
+            del self.model[block_hash]
+
+
 def copied(source: Path, target: Path) -> None:
     """RocksDB tidies up on its own threads: a copy that misses a file it just removed is redone."""
     for _ in range(20):
@@ -273,7 +378,8 @@ def copied(source: Path, target: Path) -> None:
 
 
 TestSsdMachine = SsdMachine.TestCase
-TestSsdMachine.settings = settings(
+TestEncryptedSsdMachine = EncryptedSsdMachine.TestCase
+TestSsdMachine.settings = TestEncryptedSsdMachine.settings = settings(
     max_examples=25,
     stateful_step_count=25,
     deadline=None,

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class FaultyEnv(RealEnv):
     """Largest single write when not 0; a multiple of the page size."""
     seeds: list[int] = field(default_factory=list)
     """Handed out before random ones."""
+    randomness: random.Random | None = None
+    """Where random bytes come from; None: the real ones."""
     wall: float | None = None
     """What the wall clock says; None: the real one."""
 
@@ -119,6 +122,10 @@ class FaultyEnv(RealEnv):
 
     def random_seed(self) -> int:
         return self.seeds.pop(0) if self.seeds else super().random_seed()
+
+    def random_bytes(self, count: int) -> bytes:
+        chosen = self.randomness
+        return super().random_bytes(count) if chosen is None else chosen.randbytes(count)
 
     def _note(self, call: str, change: bool = False) -> None:
         with self._lock:

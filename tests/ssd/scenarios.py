@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.env import Env
+from storage.errors import TierIOError
+from storage.ssd.key_ring import NO_ENCRYPTION, Encryption
 from storage.ssd.tier import SsdTier
 from storage.tier import SegmentId
 from tests.ssd.blocks import CAPACITY_BYTES, SEGMENT_BYTES, Block, append, block, chain, soft_block
@@ -32,9 +34,13 @@ class Stage:
         self._tiers: list[SsdTier] = []
 
     def open(
-        self, path: Path, capacity_bytes: int = CAPACITY_BYTES, codec: str = "none"
+        self,
+        path: Path,
+        capacity_bytes: int = CAPACITY_BYTES,
+        codec: str = "none",
+        encryption: Encryption = NO_ENCRYPTION,
     ) -> SsdTier:
-        self._tiers.append(opened(path, self._env, capacity_bytes, codec))
+        self._tiers.append(opened(path, self._env, capacity_bytes, codec, encryption))
         return self._tiers[-1]
 
     @property
@@ -47,6 +53,9 @@ class Stage:
         for tier in self._tiers:
             await tier.close()
 
+
+MASTER, OLD_MASTER = bytes(range(32)), bytes(range(1, 33))
+ENCRYPTED = Encryption((MASTER,))
 
 Act = Callable[[Path, Stage], Awaitable[None]]
 
@@ -64,12 +73,18 @@ class Scenario:
     capacity_bytes: int = CAPACITY_BYTES
     problems: bool = False
     """The next start has damage to report: a kill alone is none."""
+    encryption: Encryption = NO_ENCRYPTION
+    """What it is opened with afterwards."""
     direct: bool = False
     """Needs direct I/O; without it there is nothing to break."""
 
 
 def opened(
-    path: Path, env: Env | None = None, capacity_bytes: int = CAPACITY_BYTES, codec: str = "none"
+    path: Path,
+    env: Env | None = None,
+    capacity_bytes: int = CAPACITY_BYTES,
+    codec: str = "none",
+    encryption: Encryption = NO_ENCRYPTION,
 ) -> SsdTier:
     """Buffered unless `env` says otherwise: pre-writing would make the order a matter of timing."""
     return SsdTier.open(
@@ -78,6 +93,7 @@ def opened(
         segment_bytes=SEGMENT_BYTES,
         reader_threads=1,
         codec=codec,
+        encryption=encryption,
         env=env or FaultyEnv(refuse_direct=True),
     )
 
@@ -86,6 +102,30 @@ async def _store(path: Path, blocks: list[Block]) -> None:
     tier = opened(path)
     await append(tier, blocks)
     await tier.close()
+
+
+async def _store_encrypted(path: Path, blocks: list[Block], master: bytes = MASTER) -> None:
+    tier = opened(path, encryption=Encryption((master,)))
+    await append_owned(tier, blocks)
+    await tier.close()
+
+
+async def append_owned(tier: SsdTier, blocks: list[Block]) -> None:
+    """As acme's."""
+    await tier.append([(b.record, b.view()) for b in blocks], (), ["acme"] * len(blocks))
+
+
+async def _two_encrypted(path: Path) -> None:
+    await _store_encrypted(path, ROOTS[:2])
+
+
+async def _two_under_another(path: Path) -> None:
+    await _store_encrypted(path, ROOTS[:2], OLD_MASTER)
+
+
+async def _two_encrypted_without_an_index(path: Path) -> None:
+    await _store_encrypted(path, ROOTS[:2])
+    shutil.rmtree(path / "index")
 
 
 async def _nothing(path: Path) -> None:
@@ -170,6 +210,32 @@ async def _recycle(path: Path, stage: Stage) -> None:
     await tier.recycle(SegmentId(0))
 
 
+async def _store_encrypted_behind(path: Path, stage: Stage) -> None:
+    tier = stage.open(path, encryption=ENCRYPTED)
+    stage.begins()
+    await append_owned(tier, NEW[:2])
+
+
+async def _open_encrypted(path: Path, stage: Stage) -> None:
+    stage.begins()
+    stage.open(path, encryption=ENCRYPTED)
+
+
+async def _take_another_master(path: Path, stage: Stage) -> None:
+    stage.begins()
+    stage.open(path, encryption=Encryption((MASTER, OLD_MASTER)))
+
+
+async def _shred(path: Path, stage: Stage) -> None:
+    """As a purge does it: forget, then destroy."""
+    tier = stage.open(path, encryption=ENCRYPTED)
+    stage.begins()
+    await tier.forget([b.hash for b in ROOTS[:2]])
+    done = await tier.destroy_keys("acme")
+    if not done.durable:
+        raise TierIOError(done.problem)
+
+
 async def _prewrite(path: Path, stage: Stage) -> None:
     tier = stage.open(path)
     stage.begins()
@@ -229,4 +295,44 @@ SCENARIOS = [
     Scenario("a recycle", _forgotten, _recycle, _some(7, 5)),
     Scenario("pre-writing", _two_blocks, _prewrite, _some(2), tuple(NEW[:2]), direct=True),
     Scenario("a close", _two_blocks, _close, (*_some(2), *NEW)),
+    Scenario("the first start with encryption", _nothing, _open_encrypted, encryption=ENCRYPTED),
+    Scenario(
+        "encryption over blocks in clear",
+        _two_blocks,
+        _store_encrypted_behind,
+        _some(2),
+        tuple(NEW[:2]),
+        encryption=ENCRYPTED,
+    ),
+    Scenario(
+        "a store behind encrypted ones",
+        _two_encrypted,
+        _store_encrypted_behind,
+        _some(2),
+        tuple(NEW[:2]),
+        encryption=ENCRYPTED,
+    ),
+    Scenario(
+        "another master key",
+        _two_under_another,
+        _take_another_master,
+        _some(2),
+        encryption=Encryption((MASTER, OLD_MASTER)),
+    ),
+    Scenario(
+        "a start without an index, encrypted",
+        _two_encrypted_without_an_index,
+        _open_encrypted,
+        _some(2),
+        problems=True,
+        encryption=ENCRYPTED,
+    ),
+    Scenario(
+        "a shred",
+        _two_encrypted,
+        _shred,
+        _some(2),
+        removed=_some(2),
+        encryption=ENCRYPTED,
+    ),
 ]

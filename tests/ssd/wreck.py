@@ -17,7 +17,7 @@ async def check_wreck(path: Path, scenario: Scenario, acknowledged: bool) -> Non
     may = must | added | removed
     if acknowledged:
         must, may = must | added, must | added
-    tier = opened(path, capacity_bytes=scenario.capacity_bytes)
+    tier = opened(path, capacity_bytes=scenario.capacity_bytes, encryption=scenario.encryption)
     places = {record.block_hash: (record, at) for record, at in tier.recovered()}
     assert set(must) <= set(places), "committed and gone"
     assert set(places) <= set(may), "appeared from nowhere"

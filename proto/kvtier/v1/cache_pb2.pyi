@@ -352,7 +352,7 @@ class GetStatsRequest(_message.Message):
     def __init__(self, owners_max: _Optional[int] = ...) -> None: ...
 
 class GetStatsResponse(_message.Message):
-    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count", "ssd_files", "owners")
+    __slots__ = ("service_instance_id", "start_time", "tiers", "session_count", "lease_count", "reservation_count", "pending_write_count", "recovery", "counters", "scrub", "ssd_codec", "admission", "host_memory", "index_bytes", "host_only_count", "ssd_files", "owners", "ssd_encryption")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -377,6 +377,7 @@ class GetStatsResponse(_message.Message):
     HOST_ONLY_COUNT_FIELD_NUMBER: _ClassVar[int]
     SSD_FILES_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
+    SSD_ENCRYPTION_FIELD_NUMBER: _ClassVar[int]
     service_instance_id: str
     start_time: _timestamp_pb2.Timestamp
     tiers: _containers.RepeatedCompositeFieldContainer[TierStats]
@@ -394,7 +395,26 @@ class GetStatsResponse(_message.Message):
     host_only_count: int
     ssd_files: SsdFiles
     owners: OwnersStats
-    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ..., ssd_files: _Optional[_Union[SsdFiles, _Mapping]] = ..., owners: _Optional[_Union[OwnersStats, _Mapping]] = ...) -> None: ...
+    ssd_encryption: SsdEncryption
+    def __init__(self, service_instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tiers: _Optional[_Iterable[_Union[TierStats, _Mapping]]] = ..., session_count: _Optional[int] = ..., lease_count: _Optional[int] = ..., reservation_count: _Optional[int] = ..., pending_write_count: _Optional[int] = ..., recovery: _Optional[_Union[RecoveryStats, _Mapping]] = ..., counters: _Optional[_Mapping[str, int]] = ..., scrub: _Optional[_Union[ScrubStats, _Mapping]] = ..., ssd_codec: _Optional[_Union[SsdCodec, _Mapping]] = ..., admission: _Optional[_Union[AdmissionStats, _Mapping]] = ..., host_memory: _Optional[_Union[HostMemoryStats, _Mapping]] = ..., index_bytes: _Optional[int] = ..., host_only_count: _Optional[int] = ..., ssd_files: _Optional[_Union[SsdFiles, _Mapping]] = ..., owners: _Optional[_Union[OwnersStats, _Mapping]] = ..., ssd_encryption: _Optional[_Union[SsdEncryption, _Mapping]] = ...) -> None: ...
+
+class SsdEncryption(_message.Message):
+    __slots__ = ("method", "master_fingerprint", "encrypted_count", "clear_count", "data_key_count", "destroyed_key_count", "clear_segment_count")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    MASTER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ENCRYPTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DATA_KEY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DESTROYED_KEY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_SEGMENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    master_fingerprint: str
+    encrypted_count: int
+    clear_count: int
+    data_key_count: int
+    destroyed_key_count: int
+    clear_segment_count: int
+    def __init__(self, method: _Optional[str] = ..., master_fingerprint: _Optional[str] = ..., encrypted_count: _Optional[int] = ..., clear_count: _Optional[int] = ..., data_key_count: _Optional[int] = ..., destroyed_key_count: _Optional[int] = ..., clear_segment_count: _Optional[int] = ...) -> None: ...
 
 class OwnersStats(_message.Message):
     __slots__ = ("owners", "owner_count", "total", "quotas")

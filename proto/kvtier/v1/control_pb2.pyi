@@ -22,6 +22,13 @@ class PurgeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PURGE_KIND_EVERYTHING: _ClassVar[PurgeKind]
     PURGE_KIND_OWNER: _ClassVar[PurgeKind]
 
+class KeyDestruction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KEY_DESTRUCTION_UNSPECIFIED: _ClassVar[KeyDestruction]
+    KEY_DESTRUCTION_DURABLE: _ClassVar[KeyDestruction]
+    KEY_DESTRUCTION_PENDING: _ClassVar[KeyDestruction]
+    KEY_DESTRUCTION_NONE: _ClassVar[KeyDestruction]
+
 class SsdForgetting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SSD_FORGETTING_UNSPECIFIED: _ClassVar[SsdForgetting]
@@ -35,6 +42,10 @@ PURGE_KIND_SESSION: PurgeKind
 PURGE_KIND_NAMESPACE: PurgeKind
 PURGE_KIND_EVERYTHING: PurgeKind
 PURGE_KIND_OWNER: PurgeKind
+KEY_DESTRUCTION_UNSPECIFIED: KeyDestruction
+KEY_DESTRUCTION_DURABLE: KeyDestruction
+KEY_DESTRUCTION_PENDING: KeyDestruction
+KEY_DESTRUCTION_NONE: KeyDestruction
 SSD_FORGETTING_UNSPECIFIED: SsdForgetting
 SSD_FORGETTING_DURABLE: SsdForgetting
 SSD_FORGETTING_PENDING: SsdForgetting
@@ -133,14 +144,16 @@ class ListPinsResponse(_message.Message):
     def __init__(self, pin: _Optional[_Union[Pin, _Mapping]] = ...) -> None: ...
 
 class PurgeBlocksRequest(_message.Message):
-    __slots__ = ("target", "dry_run", "force")
+    __slots__ = ("target", "dry_run", "force", "shred")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    SHRED_FIELD_NUMBER: _ClassVar[int]
     target: PurgeTarget
     dry_run: bool
     force: bool
-    def __init__(self, target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., force: bool = ...) -> None: ...
+    shred: bool
+    def __init__(self, target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., force: bool = ..., shred: bool = ...) -> None: ...
 
 class PurgeBlocksResponse(_message.Message):
     __slots__ = ("receipt",)
@@ -165,7 +178,7 @@ class PurgeTarget(_message.Message):
     def __init__(self, kind: _Optional[_Union[PurgeKind, str]] = ..., namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., of_request_id: _Optional[str] = ..., of_session_id: _Optional[str] = ..., of_owner: _Optional[str] = ...) -> None: ...
 
 class PurgeReceipt(_message.Message):
-    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting", "pin_count")
+    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting", "pin_count", "shred")
     PURGE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +191,7 @@ class PurgeReceipt(_message.Message):
     HELD_COUNT_FIELD_NUMBER: _ClassVar[int]
     SSD_FORGETTING_FIELD_NUMBER: _ClassVar[int]
     PIN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SHRED_FIELD_NUMBER: _ClassVar[int]
     purge_id: str
     instance_id: str
     target: PurgeTarget
@@ -190,7 +204,22 @@ class PurgeReceipt(_message.Message):
     held_count: int
     ssd_forgetting: SsdForgetting
     pin_count: int
-    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ..., pin_count: _Optional[int] = ...) -> None: ...
+    shred: Shred
+    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ..., pin_count: _Optional[int] = ..., shred: _Optional[_Union[Shred, _Mapping]] = ...) -> None: ...
+
+class Shred(_message.Message):
+    __slots__ = ("key_ids", "destruction", "destroy_time", "clear_count", "clear_segment_count")
+    KEY_IDS_FIELD_NUMBER: _ClassVar[int]
+    DESTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    DESTROY_TIME_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CLEAR_SEGMENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    key_ids: _containers.RepeatedScalarFieldContainer[bytes]
+    destruction: KeyDestruction
+    destroy_time: _timestamp_pb2.Timestamp
+    clear_count: int
+    clear_segment_count: int
+    def __init__(self, key_ids: _Optional[_Iterable[bytes]] = ..., destruction: _Optional[_Union[KeyDestruction, str]] = ..., destroy_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., clear_count: _Optional[int] = ..., clear_segment_count: _Optional[int] = ...) -> None: ...
 
 class PurgedCopies(_message.Message):
     __slots__ = ("tier", "copy_count", "payload_bytes")

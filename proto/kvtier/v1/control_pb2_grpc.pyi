@@ -48,12 +48,18 @@ class ControlServiceStub:
     not found after a crash either. The bytes on the SSD are not overwritten; their segment is
     recycled in its turn. While a purge runs, what it covers cannot be committed; what is stored
     afterwards is stored.
+
+    With `shred` the data keys are destroyed too, of an organisation or all: no copy of the SSD's bytes
+    can be decrypted any more by this service, whatever it is started with. Keys that somebody copied
+    before are still wrapped by the master key. What is stored afterwards gets a new key.
     Preconditions: none. Idempotency: again, it finds nothing and says so. A purge goes on to its end
     when its caller goes away; the audit log has its receipt. Limit: one at a time.
     Errors: PURGE_RUNNING (FAILED_PRECONDITION); BLOCKS_PINNED (FAILED_PRECONDITION) when pins name
-    some of the blocks, without `force`; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
+    some of the blocks, without `force`; NOT_ENCRYPTED (FAILED_PRECONDITION) with `shred`, where the
+    SSD is not encrypted; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
     remembered of the request; SESSION_UNKNOWN (NOT_FOUND) when nothing is of the session;
-    MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set.
+    MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set, and for
+    a shred of anything but a whole organisation or everything.
     """
     PinPrefix: _grpc.UnaryUnaryMultiCallable[_control_pb2.PinPrefixRequest, _control_pb2.PinPrefixResponse]
     """Keeps a block and all before it cached until a time. It does not leave its last tier for room:
@@ -113,12 +119,18 @@ class ControlServiceAsyncStub(ControlServiceStub):
     not found after a crash either. The bytes on the SSD are not overwritten; their segment is
     recycled in its turn. While a purge runs, what it covers cannot be committed; what is stored
     afterwards is stored.
+
+    With `shred` the data keys are destroyed too, of an organisation or all: no copy of the SSD's bytes
+    can be decrypted any more by this service, whatever it is started with. Keys that somebody copied
+    before are still wrapped by the master key. What is stored afterwards gets a new key.
     Preconditions: none. Idempotency: again, it finds nothing and says so. A purge goes on to its end
     when its caller goes away; the audit log has its receipt. Limit: one at a time.
     Errors: PURGE_RUNNING (FAILED_PRECONDITION); BLOCKS_PINNED (FAILED_PRECONDITION) when pins name
-    some of the blocks, without `force`; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
+    some of the blocks, without `force`; NOT_ENCRYPTED (FAILED_PRECONDITION) with `shred`, where the
+    SSD is not encrypted; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
     remembered of the request; SESSION_UNKNOWN (NOT_FOUND) when nothing is of the session;
-    MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set.
+    MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set, and for
+    a shred of anything but a whole organisation or everything.
     """
     PinPrefix: _aio.UnaryUnaryMultiCallable[_control_pb2.PinPrefixRequest, _control_pb2.PinPrefixResponse]  # type: ignore[assignment]
     """Keeps a block and all before it cached until a time. It does not leave its last tier for room:
@@ -181,12 +193,18 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         not found after a crash either. The bytes on the SSD are not overwritten; their segment is
         recycled in its turn. While a purge runs, what it covers cannot be committed; what is stored
         afterwards is stored.
+
+        With `shred` the data keys are destroyed too, of an organisation or all: no copy of the SSD's bytes
+        can be decrypted any more by this service, whatever it is started with. Keys that somebody copied
+        before are still wrapped by the master key. What is stored afterwards gets a new key.
         Preconditions: none. Idempotency: again, it finds nothing and says so. A purge goes on to its end
         when its caller goes away; the audit log has its receipt. Limit: one at a time.
         Errors: PURGE_RUNNING (FAILED_PRECONDITION); BLOCKS_PINNED (FAILED_PRECONDITION) when pins name
-        some of the blocks, without `force`; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
+        some of the blocks, without `force`; NOT_ENCRYPTED (FAILED_PRECONDITION) with `shred`, where the
+        SSD is not encrypted; REQUEST_UNKNOWN (NOT_FOUND) when nothing is
         remembered of the request; SESSION_UNKNOWN (NOT_FOUND) when nothing is of the session;
-        MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set.
+        MALFORMED_REQUEST (INVALID_ARGUMENT) unless exactly the fields of the target's kind are set, and for
+        a shred of anything but a whole organisation or everything.
         """
 
     @_abc_1.abstractmethod

@@ -27,39 +27,41 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kvtier.v1 import block_pb2 as kvtier_dot_v1_dot_block__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kvtier/v1/explain.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\"W\n\x14\x45xplainPrefixRequest\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\x0c\x12\x14\n\x0c\x62lock_hashes\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62lock_bytes\x18\x03 \x01(\x03\"\x8f\x02\n\x15\x45xplainPrefixResponse\x12\x15\n\rpresent_count\x18\x01 \x01(\x05\x12\r\n\x05tiers\x18\x02 \x01(\x0c\x12$\n\x06shares\x18\x03 \x03(\x0b\x32\x14.kvtier.v1.TierShare\x12,\n\tload_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08ssd_rate\x18\x05 \x01(\x0b\x32\x13.kvtier.v1.ReadRate\x12*\n\x0bmiss_reason\x18\x06 \x01(\x0e\x32\x15.kvtier.v1.MissReason\x12)\n\ndivergence\x18\x07 \x01(\x0b\x32\x15.kvtier.v1.Divergence\"V\n\tTierShare\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12\x13\n\x0b\x62lock_count\x18\x02 \x01(\x05\x12\x15\n\rpayload_bytes\x18\x03 \x01(\x03\";\n\x08ReadRate\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x03\x12\x15\n\rwaiting_bytes\x18\x02 \x01(\x03\"Y\n\nDivergence\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x13\n\x0b\x63hain_count\x18\x02 \x01(\x05\x12\'\n\x07nearest\x18\x03 \x01(\x0b\x32\x16.kvtier.v1.CachedChain\"\xae\x01\n\x0b\x43\x61\x63hedChain\x12\x13\n\x0bhash_prefix\x18\x01 \x01(\x0c\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12\x13\n\x0b\x62lock_count\x18\x03 \x01(\x05\x12$\n\x06shares\x18\x04 \x03(\x0b\x32\x14.kvtier.v1.TierShare\x12\x31\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05whole\x18\x06 \x01(\x08\"=\n\x15\x45xplainAcquireRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\"D\n\x16\x45xplainAcquireResponse\x12*\n\x08\x61\x63quires\x18\x01 \x03(\x0b\x32\x18.kvtier.v1.AcquireRecord\"\xec\x03\n\rAcquireRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x03 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x04 \x01(\x0c\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05state\x18\x06 \x01(\x0e\x32\x17.kvtier.v1.AcquireState\x12\x13\n\x0b\x61sked_count\x18\x07 \x01(\x05\x12$\n\x06shares\x18\x08 \x03(\x0b\x32\x14.kvtier.v1.TierShare\x12\x15\n\rmatched_count\x18\t \x01(\x05\x12+\n\x0cmatch_reason\x18\n \x01(\x0e\x32\x15.kvtier.v1.MissReason\x12\x13\n\x0bready_count\x18\x0b \x01(\x05\x12*\n\x0bmiss_reason\x18\x0c \x01(\x0e\x32\x15.kvtier.v1.MissReason\x12+\n\x08\x64uration\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\ndivergence\x18\x0e \x01(\x0b\x32\x15.kvtier.v1.Divergence\x12\x1a\n\x12missing_cached_now\x18\x0f \x01(\x08\"h\n\x0fListTreeRequest\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\x0c\x12\x18\n\x10under_block_hash\x18\x02 \x01(\x0c\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\x0c\"`\n\x10ListTreeResponse\x12\"\n\x05nodes\x18\x01 \x03(\x0b\x32\x13.kvtier.v1.TreeNode\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\"\xdf\x02\n\x08TreeNode\x12\x12\n\nblock_hash\x18\x01 \x01(\x0c\x12\x17\n\x0flast_block_hash\x18\x02 \x01(\x0c\x12\x19\n\x11parent_block_hash\x18\x03 \x01(\x0c\x12\x14\n\x0cnamespace_id\x18\x04 \x01(\x0c\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\x03\x12\x13\n\x0b\x62lock_count\x18\x06 \x01(\x05\x12$\n\x06shares\x18\x07 \x03(\x0b\x32\x14.kvtier.v1.TierShare\x12\x11\n\thit_count\x18\x08 \x01(\x03\x12\x31\n\rlast_use_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpinned_count\x18\n \x01(\x05\x12\x13\n\x0b\x63hild_count\x18\x0b \x01(\x05\x12\x19\n\x11host_leaving_rank\x18\x0c \x01(\x05\x12\x19\n\x11ssd_leaving_count\x18\r \x01(\x05*}\n\x0c\x41\x63quireState\x12\x1d\n\x19\x41\x43QUIRE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43QUIRE_STATE_RUNNING\x10\x01\x12\x17\n\x13\x41\x43QUIRE_STATE_ENDED\x10\x02\x12\x1a\n\x16\x41\x43QUIRE_STATE_GIVEN_UP\x10\x03\x32\x82\x02\n\x0e\x45xplainService\x12R\n\rExplainPrefix\x12\x1f.kvtier.v1.ExplainPrefixRequest\x1a .kvtier.v1.ExplainPrefixResponse\x12U\n\x0e\x45xplainAcquire\x12 .kvtier.v1.ExplainAcquireRequest\x1a!.kvtier.v1.ExplainAcquireResponse\x12\x45\n\x08ListTree\x12\x1a.kvtier.v1.ListTreeRequest\x1a\x1b.kvtier.v1.ListTreeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kvtier/v1/explain.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\"\x88\x01\n\x14\x45xplainPrefixRequest\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\x0c\x12\x14\n\x0c\x62lock_hashes\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62lock_bytes\x18\x03 \x01(\x03\x12\x13\n\x0bwhole_units\x18\x04 \x01(\x08\x12\x1a\n\x12other_scope_hashes\x18\x05 \x03(\x0c\"\xd1\x02\n\x15\x45xplainPrefixResponse\x12\x15\n\rpresent_count\x18\x01 \x01(\x05\x12\r\n\x05tiers\x18\x02 \x01(\x0c\x12$\n\x06shares\x18\x03 \x03(\x0b\x32\x14.kvtier.v1.TierShare\x12,\n\tload_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08ssd_rate\x18\x05 \x01(\x0b\x32\x13.kvtier.v1.ReadRate\x12*\n\x0bmiss_reason\x18\x06 \x01(\x0e\x32\x15.kvtier.v1.MissReason\x12)\n\ndivergence\x18\x07 \x01(\x0b\x32\x15.kvtier.v1.Divergence\x12\x14\n\x0cstored_count\x18\x08 \x01(\x05\x12*\n\x0bother_scope\x18\t \x01(\x0b\x32\x15.kvtier.v1.OtherScope\"2\n\nOtherScope\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x15\n\rpresent_count\x18\x02 \x01(\x05\"V\n\tTierShare\x12\x1d\n\x04tier\x18\x01 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12\x13\n\x0b\x62lock_count\x18\x02 \x01(\x05\x12\x15\n\rpayload_bytes\x18\x03 \x01(\x03\";\n\x08ReadRate\x12\x18\n\x10\x62ytes_per_second\x18\x01 \x01(\x03\x12\x15\n\rwaiting_bytes\x18\x02 \x01(\x03\"Y\n\nDivergence\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x13\n\x0b\x63hain_count\x18\x02 \x01(\x05\x12\'\n\x07nearest\x18\x03 \x01(\x0b\x32\x16.kvtier.v1.CachedChain\"\xae\x01\n\x0b\x43\x61\x63hedChain\x12\x13\n\x0bhash_prefix\x18\x01 \x01(\x0c\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x05\x12\x13\n\x0b\x62lock_count\x18\x03 \x01(\x05\x12$\n\x06shares\x18\x04 \x03(\x0b\x32\x14.kvtier.v1.TierShare\x12\x31\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05whole\x18\x06 \x01(\x08\"=\n\x15\x45xplainAcquireRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\"D\n\x16\x45xplainAcquireResponse\x12*\n\x08\x61\x63quires\x18\x01 \x03(\x0b\x32\x18.kvtier.v1.AcquireRecord\"\xec\x03\n\rAcquireRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x03 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x04 \x01(\x0c\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05state\x18\x06 \x01(\x0e\x32\x17.kvtier.v1.AcquireState\x12\x13\n\x0b\x61sked_count\x18\x07 \x01(\x05\x12$\n\x06shares\x18\x08 \x03(\x0b\x32\x14.kvtier.v1.TierShare\x12\x15\n\rmatched_count\x18\t \x01(\x05\x12+\n\x0cmatch_reason\x18\n \x01(\x0e\x32\x15.kvtier.v1.MissReason\x12\x13\n\x0bready_count\x18\x0b \x01(\x05\x12*\n\x0bmiss_reason\x18\x0c \x01(\x0e\x32\x15.kvtier.v1.MissReason\x12+\n\x08\x64uration\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\ndivergence\x18\x0e \x01(\x0b\x32\x15.kvtier.v1.Divergence\x12\x1a\n\x12missing_cached_now\x18\x0f \x01(\x08\"h\n\x0fListTreeRequest\x12\x14\n\x0cnamespace_id\x18\x01 \x01(\x0c\x12\x18\n\x10under_block_hash\x18\x02 \x01(\x0c\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\x0c\"`\n\x10ListTreeResponse\x12\"\n\x05nodes\x18\x01 \x03(\x0b\x32\x13.kvtier.v1.TreeNode\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\x08\"\xee\x02\n\x08TreeNode\x12\x12\n\nblock_hash\x18\x01 \x01(\x0c\x12\x17\n\x0flast_block_hash\x18\x02 \x01(\x0c\x12\x19\n\x11parent_block_hash\x18\x03 \x01(\x0c\x12\x14\n\x0cnamespace_id\x18\x04 \x01(\x0c\x12\x13\n\x0b\x62lock_bytes\x18\x05 \x01(\x03\x12\x13\n\x0b\x62lock_count\x18\x06 \x01(\x05\x12$\n\x06shares\x18\x07 \x03(\x0b\x32\x14.kvtier.v1.TierShare\x12\x11\n\thit_count\x18\x08 \x01(\x03\x12\x31\n\rlast_use_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpinned_count\x18\n \x01(\x05\x12\x13\n\x0b\x63hild_count\x18\x0b \x01(\x05\x12\x19\n\x11host_leaving_rank\x18\x0c \x01(\x05\x12\x19\n\x11ssd_leaving_count\x18\r \x01(\x05\x12\r\n\x05owner\x18\x0e \x01(\t*}\n\x0c\x41\x63quireState\x12\x1d\n\x19\x41\x43QUIRE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43QUIRE_STATE_RUNNING\x10\x01\x12\x17\n\x13\x41\x43QUIRE_STATE_ENDED\x10\x02\x12\x1a\n\x16\x41\x43QUIRE_STATE_GIVEN_UP\x10\x03\x32\x82\x02\n\x0e\x45xplainService\x12R\n\rExplainPrefix\x12\x1f.kvtier.v1.ExplainPrefixRequest\x1a .kvtier.v1.ExplainPrefixResponse\x12U\n\x0e\x45xplainAcquire\x12 .kvtier.v1.ExplainAcquireRequest\x1a!.kvtier.v1.ExplainAcquireResponse\x12\x45\n\x08ListTree\x12\x1a.kvtier.v1.ListTreeRequest\x1a\x1b.kvtier.v1.ListTreeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvtier.v1.explain_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACQUIRESTATE']._serialized_start=2092
-  _globals['_ACQUIRESTATE']._serialized_end=2217
-  _globals['_EXPLAINPREFIXREQUEST']._serialized_start=126
-  _globals['_EXPLAINPREFIXREQUEST']._serialized_end=213
-  _globals['_EXPLAINPREFIXRESPONSE']._serialized_start=216
-  _globals['_EXPLAINPREFIXRESPONSE']._serialized_end=487
-  _globals['_TIERSHARE']._serialized_start=489
-  _globals['_TIERSHARE']._serialized_end=575
-  _globals['_READRATE']._serialized_start=577
-  _globals['_READRATE']._serialized_end=636
-  _globals['_DIVERGENCE']._serialized_start=638
-  _globals['_DIVERGENCE']._serialized_end=727
-  _globals['_CACHEDCHAIN']._serialized_start=730
-  _globals['_CACHEDCHAIN']._serialized_end=904
-  _globals['_EXPLAINACQUIREREQUEST']._serialized_start=906
-  _globals['_EXPLAINACQUIREREQUEST']._serialized_end=967
-  _globals['_EXPLAINACQUIRERESPONSE']._serialized_start=969
-  _globals['_EXPLAINACQUIRERESPONSE']._serialized_end=1037
-  _globals['_ACQUIRERECORD']._serialized_start=1040
-  _globals['_ACQUIRERECORD']._serialized_end=1532
-  _globals['_LISTTREEREQUEST']._serialized_start=1534
-  _globals['_LISTTREEREQUEST']._serialized_end=1638
-  _globals['_LISTTREERESPONSE']._serialized_start=1640
-  _globals['_LISTTREERESPONSE']._serialized_end=1736
-  _globals['_TREENODE']._serialized_start=1739
-  _globals['_TREENODE']._serialized_end=2090
-  _globals['_EXPLAINSERVICE']._serialized_start=2220
-  _globals['_EXPLAINSERVICE']._serialized_end=2478
+  _globals['_ACQUIRESTATE']._serialized_start=2275
+  _globals['_ACQUIRESTATE']._serialized_end=2400
+  _globals['_EXPLAINPREFIXREQUEST']._serialized_start=127
+  _globals['_EXPLAINPREFIXREQUEST']._serialized_end=263
+  _globals['_EXPLAINPREFIXRESPONSE']._serialized_start=266
+  _globals['_EXPLAINPREFIXRESPONSE']._serialized_end=603
+  _globals['_OTHERSCOPE']._serialized_start=605
+  _globals['_OTHERSCOPE']._serialized_end=655
+  _globals['_TIERSHARE']._serialized_start=657
+  _globals['_TIERSHARE']._serialized_end=743
+  _globals['_READRATE']._serialized_start=745
+  _globals['_READRATE']._serialized_end=804
+  _globals['_DIVERGENCE']._serialized_start=806
+  _globals['_DIVERGENCE']._serialized_end=895
+  _globals['_CACHEDCHAIN']._serialized_start=898
+  _globals['_CACHEDCHAIN']._serialized_end=1072
+  _globals['_EXPLAINACQUIREREQUEST']._serialized_start=1074
+  _globals['_EXPLAINACQUIREREQUEST']._serialized_end=1135
+  _globals['_EXPLAINACQUIRERESPONSE']._serialized_start=1137
+  _globals['_EXPLAINACQUIRERESPONSE']._serialized_end=1205
+  _globals['_ACQUIRERECORD']._serialized_start=1208
+  _globals['_ACQUIRERECORD']._serialized_end=1700
+  _globals['_LISTTREEREQUEST']._serialized_start=1702
+  _globals['_LISTTREEREQUEST']._serialized_end=1806
+  _globals['_LISTTREERESPONSE']._serialized_start=1808
+  _globals['_LISTTREERESPONSE']._serialized_end=1904
+  _globals['_TREENODE']._serialized_start=1907
+  _globals['_TREENODE']._serialized_end=2273
+  _globals['_EXPLAINSERVICE']._serialized_start=2403
+  _globals['_EXPLAINSERVICE']._serialized_end=2661
 # @@protoc_insertion_point(module_scope)

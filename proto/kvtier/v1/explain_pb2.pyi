@@ -24,17 +24,21 @@ ACQUIRE_STATE_ENDED: AcquireState
 ACQUIRE_STATE_GIVEN_UP: AcquireState
 
 class ExplainPrefixRequest(_message.Message):
-    __slots__ = ("namespace_id", "block_hashes", "block_bytes")
+    __slots__ = ("namespace_id", "block_hashes", "block_bytes", "whole_units", "other_scope_hashes")
     NAMESPACE_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_UNITS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_SCOPE_HASHES_FIELD_NUMBER: _ClassVar[int]
     namespace_id: bytes
     block_hashes: bytes
     block_bytes: int
-    def __init__(self, namespace_id: _Optional[bytes] = ..., block_hashes: _Optional[bytes] = ..., block_bytes: _Optional[int] = ...) -> None: ...
+    whole_units: bool
+    other_scope_hashes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, namespace_id: _Optional[bytes] = ..., block_hashes: _Optional[bytes] = ..., block_bytes: _Optional[int] = ..., whole_units: bool = ..., other_scope_hashes: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ExplainPrefixResponse(_message.Message):
-    __slots__ = ("present_count", "tiers", "shares", "load_time", "ssd_rate", "miss_reason", "divergence")
+    __slots__ = ("present_count", "tiers", "shares", "load_time", "ssd_rate", "miss_reason", "divergence", "stored_count", "other_scope")
     PRESENT_COUNT_FIELD_NUMBER: _ClassVar[int]
     TIERS_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +46,8 @@ class ExplainPrefixResponse(_message.Message):
     SSD_RATE_FIELD_NUMBER: _ClassVar[int]
     MISS_REASON_FIELD_NUMBER: _ClassVar[int]
     DIVERGENCE_FIELD_NUMBER: _ClassVar[int]
+    STORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OTHER_SCOPE_FIELD_NUMBER: _ClassVar[int]
     present_count: int
     tiers: bytes
     shares: _containers.RepeatedCompositeFieldContainer[TierShare]
@@ -49,7 +55,17 @@ class ExplainPrefixResponse(_message.Message):
     ssd_rate: ReadRate
     miss_reason: _block_pb2.MissReason
     divergence: Divergence
-    def __init__(self, present_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., shares: _Optional[_Iterable[_Union[TierShare, _Mapping]]] = ..., load_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ssd_rate: _Optional[_Union[ReadRate, _Mapping]] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ..., divergence: _Optional[_Union[Divergence, _Mapping]] = ...) -> None: ...
+    stored_count: int
+    other_scope: OtherScope
+    def __init__(self, present_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., shares: _Optional[_Iterable[_Union[TierShare, _Mapping]]] = ..., load_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ssd_rate: _Optional[_Union[ReadRate, _Mapping]] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ..., divergence: _Optional[_Union[Divergence, _Mapping]] = ..., stored_count: _Optional[int] = ..., other_scope: _Optional[_Union[OtherScope, _Mapping]] = ...) -> None: ...
+
+class OtherScope(_message.Message):
+    __slots__ = ("index", "present_count")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    present_count: int
+    def __init__(self, index: _Optional[int] = ..., present_count: _Optional[int] = ...) -> None: ...
 
 class TierShare(_message.Message):
     __slots__ = ("tier", "block_count", "payload_bytes")
@@ -166,7 +182,7 @@ class ListTreeResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[TreeNode, _Mapping]]] = ..., next_page_token: _Optional[bytes] = ..., changed: bool = ...) -> None: ...
 
 class TreeNode(_message.Message):
-    __slots__ = ("block_hash", "last_block_hash", "parent_block_hash", "namespace_id", "block_bytes", "block_count", "shares", "hit_count", "last_use_time", "pinned_count", "child_count", "host_leaving_rank", "ssd_leaving_count")
+    __slots__ = ("block_hash", "last_block_hash", "parent_block_hash", "namespace_id", "block_bytes", "block_count", "shares", "hit_count", "last_use_time", "pinned_count", "child_count", "host_leaving_rank", "ssd_leaving_count", "owner")
     BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
     LAST_BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
     PARENT_BLOCK_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +196,7 @@ class TreeNode(_message.Message):
     CHILD_COUNT_FIELD_NUMBER: _ClassVar[int]
     HOST_LEAVING_RANK_FIELD_NUMBER: _ClassVar[int]
     SSD_LEAVING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     block_hash: bytes
     last_block_hash: bytes
     parent_block_hash: bytes
@@ -193,4 +210,5 @@ class TreeNode(_message.Message):
     child_count: int
     host_leaving_rank: int
     ssd_leaving_count: int
-    def __init__(self, block_hash: _Optional[bytes] = ..., last_block_hash: _Optional[bytes] = ..., parent_block_hash: _Optional[bytes] = ..., namespace_id: _Optional[bytes] = ..., block_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[TierShare, _Mapping]]] = ..., hit_count: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pinned_count: _Optional[int] = ..., child_count: _Optional[int] = ..., host_leaving_rank: _Optional[int] = ..., ssd_leaving_count: _Optional[int] = ...) -> None: ...
+    owner: str
+    def __init__(self, block_hash: _Optional[bytes] = ..., last_block_hash: _Optional[bytes] = ..., parent_block_hash: _Optional[bytes] = ..., namespace_id: _Optional[bytes] = ..., block_bytes: _Optional[int] = ..., block_count: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[TierShare, _Mapping]]] = ..., hit_count: _Optional[int] = ..., last_use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pinned_count: _Optional[int] = ..., child_count: _Optional[int] = ..., host_leaving_rank: _Optional[int] = ..., ssd_leaving_count: _Optional[int] = ..., owner: _Optional[str] = ...) -> None: ...

@@ -72,9 +72,10 @@ class ExplainServiceServicer(object):
 
         Preconditions: none; no session is needed. The answer holds no block: it may be gone a moment
         later. Whoever asks learns of blocks that it names, and of what continues the last present one.
-        Limit: the service's setting `limits.blocks_per_call_max`; what continues is looked at up to
-        4,096 blocks.
-        Errors: INVALID_NAMESPACE, MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT).
+        Limit: the service's setting `limits.blocks_per_call_max`, of each chain; what continues is
+        looked at up to 4,096 blocks.
+        Errors: INVALID_NAMESPACE, MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT);
+        ROLE_NOT_ALLOWED (PERMISSION_DENIED) for `other_scope_hashes` of whoever is no operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,7 +96,7 @@ class ExplainServiceServicer(object):
     def ListTree(self, request, context):
         """The prefix tree, parents before children. Changes nothing.
 
-        A node is a run of blocks that nothing else continues; what forks begins a new node. The listing
+        A node is a run of blocks of one owner that nothing else continues; what forks begins a new one. The listing
         is not one moment's: a message is, and what left between two is not in the later one. A tree
         that changed where the listing stood is left there, and `changed` says so.
         Preconditions: none. Limit: `page_size`; the last message has the token of the next page, or

@@ -45,9 +45,10 @@ class ExplainServiceStub:
 
     Preconditions: none; no session is needed. The answer holds no block: it may be gone a moment
     later. Whoever asks learns of blocks that it names, and of what continues the last present one.
-    Limit: the service's setting `limits.blocks_per_call_max`; what continues is looked at up to
-    4,096 blocks.
-    Errors: INVALID_NAMESPACE, MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT).
+    Limit: the service's setting `limits.blocks_per_call_max`, of each chain; what continues is
+    looked at up to 4,096 blocks.
+    Errors: INVALID_NAMESPACE, MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT);
+    ROLE_NOT_ALLOWED (PERMISSION_DENIED) for `other_scope_hashes` of whoever is no operator.
     """
     ExplainAcquire: _grpc.UnaryUnaryMultiCallable[_explain_pb2.ExplainAcquireRequest, _explain_pb2.ExplainAcquireResponse]
     """What acquires of a request, or the one that made a lease, matched and gave. Changes nothing.
@@ -60,7 +61,7 @@ class ExplainServiceStub:
     ListTree: _grpc.UnaryStreamMultiCallable[_explain_pb2.ListTreeRequest, _explain_pb2.ListTreeResponse]
     """The prefix tree, parents before children. Changes nothing.
 
-    A node is a run of blocks that nothing else continues; what forks begins a new node. The listing
+    A node is a run of blocks of one owner that nothing else continues; what forks begins a new one. The listing
     is not one moment's: a message is, and what left between two is not in the later one. A tree
     that changed where the listing stood is left there, and `changed` says so.
     Preconditions: none. Limit: `page_size`; the last message has the token of the next page, or
@@ -86,9 +87,10 @@ class ExplainServiceAsyncStub(ExplainServiceStub):
 
     Preconditions: none; no session is needed. The answer holds no block: it may be gone a moment
     later. Whoever asks learns of blocks that it names, and of what continues the last present one.
-    Limit: the service's setting `limits.blocks_per_call_max`; what continues is looked at up to
-    4,096 blocks.
-    Errors: INVALID_NAMESPACE, MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT).
+    Limit: the service's setting `limits.blocks_per_call_max`, of each chain; what continues is
+    looked at up to 4,096 blocks.
+    Errors: INVALID_NAMESPACE, MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT);
+    ROLE_NOT_ALLOWED (PERMISSION_DENIED) for `other_scope_hashes` of whoever is no operator.
     """
     ExplainAcquire: _aio.UnaryUnaryMultiCallable[_explain_pb2.ExplainAcquireRequest, _explain_pb2.ExplainAcquireResponse]  # type: ignore[assignment]
     """What acquires of a request, or the one that made a lease, matched and gave. Changes nothing.
@@ -101,7 +103,7 @@ class ExplainServiceAsyncStub(ExplainServiceStub):
     ListTree: _aio.UnaryStreamMultiCallable[_explain_pb2.ListTreeRequest, _explain_pb2.ListTreeResponse]  # type: ignore[assignment]
     """The prefix tree, parents before children. Changes nothing.
 
-    A node is a run of blocks that nothing else continues; what forks begins a new node. The listing
+    A node is a run of blocks of one owner that nothing else continues; what forks begins a new one. The listing
     is not one moment's: a message is, and what left between two is not in the later one. A tree
     that changed where the listing stood is left there, and `changed` says so.
     Preconditions: none. Limit: `page_size`; the last message has the token of the next page, or
@@ -130,9 +132,10 @@ class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Preconditions: none; no session is needed. The answer holds no block: it may be gone a moment
         later. Whoever asks learns of blocks that it names, and of what continues the last present one.
-        Limit: the service's setting `limits.blocks_per_call_max`; what continues is looked at up to
-        4,096 blocks.
-        Errors: INVALID_NAMESPACE, MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT).
+        Limit: the service's setting `limits.blocks_per_call_max`, of each chain; what continues is
+        looked at up to 4,096 blocks.
+        Errors: INVALID_NAMESPACE, MALFORMED_HASHES, TOO_MANY_BLOCKS (INVALID_ARGUMENT);
+        ROLE_NOT_ALLOWED (PERMISSION_DENIED) for `other_scope_hashes` of whoever is no operator.
         """
 
     @_abc_1.abstractmethod
@@ -157,7 +160,7 @@ class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_explain_pb2.ListTreeResponse], _abc.AsyncIterator[_explain_pb2.ListTreeResponse]]:
         """The prefix tree, parents before children. Changes nothing.
 
-        A node is a run of blocks that nothing else continues; what forks begins a new node. The listing
+        A node is a run of blocks of one owner that nothing else continues; what forks begins a new one. The listing
         is not one moment's: a message is, and what left between two is not in the later one. A tree
         that changed where the listing stood is left there, and `changed` says so.
         Preconditions: none. Limit: `page_size`; the last message has the token of the next page, or

@@ -42,18 +42,22 @@ RECORD_STATUS_CONFLICT: RecordStatus
 RECORD_STATUS_REJECTED: RecordStatus
 
 class TokenUsage(_message.Message):
-    __slots__ = ("prompt_tokens", "hit_tokens", "hit_tokens_by_tier", "miss_tokens", "completion_tokens")
+    __slots__ = ("prompt_tokens", "hit_tokens", "hit_tokens_by_tier", "miss_tokens", "completion_tokens", "cache_write_tokens", "cache_write_ttl_class")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HIT_TOKENS_BY_TIER_FIELD_NUMBER: _ClassVar[int]
     MISS_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     hit_tokens: int
     hit_tokens_by_tier: HitTokensByTier
     miss_tokens: int
     completion_tokens: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., hit_tokens_by_tier: _Optional[_Union[HitTokensByTier, _Mapping]] = ..., miss_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
+    cache_write_tokens: int
+    cache_write_ttl_class: str
+    def __init__(self, prompt_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., hit_tokens_by_tier: _Optional[_Union[HitTokensByTier, _Mapping]] = ..., miss_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., cache_write_ttl_class: _Optional[str] = ...) -> None: ...
 
 class HitTokensByTier(_message.Message):
     __slots__ = ("gpu", "host", "ssd", "shared")

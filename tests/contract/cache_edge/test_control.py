@@ -363,8 +363,9 @@ def test_quotas_are_shown_beside_what_counts_against_them(
     service.check_integrity()
 
 
-def cli(service: Any, command: str, *arguments: str) -> Any:
-    return CliRunner().invoke(app, [command, "--address", service.address, *arguments])
+def cli(service: Any, command: str, *arguments: str, width: int = 80) -> Any:
+    words = [command, "--address", service.address, *arguments]
+    return CliRunner().invoke(app, words, env={"COLUMNS": str(width)})
 
 
 def test_pins_on_the_command_line(steered: Any, peer: Any, tools: Any) -> None:
@@ -375,8 +376,14 @@ def test_pins_on_the_command_line(steered: Any, peer: Any, tools: Any) -> None:
         cli(steered, "pin", *named, "--owner", "ann", "--for", "12h", "--json").stdout
     )
     assert (made["block_count"], made["owner"]) == (2, "ann")
-    shown = cli(steered, "pins").stdout
-    assert made["pin_id"] in shown
+    for width, ways in ((80, "pin    "), (120, "pin  ")):
+        shown = cli(steered, "pins", width=width).stdout
+        assert made["pin_id"] in shown
+        assert shown.startswith(ways)
+        assert "…" not in shown
+        lines = shown.splitlines()
+        assert max(map(len, lines)) <= width
+        assert any(line.split() == ["owner", "ann"] for line in lines) == (width == 80)
     (listed,) = json.loads(cli(steered, "pins", "--json").stdout)["pins"]
     assert listed["pin_id"] == made["pin_id"]
     outcome = cli(steered, "purge", *named)

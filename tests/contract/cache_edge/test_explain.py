@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -157,6 +158,17 @@ def test_questions_that_make_no_sense_are_refused(stub: Any, tools: Any) -> None
     assert refusal(lambda: stub.ExplainAcquire(request, timeout=10)) == "ACQUIRE_UNKNOWN"
 
 
+def test_no_more_other_scopes_than_a_ladder_has(stub: Any, tools: Any) -> None:
+    chain = tools.fresh_chain(2)
+    packed = pack_hashes(chain)
+    assert explained(stub, chain, other_scope_hashes=[packed] * 8).present_count == 0
+    nine = [packed] * 9
+    assert refusal(lambda: explained(stub, chain, other_scope_hashes=nine)) == "MALFORMED_REQUEST"
+    for bad in (b"", packed[:-1], packed * 2):
+        asked = {"other_scope_hashes": [bad]}
+        assert refusal(lambda: explained(stub, chain, **asked)) == "MALFORMED_HASHES"  # noqa: B023
+
+
 @pytest.fixture
 def secured(
     make_service: Any, short_directory: Callable[[], Path]
@@ -198,6 +210,33 @@ def test_an_engine_sees_its_own_acquires_and_an_operator_all(secured: Any, tools
         assert refusal(lambda: listed(explaining)) == "ROLE_NOT_ALLOWED"  # noqa: B023
 
 
+def test_other_scopes_are_told_to_operators_alone(secured: Any, tools: Any, open_peer: Any) -> None:
+    """An engine that names both chains is told of each by itself, and of none by the other."""
+    _, connect = secured
+    engine, operator = connect(Role.ENGINE), connect(Role.OPERATOR)
+    peer = open_peer(SimpleNamespace(stub=cache_pb2_grpc.CacheServiceStub(engine)), "stream")
+    there, asked, foreign = tools.fresh_chain(1), tools.fresh_chain(1), tools.fresh_chain(1)
+
+    def acquired() -> bytes:
+        answers = [*peer.acquire(asked), peer.acquire_resident(asked), peer.lookup(asked)]
+        return b"".join(each.SerializeToString(deterministic=True) for each in answers)
+
+    before = acquired()
+    peer.store(there)
+    assert acquired() == before
+
+    both = {"other_scope_hashes": [pack_hashes(foreign), pack_hashes(there)]}
+    said = explained(explain_pb2_grpc.ExplainServiceStub(operator), asked, **both)
+    assert (said.present_count, said.miss_reason) == (0, block_pb2.MISS_REASON_OTHER_SCOPE)
+    assert (said.other_scope.index, said.other_scope.present_count) == (1, 1)
+    told = explained(explain_pb2_grpc.ExplainServiceStub(engine), asked)
+    assert told.miss_reason == block_pb2.MISS_REASON_NEVER_STORED
+    assert not told.HasField("other_scope")
+    for role in (Role.ENGINE, Role.TENANT, Role.BILLER, Role.AUDITOR):
+        explaining = explain_pb2_grpc.ExplainServiceStub(connect(role))
+        assert refusal(lambda: explained(explaining, asked, **both)) == "ROLE_NOT_ALLOWED"  # noqa: B023
+
+
 def test_the_tree_is_drawn_and_told_to_programs(told: Any, peer: Any) -> None:
     # As real hashes are: they differ in the digits that are shown.
     first, *second = (BlockHash(hashlib.sha256(name).digest()) for name in (b"1", b"2", b"3"))
@@ -228,6 +267,22 @@ def test_the_tree_is_drawn_and_told_to_programs(told: Any, peer: Any) -> None:
         failed = cli(told.address, "tree", *words)
         assert (failed.returncode, failed.stdout) == (status, "")
         assert reason in failed.stderr
+
+
+def test_the_tree_names_owners(told: Any, peer: Any, tools: Any) -> None:
+    chain = [BlockHash(hashlib.sha256(name).digest()) for name in (b"owned", b"more")]
+    runs = [cache_pb2.OwnerRun(owner="acme/search/ann", block_count=2)]
+    reserved = peer.reserve(chain, owner_runs=runs)
+    assert peer.commit(reserved, peer.write(reserved, chain))
+    under = ("--under", chain[0].hex())
+    drawn = cli(told.address, "tree", *under)
+    (line,) = [x for x in drawn.stdout.splitlines() if x.startswith(chain[0].hex()[:10])]
+    assert line.rstrip().endswith("acme/search/ann")
+    (node,) = json.loads(cli(told.address, "tree", "--json", *under).stdout)["nodes"]
+    assert node["owner"] == "acme/search/ann"
+    narrow = cli(told.address, "tree", *under, width=80).stdout
+    assert "…" not in narrow
+    assert chain[0].hex()[:10] in narrow
 
 
 def test_a_request_is_explained_in_the_terminal(told: Any, peer: Any, tools: Any) -> None:

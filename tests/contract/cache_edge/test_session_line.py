@@ -86,6 +86,11 @@ def test_a_prefix_goes_in_and_out_over_the_line_alone(peer: Any, line: Line, too
     acquired = line.ask(Method.ACQUIRE_RESIDENT, acquire(peer, chain))
     answered = pb.AcquireResidentResponse.FromString(acquired.message)
     assert peer.read([answered]) == [page.tobytes() for page in tools.filled_pages(chain)]
+    looked = line.ask(
+        Method.LOOKUP_PREFIX,
+        pb.LookupPrefixRequest(session_id=peer.id, block_hashes=pack_hashes(chain)),
+    )
+    assert pb.LookupPrefixResponse.FromString(looked.message) == peer.lookup(chain)
     over_grpc = peer.acquire_resident(chain)
     assert list(over_grpc.ready.checksums) == list(answered.ready.checksums)
 
@@ -125,7 +130,7 @@ def test_a_session_closed_over_grpc_is_over_on_its_line(
     [
         b"\xff" * 12,
         pack(LineFrame(1, 0, b"")),
-        pack(LineFrame(1, 4, b"")),
+        pack(LineFrame(1, 5, b"")),
         b"GET / HTTP/1.1\r\n\r\n",
     ],
 )

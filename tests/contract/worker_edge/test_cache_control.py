@@ -84,6 +84,22 @@ async def test_words_that_contradict_each_other_are_refused_by_name(start: Any) 
         assert wire.metadata["field"] == name.split()[0]
 
 
+async def test_a_reply_says_what_was_written_to_the_cache_under_which_class(start: Any) -> None:
+    _, stub = await start("cache.ttl_classes=5m=300,1h=3600", "cache.address=")
+
+    async def written(tenant: str = "acme", **words: Any) -> tuple[int, str]:
+        request = ask(PROMPT[:50], max_completion_tokens=1, **words)
+        request.tenant_id = tenant
+        tokens = (await usage(stub, request)).tokens
+        assert tokens.cache_write_tokens <= tokens.miss_tokens + tokens.completion_tokens
+        return tokens.cache_write_tokens, tokens.cache_write_ttl_class
+
+    assert await written(cache_mode=BYPASS) == (0, "")
+    assert await written(ttl_class="5m") == (48, "5m")
+    assert await written(ttl_class="1h") == (0, ""), "renewed, not written"
+    assert await written("umbra") == (48, "")
+
+
 async def test_no_store_leaves_nothing_in_any_tier(start_cache: Any, start: Any) -> None:
     cache = await start_cache(ssd={"capacity_bytes": "64MiB", "segment_bytes": "4MiB"})
     worker, stub = await start(f"cache.address={cache.listen}")

@@ -148,6 +148,8 @@ async def test_the_ledger_is_what_clients_were_told_through_kills_of_both(checkp
             tokens.miss_tokens,
             tokens.completion_tokens,
         )
+        assert event.get("cache_write", 0) == tokens.cache_write_tokens
+    assert any(tokens.cache_write_tokens for tokens in replies.values())
     assert len(replies) > 20
     assert row.request_count == len(ledger)
     assert row.tokens.prompt_tokens == sum(event["prompt"] for event in ledger.values())

@@ -16,7 +16,7 @@ import pytest
 
 from kvtier.blocks import Tier
 from kvtier.v1 import cache_pb2, cache_pb2_grpc
-from storage.ssd.format import FORMAT_VERSION, MARKER_FILE, Marker, pack_marker
+from storage.ssd.format import ENCRYPTED_FORMAT_VERSION, MARKER_FILE, Marker, pack_marker
 
 SMALL = ("ssd.capacity_bytes=32MiB", "ssd.segment_bytes=8MiB")
 """Fits `small_disk`."""
@@ -149,7 +149,7 @@ def test_a_disk_that_is_full(
 
 def test_a_data_directory_of_a_newer_format(start: Any, directory: Path) -> None:
     (directory / "ssd").mkdir()
-    newer = pack_marker(Marker(FORMAT_VERSION + 1, 16 << 20))
+    newer = pack_marker(Marker(ENCRYPTED_FORMAT_VERSION + 1, 16 << 20))
     (directory / "ssd" / MARKER_FILE).write_bytes(newer)
     assert "upgrade" in refused(start(), "FORMAT_TOO_NEW")
     assert [path.name for path in (directory / "ssd").iterdir()] == [MARKER_FILE]

@@ -61,6 +61,8 @@ def event_of(request_id: str = "r1", **changes: Any) -> UsageEvent:
         "hit_shared": 0,
         "miss": miss,
         "output": 10,
+        "cache_write": 0,
+        "cache_write_ttl_class": "",
     }
     tokens |= {name: changes.pop(name) for name in list(changes) if name in tokens}
     fields: dict[str, Any] = {

@@ -34,6 +34,8 @@ def test_a_well_formed_event_is_accepted(usage_event: Events, now_ns: int) -> No
         ({"output": 10**10 + 1}, Refusal.QUANTITY_TOO_LARGE),
         ({"prompt": 201}, Refusal.HIT_MISS_SUM),
         ({"hit_gpu": 1}, Refusal.TIER_SUM),
+        ({"cache_write": -1}, Refusal.NEGATIVE_QUANTITY),
+        ({"miss": 5, "output": 6, "cache_write": 12}, Refusal.CACHE_WRITE_SUM),
         ({"end_reason": EndReason.WORKER_LOST}, Refusal.LOST_WITH_TOKENS),
     ],
 )
@@ -66,6 +68,22 @@ def test_a_request_that_took_no_time_and_no_token_is_an_event(
     )
     assert refusal_of(event, now_ns) is None
     assert event_from_text(event_text(event)) == event
+
+
+def test_cache_writes_are_in_the_text_and_without_them_it_is_that_of_before(
+    usage_event: Events, now_ns: int
+) -> None:
+    plain = usage_event()
+    assert "cache_write" not in event_text(plain)
+    written = usage_event(cache_write=64, cache_write_ttl_class='1"h')
+    assert refusal_of(written, now_ns) is None
+    head = '{"cache_write":64,"cache_write_ttl_class":"1\\"h",'
+    assert event_text(written) == head + event_text(plain)[1:]
+    forever = usage_event(cache_write=64)
+    for event in (plain, written, forever, usage_event(cache_write_ttl_class="x")):
+        assert event_from_text(event_text(event)) == event
+    with pytest.raises(ValueError):
+        event_from_text('{"cache_write":0,"cache_write_ttl_class":"",' + event_text(plain)[1:])
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"request_id":"r1"}', "\x00"])

@@ -9,9 +9,11 @@ import pytest
 from cache_service.acquire_log import ACQUIRES_MAX
 from cache_service.cache import Cache
 from cache_service.chains import Chain
-from cache_service.errors import AcquireUnknownError, BlockNotCachedError
-from cache_service.explain_views import TreeNodeView
+from cache_service.errors import AcquireUnknownError, BlockNotCachedError, MalformedChainError
+from cache_service.explain_views import OtherScopeView, TreeNodeView
+from cache_service.hints import Hints
 from cache_service.listener import QuietListener
+from cache_service.owner_runs import OwnerRuns
 from cache_service.read_rate import ReadRate
 from cache_service.tree_walk import START, Place
 from kvtier.blocks import MissReason, Tier
@@ -97,6 +99,63 @@ async def test_what_was_evicted_is_told_apart(client: Any, chain: Any, explain: 
     assert explain(chain("old")).miss_reason is MissReason.EVICTED
 
 
+async def test_the_same_text_in_another_scope_explains_a_block_that_was_never_stored(
+    client: Any, chain: Any, cache: Any
+) -> None:
+    await client.store(chain("acme", 1, 2))
+    await client.store(chain("public", 1, 2, 3))
+    await client.store(chain("own", 1))
+
+    def said(asked: Any, *others: Any) -> Any:
+        chains = [Chain.of(other) for other in others]
+        return cache.explaining.prefix(NAMESPACE, 0, Chain.of(asked), others=chains)
+
+    own, acme = chain("own", 1, 2, 3), chain("acme", 1, 2, 3)
+    view = said(own, chain("nobody", 1, 2, 3), acme)
+    assert (view.present_count, view.miss_reason) == (2, MissReason.OTHER_SCOPE)
+    assert view.other_scope == OtherScopeView(1, 3)
+    view = said(own, acme, chain("public", 1, 2, 3), chain("public", 1, 2, 3))
+    assert view.other_scope == OtherScopeView(1, 4)
+    for others in ([], [chain("nobody", 1)], [chain("acme", 1)]):  # no other has more
+        view = said(own, *others)
+        assert (view.miss_reason, view.other_scope) == (MissReason.NEVER_STORED, None)
+    whole = said(chain("own", 1), acme)
+    assert (whole.miss_reason, whole.other_scope) == (MissReason.NONE, OtherScopeView(0, 3))
+    with pytest.raises(MalformedChainError):
+        said(own, [])
+
+
+async def test_what_its_own_past_explains_is_not_explained_by_another_scope(
+    client: Any, chain: Any, cache: Any
+) -> None:
+    await client.store(chain("own"))
+    for i in range(16):
+        await client.store(chain(i))
+    view = cache.explaining.prefix(
+        NAMESPACE, 0, Chain.of(chain("own")), others=[Chain.of(chain(15))]
+    )
+    assert (view.miss_reason, view.other_scope) == (MissReason.EVICTED, OtherScopeView(0, 1))
+
+
+async def test_with_whole_units_it_is_what_an_acquire_of_them_finds(
+    client: Any, chain: Any, cache: Any
+) -> None:
+    hints = Hints(unit_ends=(1,), whole_units=True)
+    reserved = await client.cache.reserve(client.session_id, "", chain(1, 2, 3, 4), hints)
+    await client.commit(reserved, client.write(chain(1, 2, 3, 4), reserved))
+    asked = Chain.of(chain(1, 2, 3, "else"))
+    view = cache.explaining.prefix(NAMESPACE, 0, asked, whole_units=True)
+    events = cache.acquire_resident(client.session_id, "r", asked, hints)
+    assert (events[0].matched_count, events[0].miss_reason) == (2, MissReason.WITHIN_UNIT)
+    assert (view.present_count, view.miss_reason) == (2, MissReason.WITHIN_UNIT)
+    assert (view.stored_count, view.divergence.index) == (3, 3)
+    assert view.divergence.nearest.hash_prefix == chain(1, 2, 3, 4)[3][:8]
+    assert view.shares[0].block_count == 2
+    plain = cache.explaining.prefix(NAMESPACE, 0, asked)
+    assert (plain.present_count, plain.stored_count) == (3, 3)
+    assert plain.miss_reason is MissReason.NEVER_STORED
+
+
 async def test_an_acquire_is_explained_afterwards(
     client: Any, chain: Any, cache: Any, clock: Any
 ) -> None:
@@ -165,6 +224,21 @@ async def test_runs_are_nodes_and_forks_begin_new_ones(client: Any, chain: Any, 
     ]
     assert whole_tree(cache, namespace_id=bytes(32)) == []
     assert len(whole_tree(cache, namespace_id=doc.namespace_id)) == 4
+
+
+async def test_a_node_is_of_one_owner(client: Any, chain: Any, cache: Any) -> None:
+    owners = OwnerRuns(("", "acme", "acme/search"), (2, 3, 5))
+    blocks = chain(1, 2, 3, 4, 5)
+    reserved = await cache.reserve(client.session_id, "", blocks, Hints(owners=owners))
+    await client.commit(reserved, client.write(blocks, reserved))
+    nodes = whole_tree(cache)
+    assert [(node.owner, node.block_count, node.child_count) for node in nodes] == [
+        ("", 2, 1),
+        ("acme", 1, 1),
+        ("acme/search", 2, 0),
+    ]
+    assert [node.parent_block_hash for node in nodes] == [b"", blocks[1], blocks[2]]
+    assert whole_tree(cache, nodes_max=1) == nodes
 
 
 async def test_what_leaves_next_is_ranked_and_leased_blocks_are_not(

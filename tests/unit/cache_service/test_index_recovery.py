@@ -51,6 +51,7 @@ def forest(seed: int, count: int) -> RecoveredColumns:
         expire_second=np.array(ends, np.uint32),
         owners=("", "acme", "acme/search", "beta/x")[: count + 1],
         owner_row=np.array([rng.randrange(4) for _ in range(count)], np.int32),
+        unit_end=np.array([rng.random() < 0.2 for _ in range(count)], np.bool_),
     )
 
 

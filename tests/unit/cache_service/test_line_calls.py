@@ -36,6 +36,9 @@ class Servicer:
     async def AcquireResident(self, request: Any, context: Any) -> pb.AcquireResidentResponse:
         return pb.AcquireResidentResponse()
 
+    async def LookupPrefix(self, request: Any, context: Any) -> pb.LookupPrefixResponse:
+        return pb.LookupPrefixResponse()
+
     async def CommitBlocks(self, request: Any, context: Any) -> pb.CommitBlocksResponse:
         return pb.CommitBlocksResponse()
 

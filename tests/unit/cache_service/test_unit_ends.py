@@ -1,6 +1,9 @@
 """Whoever asks for whole prefix units gets a match that ends where one does."""
 
+import asyncio
 from typing import Any
+
+import pytest
 
 from cache_service.cache import Cache
 from cache_service.hints import Hints
@@ -85,18 +88,68 @@ async def test_what_is_before_a_dropped_block_is_a_unit(
     assert (await match(client, blocks[:5]))[0] == 3
 
 
-async def test_after_a_restart_ends_and_forks_are_units(
-    limits: Any, clock: Any, connect: Any, chain: Any, tmp_path: Any
-) -> None:
-    def start() -> Cache:
+@pytest.fixture
+def start(limits: Any, clock: Any, tmp_path: Any) -> Any:
+    def start_one() -> Cache:
         arena = HostArena(16 * PAGE_BYTES, extent_bytes=4 * PAGE_BYTES)
         ssd = SsdTier.open(tmp_path, capacity_bytes=6 * SEGMENT_BYTES, segment_bytes=SEGMENT_BYTES)
         return Cache(arena, ssd, limits, clock, QuietListener())
 
+    return start_one
+
+
+async def written(cache: Cache) -> None:
+    while cache.stats().pending_write_count:
+        await asyncio.sleep(0.001)
+
+
+async def test_units_are_the_same_after_a_restart(start: Any, connect: Any, chain: Any) -> None:
     cache = start()
     client = connect(cache)
-    await store(client, chain("p", 1, "b"), 1)
-    await store(client, chain("p", 1, "c"), 2)
+    await store(client, chain(1, 2, 3, 4, 5), 1, 4)
+    await store(client, chain("p", 1, "b"), 2, forks=False)
+    await store(client, chain("p", 1, "c"), 2, forks=False)
+    for _ in range(2):  # the second time from the index alone
+        await cache.drain()
+        cache = start()
+        client = connect(cache)
+        assert await match(client, chain(1, 2, 3, 4)) == (2, MissReason.WITHIN_UNIT)
+        assert (await match(client, chain(1, 2, 3, 4, 5, 6)))[0] == 5
+        assert await match(client, chain("p", 1, "d")) == (0, MissReason.WITHIN_UNIT)
+    await cache.drain()
+
+
+async def test_a_mark_that_came_when_the_block_was_written_is_not_lost(
+    start: Any, connect: Any, chain: Any, clock: Any
+) -> None:
+    """With the next tick, so that a crash does not take it; and where a crash is no more than that
+    nothing is drained."""
+    cache = start()
+    client = connect(cache)
+    await store(client, chain("p", 1, 2, "b"), 3)
+    await written(cache)
+    await store(client, chain("p", 1, "c"), 2)  # parts behind 1
+    await store(client, chain("p"), 0)
+    assert cache._parts.index.unit_ends.unsaved_count == 2
+    cache.tick()
+    await written(cache)
+    assert cache._parts.index.unit_ends.unsaved_count == 0
+    await cache._parts.cold.ssd.close()
+    again = start()
+    client = connect(again)
+    assert (await match(client, chain("p", 1, "d")))[0] == 2
+    assert (await match(client, chain("p", 3)))[0] == 1
+    assert await match(client, chain("p", 1, 2)) == (2, MissReason.WITHIN_UNIT)
+    await again.drain()
+
+
+async def test_where_nothing_was_ever_marked_forks_and_ends_of_chains_are_units(
+    start: Any, connect: Any, chain: Any
+) -> None:
+    cache = start()
+    client = connect(cache)
+    await store(client, chain("p", 1, "b"), forks=False)
+    await store(client, chain("p", 1, "c"), forks=False)
     await cache.drain()
     cache = start()
     client = connect(cache)

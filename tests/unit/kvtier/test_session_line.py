@@ -45,7 +45,7 @@ def test_frames_come_out_whole_however_they_come_in(
 def test_the_bytes_are_those_of_the_format() -> None:
     raw = pack(LineFrame(258, Method.RESERVE_BLOCKS, b"abc"))
     assert raw == bytes([3, 0, 0, 0, 2, 1, 0, 0, 2, 0, 0, 0]) + b"abc"
-    assert [int(method) for method in Method] == [1, 2, 3]
+    assert [int(method) for method in Method] == [1, 2, 3, 4]
     assert (int(Outcome.ANSWER), int(Outcome.STATUS)) == (1, 2)
 
 

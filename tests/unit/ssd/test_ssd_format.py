@@ -151,7 +151,7 @@ def test_a_marker_parses_as_it_was_packed() -> None:
 
 
 def test_a_newer_marker_says_what_to_do() -> None:
-    raw = json.dumps({"format": 3, "segment_bytes": 4096, "more": True}).encode()
+    raw = json.dumps({"format": 4, "segment_bytes": 4096, "more": True}).encode()
     with pytest.raises(FormatTooNewError, match="upgrade kvtier"):
         parse_marker(raw)
 

@@ -22,7 +22,7 @@ def make_request() -> MakeRequest:
 @pytest.fixture
 def make_event(make_request: MakeRequest) -> MakeEvent:
     def make(request_id: str) -> UsageEvent:
-        tokens = ChargedTokens({Tier.GPU: 64, Tier.SSD: 128}, 17, 5)
+        tokens = ChargedTokens({Tier.GPU: 64, Tier.SSD: 128}, 17, 5, 16, "5m")
         return UsageEvent(make_request(request_id), 2_000_000_000, UsageEnd.STOP, tokens, 123)
 
     return make

@@ -1,5 +1,6 @@
 """What each end of a request charges: the table in docs/billing.md, row by row."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from worker.usage_wire import event_message
 FULL = EngineUsage(192, {Tier.GPU: 64, Tier.HOST: 64}, 64, 10, 0.1, 0.2, MissReason.NONE)
 EARLY = EngineUsage(96, {Tier.SSD: 64}, 32, 0, 0.1, 0.2, MissReason.NONE)
 NOTHING = ChargedTokens()
+CLASS = {"cache_write_ttl_class": "1h"}
 
 RULES = {
     UsageEnd.STOP: (FULL, ChargedTokens({Tier.GPU: 64, Tier.HOST: 64}, 64, 10)),
@@ -38,6 +40,21 @@ def test_a_request_ended_after_its_first_token_charges_the_whole_prompt(end):
 
 def test_tokens_made_after_a_stop_string_are_not_charged():
     assert charge(FULL, UsageEnd.STOP, undelivered_tokens=3).completion_tokens == 7
+
+
+def test_what_was_kept_is_told_with_its_class_and_never_more_than_is_charged():
+    kept = replace(FULL, written_tokens=48)
+    told = charge(kept, UsageEnd.STOP, ttl_class="1h")
+    assert (told.cache_write_tokens, told.cache_write_ttl_class) == (48, "1h")
+    assert told == replace(charge(FULL, UsageEnd.STOP), cache_write_tokens=48, **CLASS)
+    # Blocks may hold tokens made after a stop string.
+    told = charge(replace(FULL, written_tokens=74), UsageEnd.STOP, 6, "1h")
+    assert (told.completion_tokens, told.cache_write_tokens) == (4, 68)
+    assert charge(FULL, UsageEnd.STOP, ttl_class="1h").cache_write_ttl_class == ""
+    for end in (UsageEnd.ERROR, UsageEnd.WORKER_LOST):
+        assert charge(kept, end, ttl_class="1h") == NOTHING
+    with pytest.raises(ValueError, match="more than it computed"):
+        ChargedTokens({Tier.GPU: 64}, 3, 2, 6)
 
 
 def test_the_table_names_every_end_reason():
@@ -73,6 +90,8 @@ def test_the_message_to_billing_says_all_of_it(make_event):
     assert message.tokens.hit_tokens_by_tier.gpu == 64
     assert message.tokens.hit_tokens_by_tier.ssd == 128
     assert message.tokens.hit_tokens == 192
+    assert message.tokens.cache_write_tokens == 16
+    assert message.tokens.cache_write_ttl_class == "5m"
     assert message.end_time.ToNanoseconds() == 2_000_000_000
     assert message.ttft.ToNanoseconds() == 123
     assert message.client_request_id == "client ü"

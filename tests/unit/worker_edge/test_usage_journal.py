@@ -1,11 +1,14 @@
 """The journal as its callers see it: what comes back after it was closed or killed."""
 
 import asyncio
+import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from worker.errors import (
     JournalDirectoryError,
@@ -16,12 +19,15 @@ from worker.errors import (
 from worker.usage_event import UsageEnd
 from worker.usage_journal import JournalLimits, UsageJournal
 from worker.usage_journal_format import (
+    FORMAT_VERSION,
     BadLineError,
     Begin,
     End,
     SegmentHead,
     decode,
+    delivered_path,
     encode,
+    end_fields,
     segment_path,
     segment_paths,
 )
@@ -72,6 +78,40 @@ async def test_an_ended_request_is_pending_and_the_same_after_reopening(tmp_path
     reopened.close()
 
 
+def as_format_1(record: dict) -> bytes:
+    body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    return b"%016x %b\n" % (xxhash.xxh3_64_intdigest(body), body)
+
+
+async def test_a_journal_of_format_1_is_read_delivered_and_gone_on_with(tmp_path, make_event):
+    """As a worker left it that knew nothing of cache writes."""
+    events = {name: make_event(name) for name in ("told", "waits")}
+    records = [{"type": "segment", "format": 1}]
+    for event in events.values():
+        fields = end_fields(event)
+        del fields["cache_write"]
+        records += [{"type": "begin", "request": fields["request"]}, {"type": "end", **fields}]
+    lines = [as_format_1({"sequence": n, **each}) for n, each in enumerate(records, 1)]
+    segment_path(tmp_path, 1).write_bytes(b"".join(lines))
+    delivered_path(tmp_path).write_bytes(as_format_1({"format": 1, "acknowledged": 3}))
+
+    journal = UsageJournal(tmp_path)
+    assert (journal.opening.damaged_bytes, journal.opening.lost_count) == (0, 0)
+    await write(journal, make_event, "new")
+    waits, new = [p.event for p in outbox_of(journal).pending(10)]
+    assert new == make_event("new")
+    bare = replace(events["waits"].tokens, cache_write_tokens=0, cache_write_ttl_class="")
+    assert waits == replace(events["waits"], tokens=bare)
+    journal.close()
+
+
+@pytest.mark.parametrize("written", [{}, {"tokens": 1}, {"tokens": "1", "ttl_class": ""}, 7])
+def test_an_end_whose_cache_write_is_none_does_not_count(make_event, written):
+    fields = {"sequence": 7, "type": "end", **end_fields(make_event("a")), "cache_write": written}
+    with pytest.raises(BadLineError):
+        decode(as_format_1(fields).removesuffix(b"\n"))
+
+
 async def test_a_begun_request_ends_as_worker_lost_at_the_next_start_and_only_once(
     tmp_path, make_event, make_request
 ):
@@ -108,11 +148,11 @@ def test_a_path_that_is_no_directory_is_refused(tmp_path):
 
 def test_a_newer_format_is_refused_and_left_alone(tmp_path):
     path = segment_path(tmp_path, 1)
-    path.write_bytes(encode(1, SegmentHead(format=2)))
+    path.write_bytes(encode(1, SegmentHead(format=FORMAT_VERSION + 1)))
     with pytest.raises(JournalTooNewError, match="newer kvtier") as caught:
         UsageJournal(tmp_path)
     assert caught.value.reason == "FORMAT_TOO_NEW"
-    assert path.read_bytes() == encode(1, SegmentHead(format=2))
+    assert path.read_bytes() == encode(1, SegmentHead(format=FORMAT_VERSION + 1))
     path.unlink()
     UsageJournal(tmp_path).close()
 

@@ -28,6 +28,23 @@ def test_resident_prefix_is_a_gpu_hit_of_whole_blocks_and_leaves_one_token(bench
     assert warm.tokens() == cold.tokens()
 
 
+def test_what_it_was_the_first_to_keep_is_told_once(bench: Any, memory_cache: Any) -> None:
+    def written(engine: Any, name: str, tokens: list[int], **more: Any) -> int:
+        (watcher,) = bench.run(engine, bench.request(name, tokens, **more))
+        count: int = watcher.end.usage.written_tokens
+        return count
+
+    engine = bench.engine(memory_cache)
+    assert written(engine, "read only", PROMPT, cache_mode=CacheMode.READ_ONLY) == 0
+    # 40 + 17 tokens, the last one's KV was never computed: seven whole blocks.
+    assert written(engine, "cold", PROMPT, new=17) == 56
+    assert written(engine, "warm", PROMPT, new=17) == 0
+    assert written(engine, "longer", [*PROMPT[:16], 9, *PROMPT[16:]]) == 24
+    assert written(engine, "no store", PROMPT[1:], cache_mode=CacheMode.BYPASS) == 0
+    # What the cache service brings was somebody else's to keep.
+    assert written(bench.engine(memory_cache), "elsewhere", PROMPT) == 8
+
+
 def test_generated_tokens_extend_the_chain_for_the_next_turn(bench: Any) -> None:
     engine = bench.engine()
     (first,) = bench.run(engine, bench.request("one", PROMPT, new=17))
