@@ -7,7 +7,7 @@ GEN := .venv-gen
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench proto proto-check clean
+.PHONY: help setup demo test test-versions check fmt bench proto proto-check clean
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,16 @@ test: $(STAMP) $(GEN)/.ready  ## ruff, mypy, generated code and all tests
 	@echo "== mypy" && $(BIN)/mypy
 	@echo "== generated code" && $(MAKE) --no-print-directory proto-check
 	@echo "== pytest" && $(BIN)/python -m pytest $(ARGS)
+
+OTHER_TRANSFORMERS := .venv-transformers
+# 5.17 wants an older hub and its HTTP client. Without dependencies: torch and the rest stay as pinned.
+WITH_5.17.0 := huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9 h11==0.16.0 certifi==2026.10.19.post1
+test-versions: $(STAMP)  ## the models with the oldest and a newer transformers
+	@set -e; for version in 5.17.0 5.24.0; do echo "== transformers $$version"; \
+	  test -d $(OTHER_TRANSFORMERS)/$$version || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
+	    --target $(OTHER_TRANSFORMERS)/$$version transformers==$$version $$(test $$version != 5.17.0 || echo $(WITH_5.17.0)); \
+	  PYTHONPATH=$(OTHER_TRANSFORMERS)/$$version $(BIN)/python -m pytest $(ARGS) tests/unit/worker_engine \
+	    tests/contract/test_architectures.py tests/contract/test_more_architectures.py tests/contract/test_rope_by_length.py; done
 
 check: $(STAMP)  ## ruff and mypy only
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -4,9 +4,10 @@
 
 Host memory: a block comes only after its bytes were claimed, and a claim is given only within the
 hard quota; so blocks and claims together never pass it. Own blocks leave for it, least valuable
-first. An account above its soft quota goes on while there is room; where there is none its leaves
-are the first to leave, those of several such accounts in the policy's order. SSD: the same claims,
-made when a block is queued.
+first. An account above its soft quota, claims counted, goes on while there is room; where there is
+none its leaves are the first to leave, those of several such accounts in the policy's order. Such
+an account takes no leaf of another that is within its own soft quota. SSD: the same claims, made
+when a block is queued.
 
 Invariant: an account is here while an owner or a claim is on it; its bytes are the sum over its
 owners. O(log n) a leaf, and nothing where no quotas are set: there is no such object then. Written
@@ -16,7 +17,8 @@ by the owner table, the index, the room and the write queue; event loop only.
 import heapq
 import itertools
 from array import array
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from cache_service.block_tree import BlockTree
@@ -52,10 +54,21 @@ class Account:
         """Claims as many blocks of this size as fit, at most `count`; how many."""
         hard = self.quota.host_hard_bytes
         if hard is not None:
-            room = hard - self.host_bytes - self.host_claimed_bytes
-            count = min(count, max(0, room) // size)
+            count = min(count, max(0, hard - self.host_used_bytes) // size)
         self.host_claimed_bytes += count * size
         return count
+
+    def like_next(self, size: int, count: int) -> int:
+        """How many of the next `count` blocks of this size are, like the first of them, within the
+        soft quota, or above it."""
+        soft = self.quota.host_soft_bytes
+        within = 0 if soft is None else (soft - self.host_used_bytes) // size
+        return min(count, within) if within > 0 else count
+
+    @property
+    def host_used_bytes(self) -> int:
+        """With what is claimed: it has slabs, or is about to take them."""
+        return self.host_bytes + self.host_claimed_bytes
 
     @property
     def over_ssd_hard(self) -> bool:
@@ -65,7 +78,7 @@ class Account:
     @property
     def over_host_soft(self) -> bool:
         soft = self.quota.host_soft_bytes
-        return soft is not None and self.host_bytes > soft
+        return soft is not None and self.host_used_bytes > soft
 
 
 class Accounts:
@@ -87,6 +100,8 @@ class Accounts:
         self._by_owner: dict[int, Account] = {}
         self._queued: Column = array("b")
         """One for the heaps of all accounts: a row is on one."""
+        self._unbound = LeafHeap(self._standing_unbound)
+        """Leaves that no soft quota is for: of accounts without one, and on no account."""
         self._over: list[tuple[int, int, Account]] = []
         """Accounts above their soft quota by their first leaf's standing; outdated ones too."""
         self._ties = itertools.count()
@@ -130,13 +145,34 @@ class Accounts:
             account.queued = now
         return None
 
+    def first_for_borrower(self) -> int | None:
+        """The leaf that leaves next for an account above its soft quota; None when all that may
+        leave are within the soft quotas of others."""
+        first = self.first_over()
+        return self._unbound.first() if first is None else first
+
+    def may_leave_for(self, asker: Account | None, rows: Iterable[int]) -> bool:
+        """Whether these may leave together: where the asker is above its soft quota, no other
+        account may be below its own after it."""
+        if asker is None or not asker.over_host_soft:
+            return True
+        sizes: Counter[Account] = Counter()
+        for row in rows:
+            account = self.of_row(row)
+            if account is not None and account is not asker:
+                sizes[account] += self._tree.payload_bytes(row)
+        return all(
+            account.host_used_bytes - size >= (account.quota.host_soft_bytes or 0)
+            for account, size in sizes.items()
+        )
+
     def leaving(self, count: int) -> list[int]:
         """Up to `count` of them, in order. Changes nothing."""
         found: list[tuple[int, int]] = []
         for account in self._by_name.values():
             if not account.over_host_soft:
                 continue
-            left = account.host_bytes - (account.quota.host_soft_bytes or 0)
+            left = account.host_used_bytes - (account.quota.host_soft_bytes or 0)
             for row in account.leaves.least(count):
                 if left <= 0:
                     break
@@ -173,6 +209,14 @@ class Accounts:
         return [AccountView(a.name, a.quota, a.host_bytes, a.ssd_bytes) for a in largest]
 
     # -- claims ------------------------------------------------------------------------------------
+
+    def claim_host(self, account: Account, size: int, count: int) -> int:
+        """`Account.claim_host`; what is above the soft quota by it is borrowed."""
+        before = account.over_host_soft
+        claimed = account.claim_host(size, count)
+        if account.over_host_soft and not before:
+            self._note(account)
+        return claimed
 
     def unclaim_host(self, account: Account, size: int) -> None:
         """What was claimed came, or will not."""
@@ -226,6 +270,8 @@ class Accounts:
 
     def offered(self, row: int) -> None:
         """A block in host memory may be a victim from now on, or has got its owner."""
+        if self._standing_unbound(row) != ABSENT:
+            self._unbound.push(row)
         account = self.of_row(row)
         if account is not None and self._standing(account, row) != ABSENT:
             account.leaves.push(row)
@@ -234,6 +280,7 @@ class Accounts:
 
     def left_host(self, row: int) -> None:
         """The block leaves host memory."""
+        self._unbound.forget(row)
         account = self.of_row(row)
         if account is not None:
             account.leaves.forget(row)
@@ -241,8 +288,14 @@ class Accounts:
     # -- below -------------------------------------------------------------------------------------
 
     def _standing(self, account: Account, row: int) -> int:
-        if self.of_row(row) is not account:
-            return FOREIGN
+        return self._standing_of(row) if self.of_row(row) is account else FOREIGN
+
+    def _standing_unbound(self, row: int) -> int:
+        account = self.of_row(row)
+        bound = account is not None and account.quota.host_soft_bytes is not None
+        return ABSENT if bound else self._standing_of(row)
+
+    def _standing_of(self, row: int) -> int:
         if row not in self._order or not self._may_leave(row):
             return ABSENT
         # What is not wanted again leaves before all that is.
@@ -271,6 +324,8 @@ class Accounts:
             assert self._by_name[account.name] is account
             for place, more in enumerate((*owners[number], 1)):
                 sums[account.name][place] += more
+        unbound = {row for row in self._tree if self._standing_unbound(row) != ABSENT}
+        self._unbound.check_integrity(unbound)
         claimed = dict.fromkeys(self._by_name, 0)
         for account, size in self._ssd_claims.values():
             claimed[account.name] += size
@@ -279,8 +334,8 @@ class Accounts:
             assert sums[name] == kept, name
             assert account.ssd_claimed_bytes == claimed[name]
             quota = account.quota
-            used = account.host_bytes + account.host_claimed_bytes
-            assert quota.host_hard_bytes is None or used <= quota.host_hard_bytes
+            hard = quota.host_hard_bytes
+            assert hard is None or account.host_used_bytes <= hard
             assert not account.over_ssd_hard
             rows = {row for row in self._tree if self.of_row(row) is account}
             leaves = {row for row in rows if self._standing(account, row) != ABSENT}

@@ -7,7 +7,7 @@ those in which nothing has to stay, the one whose blocks are worth least togethe
 what continues them in host memory; what has a record on the SSD stays cached there.
 
 Has to stay: held and withheld blocks and everything before one, and slabs that are reserved or
-being loaded.
+being loaded; for an account above its soft quota also what another has within its own.
 O(blocks in host memory), in NumPy; rare, because an extent holds many slabs.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from cache_service.accounts import Account
 from cache_service.block_columns import NOWHERE
 from cache_service.index import BlockIndex
 from storage.host.arena import HostArena
@@ -24,23 +25,30 @@ from storage.tier import PAGE_BYTES, rounded
 __all__ = ["leaf_of_size", "rows_of_extent"]
 
 
-def rows_of_extent(index: BlockIndex, arena: HostArena, slab_bytes: int) -> list[int] | None:
+def rows_of_extent(
+    index: BlockIndex, arena: HostArena, slab_bytes: int, asker: Account | None = None
+) -> list[int] | None:
     """Rows that leave, children before parents, to empty the best extent of another slab size.
 
-    None when every such extent has something that must stay.
+    `asker`: the account they leave for. None when every such extent has something that must stay.
     """
     rows, extents = _placed(index, arena)
     candidates = _candidates(index, arena, slab_bytes, rows, extents)
     if not candidates:
         return None
     worths = np.bincount(extents, index.host_worths(rows), minlength=max(candidates) + 1)
-    chosen = min(candidates, key=lambda extent: (worths[extent], -extent))
-    return _with_what_follows(index, rows[extents == chosen].tolist())
+    for extent in sorted(candidates, key=lambda extent: (worths[extent], -extent)):
+        leaving = _with_what_follows(index, rows[extents == extent].tolist())
+        if index.accounts is None or index.accounts.may_leave_for(asker, leaving):
+            return leaving
+    return None
 
 
-def leaf_of_size(index: BlockIndex, arena: HostArena, slab_bytes: int) -> int | None:
+def leaf_of_size(
+    index: BlockIndex, arena: HostArena, slab_bytes: int, asker: Account | None = None
+) -> int | None:
     """The leaf of one slab size that is worth least; None when none may leave."""
-    tree, columns = index.tree, index.tree.columns
+    tree, columns, accounts = index.tree, index.tree.columns, index.accounts
     rows, _ = _placed(index, arena)
     free = (columns.array("pins")[rows] == 0) & (columns.array("host_children")[rows] == 0)
     on_ssd = columns.array("segment")[rows] != NOWHERE
@@ -48,7 +56,9 @@ def leaf_of_size(index: BlockIndex, arena: HostArena, slab_bytes: int) -> int | 
     leaves = (
         row
         for row in rows[free].tolist()
-        if rounded(tree.payload_bytes(row)) == slab_bytes and not index.keeping.withheld(row)
+        if rounded(tree.payload_bytes(row)) == slab_bytes
+        and not index.keeping.withheld(row)
+        and (accounts is None or accounts.may_leave_for(asker, [row]))
     )
     return min(leaves, key=index.host_standing, default=None)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from cache_service.accounts import Account
 from cache_service.block_tree import NOWHERE
 from cache_service.chains import Chain
 from cache_service.events.changes import LEFT_HOST, LEFT_SSD
@@ -23,15 +24,20 @@ class IndexLeaving(IndexQueries):
 
     # -- copies leave ------------------------------------------------------------------------------
 
-    def host_victim(self) -> int | None:
-        """The leaf that leaves host memory next; None when every leaf is held."""
+    def host_victim(self, asker: Account | None = None) -> int | None:
+        """The leaf that leaves host memory next; None when every leaf is held.
+
+        `asker`: the account that it leaves for. None also when that is above its soft quota, and
+        all that may leave are within those of others."""
         first = self.one_offs.first()
         if first is None and self.accounts is not None:
+            if asker is not None and asker.over_host_soft:
+                return self.accounts.first_for_borrower()
             first = self.accounts.first_over()
         return self._host.victim() if first is None else first
 
     def evict_host(self, row: int) -> Slab:
-        """Gives away the slab of the leaf that leaves next, `host_victim()`, or of one that leaves
+        """Gives away the slab of the leaf that leaves next, `host_victim`, or of one that leaves
         for its own account's sake."""
         slab = self.tree.slab(row)
         if row in self.one_offs or (self.accounts is not None and row != self._host.victim()):
@@ -187,9 +193,9 @@ class IndexLeaving(IndexQueries):
         """The copy goes; whoever calls sees to its slab, and looks at the parent again."""
         columns = self.tree.columns
         self.host_payload_bytes -= self.tree.payload_bytes(row)
+        if self.accounts is not None:
+            self.accounts.left_host(row)
         if columns.owner[row]:
-            if self.accounts is not None:
-                self.accounts.left_host(row)
             self.owners.host_left(row)
         self.host_only_count -= columns.segment[row] == NOWHERE
         if self._departures is not None:

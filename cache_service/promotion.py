@@ -177,10 +177,12 @@ class Promoter:
         if not await self._claim(row, size, patient):
             self._end(row, MissReason.QUOTA)
             return None
+        asker = self._claims[row][0] if row in self._claims else None
         if patient:
-            slab = await self._room.take_waiting(size, self._writer.busy, self._room.patience())
+            wait = (self._writer.busy, self._room.patience())
+            slab = await self._room.take_waiting(size, *wait, asker)
         else:
-            slab = self._room.take(size)
+            slab = self._room.take(size, asker)
         if slab is None:
             self._end(row, MissReason.ARENA_FULL)
         elif not tree.on_ssd(row):

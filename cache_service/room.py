@@ -45,17 +45,19 @@ class HostRoom:
         """From now on `ahead` is asked before a block leaves, and `writer` is woken after."""
         self._ahead, self._writer = ahead, writer
 
-    def take(self, block_bytes: int) -> Slab | None:
+    def take(self, block_bytes: int, asker: Account | None = None) -> Slab | None:
         """A slab, evicting what is worth least until there is one.
 
-        None when all is held, or when what leaves next has to be written first.
+        `asker`: the account it is for, where its room is claimed; above its soft quota it takes
+        nothing that is within another's. None when all is held, when what leaves next has to be
+        written first, or when the asker may not have it.
         """
-        slabs = self.take_up_to(block_bytes, 1)
+        slabs = self.take_up_to(block_bytes, 1, asker)
         return slabs[0] if slabs else None
 
-    def take_up_to(self, block_bytes: int, count: int) -> list[Slab]:
+    def take_up_to(self, block_bytes: int, count: int, asker: Account | None = None) -> list[Slab]:
         """So many slabs, or as many as `take` would give one after the other, told of once."""
-        return self._take(block_bytes, count, unwritten=False)
+        return self._take(block_bytes, count, asker, unwritten=False)
 
     def take_spare(self, block_bytes: int, count: int) -> list[Slab]:
         """Up to so many slabs for which no block leaves but one-off ones."""
@@ -78,7 +80,9 @@ class HostRoom:
             self._listener.blocks_evicted(Tier.HOST, evicted)
         return slabs
 
-    def _take(self, block_bytes: int, count: int, unwritten: bool) -> list[Slab]:
+    def _take(
+        self, block_bytes: int, count: int, asker: Account | None, unwritten: bool
+    ) -> list[Slab]:
         """`unwritten`: what has to be written first leaves all the same.
 
         There is one order of leaving for blocks of all sizes. Where the next to leave has slabs of
@@ -89,14 +93,15 @@ class HostRoom:
         evicted, slab_bytes = 0, self._arena.slab_bytes(block_bytes)
         while len(slabs) < count:
             slab = self._arena.allocate(block_bytes)
-            if slab is None and self._ahead is None:
+            borrows = slab is None and asker is not None and asker.over_host_soft
+            if slab is None and self._ahead is None and not borrows:
                 run = self._index.evict_host_run(slab_bytes, count - len(slabs))
                 slabs += run
                 evicted += len(run)
                 if run:
                     continue
             if slab is None:
-                slab, left = self._make_room(slab_bytes, unwritten)
+                slab, left = self._make_room(slab_bytes, asker, unwritten)
                 if not left:
                     break
                 evicted += left
@@ -109,22 +114,24 @@ class HostRoom:
             self._writer.wake()
         return slabs
 
-    def _make_room(self, slab_bytes: int, unwritten: bool) -> tuple[Slab | None, int]:
+    def _make_room(
+        self, slab_bytes: int, asker: Account | None, unwritten: bool
+    ) -> tuple[Slab | None, int]:
         """Evicts for one slab; returns the slab of who left, when it fits, and how many left: 0
         when none may."""
         index = self._index
-        victim = index.host_victim()
+        victim = index.host_victim(asker)
         while victim is not None and rounded(index.tree.payload_bytes(victim)) == slab_bytes:
             if self._may_leave([victim], unwritten):
                 return index.evict_host(victim), 1
-            held, victim = victim, index.host_victim()
+            held, victim = victim, index.host_victim(asker)
             if victim == held:
                 return None, 0
         if victim is None:
             return None, 0
-        rows = rows_of_extent(index, self._arena, slab_bytes)
+        rows = rows_of_extent(index, self._arena, slab_bytes, asker)
         if rows is None:
-            leaf = leaf_of_size(index, self._arena, slab_bytes)
+            leaf = leaf_of_size(index, self._arena, slab_bytes, asker)
             rows = [] if leaf is None else [leaf]
         return None, index.evict_host_rows(rows) if self._may_leave(rows, unwritten) else 0
 
@@ -145,17 +152,20 @@ class HostRoom:
         self, account: Account, block_bytes: int, count: int, *, unwritten: bool = False
     ) -> int:
         """Claims room on the account for so many blocks, as many as its quota gives when its own
-        least valuable leaves have left; how many. `unwritten`: those that should be written first
-        leave all the same."""
-        index, evicted = self._index, 0
-        claimed = account.claim_host(block_bytes, count)
+        least valuable leaves have left; how many. All are within the soft quota, or above it: the
+        rest is another claim's. `unwritten`: those that should be written first leave all the same.
+        """
+        index, accounts, evicted = self._index, self._index.accounts, 0
+        assert accounts is not None
+        count = account.like_next(block_bytes, count)
+        claimed = accounts.claim_host(account, block_bytes, count)
         while claimed < count:
             row = account.leaves.first()
             if row is None or not self._may_leave([row], unwritten):
                 break
             self._arena.free(index.evict_host(row))
             evicted += 1
-            claimed += account.claim_host(block_bytes, count - claimed)
+            claimed += accounts.claim_host(account, block_bytes, count - claimed)
         if evicted:
             self.evicted_count += evicted
             self._listener.blocks_evicted(Tier.HOST, evicted)
@@ -189,13 +199,17 @@ class HostRoom:
         return asyncio.get_running_loop().time() + self._wait_seconds
 
     async def take_waiting(
-        self, block_bytes: int, worth_waiting: Callable[[], bool], patience: float
+        self,
+        block_bytes: int,
+        worth_waiting: Callable[[], bool],
+        patience: float,
+        asker: Account | None = None,
     ) -> Slab | None:
         """As `take`, but waits, until `patience` ends, while `worth_waiting()` says so.
 
         Then it goes by what is there: a block that should be written first leaves unwritten.
         """
-        slab = self.take(block_bytes)
+        slab = self.take(block_bytes, asker)
         if slab is not None:
             return slab
         if worth_waiting():
@@ -204,9 +218,9 @@ class HostRoom:
             async with asyncio.timeout_at(patience):
                 while slab is None and worth_waiting():
                     await self._change.wait()
-                    slab = self.take(block_bytes)
+                    slab = self.take(block_bytes, asker)
         if slab is None:
-            slab = next(iter(self._take(block_bytes, 1, unwritten=True)), None)
+            slab = next(iter(self._take(block_bytes, 1, asker, unwritten=True)), None)
         return slab
 
     def give_back(self, slab: Slab) -> None:

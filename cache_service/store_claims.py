@@ -50,7 +50,7 @@ class StoreClaims:
             return None, count
         if reservation.one_off:
             # It pushes nobody out, its own account's blocks neither.
-            claimed = account.claim_host(block_bytes, count)
+            claimed = accounts.claim_host(account, block_bytes, count)
         else:
             claimed = await self._room.claim_waiting(account, block_bytes, count, busy, patience)
         if reservation.state is ReservationState.ENDED:

@@ -175,9 +175,13 @@ class Storing(Side):
             if reservation.one_off:
                 slabs = self._room.take_spare(size, count)
             else:
-                slabs = self._room.take_up_to(size, count)
+                slabs = self._room.take_up_to(size, count, account)
             if not slabs and not reservation.one_off:
-                slab = await self._room.take_waiting(size, busy, patience)
+                if account is not None and count > 1:
+                    # While it waits no more counts as borrowed than it waits for.
+                    self._claims.give_back(reservation, (count - 1) * size)
+                    count = 1
+                slab = await self._room.take_waiting(size, busy, patience, account)
                 slabs = [] if slab is None else [slab]
             if reservation.state is ReservationState.ENDED:
                 for slab in slabs:

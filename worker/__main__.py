@@ -14,6 +14,7 @@ from kvtier.settings import parse_command_line
 from kvtier.tls import check_listeners
 from worker.peers import peers_of
 from worker.settings import ENV_PREFIX, WorkerSettings
+from worker.transformers_version import check_transformers
 
 __all__ = ["main"]
 
@@ -45,6 +46,7 @@ async def serve(settings: WorkerSettings) -> int:
     """
     check_listeners(settings.addresses, settings.security)
     peers_of(settings)
+    check_transformers()
     # Late: reading --help or a bad setting should not take the seconds that torch takes.
     from worker.server import start_worker
 

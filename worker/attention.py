@@ -24,7 +24,14 @@ from transformers.cache_utils import Cache, DynamicLayer
 from worker.errors import ArchitectureRefusedError
 from worker.kv_pages import KvPages
 
-__all__ = ["CURRENT_STEP", "IMPLEMENTATION", "AttentionStep", "PagedCache", "Segment"]
+__all__ = [
+    "CURRENT_STEP",
+    "IMPLEMENTATION",
+    "AttentionStep",
+    "PagedCache",
+    "Segment",
+    "hidden_keys",
+]
 
 IMPLEMENTATION = "kvtier_paged"
 """The name under which transformers finds `paged_attention`. It is not a name that transformers
@@ -70,12 +77,18 @@ class AttentionStep:
         if made is None:
             query_at = torch.arange(keys - queries, keys, device=like.device)[:, None]
             key_at = torch.arange(keys, device=like.device)[None]
-            hidden = key_at > query_at
-            if window is not None:
-                hidden |= key_at <= query_at - window
+            hidden = hidden_keys(query_at, key_at, window)
             made = torch.zeros(queries, keys, dtype=like.dtype, device=like.device)
             self.masks[name] = made.masked_fill_(hidden, float("-inf"))
         return self.masks[name]
+
+
+def hidden_keys(query_at: torch.Tensor, key_at: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Which keys a query does not see, by positions of any shapes that go together."""
+    hidden = key_at > query_at
+    if window is not None:
+        hidden |= key_at <= query_at - window
+    return hidden
 
 
 CURRENT_STEP: ContextVar[AttentionStep] = ContextVar("kvtier_attention_step")

@@ -2,6 +2,7 @@
 
     WorkerError
     ├── CheckpointError              the directory is not a usable checkpoint
+    ├── TransformersVersionError     the installed transformers is older than what is tested
     ├── ArchitectureRefusedError     its KV cannot be cached correctly
     ├── SelfTestFailedError          paged logits differ from the plain model's
     ├── ModelUnknownError            this worker serves another model
@@ -49,6 +50,7 @@ __all__ = [
     "SelfTestFailedError",
     "TenantUnknownError",
     "TokenIdOutOfRangeError",
+    "TransformersVersionError",
     "UsageJournalFailedError",
     "WorkerError",
 ]
@@ -60,6 +62,10 @@ class WorkerError(KvtierError):
 
 class CheckpointError(WorkerError):
     reason = "CHECKPOINT_INVALID"
+
+
+class TransformersVersionError(WorkerError):
+    reason = "TRANSFORMERS_VERSION"
 
 
 class ArchitectureRefusedError(WorkerError):

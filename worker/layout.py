@@ -15,6 +15,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from worker.errors import ArchitectureRefusedError
+from worker.transformers_version import cache_argument
 
 __all__ = ["BlockLayout", "LayerLayout", "probe_layout"]
 
@@ -96,7 +97,12 @@ def probe_layout(model: Any, block_tokens: int) -> BlockLayout:
     zero = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
         with torch.inference_mode():
-            model(input_ids=zero, position_ids=zero, past_key_values=recording, use_cache=True)
+            model(
+                input_ids=zero,
+                position_ids=zero,
+                use_cache=True,
+                **{cache_argument(model): recording},
+            )
     except Exception as error:
         raise ArchitectureRefusedError(
             f"the model does not run with a plain key-value cache: {type(error).__name__}: {error}"

@@ -20,6 +20,7 @@ from worker.layout import BlockLayout, probe_layout
 from worker.namespace import checkpoint_namespace
 from worker.rope_regime import Regime, RegimeName, choose_regime
 from worker.self_test import run_self_test
+from worker.transformers_version import check_transformers
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -75,12 +76,13 @@ def load_model(
 
     `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16"; for
     `rope_regime` see `worker.rope_regime`. Raises CheckpointError, ArchitectureRefusedError,
-    SelfTestFailedError, ValueError for a bad argument.
+    SelfTestFailedError, TransformersVersionError, ValueError for a bad argument.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if rope_regime not in get_args(RegimeName):
         raise ValueError(f"rope_regime must be short or long, not {rope_regime!r}")
+    check_transformers()
     weight_files = _weight_files(directory)
     config = _read_config(directory)
     refuse_uncacheable(config)
@@ -89,7 +91,7 @@ def load_model(
     model = _read_model(directory, config, _pick_dtype(dtype, device), device)
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
-    run_self_test(model, layout)
+    run_self_test(model, layout, regime.context_tokens)
     return LoadedModel(
         name=directory.resolve().name,
         architecture=type(model).__name__,

@@ -19,6 +19,7 @@ from worker.attention import (
 )
 from worker.errors import ArchitectureRefusedError
 from worker.kv_pages import KvPages, PageId
+from worker.transformers_version import cache_argument
 
 __all__ = ["ModelRunner", "Span"]
 
@@ -52,7 +53,7 @@ class ModelRunner:
             ) from error
         self._model = model
         self._kv = kv
-        self._cache = PagedCache(kv)
+        self._cache_argument = {cache_argument(model): PagedCache(kv)}
 
     def run(self, spans: Sequence[Span]) -> torch.Tensor:
         """Computes `spans`; logits `[sum of wanted_logits, vocabulary]` in their order, float32.
@@ -68,9 +69,9 @@ class ModelRunner:
                 output = self._model(
                     input_ids=self._tensor(tokens)[None],
                     position_ids=self._tensor(positions)[None],
-                    past_key_values=self._cache,
                     use_cache=True,
                     logits_to_keep=self._tensor(_wanted_rows(spans)),
+                    **self._cache_argument,
                 )
         finally:
             CURRENT_STEP.reset(current)

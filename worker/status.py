@@ -12,6 +12,7 @@ _Code = grpc.StatusCode
 STATUS_TABLE: StatusTable = {
     errors.WorkerError: _Code.INTERNAL,
     errors.CheckpointError: _Code.FAILED_PRECONDITION,
+    errors.TransformersVersionError: _Code.FAILED_PRECONDITION,
     errors.ArchitectureRefusedError: _Code.FAILED_PRECONDITION,
     errors.SelfTestFailedError: _Code.FAILED_PRECONDITION,
     errors.ModelUnknownError: _Code.NOT_FOUND,

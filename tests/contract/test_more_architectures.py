@@ -91,11 +91,11 @@ COMPUTED: dict[str, dict[str, Any]] = {
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     # A mask of its own that is the causal one until `keep_window_size` tokens.
     "doge": ({**COMMON, "keep_window_size": 200}, "mask of its own"),
-    "bloom": ({"hidden_size": 64, "n_layer": 3, "n_head": 4}, "0 of 3 layers"),
+    "falcon": ({**COMMON, "alibi": False}, "0 of 3 layers"),
     "diffllama": (COMMON, "of 3 layers used"),
     "deepseek_v32": (
         {**LATENT, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 32},
-        "indexed_attention",
+        "deepseek_v32 has layers of kind",
     ),
     "jamba": (COMMON, "recurrent"),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cache_service.block_tree import NOWHERE
+from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.cache import Cache
 from cache_service.hints import Hints
 from cache_service.index import BlockIndex
@@ -14,6 +14,7 @@ from cache_service.listener import QuietListener
 from cache_service.owner_runs import OwnerRuns
 from cache_service.quotas import Quota, Quotas, parse_quotas
 from cache_service.recycling import plan_recycling
+from cache_service.room import HostRoom
 from cache_service.views import CacheLimits, CachePolicies
 from kvtier.blocks import MissReason
 from storage.host.arena import HostArena
@@ -218,6 +219,67 @@ async def test_of_several_borrowers_the_least_valuable_leaf_leaves(
     assert gone[-1] == sorted(gone[-1]) == list(range(len(gone[-1])))
 
 
+async def test_one_large_store_takes_nothing_that_is_within_anothers_soft_quota(
+    start: Start, connect: Any, chain: Any
+) -> None:
+    cache = start({"quiet": blocks(host_soft=6), "flood": blocks(host_soft=5)})
+    client = connect(cache)
+    await client.store(chain("q", "u", "i", "e"), owned("quiet"))
+    view = await client.reserve(chain(*range(13)), hints=owned("flood"))
+    assert (len(view.missing), view.refused_count) == (12, 1)
+    assert view.refused_reason is MissReason.ARENA_FULL
+    await client.commit(view, client.write(chain(*range(13)), view))
+    assert held(cache) == {"flood": (12, 0), "quiet": (4, 0)}
+    # Another one: its own leave for it, and what nobody can give is refused.
+    assert await client.store(chain(*(f"more {i}" for i in range(13))), owned("flood")) == 12
+    assert held(cache) == {"flood": (12, 0), "quiet": (4, 0)}
+    # What was borrowed is given back to who is within its quota.
+    assert await client.store(chain("t", "s"), owned("quiet")) == 2
+    assert held(cache) == {"flood": (10, 0), "quiet": (6, 0)}
+
+
+async def test_reservations_under_way_count_as_borrowed(
+    start: Start, connect: Any, chain: Any
+) -> None:
+    cache = start({"*": blocks(host_soft=5)}, host_eviction="lru")
+    client = connect(cache)
+    await client.store(chain("q", "u", "i", "e"), owned("quiet"))
+    views = [
+        await client.reserve(chain(*(f"{n} {i}" for i in range(4))), hints=owned("flood"))
+        for n in range(4)
+    ]
+    assert [len(view.missing) for view in views] == [4, 4, 4, 0]
+    assert held(cache)["quiet"] == (4, 0)
+    # Given back, they are nobody's any more: the next may have them.
+    for view in views[:3]:
+        cache.abort(client.session_id, view.reservation_id)
+    assert held(cache) == {"quiet": (4, 0)}
+    assert await client.store(chain("f"), owned("flood")) == 1
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+async def test_who_borrows_takes_what_no_soft_quota_is_for(
+    start: Start, connect: Any, chain: Any, policy: str
+) -> None:
+    """Of nobody, and of accounts with a hard quota alone; the rest of the store is refused."""
+    quotas = {
+        "quiet": blocks(host_soft=6),
+        "flood": blocks(host_soft=5),
+        "fixed": blocks(host_hard=4),
+    }
+    cache = start(quotas, host_eviction=policy)
+    client = connect(cache)
+    await client.store(chain("q", "u", "i", "e"), owned("quiet"))
+    await client.store(chain("n", "o"))
+    await client.store(chain("f", "x"), owned("fixed"))
+    await client.store(chain("b"), owned("beta"))
+    lease = await client.acquire(chain("f"))
+    assert await client.store(chain(*range(14)), owned("flood")) == 11
+    assert held(cache) == {"flood": (11, 0), "fixed": (1, 0), "quiet": (4, 0)}
+    client.release(lease)
+    assert client.present(chain("n", "o")) == client.present(chain("b")) == 0
+
+
 async def test_a_one_off_takes_what_its_quota_has_and_nobodys_place(
     start: Start, connect: Any, chain: Any
 ) -> None:
@@ -251,6 +313,33 @@ async def test_a_load_stays_within_the_quota_too(start: Start, connect: Any, cha
     again = await client.acquire(chain("x", "y"))
     assert again.ready_count == 2
     assert held(cache)["acme"] == (3, 5)
+    client.release(again)
+    await cache.drain()
+
+
+async def test_a_load_takes_nothing_that_is_within_anothers_soft_quota(
+    start: Start, connect: Any, chain: Any
+) -> None:
+    cache = start({"quiet": blocks(host_soft=8), "acme": blocks(host_soft=4)}, ssd=True)
+    client = connect(cache)
+    await client.store(chain("a", "b"), owned("acme"))
+    await written(cache)
+    await client.store(chain(*(f"new {i}" for i in range(16))), owned("acme"))
+    await written(cache)
+    await client.store(chain(*(f"quiet {i}" for i in range(8))), owned("quiet"))
+    await written(cache)
+    assert held(cache)["quiet"][0] == 8
+    lease = await client.acquire(chain(*(f"new {i}" for i in range(8))))
+    assert lease.ready_count == 8
+    short = await client.acquire(chain("a", "b"))
+    assert short.ready_count == 0
+    assert short.end is not None
+    assert short.end.miss_reason is MissReason.ARENA_FULL
+    assert held(cache)["quiet"][0] == 8
+    client.release(lease)
+    again = await client.acquire(chain("a", "b"))
+    assert again.ready_count == 2
+    assert held(cache)["quiet"][0] == 8
     client.release(again)
     await cache.drain()
 
@@ -338,4 +427,30 @@ def test_who_passes_the_soft_quota_by_a_held_block_gives_up_another(arena: HostA
     index.evict_host(rows[1])
     assert index.host_victim() == rows[0]
     index.unpin(rows[2])
+    index.check_integrity()
+
+
+def test_for_who_borrows_no_extent_is_emptied_that_another_has_within_its_quota() -> None:
+    arena = HostArena(8 * PAGE_BYTES, extent_bytes=4 * PAGE_BYTES)
+    index = BlockIndex(arena, GreedyDual(), GreedyDual(), evicted_memory_count=4)
+    index.limit(Quotas({"quiet": blocks(host_soft=3), "flood": blocks(host_soft=1)}))
+    assert index.accounts is not None
+    room = HostRoom(arena, index, QuietListener(), wait_seconds=1.0)
+    for number in range(8):
+        row = index.add(chain_of(number)[0], NOWHERE, NAMESPACE, BLOCK_BYTES)
+        index.owners.enter(row, "quiet" if number < 4 else "flood")
+        slab = arena.allocate(BLOCK_BYTES)
+        assert slab is not None
+        index.put_host(row, slab, 0)
+    flood, size = index.accounts.of_path("flood"), 2 * PAGE_BYTES
+    assert flood is not None
+    # One of quiet's is borrowed, but not its whole extent.
+    assert room.claim(flood, size, 2) == 2
+    assert len(room.take_up_to(size, 2, flood)) == 2
+    assert all(index.tree.find(chain_of(number)[0]) != ABSENT for number in range(4))
+    assert room.claim(flood, size, 1) == 1
+    assert room.take(size, flood) is None
+    assert all(index.tree.find(chain_of(number)[0]) != ABSENT for number in range(4))
+    # Who has no quota takes it, as before.
+    assert room.take(size) is not None
     index.check_integrity()
