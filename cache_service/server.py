@@ -121,6 +121,7 @@ class CacheServer:
         handover = ArenaHandover(settings.arena_socket_path, cache.arena.fd, cache, line_calls)
         handover.start()
         stack.push_async_callback(handover.stop)
+        stack.push_async_callback(line_calls.ended, settings.drain_seconds)
         served = services(cache, servicer)
         for service in served:
             service.add_to(grpc_server.server)

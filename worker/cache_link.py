@@ -254,7 +254,7 @@ class CacheLink:
 
     def _probe(self) -> None:
         try:
-            session = open_session(self._terms, OPEN_SECONDS_MAX, self._last)
+            session: CacheSession | None = open_session(self._terms, OPEN_SECONDS_MAX, self._last)
         except PEER_FAILURES as error:
             self._counts.trouble(
                 "probe_failures", "the cache service is still away", problem=_short(error)
@@ -262,17 +262,31 @@ class CacheLink:
             self._breaker.failed()
             return
         with self._opening:
-            previous, self._session = self._session, session
-            self._last = session
+            if self._closed:
+                previous, session = session, None
+            else:
+                previous, self._session = self._session, session
+                self._last = session
         if previous is not None:
             previous.retire()
+        if session is None:
+            return  # the link was closed meanwhile
         self._opened(session)
         self._breaker.succeeded()
 
     def _prefault(self, session: CacheSession) -> None:
         if session.arena is not None and session.enter():
-            session.arena.prefault(lambda: not (self._closed or session.retired))
-            session.leave()
+            try:
+                session.arena.prefault(lambda: not (self._closed or session.retired))
+            except Exception as error:
+                # The first copies pay for it instead.
+                self._counts.trouble(
+                    "arenas_not_touched",
+                    "the arena could not be touched ahead of its use",
+                    problem=_short(error),
+                )
+            finally:
+                session.leave()
 
 
 def _short(error: BaseException) -> str:

@@ -4,21 +4,25 @@
 
 A call over gRPC takes half a millisecond of two processes' time; this takes a tenth. Nobody wakes
 anybody to read: the thread that waits for an answer reads the socket itself, hands others theirs,
-and leaves the reading to one of them when its own has come. Answers that nobody waits for are read
-by a thread of their own, started with the first of them.
+and leaves the reading to one of them when its own has come. Who waits until the service takes more
+reads too, where nobody else does: the service takes nothing while its answers are not taken.
+Answers that nobody waits for are read by a thread of their own, started with the first of them.
 
-Invariant: an answer reaches its own call or nobody; each wait ends at its call's deadline. What
+Invariant: an answer reaches its own call or nobody; each wait ends at its call's deadline, but for
+answers that nobody waits for, which may come `LATE_SECONDS` later. What
 goes wrong is a grpc.RpcError as gRPC's own, or NonsenseError. Any thread; locks guard the socket's
 two directions and the table of calls.
 """
 
 import contextlib
+import logging
 import math
 import queue
 import select
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -28,13 +32,30 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from kvtier.bulk import MalformedFrameError
-from kvtier.session_line import FROM_SERVICE, Frames, LineFrame, Method, Outcome, pack
+from kvtier.session_line import (
+    FRAME_BYTES_MAX,
+    FROM_SERVICE,
+    Frames,
+    LineFrame,
+    Method,
+    Outcome,
+    pack,
+)
 from kvtier.v1 import cache_pb2, cache_pb2_grpc
 from worker.transfer import NonsenseError
 
 __all__ = ["LineCallError", "LineStub", "SessionLine"]
 
+log = logging.getLogger(__name__)
+
 RECEIVE_BYTES = 64 * 1024
+
+LATE_SECONDS = 5.0
+"""After a call's deadline its answer is still taken where a callback waits for it: the service was
+told of no deadline, and what it reserved meanwhile has to be given back."""
+
+LOOK_SECONDS = 0.05
+"""Who waits until the service takes more looks so often whether somebody still reads."""
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -85,7 +106,7 @@ class LineFuture(Generic[Answer]):
 
     def result(self) -> Answer:
         """Waits. Raises LineCallError, NonsenseError."""
-        frame = self._line.wait(self)
+        frame = self._line.wait(self, self.deadline)
         try:
             if frame.kind == Outcome.ANSWER:
                 return self._answer.FromString(frame.message)
@@ -95,7 +116,8 @@ class LineFuture(Generic[Answer]):
         raise LineCallError(status.code, status.details, tuple(status.trailing_metadata))
 
     def add_done_callback(self, callback: Callable[["LineFuture[Answer]"], None]) -> None:
-        """Nobody is going to wait: `callback` is called from another thread, however it ends."""
+        """Nobody is going to wait: `callback` is called from another thread, however it ends; of a
+        line that is closed, from this one."""
         self._line.leave(self, callback)
 
 
@@ -114,7 +136,10 @@ class SessionLine:
         self._sending = threading.Lock()
         self._changed = threading.Condition()
         # Under `_changed`:
-        self._calls: dict[int, LineFuture[Any]] = {}
+        self._calls: weakref.WeakValueDictionary[int, LineFuture[Any]] = (
+            weakref.WeakValueDictionary()
+        )
+        """Without an answer. One that nobody holds any more is nobody's, and not kept for it."""
         self._last_call = 0
         self._reading = False
         self._closed = False
@@ -126,53 +151,62 @@ class SessionLine:
         self, method: Method, request: Message, answer: type[Answer], seconds: float
     ) -> LineFuture[Answer]:
         """Sends a call that may take so long. Raises LineCallError, NonsenseError."""
+        message = request.SerializeToString()
+        if len(message) > FRAME_BYTES_MAX:
+            raise LineCallError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"a call of {len(message)} bytes; {FRAME_BYTES_MAX} go over the session's line",
+            )
         future = LineFuture(self, answer, self._clock() + seconds)
         with self._changed:
             self._check()
             number = self._last_call = (self._last_call + 1) % 2**32
             self._calls[number] = future
-        self._send(pack(LineFrame(number, method, request.SerializeToString())), future.deadline)
+        self._send(pack(LineFrame(number, method, message)), future.deadline)
         return future
 
-    def wait(self, future: LineFuture[Any]) -> LineFrame:
-        """The answer's frame, at the latest when the call's time is up. Raises LineCallError,
-        NonsenseError."""
+    def wait(self, future: LineFuture[Any], until: float) -> LineFrame:
+        """The answer's frame, at the latest `until`. Raises LineCallError, NonsenseError."""
         with self._changed:
             while self._reading and future.frame is None and self._broken is None:
-                if not self._changed.wait(future.deadline - self._clock()):
-                    self._give_up(future)
+                if not self._changed.wait(until - self._clock()) and future.frame is None:
+                    raise _time_up()
             if future.frame is not None:
                 return future.frame
             self._check()
             self._reading = True
         try:
             while future.frame is None:
-                self._read(future.deadline)
-                if future.frame is None and self._clock() >= future.deadline:
-                    with self._changed:
-                        self._give_up(future)
+                self._read(until)
+                if future.frame is None and self._clock() >= until:
+                    raise _time_up()
             return future.frame
         finally:
-            with self._changed:
-                self._reading = False
-                self._changed.notify_all()
-                if self._closed:
-                    self._connection.close()
+            self._end_reading()
 
     def leave(self, future: LineFuture[Any], callback: Callable[[LineFuture[Any]], None]) -> None:
         """Has another thread wait for `future`, then call `callback`."""
 
         def await_it() -> None:
-            future.exception()
+            with contextlib.suppress(grpc.RpcError, NonsenseError):
+                self.wait(future, future.deadline + LATE_SECONDS)
             callback(future)
 
         with self._changed:
-            if self._left is None:
-                self._left = queue.SimpleQueue()
-                threading.Thread(
-                    target=_run_all, args=(self._left,), name="cache-line-left", daemon=True
-                ).start()
-            self._left.put(await_it)
+            closed = self._closed
+            if not closed:
+                self._left_queue().put(await_it)
+        if closed:
+            await_it()
+
+    def _left_queue(self) -> "queue.SimpleQueue[Callable[[], None] | None]":
+        """Of the thread that waits for what is left. REQUIRES: `_changed` is held, not closed."""
+        if self._left is None:
+            self._left = queue.SimpleQueue()
+            threading.Thread(
+                target=_run_all, args=(self._left,), name="cache-line-left", daemon=True
+            ).start()
+        return self._left
 
     def close(self) -> None:
         """Ends the line, and the session with it. Waiting calls end. Idempotent."""
@@ -194,36 +228,57 @@ class SessionLine:
         if self._closed:
             raise LineCallError(grpc.StatusCode.UNAVAILABLE, "the session's line is closed")
 
-    def _give_up(self, future: LineFuture[Any]) -> None:
-        """REQUIRES: `_changed` is held. Raises LineCallError unless the answer came meanwhile."""
-        if future.frame is not None:
-            return
-        for number, other in self._calls.items():
-            if other is future:
-                del self._calls[number]  # its answer will be nobody's
-                break
-        raise LineCallError(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time is up")
-
     def _send(self, data: bytes, deadline: float) -> None:
+        if not self._sending.acquire(timeout=max(0.0, deadline - self._clock())):
+            raise _time_up()  # another call is being sent
         view = memoryview(data)
-        with self._sending:
-            try:
-                while view:
-                    try:
-                        view = view[self._connection.send(view) :]
-                    except BlockingIOError:
-                        self._await_room(deadline)
-            except OSError as error:
-                # Half a frame may be out: nothing can follow it.
-                raise self._break(
-                    LineCallError(grpc.StatusCode.UNAVAILABLE, f"the session's line broke: {error}")
-                ) from None
+        try:
+            while view:
+                try:
+                    view = view[self._connection.send(view) :]
+                except BlockingIOError:
+                    self._await_room(deadline)
+        except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
+            if isinstance(error, TimeoutError) and len(view) == len(data):
+                raise _time_up() from None
+            # Half a frame may be out: nothing can follow it.
+            raise self._break(
+                LineCallError(grpc.StatusCode.UNAVAILABLE, f"the session's line broke: {error}")
+            ) from None
+        finally:
+            self._sending.release()
 
     def _await_room(self, deadline: float) -> None:
-        room = select.poll()
-        room.register(self._connection, select.POLLOUT)
-        if not room.poll(_milliseconds(deadline - self._clock())):
+        """Waits for a while until the service takes more, and reads if nobody does. Raises
+        TimeoutError."""
+        left = deadline - self._clock()
+        if left <= 0:
             raise TimeoutError("the service does not read")
+        reads = self._begin_reading()
+        try:
+            room = select.poll()
+            room.register(self._connection, select.POLLOUT | (select.POLLIN if reads else 0))
+            came = room.poll(_milliseconds(left if reads else min(left, LOOK_SECONDS)))
+            if reads and any(events & ~select.POLLOUT for _, events in came):
+                self._read(deadline)
+        finally:
+            if reads:
+                self._end_reading()
+
+    def _begin_reading(self) -> bool:
+        """False when somebody reads, or nobody can any more."""
+        with self._changed:
+            if self._reading or self._closed or self._broken is not None:
+                return False
+            self._reading = True
+            return True
+
+    def _end_reading(self) -> None:
+        with self._changed:
+            self._reading = False
+            self._changed.notify_all()
+            if self._closed:
+                self._connection.close()
 
     def _read(self, deadline: float) -> None:
         """Waits for some bytes at most until `deadline`. REQUIRES: this thread is the reader."""
@@ -255,12 +310,22 @@ class SessionLine:
             self._broken = self._broken or error
             self._calls.clear()
             self._changed.notify_all()
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)  # wakes who reads
             return self._broken
 
 
 def _run_all(work: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
     while (each := work.get()) is not None:
-        each()
+        try:
+            each()
+        except Exception:
+            # The others that are left have theirs to come.
+            log.exception("what was to follow an answer failed")
+
+
+def _time_up() -> LineCallError:
+    return LineCallError(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time is up")
 
 
 def _milliseconds(seconds: float) -> int:

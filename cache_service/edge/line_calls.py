@@ -4,9 +4,12 @@
           -> handler of the gRPC call -> answer, or the status that gRPC would give
 
 Who opened the session was let in as an engine, and the line is that session's, so there are no
-roles to ask for; none of these calls is audited. Event loop only; the state is whether it drains.
+roles to ask for; none of these calls is audited. Event loop only; the state is how many run, and
+whether it drains.
 """
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -25,6 +28,8 @@ from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 
 __all__ = ["LineCalls"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,21 @@ class LineCalls:
         self._calls = calls
         self._wall_clock = wall_clock
         self._draining = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def drain(self) -> None:
         """From now on calls are told that the service ends; running ones go on."""
         self._draining = True
+
+    async def ended(self, seconds: float) -> None:
+        """Returns when no call runs any more, or after so long. REQUIRES: `drain` was called."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("calls over lines are cut short", extra={"call_count": self._running})
 
     def waits(self, frame: LineFrame) -> bool:
         """Whether `answer` may wait. Else it ends at its first step."""
@@ -92,6 +108,8 @@ class LineCalls:
         if self._draining:
             raise ShuttingDownError("the service is ending; try again, or another one")
         self._calls.begin(session.session_id)
+        self._running += 1
+        self._idle.clear()
         try:
             handler: Callable[[Any, None], Coroutine[Any, Any, Message]] = self._handlers[
                 Method(frame.kind)
@@ -99,3 +117,6 @@ class LineCalls:
             return await handler(request, None)
         finally:
             self._calls.end(session.session_id)
+            self._running -= 1
+            if not self._running:
+                self._idle.set()

@@ -15,9 +15,12 @@ import pytest
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import NamespaceId
 from kvtier.v1 import cache_pb2 as pb
+from worker import cache_link
 from worker.arena_handover import take_arena
 from worker.breaker import Breaker
 from worker.cache_port import StoreResult
+from worker.cache_session import open_session
+from worker.transfer import ArenaMap
 
 
 @pytest.fixture(params=["shared_memory", "bulk", "stream"])
@@ -157,6 +160,51 @@ def test_an_idle_client_keeps_its_session(make_service: Any, make_client: Any, t
     threading.Event().wait(1.5)
     assert service.stats().session_count == 1
     assert client.counts()["sessions_opened"] == 1
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_arena_that_cannot_be_touched_costs_no_keeper_and_no_session(
+    make_service: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ArenaMap, "prefault", breaks)
+    service = make_service(
+        limits={"session_ttl_seconds": 0.6, "lease_ttl_seconds": 5, "reservation_ttl_seconds": 5}
+    )
+    client = make_client(service.address, "shared_memory")
+    service.until(lambda stats: stats.session_count == 1)
+    threading.Event().wait(1.5)
+    assert service.stats().session_count == 1
+    assert client.counts()["sessions_opened"] == 1
+    client.close()
+    service.until(lambda stats: stats.session_count == 0)
+    assert not [each for each in threading.enumerate() if each.name == "cache-keeper"]
+
+
+def test_a_session_that_a_probe_opens_beside_the_close_is_closed_too(
+    make_service: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, go_on = threading.Event(), threading.Event()
+
+    def opens_slowly(*terms: Any) -> Any:
+        session = open_session(*terms)
+        opened.set()
+        assert go_on.wait(20)
+        return session
+
+    monkeypatch.setattr(cache_link, "open_session", opens_slowly)
+    monkeypatch.setattr(cache_link, "RENEW_SECONDS_MAX", -1.9)  # how long a close waits: 0.1 s
+    service = make_service()
+    breaker = Breaker(time.monotonic, failures_max=1, wait_seconds=0.05)
+    breaker.failed()
+    client = make_client(service.address, "shared_memory", breaker=breaker)
+    assert opened.wait(20)
+    client.close()
+    assert service.stats().session_count == 1
+    go_on.set()
+    service.until(lambda stats: stats.session_count == 0)
 
 
 def test_corrupt_bytes_cut_the_prefix_and_are_reported(

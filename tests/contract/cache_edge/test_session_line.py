@@ -183,3 +183,31 @@ def test_a_service_that_ends_ends_the_line(make_service: Any, open_peer: Any, to
     ending.end()
     with pytest.raises((EOFError, ConnectionResetError)):
         line.next()
+
+
+def test_a_service_that_ends_answers_the_calls_under_way_first(
+    make_service: Any, open_peer: Any, tools: Any
+) -> None:
+    ending, chain = make_service(), tools.fresh_chain(2)
+    first, second = (open_peer(ending, "shared_memory") for _ in range(2))
+    first.reserve(chain[:1])
+    line = Line(second.connection)
+    answer = line.ask(Method.RESERVE_BLOCKS, reserve(second, chain))
+    reserved = pb.ReserveBlocksResponse.FromString(answer.message)
+    assert list(reserved.missing_indexes) == [1]
+    # It waits for the block that the first one stores.
+    line.send(
+        Method.COMMIT_BLOCKS,
+        pb.CommitBlocksRequest(
+            session_id=second.id,
+            reservation_id=reserved.reservation_id,
+            checksums=second.write(reserved, chain),
+        ),
+    )
+    ending.until(lambda stats: stats.reservation_count == 2)
+    ending.end()
+    committed = line.next()
+    assert committed.kind == Outcome.ANSWER
+    assert pb.CommitBlocksResponse.FromString(committed.message).committed_count == 0
+    with pytest.raises((EOFError, ConnectionResetError)):
+        line.next()

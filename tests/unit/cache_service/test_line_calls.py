@@ -116,3 +116,20 @@ async def test_a_fault_of_ours_is_told_as_one_and_logged(
         assert await world.reserve() == "INTERNAL"
     assert any(record.exc_info for record in caplog.records)
     assert world.in_flight.count == 0
+
+
+async def test_its_end_waits_for_running_calls_and_not_for_ever(world: World) -> None:
+    world.calls.drain()
+    await world.calls.ended(10.0)
+    other = World()
+    running = asyncio.create_task(other.reserve())
+    await asyncio.sleep(0)
+    other.calls.drain()
+    await other.calls.ended(0.01)
+    assert not running.done()
+    ending = asyncio.create_task(other.calls.ended(10.0))
+    await asyncio.sleep(0)
+    assert not ending.done()
+    other.servicer.go.set()
+    assert await running == "r"
+    await ending

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +217,44 @@ async def test_a_disk_that_does_not_take_it_is_in_the_receipt_and_it_can_be_repe
     assert (shred.destruction, len(shred.key_ids)) == (KeyDestruction.PENDING, 1)
     _, shred = await shredded(cold)
     assert (shred.destruction, len(shred.key_ids)) == (KeyDestruction.DURABLE, 0)
+
+
+async def test_a_disk_that_hangs_ends_the_wait_and_the_keys_go_when_it_answers(
+    arena: HostArena,
+    limits: CacheLimits,
+    clock: Any,
+    connect: Any,
+    chain: Any,
+    open_ssd: Open,
+    env: FaultyEnv,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = replace(limits, forget_wait_seconds=0.1)
+    cache = Cache(arena, open_ssd(), few, clock, QuietListener())
+    client = connect(cache)
+    await client.store(chain(1, 2), MINE)
+    await written(cache)
+    answers, rename = threading.Event(), env.rename
+
+    def hang(source: Path, target: Path) -> None:
+        assert answers.wait(60)
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(env, "rename", hang)
+        try:
+            async with asyncio.timeout(20):
+                _, shred = await shredded(cache)
+        finally:
+            answers.set()
+    assert (shred.destruction, len(shred.key_ids)) == (KeyDestruction.PENDING, 1)
+    assert await client.store(chain("after"), MINE) == 1
+    await written(cache)
+    assert cache._parts.cold is not None
+    (key_id,) = cache._parts.cold.ssd.data_keys("acme")
+    assert key_id not in shred.key_ids
+    await cache.drain()
+    cache.check_integrity()
 
 
 async def test_blocks_in_clear_are_counted_and_leave_the_count_when_they_move(

@@ -1,5 +1,6 @@
 """The client's end of a session's line: each answer to its own call, no wait without an end."""
 
+import select
 import socket
 import threading
 import time
@@ -9,9 +10,18 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 
 from kvtier.errors import KvtierError, read_error, status_of
-from kvtier.session_line import FROM_CLIENT, Frames, LineFrame, Method, Outcome, pack
+from kvtier.session_line import (
+    FRAME_BYTES_MAX,
+    FROM_CLIENT,
+    Frames,
+    LineFrame,
+    Method,
+    Outcome,
+    pack,
+)
 from kvtier.v1 import cache_pb2 as pb
 from worker.session_line import LineCallError, LineFuture, SessionLine
 from worker.transfer import NonsenseError
@@ -87,7 +97,7 @@ def test_a_thread_that_reads_hands_over_when_its_own_answer_came(
             assert waiting[number - 1].result(SECONDS).committed_count == number
 
 
-def test_a_call_ends_when_its_time_is_up_and_its_late_answer_is_nobodys(
+def test_a_call_ends_when_its_time_is_up_and_its_late_answer_is_no_others(
     ends: tuple[SessionLine, Peer],
 ) -> None:
     line, peer = ends
@@ -99,7 +109,7 @@ def test_a_call_ends_when_its_time_is_up_and_its_late_answer_is_nobodys(
     next_one = call(line, "next")
     peer.answer(peer.next(), 2)
     assert next_one.result().committed_count == 2
-    assert not late.done()
+    assert late.result().committed_count == 1
 
 
 def test_one_that_waits_behind_a_reader_ends_in_time_too(ends: tuple[SessionLine, Peer]) -> None:
@@ -198,3 +208,113 @@ def test_a_service_that_does_not_read_holds_nobody_beyond_the_deadline(
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     with pytest.raises(LineCallError):
         call(line)
+
+
+BIG = pb.CommitBlocksRequest(checksums=[2**60] * 200_000)
+
+
+def big_call(line: SessionLine, seconds: float) -> LineFuture[Any]:
+    return line.call(Method.COMMIT_BLOCKS, BIG, pb.CommitBlocksResponse, seconds)
+
+
+def test_who_waits_for_anothers_sending_ends_in_its_own_time(
+    ends: tuple[SessionLine, Peer],
+) -> None:
+    line, peer = ends
+    with ThreadPoolExecutor(2) as threads:
+        sending = threads.submit(big_call, line, SECONDS)
+        assert select.select([peer.connection], [], [], SECONDS)[0]
+        with pytest.raises(LineCallError) as raised:
+            threads.submit(call, line, "short", 0.1).result(SECONDS / 2)
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        # Nothing of it went out, so the line is as good as before.
+        peer.answer(peer.next(), 1)
+        assert sending.result(SECONDS).result().committed_count == 1
+
+
+def test_a_line_that_breaks_while_it_sends_ends_who_reads(ends: tuple[SessionLine, Peer]) -> None:
+    line, _ = ends
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(call(line, seconds=60.0).exception)
+        with pytest.raises(LineCallError):
+            big_call(line, 0.1)
+        error = reading.result(SECONDS)
+        assert isinstance(error, LineCallError)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_who_sends_reads_too_so_that_neither_end_waits_for_the_other(
+    ends: tuple[SessionLine, Peer],
+) -> None:
+    line, peer = ends
+    asked = call(line, "first")
+    first = peer.next()
+
+    def serve() -> None:
+        status = status_pb2.Status(code=13, message="x" * 4_000_000).SerializeToString()
+        # It reads nothing before all of its answer is taken.
+        peer.connection.sendall(pack(LineFrame(first.call, Outcome.STATUS, status)))
+        peer.answer(peer.next(), 2)
+
+    with ThreadPoolExecutor(1) as threads:
+        served = threads.submit(serve)
+        assert big_call(line, SECONDS).result().committed_count == 2
+        served.result(SECONDS)
+    assert isinstance(asked.exception(), LineCallError)
+
+
+def test_a_call_too_long_for_a_frame_is_refused_and_breaks_nothing(
+    ends: tuple[SessionLine, Peer],
+) -> None:
+    line, peer = ends
+    request = pb.CommitBlocksRequest(reservation_id="x" * FRAME_BYTES_MAX)
+    with pytest.raises(LineCallError) as raised:
+        line.call(Method.COMMIT_BLOCKS, request, pb.CommitBlocksResponse, SECONDS)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    asked = call(line)
+    peer.answer(peer.next(), 1)
+    assert asked.result().committed_count == 1
+
+
+def test_an_answer_that_comes_late_reaches_who_left_a_callback(
+    ends: tuple[SessionLine, Peer],
+) -> None:
+    """A reservation that nobody waits for any more has to be given back all the same."""
+    line, peer = ends
+    late = call(line, "late", seconds=0.05)
+    assert isinstance(late.exception(), LineCallError)
+    came = threading.Event()
+    late.add_done_callback(lambda done: came.set())
+    assert not came.wait(0.2)
+    peer.answer(peer.next(), 3)
+    assert came.wait(SECONDS)
+    assert late.result().committed_count == 3
+
+
+def test_no_thread_outlives_a_line_that_was_closed(ends: tuple[SessionLine, Peer]) -> None:
+    line, _ = ends
+    asked = call(line)
+    line.close()
+    before = threading.active_count()
+    ended = threading.Event()
+    asked.add_done_callback(lambda done: ended.set())
+    assert ended.wait(SECONDS)
+    left = [each for each in threading.enumerate() if each.name == "cache-line-left"]
+    for each in left:
+        each.join(SECONDS)
+    assert threading.active_count() <= before
+
+
+def test_a_callback_that_fails_does_not_end_the_others(ends: tuple[SessionLine, Peer]) -> None:
+    line, peer = ends
+
+    def fail(done: LineFuture[Any]) -> None:
+        raise ZeroDivisionError
+
+    called = threading.Event()
+    first, second = call(line), call(line)
+    first.add_done_callback(fail)
+    second.add_done_callback(lambda done: called.set())
+    for frame in (peer.next(), peer.next()):
+        peer.answer(frame, 1)
+    assert called.wait(SECONDS)
