@@ -110,7 +110,8 @@ class Fuzzer:
             self._named = one
             return [one] if field.is_repeated else one
         if "hash" in name:
-            return self._hashes()
+            chains = [self._hashes() for _ in range(self.rng.randint(1, 3))]
+            return chains if field.is_repeated else chains[0]
         if field.enum_type is not None:
             return self.rng.choice([each.number for each in field.enum_type.values])
         return self._sound[field.name]() if field.name in self._sound else None
