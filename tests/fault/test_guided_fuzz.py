@@ -4,6 +4,7 @@ They are libFuzzer under Python (atheris): inputs that reach new branches are ke
 """
 
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,15 @@ import pytest
 pytest.importorskip("atheris", reason="atheris has no build for this machine: no guided fuzzing")
 
 ROOT = Path(__file__).parents[2]
+GROWTH_MB_MAX = 2048
 
 
 def ran(name: str, seconds: int, folder: Path) -> subprocess.CompletedProcess[str]:
     """What libFuzzer says is in `stderr`, what was raised in `stdout`, its input in `folder`."""
+    # Linux counts the peak of whoever started a process as the process's own; this one ran models.
+    mine_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     flags = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", "-timeout=30"]
+    flags.append(f"-rss_limit_mb={mine_mb + GROWTH_MB_MAX}")
     command = [sys.executable, "-m", f"tests.guided.{name}", *flags]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120, check=False
