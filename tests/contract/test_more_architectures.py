@@ -47,7 +47,14 @@ COMPUTED: dict[str, dict[str, Any]] = {
     "granite": COMMON,
     "granite_swa": {**COMMON, **WINDOW},
     "lfm2": {**COMMON, "layer_types": ["full_attention"] * 3},
-    "mimo_v2_flash": {**COMMON, **WINDOW, **DIM},
+    "mimo_v2_flash": {
+        **COMMON,
+        **WINDOW,
+        **DIM,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
     "minicpm3": {
         **COMMON,
         "num_key_value_heads": 4,
