@@ -131,8 +131,8 @@ def purge(
         _show(receipt)
     if receipt.shred.destruction == pb.KEY_DESTRUCTION_PENDING:
         fail(
-            "KEYS_PENDING: the disk did not take that data keys are destroyed: a restart may bring"
-            " them back; shred again when it answers"
+            "KEYS_PENDING: the disk did not take that data keys are destroyed, or not in time: they"
+            " may still be there; shred again when it answers"
         )
     if receipt.ssd_forgetting == pb.SSD_FORGETTING_PENDING:
         fail(
@@ -278,7 +278,7 @@ def _shred_rows(shred: pb.Shred) -> list[tuple[str, str]]:
 
 _KEY_WORDS = {
     pb.KEY_DESTRUCTION_DURABLE: "destroyed durably",
-    pb.KEY_DESTRUCTION_PENDING: "destroyed here, and perhaps still on the disk",
+    pb.KEY_DESTRUCTION_PENDING: "perhaps not destroyed yet",
     pb.KEY_DESTRUCTION_NONE: "would be destroyed",
 }
 
