@@ -1,23 +1,33 @@
 """Which waiting request gets pages next. Pure: state in, decision out.
 
-Rule: a request is admitted only when every page it can ever need is there: its prompt's pages now,
-and the pages of all tokens it may generate as a reservation. So a running request never waits for
-a page, nothing is ever preempted or computed twice, and no two requests can wait for each other.
-The price: pages are set aside for completions that may end early.
+Order: priority; the tenant's turn (`worker/fair_share.py`); then, within a tenant, who waited past
+the age limit, in order of arrival; the longest resident prefix; the earliest deadline; arrival. A
+request whose next block a running one computes stands back, since it will find it resident: only
+who waits stands back, and only for who runs, so no two wait for each other. One that is past the
+age limit and does not fit is passed by nobody after it.
 
-Order: longest resident prefix first, in order of arrival among equals; a request that waits for
-another one's prefill of the same next block stands back, since it will find that block resident.
-A request older than the age limit goes before all others, in order of arrival, stands back for
-nobody, and when it does not fit nobody passes it.
+Nobody starves: after `PASSES_MAX` admissions the next is that of whoever waited longest, if past
+the age limit, whatever its priority or tenant.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["CANDIDATES_MAX", "AdmissionOrder", "Candidate", "admission_order", "pages_needed"]
+__all__ = [
+    "CANDIDATES_MAX",
+    "PASSES_MAX",
+    "AdmissionOrder",
+    "Candidate",
+    "admission_order",
+    "pages_needed",
+    "pages_soon",
+]
 
 CANDIDATES_MAX = 64
-"""So many of the oldest waiting requests are looked at per admission: a bound on its cost."""
+"""So many waiting requests are looked at per admission: a bound on its cost."""
+
+PASSES_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +38,44 @@ class Candidate:
     waited_seconds: float
     resident_blocks: int
     stands_back: bool
+    priority: int = 0
+    turn: float = 0.0
+    """Of its tenant."""
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionOrder:
     positions: tuple[int, ...]
-    strict_count: int
-    """So many at the front must not be passed by later ones."""
+    strict: frozenset[int]
+    """Must not be passed by those after them."""
+    oldest: int | None
+    """Of those that may go, who waited longest, if past the age limit."""
 
 
-def admission_order(candidates: Sequence[Candidate], age_limit_seconds: float) -> AdmissionOrder:
-    """The order in which to try `candidates`."""
-    overdue = [c for c in candidates if c.waited_seconds > age_limit_seconds]
-    young = [c for c in candidates if c.waited_seconds <= age_limit_seconds and not c.stands_back]
-    overdue.sort(key=lambda c: c.position)
-    young.sort(key=lambda c: (-c.resident_blocks, c.position))
-    return AdmissionOrder(tuple(c.position for c in [*overdue, *young]), len(overdue))
+def admission_order(
+    candidates: Sequence[Candidate], age_limit_seconds: float, *, oldest_first: bool = False
+) -> AdmissionOrder:
+    """The order in which to try `candidates`. `oldest_first`: it was passed often enough."""
+    overdue = frozenset(
+        c.position for c in candidates if c.waited_seconds > age_limit_seconds and not c.stands_back
+    )
+    oldest = min(overdue, default=None)
+
+    def place(c: Candidate) -> tuple[float, ...]:
+        late = c.position in overdue
+        return (
+            not (oldest_first and c.position == oldest),
+            -c.priority,
+            c.turn,
+            not late,
+            c.position if late else -c.resident_blocks,
+            c.deadline,
+            c.position,
+        )
+
+    ready = sorted((c for c in candidates if not c.stands_back), key=place)
+    return AdmissionOrder(tuple(c.position for c in ready), overdue, oldest)
 
 
 def pages_needed(
@@ -57,3 +89,9 @@ def pages_needed(
     shared = prompt_tokens // block_tokens
     longest = -(-(prompt_tokens + completion_tokens - 1) // block_tokens)
     return shared + sample_count * (longest - shared)
+
+
+def pages_soon(prompt_tokens: int, known_tokens: Sequence[int], block_tokens: int) -> int:
+    """Pages for the known tokens of a request's sequences, and one more for each."""
+    shared = prompt_tokens // block_tokens
+    return shared + sum(1 - (-known // block_tokens) - shared for known in known_tokens)

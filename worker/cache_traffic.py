@@ -5,6 +5,9 @@
     | offered           | the tree and the job      | the job is done or revoked                |
     | stuck (abandoned) | the job alone             | the call returns, however late; lent      |
 
+A running request does not wait for any of them: pages are lent to it while a transfer holds as many
+(`lend`), within a bound.
+
 Where pages are on a device, jobs work on copies in host memory and hold no page: what a load
 brought is taken into the pages only while its request still waits for it.
 
@@ -22,9 +25,10 @@ from kvtier.blocks import MissReason
 from worker.cache_lanes import CacheLanes, Job, LoadJob, StoreJob
 from worker.cache_port import PageBytes, RestoreResult
 from worker.kv_pages import KvPages, PageId
-from worker.live_request import LiveRequest, Phase, Sample
+from worker.live_request import LiveRequest, Phase
 from worker.page_pool import PagePool
 from worker.prefix_units import PrefixUnits
+from worker.sequence import TokenSequence
 
 __all__ = ["STORE_SECONDS_MAX", "CacheTraffic", "LoadOutcome"]
 
@@ -57,6 +61,8 @@ class _Flight:
     live: LiveRequest | None = None
     first_block: int = 0
     stuck: bool = False
+    lent_count: int = 0
+    """Of its pages: so many more may be in use until it is over."""
 
 
 class CacheTraffic:
@@ -69,12 +75,15 @@ class CacheTraffic:
         lanes: CacheLanes,
         clock: Callable[[], float],
         units: PrefixUnits,
+        lent_max: int,
     ) -> None:
+        """`lent_max`: pages lent to running requests at a time; the pool must have them."""
         self._kv = kv
         self._pool = pool
         self._lanes = lanes
         self._clock = clock
         self._units = units
+        self._lent_max = lent_max
         self._flights: dict[int, _Flight] = {}
         self.restored_blocks = 0
         self.offered_blocks = 0
@@ -89,6 +98,24 @@ class CacheTraffic:
     @property
     def in_flight_count(self) -> int:
         return len(self._flights)
+
+    @property
+    def storing(self) -> bool:
+        """Whether a store is under way."""
+        return any(isinstance(flight.job, StoreJob) for flight in self._flights.values())
+
+    def lend(self, count: int) -> bool:
+        """Lets up to `count` pages more be in use, while transfers hold as many; whether one."""
+        moving = [f for f in self._flights.values() if f.held and not f.stuck]
+        room = min(count, self._lent_max - sum(flight.lent_count for flight in moving))
+        lent = 0
+        for flight in moving:
+            more = min(room - lent, len(flight.pages) - flight.lent_count)
+            flight.lent_count += more
+            lent += more
+        if lent:
+            self._pool.lend(lent)
+        return lent > 0
 
     def stored_page_count(self) -> int:
         """Pages that stores hold and no request does: taken up again when these end."""
@@ -111,12 +138,12 @@ class CacheTraffic:
         """
         if not self.usable:
             return False
-        pages = live.samples[0].table.pages[first_block:end_block]
+        pages = live.leader.table.pages[first_block:end_block]
         landing = _bytes_or_none(self._kv.landing_bytes, pages)
         if landing is None:
             return False
         deadline = self._clock() + seconds
-        chain = live.chain.hashes[first_block:end_block]
+        chain = live.leader.chain.hashes[first_block:end_block]
         hints = replace(live.cache_hints, whole_units=self._units.whole)
         job = LoadJob(live.request.request_id, chain, landing, deadline, hints, recompute_seconds)
         flight = _Flight(
@@ -124,19 +151,21 @@ class CacheTraffic:
         )
         return self._depart(flight, lambda: self._lanes.load(job))
 
-    def offer(self, live: LiveRequest, sample: Sample, unit_ends: tuple[int, ...] = ()) -> None:
-        """Offers all resident blocks of `sample`, from the first, with the prefix units that end in
-        them; skipped when too many wait."""
-        count = sample.sealed_blocks
+    def offer(
+        self, live: LiveRequest, sequence: TokenSequence, unit_ends: tuple[int, ...] = ()
+    ) -> None:
+        """Offers all resident blocks of `sequence`, from the first, with the prefix units that end
+        in them; skipped when too many wait."""
+        count = sequence.sealed_blocks
         if count == 0 or not self.usable:
             self.skipped_stores += count > 0
             return
-        pages = sample.table.pages[:count]
+        pages = sequence.table.pages[:count]
         content = _bytes_or_none(self._kv.export_bytes, pages)
         if content is None:
             self.skipped_stores += 1
             return
-        chain = sample.chain.hashes[:count]
+        chain = sequence.chain.hashes[:count]
         hints = replace(live.cache_hints, unit_ends=unit_ends, marks_forks=self._units.marks_forks)
         job = StoreJob(live.request.request_id, chain, content, hints)
         flight = _Flight(job, pages, self._kv.direct, self._clock() + STORE_SECONDS_MAX)
@@ -205,7 +234,8 @@ class CacheTraffic:
         self.abandoned += 1
         flight.stuck = True
         if flight.held:
-            self._pool.lend(len(flight.pages))
+            self._pool.lend(len(flight.pages) - flight.lent_count)
+            flight.lent_count = len(flight.pages)
         outcomes = self._abandoned(flight)
         # Whatever waits behind a stuck call would wait as long.
         for other in list(self._flights.values()):
@@ -235,8 +265,7 @@ class CacheTraffic:
         # Last first, so that leaves become idle before their parents.
         for page in reversed(flight.pages):
             self._pool.release(page)
-        if flight.stuck:
-            self._pool.take_back(len(flight.pages))
+        self._pool.take_back(flight.lent_count)
 
 
 def _bytes_or_none(

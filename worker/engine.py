@@ -20,6 +20,7 @@ from worker.cache_lanes import CacheLanes
 from worker.cache_port import CachePort
 from worker.cache_traffic import CacheTraffic
 from worker.engine_settings import EngineSettings
+from worker.engine_state import EngineState
 from worker.engine_stats import EngineStats
 from worker.errors import EngineFailedError, PromptTooLongError, QueueFullError
 from worker.kv_pages import KvPages
@@ -27,6 +28,7 @@ from worker.live_request import LiveRequest
 from worker.model_loader import LoadedModel
 from worker.model_runner import ModelRunner
 from worker.page_pool import PagePool
+from worker.prompt_account import PromptAccount
 from worker.requests import EndReason, EngineRequest, EventSink, RequestId
 from worker.residency import Residency
 from worker.step_loop import StepLoop
@@ -91,7 +93,8 @@ class Engine:
         self._check(request)
         chain = BlockChain(self._loaded.namespace, request.scope)
         chain.extend(request.token_ids)
-        live = LiveRequest(request, sink, chain, self._clock())
+        account = PromptAccount(len(request.token_ids), self._loaded.block_tokens)
+        live = LiveRequest(request, sink, chain, self._clock(), account)
         with self._news:
             if self._closed is not None:
                 raise self._closed("the worker takes no requests any more")
@@ -110,7 +113,10 @@ class Engine:
         self._post(lambda: self._loop.cancel(request_id, reason))
 
     def stop_sample(self, request_id: RequestId, sample_index: int) -> None:
-        """Ends one sample as STOP, at the next step. Unknown ids are ignored."""
+        """Ends one sample as STOP, at the next step or when what it loads has come.
+
+        Unknown ids, and samples without a token, are ignored.
+        """
         self._post(lambda: self._loop.stop_sample(request_id, sample_index))
 
     def count_resident(self, chain: Sequence[BlockHash], told: Callable[[int], None]) -> None:
@@ -230,22 +236,24 @@ class Engine:
 
     def _make_loop(self) -> StepLoop:
         model, layout = self._loaded.model, self._loaded.layout
-        # Twice the pages where transfers touch them: room for those that a stuck call keeps.
+        # Twice the pages where transfers touch them: room for those that a stuck call keeps. And
+        # one more for each that runs while a transfer is under way.
         lending = model.device.type == "cpu" and self._lanes is not None
-        count = self._page_count * (2 if lending else 1)
+        lent_max = self._settings.running_requests_max if lending else 0
+        count = self._page_count * (2 if lending else 1) + lent_max
         kv = KvPages(layout, count, model.device, touched_count=self._page_count)
         pool = PagePool(count, self._page_count)
         units, traffic = self._settings.units, None
         if self._lanes is not None:
-            traffic = CacheTraffic(kv, pool, self._lanes, self._clock, units)
-        return StepLoop(
+            traffic = CacheTraffic(kv, pool, self._lanes, self._clock, units, lent_max)
+        state = EngineState(
             self._settings,
             layout.block_tokens,
-            ModelRunner(model, kv),
             Residency(kv, pool, self._clock, units),
             traffic,
             self._clock,
         )
+        return StepLoop(state, ModelRunner(model, kv))
 
     def _check(self, request: EngineRequest) -> None:
         counts = (len(request.token_ids), request.max_completion_tokens, request.sample_count)

@@ -1,9 +1,11 @@
-"""A request inside the engine, and its samples: where each stands. Owned by the engine's thread.
+"""A request inside the engine: where it stands. Owned by the engine's thread.
 
-    WAITING -> LOADING -> PREFILL -> DECODE -> ENDED
-        \\________________^                      ^ from any phase
+    WAITING -> LOADING -> RUNNING -> ENDED      ends from any phase
+        \\________________^    |
+         ^____________________/   put back: its pages are gone, what it knows stays
 
-The first sample's table carries the prompt; the others fork from it when the prompt is computed.
+Its first sequence computes the prompt; the others fork from it when that is done. One that was put
+back is taken up by its first sequence that has not ended, and the others join that one.
 """
 
 import math
@@ -11,46 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-import torch
-
-from kvtier.blocks import MissReason, Tier
+from kvtier.blocks import MissReason
 from kvtier.keys import BlockChain, BlockHash
-from worker.block_table import BlockTable
+from worker.admission import pages_needed, pages_soon
 from worker.cache_port import CacheHints
-from worker.requests import (
-    CacheMode,
-    EngineRequest,
-    EngineUsage,
-    EventSink,
-    FinishReason,
-)
+from worker.prompt_account import PromptAccount
+from worker.requests import CacheMode, EngineRequest, EngineUsage, EventSink
+from worker.sequence import TokenSequence
 
-__all__ = ["LiveRequest", "Phase", "Sample"]
+__all__ = ["LiveRequest", "Phase"]
 
 
 class Phase(Enum):
     WAITING = "waiting"
     LOADING = "loading"
-    PREFILL = "prefill"
-    DECODE = "decode"
+    RUNNING = "running"
     ENDED = "ended"
-
-
-@dataclass(slots=True, eq=False)
-class Sample:
-    """One completion. `computed` counts its leading tokens whose KV is in `table`."""
-
-    index: int
-    table: BlockTable
-    chain: BlockChain
-    """Of the prompt and, as they are computed, the generated tokens."""
-    reserved_pages: int
-    """Pages it may still take; the pool keeps them for it."""
-    generator: torch.Generator | None
-    computed: int = 0
-    sealed_blocks: int = 0
-    generated: list[int] = field(default_factory=list)
-    finish: FinishReason | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -60,20 +38,40 @@ class LiveRequest:
     request: EngineRequest
     sink: EventSink
     chain: BlockChain
-    """Of the prompt's full blocks, with the rest of the prompt as its tail."""
+    """Of the prompt's full blocks, with the rest of the prompt as its tail; the first sequence's
+    from when that is there."""
     arrived: float
+    account: PromptAccount
     phase: Phase = Phase.WAITING
-    samples: list[Sample] = field(default_factory=list)
-    hit_tokens_by_tier: dict[Tier, int] = field(default_factory=dict)
+    sequences: list[TokenSequence] = field(default_factory=list)
     miss_reason: MissReason = MissReason.NONE
-    admitted: float | None = None
-    loaded: float | None = None
-    """When loading ended; equals `admitted` when nothing was loaded."""
+    number: int = 0
+    """In order of arrival."""
+    admitted: int = 0
+    """In order of admission, the last one's."""
+    waiting_since: float = 0.0
+    loading_since: float = 0.0
+    queue_seconds: float = 0.0
+    """Until the first token, waits that are over."""
+    load_seconds: float = 0.0
     completion_tokens: int = 0
     written_tokens: int = 0
     """Of whole blocks that it computed and was the first to keep in pages."""
-    offered_blocks: int = 0
-    """Leading blocks already offered to the cache service."""
+    preemptions: int = 0
+    turn: float = 0.0
+    """Of its tenant when it was admitted."""
+    served: int = 0
+    """Tokens computed for it since then."""
+    prepaid: int = 0
+    """Tokens that its tenant was charged for, and that are not computed yet."""
+    resident_hint: int = 0
+    """Leading blocks that were resident when last looked."""
+    stops: set[int] = field(default_factory=set)
+    """Samples to end once the load under way is over."""
+
+    @property
+    def tenant(self) -> str:
+        return self.request.tenant
 
     @property
     def prompt_tokens(self) -> int:
@@ -90,44 +88,105 @@ class LiveRequest:
         asked = self.request
         return CacheHints(asked.one_off, asked.ttl_seconds, asked.owners)
 
+    @property
+    def open_sequences(self) -> Sequence[TokenSequence]:
+        """Those that have not ended."""
+        return [sequence for sequence in self.sequences if sequence.finish is None]
+
+    @property
+    def leader(self) -> TokenSequence:
+        """The one that the others share the prompt of. Requires that one has not ended."""
+        return next(sequence for sequence in self.sequences if sequence.finish is None)
+
     def until(self, now: float) -> float:
         """Until when what it stores or uses now may be used."""
         ttl = self.request.ttl_seconds
         return math.inf if ttl is None else now + ttl
 
-    def load_seconds(self, limit_seconds: float) -> float:
+    def load_limit(self, limit_seconds: float) -> float:
         """How long it waits for the cache service, where nobody waits longer than the limit."""
         asked = self.request.cache_timeout_seconds
         return limit_seconds if asked is None else min(asked, limit_seconds)
 
-    def reusable_chain(self, block_tokens: int) -> Sequence[BlockHash]:
-        """Blocks that may be a hit: whole, and leaving at least one token to compute."""
+    def reusable_count(self, block_tokens: int) -> int:
+        """Leading blocks of the leader's chain that may be reused: whole, and leaving at least one
+        token to compute."""
         if self.request.cache_mode is CacheMode.BYPASS:
-            return []
-        return self.chain.hashes[: (self.prompt_tokens - 1) // block_tokens]
+            return 0
+        return (self.leader.known - 1) // block_tokens
 
-    def tokens_of(self, sample: Sample, start: int, end: int) -> list[int]:
-        """Tokens `[start, end)` of prompt and completion."""
-        prompt = self.request.token_ids
-        count = len(prompt)
-        return [
-            *prompt[start : min(end, count)],
-            *sample.generated[max(start - count, 0) : max(end - count, 0)],
-        ]
+    def reusable_chain(self, block_tokens: int) -> Sequence[BlockHash]:
+        return self.leader.chain.hashes[: self.reusable_count(block_tokens)]
+
+    def pages_max(self, block_tokens: int) -> int:
+        """Pages that it can ever hold at once, from now on."""
+        return pages_needed(
+            self.prompt_tokens,
+            self.request.max_completion_tokens,
+            self._open_count(),
+            block_tokens,
+        )
+
+    def pages_soon(self, block_tokens: int) -> int:
+        """Pages for what is known of it, and one more for each sequence that can need it."""
+        known = [sequence.known for sequence in self.open_sequences]
+        # Those that have not forked yet know the prompt.
+        known += [self.prompt_tokens] * (self._open_count() - len(known))
+        soon = pages_soon(self.prompt_tokens, known, block_tokens)
+        return min(soon, self.pages_max(block_tokens))
+
+    def pages_held(self, block_tokens: int) -> int:
+        """Pages of its tables; those of the prompt that all share counted once."""
+        shared = self.prompt_tokens // block_tokens
+        lengths = [len(sequence.table) for sequence in self.open_sequences]
+        own = sum(max(0, length - shared) for length in lengths)
+        return own + min(shared, max(lengths, default=0))
+
+    def pages_growing(self, block_tokens: int) -> int:
+        """Of a running one: pages that it may want next, one for each sequence."""
+        left = self.pages_max(block_tokens) - self.pages_held(block_tokens)
+        return min(self._open_count(), left)
+
+    def waits(self, now: float) -> None:
+        """It waits for pages from now on."""
+        self.phase, self.waiting_since = Phase.WAITING, now
+
+    def starts(self, now: float) -> None:
+        """It has pages."""
+        self.queue_seconds += self._until_first_token(self.waiting_since, now)
+        self.phase = Phase.RUNNING
+
+    def loads(self, now: float) -> None:
+        """It waits for the cache service from now on."""
+        self.phase, self.loading_since = Phase.LOADING, now
+
+    def loaded(self, now: float) -> None:
+        self.load_seconds += self._until_first_token(self.loading_since, now)
+        self.phase = Phase.RUNNING
 
     def usage(self, now: float) -> EngineUsage:
         """What was reused and computed until `now`."""
-        hit = sum(self.hit_tokens_by_tier.values())
-        computed = min(self.samples[0].computed, self.prompt_tokens) if self.samples else hit
-        admitted = now if self.admitted is None else self.admitted
-        loaded = now if self.loaded is None else self.loaded
+        queue_seconds, load_seconds = self.queue_seconds, self.load_seconds
+        if self.phase is Phase.WAITING:
+            queue_seconds += self._until_first_token(self.waiting_since, now)
+        elif self.phase is Phase.LOADING:
+            load_seconds += self._until_first_token(self.loading_since, now)
+        hits = self.account.hit_tokens_by_tier
+        miss_tokens = self.account.computed_tokens
         return EngineUsage(
-            prompt_tokens=computed,
-            hit_tokens_by_tier={t: n for t, n in self.hit_tokens_by_tier.items() if n},
-            miss_tokens=computed - hit,
+            prompt_tokens=sum(hits.values()) + miss_tokens,
+            hit_tokens_by_tier=hits,
+            miss_tokens=miss_tokens,
             completion_tokens=self.completion_tokens,
-            queue_seconds=max(0.0, admitted - self.arrived),
-            load_seconds=max(0.0, loaded - admitted),
+            queue_seconds=queue_seconds,
+            load_seconds=load_seconds,
             miss_reason=self.miss_reason,
             written_tokens=self.written_tokens,
         )
+
+    def _until_first_token(self, since: float, now: float) -> float:
+        return 0.0 if self.account.closed else max(0.0, now - since)
+
+    def _open_count(self) -> int:
+        ended = sum(sequence.finish is not None for sequence in self.sequences)
+        return self.request.sample_count - ended

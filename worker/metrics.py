@@ -5,9 +5,11 @@ Invariant: the token counters count what usage events charge, so that they can b
 ledger. Written on the event loop; prometheus-client makes reading from its own thread safe.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from kvtier.blocks import MissReason, Tier
 from worker.engine_stats import EngineStats
@@ -29,6 +31,16 @@ _ENGINE_GAUGES: tuple[tuple[str, str, Callable[[EngineStats], int]], ...] = (
         "prefill_tokens_per_second",
         "How fast prompts were computed lately.",
         lambda s: s.prefill_tokens_per_second,
+    ),
+)
+
+
+_ENGINE_COUNTERS: tuple[tuple[str, str, Callable[[EngineStats], int]], ...] = (
+    ("preemptions", "Requests put back for want of pages.", lambda s: s.preemptions_total),
+    (
+        "recomputed_tokens",
+        "Tokens computed again after that; in no bill.",
+        lambda s: s.recomputed_tokens_total,
     ),
 )
 
@@ -55,9 +67,10 @@ class WorkerMetrics:
             self._hits.labels(tier.name.lower())
 
     def watch_engine(self, stats: Callable[[], EngineStats]) -> None:
-        """Shows the engine's gauges as of each scrape."""
+        """Shows the engine's gauges and counters as of each scrape."""
         for name, text, read in _ENGINE_GAUGES:
             self._gauge(f"engine_{name}", text).set_function(_reader(read, stats))
+        self.registry.register(_EngineCounters(stats))
 
     def watch_journal(self, used_bytes: Callable[[], int], undelivered_count: int) -> None:
         """`undelivered_count`: events that billing had not when the journal was opened."""
@@ -97,6 +110,18 @@ class WorkerMetrics:
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"kvtier_worker_{name}", text, registry=self.registry, buckets=_SECONDS)
+
+
+class _EngineCounters(Collector):
+    """Read on the page's thread."""
+
+    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        for name, text, read in _ENGINE_COUNTERS:
+            yield CounterMetricFamily(f"kvtier_worker_engine_{name}", text, value=read(stats))
 
 
 def _reader(

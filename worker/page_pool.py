@@ -8,7 +8,8 @@ Invariant: used pages (held or idle) plus free pages are all pages, and idle pag
 resident pages with one holder. Owned by the engine's thread.
 
 A transfer that never returns keeps its pages for ever. So that this costs memory, not progress,
-the ledger knows more pages than its capacity and lends that many extra until the transfer returns.
+the ledger knows more pages than its capacity and lends that many extra until the transfer returns;
+some also to a running request that would have to wait for a transfer under way.
 """
 
 from collections.abc import Callable

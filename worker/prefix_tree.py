@@ -74,14 +74,27 @@ class PrefixTree:
     def match(self, chain: Sequence[BlockHash]) -> list[PageId]:
         """Pages of the longest resident prefix of `chain` that is not over, of whole units where
         only those count. Changes nothing."""
-        pages, now, whole = [], self._clock(), 0
-        for block in chain:
-            node = self._nodes.get(block)
-            if node is None or node.expire_at <= now:
-                break
-            pages.append(node.page)
-            whole = len(pages) if node.unit_end else whole
-        return pages[:whole] if self._units.whole else pages
+        count = self.count(chain, len(chain))
+        return [self._nodes[block].page for block in chain[: self.whole_count(chain, count)]]
+
+    def count(self, chain: Sequence[BlockHash], limit: int, hint: int = 0) -> int:
+        """Blocks of the longest resident prefix of `chain[:limit]` that is not over, whole units or
+        not. Looks only at what changed since it was `hint`. Changes nothing."""
+        now, count = self._clock(), min(hint, limit)
+        # What is before a usable block is usable: so the end of the prefix is all there is to find.
+        while count and not self._usable(chain[count - 1], now):
+            count -= 1
+        while count < limit and self._usable(chain[count], now):
+            count += 1
+        return count
+
+    def whole_count(self, chain: Sequence[BlockHash], count: int) -> int:
+        """Of `count` resident blocks those that a hit may have: of whole units where only those
+        count."""
+        if self._units.whole:
+            while count and not self._nodes[chain[count - 1]].unit_end:
+                count -= 1
+        return count
 
     def end_units(self, blocks: Sequence[BlockHash]) -> None:
         """Prefix units end at these; who is not resident is passed over."""
@@ -173,6 +186,10 @@ class PrefixTree:
             if self._evictable(node):
                 assert (node.tick, block) in listed, "an idle leaf is not listed"
         assert len(self._by_page) == len(self._nodes)
+
+    def _usable(self, block: BlockHash, now: float) -> bool:
+        node = self._nodes.get(block)
+        return node is not None and node.expire_at > now
 
     def _insert(self, block: BlockHash, parent: BlockHash | None, page: PageId) -> _Node:
         if parent is not None:

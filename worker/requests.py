@@ -6,6 +6,7 @@ these events, in order, and ends every request with exactly one `RequestEnded`, 
     [TokenEvent | SampleEnded]*  RequestEnded
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -92,6 +93,12 @@ class EngineRequest:
     cache_timeout_seconds: float | None = None
     """Longest that it waits for the cache service, where the engine's own limit is longer; None:
     the engine's. 0: the cache service is not asked."""
+    tenant: str = ""
+    """Who shares the engine with others: the organisation."""
+    priority: int = 0
+    """The higher goes first."""
+    deadline: float = math.inf
+    """On the engine's clock: it ends then, as DEADLINE, wherever it stands."""
 
 
 @dataclass(frozen=True, slots=True)

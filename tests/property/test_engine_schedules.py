@@ -1,9 +1,11 @@
 """Random schedules: whatever is asked in whatever order, every request ends once and nothing leaks.
 
-The engine is stepped by hand over a tiny real model, a pool of few pages and a cache service in a
-dict that forgets and fails at random; greedy tokens are compared with the plain model's.
+The engine is stepped by hand over a tiny real model, a pool of few pages, so that requests are put
+back, and a cache service in a dict that forgets and fails at random, or none. Requests have
+tenants, priorities and deadlines. Greedy tokens are compared with the plain model's.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -41,7 +44,8 @@ from worker.requests import (
 )
 
 BLOCK_TOKENS = 4
-PAGE_COUNT = 16
+PAGE_COUNTS = (6, 10, 16)
+"""The fewest hold what one request may want and hardly more."""
 # Few stems, so that prompts share prefixes of many lengths.
 STEM = [5, 9, 17, 3, 30, 31, 8, 8, 21, 40, 41, 7, 6, 19, 50, 33, 12, 11, 10, 44]
 PATHS = [None, *map(ScopePath.parse, ("a", "a/p", "a/p/u", "a/q", "b", "b/p"))]
@@ -135,6 +139,7 @@ class Watched:
         self.request = request
         self.events: list[EngineEvent] = []
         self.cancelled = False
+        self.stopped: set[int] = set()
 
     @property
     def ended(self) -> bool:
@@ -154,18 +159,20 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
         return frozenset(torch.nonzero(logits >= logits.max() - DECISIVE).flatten().tolist())
 
     class EngineSchedules(RuleBasedStateMachine):
-        def __init__(self) -> None:
-            super().__init__()
+        @initialize(page_count=st.sampled_from(PAGE_COUNTS), with_cache=st.booleans())
+        def begin(self, page_count: int, with_cache: bool) -> None:
             self.cache = ForgetfulCache()
+            self.page_count = page_count
             limits = EngineSettings(
-                page_count=PAGE_COUNT,
+                page_count=page_count,
                 step_tokens=8,
                 running_requests_max=4,
                 waiting_requests_max=6,
                 age_limit_seconds=3.0,
             )
             self.now = 0.0
-            self.engine = Engine(loaded, limits, self.cache, lambda: self.now, load_threads=0)
+            cache = self.cache if with_cache else None
+            self.engine = Engine(loaded, limits, cache, lambda: self.now, load_threads=0)
             self.requests: list[Watched] = []
 
         @rule(
@@ -176,6 +183,9 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
             mode=st.sampled_from(CacheMode),
             path=st.sampled_from(PATHS),
             ends=st.lists(st.integers(0, 4), min_size=3, max_size=3).map(sorted),
+            tenant=st.sampled_from("xyz"),
+            priority=st.integers(-2, 2),
+            seconds=st.one_of(st.just(math.inf), st.floats(0.0, 20.0)),
         )
         def submit(
             self,
@@ -186,6 +196,9 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
             mode: CacheMode,
             path: ScopePath | None,
             ends: list[int],
+            tenant: str,
+            priority: int,
+            seconds: float,
         ) -> None:
             watched = Watched(
                 EngineRequest(
@@ -198,6 +211,9 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
                     sample_count=samples,
                     cache_mode=mode,
                     stop_token_ids=frozenset({2}),
+                    tenant=tenant,
+                    priority=priority,
+                    deadline=self.now + seconds,
                 )
             )
             try:
@@ -225,6 +241,7 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
         @rule(data=st.data(), index=st.integers(0, 2))
         def stop_sample(self, data: st.DataObject, index: int) -> None:
             watched = data.draw(st.sampled_from(self.requests))
+            watched.stopped.add(index)
             self.engine.stop_sample(watched.request.request_id, index)
 
         @rule(keep=st.integers(0, 5))
@@ -238,6 +255,7 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
         @invariant()
         def nothing_leaks_and_nobody_ends_twice(self) -> None:
             self.engine.check_integrity()
+            assert self.engine.stats().preemptions_total <= 3 * len(self.requests)
             for watched in self.requests:
                 ends = [e for e in watched.events if isinstance(e, RequestEnded)]
                 assert len(ends) <= 1
@@ -254,7 +272,7 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
                 self._check(watched)
             self.engine.step()
             stats = self.engine.stats()
-            assert stats.free_page_count + stats.cached_page_count == PAGE_COUNT
+            assert stats.free_page_count + stats.cached_page_count == self.page_count
             self.engine.stop()
 
         def _check(self, watched: Watched) -> None:
@@ -267,14 +285,24 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
             assert usage.hit_tokens < len(request.token_ids)
             delivered = [watched.tokens(n) for n in range(request.sample_count)]
             assert usage.completion_tokens == sum(len(tokens) for tokens in delivered)
-            if not watched.cancelled:
-                assert end.end_reason in (EndReason.STOP, EndReason.LENGTH)
-            if end.end_reason is not EndReason.CANCELLED:
+            whole = end.end_reason in (EndReason.STOP, EndReason.LENGTH)
+            assert whole or watched.cancelled or request.deadline < math.inf
+            if whole:
                 assert usage.prompt_tokens == len(request.token_ids)
                 finished = [e.sample_index for e in watched.events if isinstance(e, SampleEnded)]
                 assert sorted(finished) == list(range(request.sample_count))
+                for index, tokens in enumerate(delivered):
+                    ended = len(tokens) == request.max_completion_tokens
+                    assert (
+                        ended
+                        or index in watched.stopped
+                        or 2 in acceptable((*request.token_ids, *tokens))
+                    )
             if request.cache_mode is CacheMode.BYPASS:
                 assert usage.hit_tokens == 0
+            if request.cache_mode is not CacheMode.DEFAULT:
+                assert usage.written_tokens == 0
+            assert usage.written_tokens <= usage.miss_tokens + usage.completion_tokens
             for tokens in delivered:
                 for count, token in enumerate(tokens):
                     assert token in acceptable((*request.token_ids, *tokens[:count]))

@@ -285,7 +285,7 @@ async def test_a_worker_whose_engine_failed_ends_so_that_another_can_start(
         assert not serving.done()
         await asyncio.sleep(0.01)
         out = capsys.readouterr().out
-    monkeypatch.setattr("worker.step_loop.plan_prompts", lambda *_: 1 / 0)
+    monkeypatch.setattr("worker.step_loop.plan_pieces", lambda *_: 1 / 0)
     async with grpc.aio.insecure_channel(json.loads(out)["listen"]) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -37,15 +37,32 @@ def test_requests_that_together_pass_the_pool_run_one_after_the_other(bench: Any
     assert engine.stats().evicted_pages_total > 0
 
 
-def test_pages_reserved_for_a_running_completion_are_not_given_away(
+def test_pages_that_a_completion_may_want_later_are_not_kept_from_others(
     bench: Any, watcher: Any
 ) -> None:
     engine = bench.engine(page_count=8)
-    engine.submit(bench.request("long", PROMPT[:8], new=33), watcher())  # holds 1, reserves 4
+    long, wide = watcher(), watcher()
+    engine.submit(bench.request("long", PROMPT[:8], new=33), long)  # 1 page now, 5 in the end
     engine.step()
-    engine.submit(bench.request("wide", PROMPT[::-1][:32], new=1), watcher())  # needs 4 of 3
+    engine.submit(bench.request("wide", PROMPT[::-1][:32], new=1), wide)  # 4 pages of 7
     engine.step()
-    assert engine.stats().waiting_count == 1
+    assert engine.stats().waiting_count == 0
+    bench.finish(engine)
+    assert long.tokens() == bench.plain_greedy(PROMPT[:8], 33)
+    assert wide.tokens() == bench.plain_greedy(PROMPT[::-1][:32], 1)
+
+
+@pytest.mark.parametrize(("page_count", "waiting"), [(8, 0), (7, 1)])
+def test_one_page_for_each_running_sequence_stays_free(
+    bench: Any, watcher: Any, page_count: int, waiting: int
+) -> None:
+    engine = bench.engine(page_count=page_count)
+    engine.submit(bench.request("long", PROMPT[:8], new=25, sample_count=2), watcher())
+    engine.step()
+    # All but 1 page are free, and two samples want one each with their next token.
+    engine.submit(bench.request("wide", PROMPT[::-1], new=1), watcher())  # 5 pages
+    engine.step()
+    assert engine.stats().waiting_count == waiting
     bench.finish(engine)
 
 
@@ -54,9 +71,7 @@ def test_resident_pages_that_a_request_matches_do_not_count_as_room_for_its_othe
 ) -> None:
     engine = bench.engine(page_count=6)
     bench.run(engine, bench.request("seed", PROMPT[:16], new=1))  # leaves 2 idle
-    engine.submit(
-        bench.request("other", PROMPT[::-1][:16], new=9), watcher()
-    )  # holds 2, reserves 1
+    engine.submit(bench.request("other", PROMPT[::-1][:16], new=9), watcher())  # holds 2, wants 1
     engine.step()
     engine.submit(bench.request("same", PROMPT[:17], new=16), watcher())  # 2 idle ones and 2 of 1
     engine.step()

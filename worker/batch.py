@@ -1,0 +1,55 @@
+"""What the next step computes. Pure: pending tokens in, pieces out.
+
+Every decode gets its one token first; what is left of the step's tokens goes to the others in their
+order. A piece ends with what is known or at a multiple of the block size, and never crosses a
+multiple of the step size: so a warm request's later pieces are those of the cold one, and their KV
+is computed in the same shapes. The one that must get on has a block before all others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Pending", "next_piece_end", "plan_pieces"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A sequence that may compute. Counts of tokens; `computed` < `known`."""
+
+    computed: int
+    known: int
+    must_advance: bool = False
+    """It gets a block's room whoever is before it."""
+
+    @property
+    def decodes(self) -> bool:
+        return self.known - self.computed == 1
+
+
+def plan_pieces(pendings: Sequence[Pending], step_tokens: int, block_tokens: int) -> list[int]:
+    """For each the position its piece ends at; equal to `computed` when it has to wait.
+
+    One that is no decode advances, however many decode.
+    """
+    decode_count = sum(pending.decodes for pending in pendings)
+    room = max(step_tokens - decode_count, block_tokens)
+    kept = block_tokens if any(p.must_advance and not p.decodes for p in pendings) else 0
+    ends = []
+    for pending in pendings:
+        if pending.decodes:
+            ends.append(pending.known)
+            continue
+        kept = 0 if pending.must_advance else kept
+        end = next_piece_end(pending, room - kept, step_tokens, block_tokens)
+        room -= end - pending.computed
+        ends.append(end)
+    return ends
+
+
+def next_piece_end(pending: Pending, room: int, step_tokens: int, block_tokens: int) -> int:
+    """Where the next piece of `pending` ends when it may have `room` tokens."""
+    grid = max(step_tokens // block_tokens, 1) * block_tokens
+    end = min(pending.known, (pending.computed // grid + 1) * grid)
+    if end - pending.computed <= room:
+        return end
+    return max((pending.computed + room) // block_tokens * block_tokens, pending.computed)
