@@ -9,6 +9,7 @@
     ├── TenantUnknownError           not in the worker's tenants
     ├── InvalidScopeError            a project or user that cannot be one, or is missing
     ├── ScopeTooWideError            cache_scope is wider than what the tenant is granted
+    ├── PriorityNotGrantedError      a priority outside of what the tenant may ask for
     ├── PromptEmptyError             no token to compute
     ├── PromptTooLongError           prompt and completion pass the context
     ├── TokenIdOutOfRangeError       not in the model's vocabulary
@@ -42,6 +43,7 @@ __all__ = [
     "JournalLockedError",
     "JournalTooNewError",
     "ModelUnknownError",
+    "PriorityNotGrantedError",
     "PromptEmptyError",
     "PromptTooLongError",
     "QueueFullError",
@@ -90,6 +92,10 @@ class InvalidScopeError(WorkerError):
 
 class ScopeTooWideError(WorkerError):
     reason = "SCOPE_TOO_WIDE"
+
+
+class PriorityNotGrantedError(WorkerError):
+    reason = "PRIORITY_NOT_GRANTED"
 
 
 class PromptEmptyError(WorkerError):

@@ -21,7 +21,7 @@ from worker.errors import (
     TokenIdOutOfRangeError,
 )
 from worker.requests import Sampling
-from worker.tenants import Caller
+from worker.tenants import PRIORITY_MAX, PRIORITY_MIN, Caller
 
 __all__ = [
     "Ask",
@@ -76,6 +76,8 @@ class Ask:
     cache: CacheControl = field(default_factory=CacheControl)
     client_request_id: str = ""
     ignore_end_of_sequence: bool = False
+    priority: int | None = None
+    """None: what the tenant has by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ def _check_limits(ask: Ask) -> None:
         raise InvalidLimitError("max_completion_tokens must be 1 or more, or 0 for the default")
     if not 0 <= ask.sample_count <= SAMPLES_MAX:
         raise InvalidLimitError(f"sample_count must be 1 to {SAMPLES_MAX}")
+    if ask.priority is not None and not PRIORITY_MIN <= ask.priority <= PRIORITY_MAX:
+        raise InvalidLimitError(f"priority must be {PRIORITY_MIN} to {PRIORITY_MAX}")
     if len(ask.stop) > STOPS_MAX:
         raise InvalidLimitError(f"{len(ask.stop)} stop strings; at most {STOPS_MAX}")
     if any(not 0 < len(stop) <= STOP_CHARACTERS_MAX for stop in ask.stop):

@@ -106,6 +106,11 @@ class RequestDesk:
         arrival, start_time_ns = time.monotonic(), time.time_ns()
         ttl = ttl_seconds(ask.cache.ttl_class, self._limits.ttl_classes)
         path, token_ids, limit = await self._taken_in(ask)
+        priority = self._tenants.priority(ask.caller, ask.priority)
+        seconds = self._limits.deadline_seconds
+        if time_remaining is not None:
+            seconds = min(seconds, max(0.0, time_remaining))
+        deadline = arrival + seconds
         request_id = new_request_id(start_time_ns)
         admitted = AdmittedRequest(
             request_id=request_id,
@@ -129,13 +134,11 @@ class RequestDesk:
             one_off=ask.cache.one_off,
             ttl_seconds=ttl,
             cache_timeout_seconds=ask.cache.timeout_seconds,
+            tenant=ask.caller.tenant_id,
+            priority=priority,
+            deadline=deadline,
         )
-        seconds = self._limits.deadline_seconds
-        if time_remaining is not None:
-            seconds = min(seconds, max(0.0, time_remaining))
-        plan = GenerationPlan(
-            admitted, request, ask.stop, arrival, arrival + seconds, ask.cache.ttl_class
-        )
+        plan = GenerationPlan(admitted, request, ask.stop, arrival, deadline, ask.cache.ttl_class)
         return self._start(plan)
 
     async def describe(self, ask: Ask) -> Description:

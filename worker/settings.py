@@ -14,6 +14,7 @@ from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 from kvtier.tls import ClientTls
 from worker.cache_session import TransportChoice
 from worker.prefix_units import PARTS, PrefixUnits, UnitPart
+from worker.tenants import Grant
 
 __all__ = [
     "ENV_PREFIX",
@@ -42,11 +43,11 @@ OptionalAddress = Annotated[str, Field(pattern=r"^(\S+:\S+)?$")]
 
 
 def _parse(value: Any) -> Any:
-    return ScopePath.parse(value) if isinstance(value, str) else value
+    return Grant.parse(value) if isinstance(value, str) else value
 
 
-Grant = Annotated[ScopePath, BeforeValidator(_parse), PlainSerializer(str)]
-"""A scope, written as a path."""
+TenantGrant = Annotated[Grant, BeforeValidator(_parse), PlainSerializer(str)]
+"""A scope, written as a path, and what is granted in it."""
 
 
 def _pairs(value: Any) -> Any:
@@ -144,7 +145,9 @@ class WorkerSettings(ServiceSettings):
     """A Hugging Face checkpoint's directory."""
     listen: OptionalListenAddress = "127.0.0.1:7421"
     node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
-    tenants: Annotated[tuple[Grant, ...], BeforeValidator(_split)] = (ScopePath("default"),)
+    tenants: Annotated[tuple[TenantGrant, ...], BeforeValidator(_split)] = (
+        Grant(ScopePath("default")),
+    )
     data_directory: Path = Path(".kvtier/worker")
     scope_secret_file: Path | None = None
     public_prefix_directory: Path | None = None
@@ -181,7 +184,7 @@ class WorkerSettings(ServiceSettings):
     def _check(self) -> "WorkerSettings":
         if not self.tenants:
             raise ValueError("tenants: name at least one")
-        if len(set(self.tenants)) != len(self.tenants):
+        if len({grant.path for grant in self.tenants}) != len(self.tenants):
             raise ValueError("tenants: a name is there twice")
         if self.step_tokens < self.pool.block_tokens:
             raise ValueError("step_tokens: a step must hold at least one block")

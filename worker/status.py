@@ -19,6 +19,7 @@ STATUS_TABLE: StatusTable = {
     errors.TenantUnknownError: _Code.NOT_FOUND,
     errors.InvalidScopeError: _Code.INVALID_ARGUMENT,
     errors.ScopeTooWideError: _Code.PERMISSION_DENIED,
+    errors.PriorityNotGrantedError: _Code.PERMISSION_DENIED,
     errors.PromptEmptyError: _Code.INVALID_ARGUMENT,
     errors.PromptTooLongError: _Code.OUT_OF_RANGE,
     errors.TokenIdOutOfRangeError: _Code.INVALID_ARGUMENT,

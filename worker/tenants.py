@@ -3,7 +3,8 @@
 The setting `tenants` grants scopes: `acme` lets the organisation's requests share among themselves,
 `acme/search` lets the requests of one project do so. A request says who asks (`Caller`); the
 longest grant that covers it is the widest scope it can have, and `cache_scope` narrows it from
-there, along the caller's own names.
+there, along the caller's own names. The same grant says which priorities a request may ask for
+(`acme priority=-2..1`); without a word those up to 0, so that nobody goes before others by himself.
 
 Invariant: a scope's salt comes from the server's secret and the scope's path, never from anything
 else a client sends. The secret lives in a file of its own (0600): whoever loses it loses the warm
@@ -11,6 +12,7 @@ cache, whoever reads it can name other tenants' blocks. Immutable after start, a
 """
 
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +27,53 @@ from kvtier.scopes import (
     chain_scope,
 )
 from kvtier.settings import SettingsError
-from worker.errors import InvalidScopeError, ScopeTooWideError, TenantUnknownError
+from worker.errors import (
+    InvalidScopeError,
+    PriorityNotGrantedError,
+    ScopeTooWideError,
+    TenantUnknownError,
+)
 
-__all__ = ["Caller", "Tenants", "load_scope_secret", "make_scope_secret"]
+__all__ = [
+    "PRIORITY_MAX",
+    "PRIORITY_MIN",
+    "Caller",
+    "Grant",
+    "Tenants",
+    "load_scope_secret",
+    "make_scope_secret",
+]
+
+PRIORITY_MIN = -2
+PRIORITY_MAX = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What an operator grants the requests within a scope."""
+
+    path: ScopePath
+    lowest_priority: int = PRIORITY_MIN
+    highest_priority: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "Grant":
+        """`PATH` or `PATH priority=LOW..HIGH`. Raises ValueError."""
+        path, *words = text.split()
+        if not words:
+            return cls(ScopePath.parse(path))
+        found = re.fullmatch(r"priority=(-?\d)\.\.(-?\d)", words[0])
+        if len(words) > 1 or not found:
+            raise ValueError(f"{text}: expected PATH or PATH priority=LOW..HIGH")
+        low, high = int(found[1]), int(found[2])
+        if not PRIORITY_MIN <= low <= high <= PRIORITY_MAX:
+            raise ValueError(f"{text}: priorities go from {PRIORITY_MIN} up to {PRIORITY_MAX}")
+        return cls(ScopePath.parse(path), low, high)
+
+    def __str__(self) -> str:
+        if (self.lowest_priority, self.highest_priority) == (PRIORITY_MIN, 0):
+            return str(self.path)
+        return f"{self.path} priority={self.lowest_priority}..{self.highest_priority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +91,9 @@ class Caller:
 class Tenants:
     """The scopes this worker serves."""
 
-    def __init__(self, grants: Sequence[ScopePath], secret: bytes) -> None:
+    def __init__(self, grants: Sequence[Grant], secret: bytes) -> None:
         """`secret`: at least 32 bytes."""
-        self._grants = frozenset(grants)
+        self._grants = {grant.path: grant for grant in grants}
         self._secret = secret
 
     def scope(self, caller: Caller) -> ScopePath:
@@ -56,7 +102,7 @@ class Tenants:
         Raises TenantUnknownError, InvalidScopeError, ScopeTooWideError.
         """
         path = _path(caller)
-        granted = self._granted(path)
+        granted = self._granted(path).path
         level = granted.level if caller.cache_scope is None else caller.cache_scope
         if level < granted.level:
             raise ScopeTooWideError(
@@ -74,18 +120,35 @@ class Tenants:
         Raises TenantUnknownError, InvalidScopeError.
         """
         path = _path(caller)
-        granted = self._granted(path)
+        granted = self._granted(path).path
         return tuple(path.at(ScopeLevel(n)) for n in range(granted.level, path.level + 1))
+
+    def priority(self, caller: Caller, asked: int | None) -> int:
+        """The priority of the caller's request; where it asks for none, what is nearest to 0.
+
+        Raises TenantUnknownError, InvalidScopeError, PriorityNotGrantedError.
+        """
+        grant = self._granted(_path(caller))
+        low, high = grant.lowest_priority, grant.highest_priority
+        if asked is None:
+            return min(max(low, 0), high)
+        if not low <= asked <= high:
+            raise PriorityNotGrantedError(
+                f"priority {asked} is not granted here; ask for {low} to {high}, or for none",
+                lowest=low,
+                highest=high,
+            )
+        return asked
 
     def chain_scope(self, path: ScopePath, ends: Sequence[int]) -> ChainScope:
         """Of a chain that ends in the scope `path`; `ends` as in `kvtier.scopes.chain_scope`."""
         return chain_scope(self._secret, path, ends)
 
-    def _granted(self, path: ScopePath) -> ScopePath:
+    def _granted(self, path: ScopePath) -> Grant:
         """The longest grant that covers `path`. Raises TenantUnknownError."""
         for level in reversed(ScopeLevel):
             if ScopeLevel.PUBLIC < level <= path.level and path.at(level) in self._grants:
-                return path.at(level)
+                return self._grants[path.at(level)]
         # One answer whichever name is unknown: it tells nobody which projects a tenant has.
         raise _unknown()
 

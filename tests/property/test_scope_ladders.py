@@ -13,7 +13,7 @@ from kvtier.keys import ChainScope, Namespace, block_chain
 from kvtier.scopes import MalformedScopeError, ScopeLevel, ScopePath, chain_scope, scope_salt
 from worker.errors import InvalidScopeError, ScopeTooWideError, TenantUnknownError
 from worker.shared_prefixes import SharedPrefixes
-from worker.tenants import Caller, Tenants
+from worker.tenants import Caller, Grant, Tenants
 
 SPACE = Namespace("w", "l", "f32", 2, "r", "e")
 SECRET = bytes(range(32))
@@ -122,7 +122,7 @@ def test_a_request_stays_within_its_grant_and_its_own_names(
     user: str,
     wanted: ScopeLevel | None,
 ) -> None:
-    tenants = Tenants(sorted(grants, key=str), SECRET)
+    tenants = Tenants([Grant(path) for path in sorted(grants, key=str)], SECRET)
     caller = tuple(name for name in (tenant, project, user) if name)
     covering = [g.names for g in grants if caller[: g.level] == g.names]
     try:

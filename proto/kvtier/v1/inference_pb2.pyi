@@ -75,7 +75,7 @@ class SamplingParameters(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "max_completion_tokens", "sampling", "sample_count", "stop", "cache_mode", "client_request_id", "ignore_end_of_sequence", "cache_scope", "project_id", "user_id", "cache_timeout", "one_off", "ttl_class")
+    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "max_completion_tokens", "sampling", "sample_count", "stop", "cache_mode", "client_request_id", "ignore_end_of_sequence", "cache_scope", "project_id", "user_id", "cache_timeout", "one_off", "ttl_class", "priority")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class GenerateRequest(_message.Message):
     CACHE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     model: str
     chat: ChatPrompt
@@ -112,7 +113,8 @@ class GenerateRequest(_message.Message):
     cache_timeout: _duration_pb2.Duration
     one_off: bool
     ttl_class: str
-    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., max_completion_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., sample_count: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., client_request_id: _Optional[str] = ..., ignore_end_of_sequence: bool = ..., cache_scope: _Optional[_Union[CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., cache_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl_class: _Optional[str] = ...) -> None: ...
+    priority: int
+    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., max_completion_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., sample_count: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., client_request_id: _Optional[str] = ..., ignore_end_of_sequence: bool = ..., cache_scope: _Optional[_Union[CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., cache_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl_class: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "delta", "sample_end", "usage")

@@ -214,6 +214,8 @@ BAD = {
     "INVALID_LIMIT stops": (ask(stop=["x"] * 9), grpc.StatusCode.INVALID_ARGUMENT),
     "INVALID_LIMIT empty stop": (ask(stop=[""]), grpc.StatusCode.INVALID_ARGUMENT),
     "INVALID_LIMIT name": (ask(client_request_id="n" * 129), grpc.StatusCode.INVALID_ARGUMENT),
+    "INVALID_LIMIT priority": (ask(priority=3), grpc.StatusCode.INVALID_ARGUMENT),
+    "PRIORITY_NOT_GRANTED": (ask(priority=1), grpc.StatusCode.PERMISSION_DENIED),
     "INVALID_SAMPLING": (
         ask(sampling=pb.SamplingParameters(temperature=-0.1)),
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -304,6 +306,16 @@ async def test_a_request_cancelled_at_once_still_has_one_event(start, tmp_path):
     assert event.end is UsageEnd.CANCELLED
     assert event.tokens.prompt_tokens <= 900
     assert event.tokens.hit_tokens + event.tokens.miss_tokens == event.tokens.prompt_tokens
+
+
+async def test_a_priority_is_had_by_who_is_granted_it(start):
+    _, stub = await start("tenants=acme priority=-2..2,umbra priority=-2..-1")
+    for fields in ({"priority": 2}, {"priority": -2}, {"tenant_id": "umbra"}):
+        usage_of(await collect(stub, ask(**fields)))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await collect(stub, ask(tenant_id="umbra", priority=0))
+    assert read_error(caught.value).reason == "PRIORITY_NOT_GRANTED"
+    assert "-2 to -1" in read_error(caught.value).message
 
 
 async def test_the_workers_deadline_ends_a_request_with_its_reason(start, tmp_path):

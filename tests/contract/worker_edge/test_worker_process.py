@@ -169,6 +169,8 @@ def test_a_data_directory_that_cannot_be_written_is_refused(capsys, tmp_path, ch
         ("tenants=a/", "tenants"),
         ("tenants=a/p/u/more", "tenants"),
         ("tenants=a/p,a/p", "twice"),
+        ("tenants=a,a priority=0..1", "twice"),
+        ("tenants=a priority=0..9", "tenants"),
         ("step_tokens=8", "step_tokens"),
         ("request_deadline_seconds=-1", "request_deadline_seconds"),
         ("pool.page_bytes=many", "pool.page_bytes"),

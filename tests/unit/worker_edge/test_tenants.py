@@ -3,15 +3,20 @@
 import pytest
 
 from kvtier.errors import KvtierError
-from kvtier.scopes import ScopeLevel, ScopePath
-from worker.errors import InvalidScopeError, ScopeTooWideError, TenantUnknownError
-from worker.tenants import Caller, Tenants
+from kvtier.scopes import ScopeLevel
+from worker.errors import (
+    InvalidScopeError,
+    PriorityNotGrantedError,
+    ScopeTooWideError,
+    TenantUnknownError,
+)
+from worker.tenants import Caller, Grant, Tenants
 
 ORGANISATION, PROJECT, USER = ScopeLevel.ORGANISATION, ScopeLevel.PROJECT, ScopeLevel.USER
 
 
 def tenants(*grants: str) -> Tenants:
-    return Tenants([ScopePath.parse(grant) for grant in grants], bytes(32))
+    return Tenants([Grant.parse(grant) for grant in grants], bytes(32))
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,62 @@ def test_the_refusal_says_which_name_is_missing() -> None:
         tenants("acme").scope(Caller("acme", "search", cache_scope=USER))
     with pytest.raises(InvalidScopeError, match="name the project"):
         tenants("acme").scope(Caller("acme", "", "ann"))
+
+
+@pytest.mark.parametrize(
+    ("project", "asked", "priority"),
+    [
+        ("", None, 0),
+        ("", 0, 0),
+        ("", -2, -2),
+        ("", 1, None),
+        ("", 2, None),
+        ("urgent", 2, 2),
+        ("urgent", None, 0),
+        ("batch", None, -1),
+        ("batch", -1, -1),
+        ("batch", 0, None),
+        ("alarm", None, 1),
+        ("alarm", 0, None),
+    ],
+)
+def test_a_request_has_a_priority_of_its_grant_and_the_nearest_to_0_by_itself(
+    project: str, asked: int | None, priority: int | None
+) -> None:
+    granted = tenants(
+        "acme",
+        "acme/urgent priority=-2..2",
+        "acme/batch priority=-2..-1",
+        "acme/alarm priority=1..2",
+    )
+    caller = Caller("acme", project)
+    if priority is None:
+        with pytest.raises(PriorityNotGrantedError):
+            granted.priority(caller, asked)
+    else:
+        assert granted.priority(caller, asked) == priority
+
+
+@pytest.mark.parametrize(
+    "text", ["acme", "acme/search/ann", "acme priority=-1..2", "a priority=2..2"]
+)
+def test_a_grant_reads_as_it_is_written(text: str) -> None:
+    assert str(Grant.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a priority",
+        "a priority=1",
+        "a priority=2..1",
+        "a priority=-3..0",
+        "a priority=0..3",
+        "a priority=0..1 priority=0..1",
+        "a color=red",
+        "a priority=0...1",
+    ],
+)
+def test_a_grant_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a "):
+        Grant.parse(text)
