@@ -13,7 +13,6 @@ import queue
 import random
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,7 @@ class Crowd:
         while True:
             suffix = [chance.randrange(3, 60) for _ in range(chance.randrange(4))]
             prompt = (*STEM[: chance.randint(1, len(STEM))], *suffix)
-            new, samples = chance.randint(1, 28), chance.choice([1, 1, 1, 2, 3])
+            new, samples = chance.randint(1, 20), chance.choice([1, 1, 1, 1, 2, 3])
             if pages_needed(len(prompt), new, samples, BLOCK_TOKENS) <= PAGE_COUNT:
                 break
         modes = [CacheMode.DEFAULT] * 6 + [CacheMode.READ_ONLY, CacheMode.BYPASS]
@@ -282,7 +281,7 @@ def _check_end(engine: Engine, cache: ShakyCache) -> None:
     stats = engine.stats()
     assert stats.free_page_count + stats.cached_page_count == PAGE_COUNT
     assert (stats.waiting_count, stats.running_count, stats.loading_count) == (0, 0, 0)
-    assert stats.preemptions_total > REQUEST_COUNT // 20, "the pool was never short"
+    assert stats.preemptions_total > REQUEST_COUNT // 50, "the pool was hardly ever short"
     assert stats.preemptions_total <= PREEMPTIONS_MAX * REQUEST_COUNT
     assert stats.restored_blocks_total > 0
     assert cache.failure_count > 0
@@ -307,12 +306,14 @@ def _check(story: Story, plain: Any) -> None:
     delivered = [story.tokens(index) for index in range(request.sample_count)]
     assert usage.completion_tokens == sum(map(len, delivered))
     for tokens in delivered:
-        for count, token in enumerate(tokens):
-            assert token in _acceptable(plain, (*request.token_ids, *tokens[:count]))
+        if tokens:
+            _check_greedy(plain, request.token_ids, tokens)
 
 
-@lru_cache(maxsize=100_000)
-def _acceptable(plain: Any, tokens: tuple[int, ...]) -> frozenset[int]:
+def _check_greedy(plain: Any, prompt: tuple[int, ...], tokens: list[int]) -> None:
+    """Each is the plain model's, after the prompt and those before it."""
     with torch.inference_mode():
-        logits = plain(torch.tensor([tokens]), use_cache=False).logits[0, -1]
-    return frozenset(torch.nonzero(logits >= logits.max() - DECISIVE).flatten().tolist())
+        logits = plain(torch.tensor([[*prompt, *tokens[:-1]]]), use_cache=False).logits[0]
+    logits = logits[len(prompt) - 1 :]
+    drawn = logits[torch.arange(len(tokens)), torch.tensor(tokens)]
+    assert bool((drawn >= logits.amax(dim=1) - DECISIVE).all())

@@ -199,3 +199,34 @@ def test_other_requests_compute_while_one_loads(bench: Any, watcher: Any, clock:
         engine.step()
     assert not loading.events
     cache.release.set()
+
+
+def test_pages_that_a_hung_store_holds_cost_a_running_request_no_step(
+    bench: Any, watcher: Any, clock: Any
+) -> None:
+    cache = HangingCache()
+    engine = bench.engine(cache, clock=clock, load_threads=1, page_count=6)
+    first, second = watcher(), watcher()
+    unasked = {"cache_timeout_seconds": 0.0}
+    engine.submit(bench.request("a", PROMPT[:24], new=1, **unasked), first)
+    while not first.ends:
+        engine.step()
+    assert cache.entered.wait(60)  # 3 of 6 pages are with the store
+    engine.submit(bench.request("b", PROMPT[::-1][:8], new=41, **unasked), second)
+    steps = 0
+    while not second.ends:
+        assert engine.step()
+        engine.check_integrity()
+        steps += 1
+    assert steps == 41
+    assert second.tokens() == bench.plain_greedy(PROMPT[::-1][:8], 41)
+    assert engine.stats().preemptions_total == engine.stats().abandoned_transfers_total == 0
+    cache.release.set()
+    for _ in range(200):
+        stats = engine.stats()
+        if stats.free_page_count + stats.cached_page_count == 6:
+            break
+        engine.wait(1.0)
+        engine.step()
+    engine.check_integrity()
+    assert engine.stats().free_page_count + engine.stats().cached_page_count == 6
