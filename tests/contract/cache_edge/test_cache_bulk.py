@@ -19,6 +19,7 @@ from kvtier.v1 import bulk_pb2, bulk_pb2_grpc
 from kvtier.v1 import cache_pb2 as pb
 from tests.pki import Pki
 from worker.bulk_lane import BulkLanes, LaneStoppedError
+from worker.transfer import page_checksum
 
 BLOCK_BYTES = 1024 * 1024 + 4000
 
@@ -305,13 +306,23 @@ def test_data_past_a_blocks_end_ends_the_connection(peer: Any, attack: Any, tool
     assert attacker.stopped() is StopReason.MALFORMED_FRAME
 
 
-def test_other_bytes_than_the_checksum_says_are_not_kept(peer: Any, tools: Any) -> None:
-    chain = tools.fresh_chain(2)
+def test_other_bytes_than_the_checksum_says_reach_no_page(
+    service: Any, peer: Any, make_client: Any, tools: Any
+) -> None:
+    """The lane does not hash: like bytes in shared memory they are checked by who reads them."""
+    chain = tools.fresh_chain(3)
+    pages = tools.filled_pages(chain)
+    wrong = [pages[0], pages[1] ^ 1, pages[2]]
     reserved = peer.reserve(chain)
-    checksums = peer.write(reserved, chain, tools.empty_pages(2))
-    checksums[1] ^= 1
-    assert tools.refusal(lambda: peer.commit(reserved, checksums)).reason == "CHECKSUM_MISMATCH"
-    assert peer.lookup(chain).present_count == 0
+    peer.write(reserved, chain, wrong)
+    right_sums = [page_checksum(*of) for of in zip(chain, pages, strict=True)]
+    assert peer.commit(reserved, right_sums) == 3
+    client = make_client(service.address, "bulk")
+    targets = tools.empty_pages(3)
+    assert len(client.restore("r", chain, targets, 10.0).tiers) == 1
+    assert (targets[0] == pages[0]).all()
+    assert client.counts()["corrupt_blocks"] == 1
+    service.until(lambda _: peer.lookup(chain).present_count == 1)
 
 
 # Connections that break, sessions that end.
@@ -392,16 +403,17 @@ def test_an_expired_lease_stops_a_load_and_the_lane_goes_on(
 ) -> None:
     chain = tools.fresh_chain(24)
     peer.store(chain)
+    wanted = b"".join(page.tobytes() for page in tools.filled_pages(chain))
     lease_id = peer.acquire(chain)[0].match.lease_id
     attacker = attack().greet(peer.id)
     attacker.load(lease_id, 0, 24)
     frame = attacker.answer()
     peer.release(lease_id)
-    wanted = [page.tobytes() for page in tools.filled_pages(chain)]
     while frame.kind is Kind.DATA:
         piece = attacker.frames.receive(frame.length)
-        assert piece == wanted[frame.index][frame.offset : frame.offset + frame.length]
-        if (frame.index, frame.offset) == (23, 1 << 20):
+        start = frame.index * BLOCK_BYTES + frame.offset
+        assert piece == wanted[start : start + frame.length]
+        if start + frame.length == len(wanted):
             return  # all of it was in the socket's buffers before the loop looked
         frame = attacker.answer()
     assert StopReason(frame.index) is StopReason.LEASE_UNKNOWN
