@@ -76,7 +76,7 @@ LIMITS = CacheLimits(
     read_ahead_blocks=2,
     write_batch_blocks=3,
     evicted_memory_count=16,
-    purge_slice_blocks=2,
+    purge_slice_blocks=5,
     events_per_message=5,
     event_batch_seconds=0.0001,
 )
