@@ -92,6 +92,7 @@ def ask_together(
     prompts: Sequence[Sequence[int]],
     completion_tokens: int,
     mode: CacheMode = CacheMode.DEFAULT,
+    cache_timeout_seconds: float | None = None,
 ) -> list[Answer]:
     """All at once, each to its end, greedy and without stop tokens. Raises BenchError."""
     ended = threading.Semaphore(0)
@@ -102,6 +103,7 @@ def ask_together(
             completion_tokens,
             PUBLIC_SCOPE,
             cache_mode=mode,
+            cache_timeout_seconds=cache_timeout_seconds,
         )
         for prompt in prompts
     ]

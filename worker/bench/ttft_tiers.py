@@ -23,20 +23,17 @@ import torch
 from kvtier.bench.errors import BenchError
 from kvtier.bench.service import cache_service_process
 from kvtier.blocks import Tier
-from kvtier.channels import open_channel
 from kvtier.cli.processes import ServiceProcess
-from kvtier.v1 import cache_pb2, cache_pb2_grpc
 from worker.attention import IMPLEMENTATION
 from worker.bench.ttft_asking import Answer, ask, fresh_engine
 from worker.bench.ttft_settings import TtftSettings
+from worker.bench.waiting import WAIT_SECONDS_MAX, until_connected, until_stored, until_written
 from worker.cache_client import CacheClient
 from worker.engine import Engine, EngineSettings
 from worker.model_loader import LoadedModel
 
 __all__ = ["Round", "TierBench", "random_tokens"]
 
-_WAIT_SECONDS_MAX = 600.0
-_POLL_SECONDS = 0.02
 _SEGMENT_BYTES = 64 << 20
 _SEGMENTS_MORE = 3
 """Of the SSD, beside those that a round fills: one is open, one is being cleared."""
@@ -78,7 +75,7 @@ class TierBench:
         self._engine_settings = EngineSettings(
             page_count=2 * blocks - self._hit_blocks + 2,
             step_tokens=settings.step_tokens,
-            load_timeout_seconds=_WAIT_SECONDS_MAX,
+            load_timeout_seconds=WAIT_SECONDS_MAX,
         )
 
     def prompts(self, number: int) -> tuple[list[int], list[list[int]]]:
@@ -101,8 +98,8 @@ class TierBench:
                         plain = plain_first_token(self._loaded, base)
                     told("cold")
                     cold = self._cold(engine, base)
-                    self._until_stored(client, len(base) // self._loaded.block_tokens)
-                    self._until_written(service)
+                    until_stored(client, len(base) // self._loaded.block_tokens)
+                    until_written(service)
                     if not number % 2:
                         told("plain transformers")
                         plain = plain_first_token(self._loaded, base)
@@ -111,7 +108,7 @@ class TierBench:
                 told("host memory")
                 with self._engine(client) as engine:
                     from_host = self._hit(engine, host, Tier.HOST)
-                self._until_written(service)
+                until_written(service)
             told("SSD, the service restarted")
             with (
                 self._service(data) as service,
@@ -145,7 +142,7 @@ class TierBench:
     @contextmanager
     def _engine(self, client: CacheClient) -> Iterator[Engine]:
         with fresh_engine(self._loaded, self._engine_settings, client) as engine:
-            _until("the worker's session", client.connected)
+            until_connected(client)
             yield engine
 
     @contextmanager
@@ -157,7 +154,7 @@ class TierBench:
             "ssd.capacity_bytes": max(4, segments) * _SEGMENT_BYTES,
             "ssd.segment_bytes": _SEGMENT_BYTES,
             "ssd.scrub_bytes_per_second": 0,
-            "limits.load_timeout_seconds": _WAIT_SECONDS_MAX,
+            "limits.load_timeout_seconds": WAIT_SECONDS_MAX,
         }
         with cache_service_process(settings) as service:
             yield service
@@ -170,32 +167,12 @@ class TierBench:
             self._loaded.block_bytes,
             self._loaded.block_tokens,
             "bench-ttft",
-            store_seconds_max=_WAIT_SECONDS_MAX,
+            store_seconds_max=WAIT_SECONDS_MAX,
         )
         try:
             yield client
         finally:
             client.close()
-
-    def _until_stored(self, client: CacheClient, blocks: int) -> None:
-        def stored() -> bool:
-            counts = client.counts()
-            if counts.get("refused_blocks"):
-                raise BenchError(f"the cache service refused blocks: {counts}")
-            return counts.get("stored_blocks", 0) >= blocks
-
-        _until("the context's blocks in host memory", stored)
-
-    def _until_written(self, service: ServiceProcess) -> None:
-        """Until the SSD has every block that is in host memory."""
-        with open_channel(service.address) as channel:
-            stub = cache_pb2_grpc.CacheServiceStub(channel)
-
-            def written() -> bool:
-                stats = stub.GetStats(cache_pb2.GetStatsRequest(), timeout=10.0)
-                return not stats.pending_write_count and not stats.host_only_count
-
-            _until("the context's blocks on the SSD", written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +203,3 @@ def random_tokens(loaded: LoadedModel, count: int, generator: torch.Generator) -
         _FIRST_TOKEN_ID, loaded.vocabulary_size, (count,), generator=generator
     ).tolist()
     return tokens
-
-
-def _until(what: str, reached: Callable[[], bool]) -> None:
-    until = time.monotonic() + _WAIT_SECONDS_MAX
-    while not reached():
-        if time.monotonic() > until:
-            raise BenchError(f"{what}: not within {_WAIT_SECONDS_MAX:.0f} s")
-        time.sleep(_POLL_SECONDS)
