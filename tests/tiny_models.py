@@ -9,11 +9,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash
+from kvtier.keys import PUBLIC_SCOPE, BlockHash
 from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.engine import Engine, EngineSettings
 from worker.kv_pages import KvPages, PageId
 from worker.model_loader import LoadedModel
 from worker.model_runner import ModelRunner, Span
+from worker.requests import EngineRequest, RequestEnded, RequestId, TokenEvent
 
 BLOCK_TOKENS = 16
 VOCABULARY = 512
@@ -125,3 +127,27 @@ def paged_logits(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
         if end > start
     ]
     return torch.cat(parts)
+
+
+def run_engine(
+    loaded: LoadedModel, cache: Any, prompts: Sequence[list[int]], new_tokens: int
+) -> list[tuple[list[int], int]]:
+    """Generated tokens and hit tokens of each prompt, computed together by an engine of its own."""
+    settings = EngineSettings(page_count=48, step_tokens=32)
+    engine = Engine(loaded, settings, cache, load_threads=0)
+    events: list[list[Any]] = []
+    for number, prompt in enumerate(prompts):
+        events.append([])
+        request = EngineRequest(RequestId(f"r{number}"), tuple(prompt), new_tokens, PUBLIC_SCOPE)
+        engine.submit(request, events[-1].append)
+    while engine.step():
+        engine.check_integrity()
+    engine.stop()
+    outcomes = []
+    for seen in events:
+        end = seen[-1]
+        assert isinstance(end, RequestEnded), end
+        assert not end.problem
+        tokens = [e.token_id for e in seen if isinstance(e, TokenEvent)]
+        outcomes.append((tokens, end.usage.hit_tokens))
+    return outcomes

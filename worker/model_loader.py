@@ -1,7 +1,7 @@
 """A checkpoint directory becomes a model that is known to cache correctly, or a typed refusal.
 
-    files -> configuration -> refuse what blocks cannot name -> regime of RoPE -> weights -> layout
-          -> self-test
+    files -> configuration -> refuse what blocks cannot name -> regime of RoPE -> weights
+          -> adapter merged -> layout -> self-test
 
 Invariant: a `LoadedModel` has passed the self-test, so its paged logits are those of the plain
 model. Nothing is fetched: local files only. Runs once, on the starting thread.
@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
+from worker.adapters import merge_adapter, read_adapter
 from worker.errors import ArchitectureRefusedError, CheckpointError
 from worker.layout import BlockLayout, probe_layout
 from worker.namespace import checkpoint_namespace
@@ -39,7 +40,7 @@ class LoadedModel:
     """A model ready for the engine. The model itself is owned by the engine's thread."""
 
     name: str
-    """The directory's name."""
+    """The directory's name; with an adapter merged, `NAME:ADAPTER`."""
     architecture: str
     dtype: str
     regime: Regime
@@ -71,11 +72,13 @@ def load_model(
     device: str = "cpu",
     block_tokens: int = DEFAULT_BLOCK_TOKENS,
     rope_regime: RegimeName = "short",
+    adapter: Path | None = None,
 ) -> LoadedModel:
     """Loads the checkpoint in `directory` and proves that it can be cached.
 
     `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16"; for
-    `rope_regime` see `worker.rope_regime`. Raises CheckpointError, ArchitectureRefusedError,
+    `rope_regime` see `worker.rope_regime`. `adapter` is a LoRA adapter's directory, merged into the
+    weights. Raises CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
     SelfTestFailedError, TransformersVersionError, ValueError for a bad argument.
     """
     if dtype not in DTYPES:
@@ -88,18 +91,29 @@ def load_model(
     refuse_uncacheable(config)
     text_config = config.get_text_config()
     regime = choose_regime(text_config, rope_regime)
+    lora = None if adapter is None else read_adapter(adapter)
     model = _read_model(directory, config, _pick_dtype(dtype, device), device)
+    if lora is not None:
+        merge_adapter(model, lora)
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
     run_self_test(model, layout, regime.context_tokens)
+    name = directory.resolve().name
     return LoadedModel(
-        name=directory.resolve().name,
+        name=name if lora is None else f"{name}:{lora.name}",
         architecture=type(model).__name__,
         dtype=str(layout.dtype).removeprefix("torch."),
         regime=regime,
         vocabulary_size=int(text_config.vocab_size),
         stop_token_ids=_stop_token_ids(directory, text_config),
-        namespace=checkpoint_namespace(directory, weight_files, config, layout, regime.name),
+        namespace=checkpoint_namespace(
+            directory,
+            weight_files,
+            config,
+            layout,
+            regime.name,
+            "" if lora is None else lora.digest,
+        ),
         layout=layout,
         model=model,
     )

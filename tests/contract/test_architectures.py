@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from kvtier.keys import PUBLIC_SCOPE
 from tests.tiny_models import (
     BLOCK_TOKENS,
     COMMON,
@@ -23,12 +22,11 @@ from tests.tiny_models import (
     BytesCache,
     paged_logits,
     plain_logits,
+    run_engine,
     save_tiny,
 )
-from worker.engine import Engine, EngineSettings
 from worker.errors import ArchitectureRefusedError
-from worker.model_loader import LoadedModel, load_model
-from worker.requests import EngineRequest, RequestEnded, RequestId, TokenEvent
+from worker.model_loader import load_model
 
 NEW_TOKENS = 6
 
@@ -119,28 +117,6 @@ def prompts() -> list[list[int]]:
     return [shared + draw(5), shared + draw(27), draw(45)]
 
 
-def run_engine(loaded: LoadedModel, cache: BytesCache) -> list[tuple[list[int], int]]:
-    """Generated tokens and hit tokens of each prompt, computed together."""
-    settings = EngineSettings(page_count=48, step_tokens=32)
-    engine = Engine(loaded, settings, cache, load_threads=0)
-    events: list[list[Any]] = []
-    for number, prompt in enumerate(prompts()):
-        events.append([])
-        request = EngineRequest(RequestId(f"r{number}"), tuple(prompt), NEW_TOKENS, PUBLIC_SCOPE)
-        engine.submit(request, events[-1].append)
-    while engine.step():
-        engine.check_integrity()
-    engine.stop()
-    outcomes = []
-    for seen in events:
-        end = seen[-1]
-        assert isinstance(end, RequestEnded), end
-        assert not end.problem
-        tokens = [e.token_id for e in seen if isinstance(e, TokenEvent)]
-        outcomes.append((tokens, end.usage.hit_tokens))
-    return outcomes
-
-
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_paged_tokens_and_logits_are_those_of_the_plain_model(kind: str, tmp_path: Path) -> None:
     torch.set_num_threads(1)
@@ -154,10 +130,10 @@ def test_paged_tokens_and_logits_are_those_of_the_plain_model(kind: str, tmp_pat
         expected.append(tokens[len(prompt) :])
 
     cache = BytesCache()
-    cold = run_engine(loaded, cache)
+    cold = run_engine(loaded, cache, prompts(), NEW_TOKENS)
     assert [tokens for tokens, _ in cold] == expected
     cache.blocks = {block: bytes(bytearray(raw)) for block, raw in cache.blocks.items()}
-    warm = run_engine(loaded, cache)
+    warm = run_engine(loaded, cache, prompts(), NEW_TOKENS)
     assert [tokens for tokens, _ in warm] == expected
     reusable = [(len(prompt) - 1) // BLOCK_TOKENS * BLOCK_TOKENS for prompt in prompts()]
     assert [hit for _, hit in warm] == reusable
