@@ -1,6 +1,7 @@
 """Tiny random models of many kinds as checkpoints, and what a test compares them by."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,23 @@ def paged_logits(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def run_engine(
-    loaded: LoadedModel, cache: Any, prompts: Sequence[list[int]], new_tokens: int
-) -> list[tuple[list[int], int]]:
-    """Generated tokens and hit tokens of each prompt, computed together by an engine of its own."""
-    settings = EngineSettings(page_count=48, step_tokens=32)
-    engine = Engine(loaded, settings, cache, load_threads=0)
+@dataclass(frozen=True)
+class Asked:
+    """What an engine said to one prompt."""
+
+    tokens: list[int]
+    hits: dict[Tier, int]
+    """Hit tokens by tier."""
+
+
+def tiny_engine(loaded: LoadedModel, cache: Any) -> Engine:
+    """Steps by hand; calls `cache` on the stepping thread."""
+    settings = EngineSettings(page_count=48, step_tokens=32, load_timeout_seconds=60.0)
+    return Engine(loaded, settings, cache, load_threads=0)
+
+
+def ask(engine: Engine, prompts: Sequence[list[int]], new_tokens: int) -> list[Asked]:
+    """Computes `prompts` together, greedily, to their ends."""
     events: list[list[Any]] = []
     for number, prompt in enumerate(prompts):
         events.append([])
@@ -142,12 +154,21 @@ def run_engine(
         engine.submit(request, events[-1].append)
     while engine.step():
         engine.check_integrity()
-    engine.stop()
-    outcomes = []
+    asked = []
     for seen in events:
         end = seen[-1]
         assert isinstance(end, RequestEnded), end
         assert not end.problem
         tokens = [e.token_id for e in seen if isinstance(e, TokenEvent)]
-        outcomes.append((tokens, end.usage.hit_tokens))
-    return outcomes
+        asked.append(Asked(tokens, dict(end.usage.hit_tokens_by_tier)))
+    return asked
+
+
+def run_engine(
+    loaded: LoadedModel, cache: Any, prompts: Sequence[list[int]], new_tokens: int
+) -> list[tuple[list[int], int]]:
+    """Generated tokens and hit tokens of each prompt, computed together by an engine of its own."""
+    engine = tiny_engine(loaded, cache)
+    asked = ask(engine, prompts, new_tokens)
+    engine.stop()
+    return [(one.tokens, sum(one.hits.values())) for one in asked]

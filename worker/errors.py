@@ -4,6 +4,7 @@
     ├── CheckpointError              the directory is not a usable checkpoint
     ├── AdapterError                 the directory is not a usable LoRA adapter
     ├── AdapterRefusedError          it cannot be merged whole, or not into this model
+    ├── DeviceUnavailableError       torch cannot compute on the device that is asked for
     ├── TransformersVersionError     the installed transformers is older than what is tested
     ├── ArchitectureRefusedError     its KV cannot be cached correctly
     ├── SelfTestFailedError          paged logits differ from the plain model's
@@ -36,6 +37,7 @@ __all__ = [
     "AdapterRefusedError",
     "ArchitectureRefusedError",
     "CheckpointError",
+    "DeviceUnavailableError",
     "EngineFailedError",
     "InvalidCacheControlError",
     "InvalidLimitError",
@@ -74,6 +76,10 @@ class AdapterError(WorkerError):
 
 class AdapterRefusedError(WorkerError):
     reason = "ADAPTER_REFUSED"
+
+
+class DeviceUnavailableError(WorkerError):
+    reason = "DEVICE_UNAVAILABLE"
 
 
 class TransformersVersionError(WorkerError):

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
 from worker.adapters import merge_adapter, read_adapter
-from worker.errors import ArchitectureRefusedError, CheckpointError
+from worker.errors import ArchitectureRefusedError, CheckpointError, DeviceUnavailableError
 from worker.layout import BlockLayout, probe_layout
 from worker.namespace import checkpoint_namespace
 from worker.rope_regime import Regime, RegimeName, choose_regime
@@ -48,6 +48,9 @@ class LoadedModel:
     stop_token_ids: frozenset[int]
     namespace: Namespace
     layout: BlockLayout
+    difference: float
+    """Of paged logits from the plain model's, the largest that the self-test saw, as a share of the
+    largest logit; within `worker.self_test.TOLERANCES`."""
     model: Any
     """An unmodified transformers decoder in evaluation mode."""
 
@@ -79,13 +82,15 @@ def load_model(
     `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16"; for
     `rope_regime` see `worker.rope_regime`. `adapter` is a LoRA adapter's directory, merged into the
     weights. Raises CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
-    SelfTestFailedError, TransformersVersionError, ValueError for a bad argument.
+    SelfTestFailedError, DeviceUnavailableError, TransformersVersionError, ValueError for a bad
+    argument.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if rope_regime not in get_args(RegimeName):
         raise ValueError(f"rope_regime must be short or long, not {rope_regime!r}")
     check_transformers()
+    _check_device(device)
     weight_files = _weight_files(directory)
     config = _read_config(directory)
     refuse_uncacheable(config)
@@ -97,7 +102,7 @@ def load_model(
         merge_adapter(model, lora)
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
-    run_self_test(model, layout, regime.context_tokens)
+    difference = run_self_test(model, layout, regime.context_tokens)
     name = directory.resolve().name
     return LoadedModel(
         name=name if lora is None else f"{name}:{lora.name}",
@@ -115,6 +120,7 @@ def load_model(
             "" if lora is None else lora.digest,
         ),
         layout=layout,
+        difference=difference,
         model=model,
     )
 
@@ -133,13 +139,33 @@ def refuse_uncacheable(config: Any) -> None:
         raise ArchitectureRefusedError(
             f"{kind} uses chunked attention: which tokens attend to each other is decided by a "
             f"mask over chunks of {chunk} tokens, which a paged cache cannot honour"
+            + _also_counts(text)
         )
     foreign = sorted(set(layer_types) - CACHEABLE_LAYERS)
     if foreign:
         raise ArchitectureRefusedError(
-            f"{kind} has layers of kind {', '.join(foreign)}: they carry recurrent or other state "
-            "that blocks of tokens cannot name"
+            f"{kind} has layers of kind {', '.join(foreign)}: they keep what is no token's key or "
+            "value (recurrent or convolutional state, an index), which blocks of tokens cannot name"
         )
+
+
+def _also_counts(text: Any) -> str:
+    """Of Llama 4: what would still be wrong were chunks honoured."""
+    if not getattr(text, "attn_temperature_tuning", None):
+        return ""
+    return (
+        "; and it scales attention by how many tokens its cache says are before a row, which is not"
+        " a token's position when requests share a row"
+    )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceUnavailableError(
+            f"torch cannot compute on {device!r} here: {_first_line(error)}"
+        ) from None
 
 
 def _weight_files(directory: Path) -> list[Path]:

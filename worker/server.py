@@ -78,7 +78,7 @@ async def start_worker(settings: WorkerSettings) -> RunningWorker:
 
     Raises SettingsError, AddressInUseError, TlsRequiredError, TlsFileError, and of
     `worker.errors`: CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
-    SelfTestFailedError, JournalLockedError, JournalDirectoryError.
+    SelfTestFailedError, DeviceUnavailableError, JournalLockedError, JournalDirectoryError.
     """
     async with AsyncExitStack() as parts:
         return await _build(settings, parts)
