@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +12,8 @@ import pytest
 from kvtier import bulk
 from kvtier.bulk import Frame, Kind, StopReason
 from kvtier.bulk_socket import FrameSocket
-from kvtier.principals import Role, role_uri
-from kvtier.tls import TlsRequiredError
 from kvtier.v1 import bulk_pb2, bulk_pb2_grpc
 from kvtier.v1 import cache_pb2 as pb
-from tests.pki import Pki
-from worker.bulk_lane import BulkLanes, LaneStoppedError
 from worker.transfer import page_checksum
 
 BLOCK_BYTES = 1024 * 1024 + 4000
@@ -141,66 +136,6 @@ def test_tickets_are_for_bulk_sessions_and_so_many(
     for _ in range(8):
         ticket_of(service, peer.id)
     assert tools.refusal(lambda: ticket_of(service, peer.id)).reason == "TOO_MANY_LANES"
-
-
-def test_a_service_without_a_lane_offers_none(make_service: Any, tools: Any) -> None:
-    without = make_service(bulk={"listen": ""}, ssd={"enabled": False})
-    request = tools.open_request("bulk")
-    error = tools.refusal(lambda: without.stub.OpenSession(request, timeout=5))
-    assert error.reason == "INVALID_TRANSPORT"
-
-
-def test_a_client_that_must_have_the_lane_does_not_go_around_it(
-    make_service: Any, make_client: Any, tools: Any
-) -> None:
-    without = make_service(bulk={"listen": ""}, ssd={"enabled": False})
-    chain, pages = tools.fresh_chain(1), tools.empty_pages(1)
-    client = make_client(without.address, "bulk")
-    assert client.store("r", chain, pages).stored_count == 0
-    assert client.counts()["cache_failures"] > 0
-    assert not client.connected()
-
-
-def test_a_client_that_takes_what_it_gets_says_what_it_passed_over(
-    make_service: Any, make_client: Any, tools: Any, caplog: Any
-) -> None:
-    without = make_service(bulk={"listen": ""}, ssd={"enabled": False})
-    without.settings.arena_socket_path.rename(without.settings.arena_socket_path.with_suffix(".x"))
-    chain = tools.fresh_chain(1)
-    client = make_client(without.address, "auto")
-    assert client.store("r", chain, tools.filled_pages(chain)).stored_count == 1
-    counts = client.counts()
-    assert counts["sessions_not_over_shared_memory"] == counts["sessions_not_over_bulk"] == 1
-    assert any(getattr(r, "problem", "") == "INVALID_TRANSPORT" for r in caplog.records)
-
-
-def test_without_shared_memory_a_client_takes_the_lane(
-    make_service: Any, make_client: Any, tools: Any
-) -> None:
-    other_host = make_service(ssd={"enabled": False})
-    other_host.settings.arena_socket_path.rename(
-        other_host.settings.arena_socket_path.with_suffix(".x")
-    )
-    chain, pages = tools.fresh_chain(3), tools.empty_pages(3)
-    client = make_client(other_host.address, "auto")
-    assert client.store("r", chain, tools.filled_pages(chain)).stored_count == 3
-    assert len(client.restore("r", chain, pages, 10.0).tiers) == 3
-    assert other_host.bulk_side().lane_count > 0
-    assert "sessions_not_over_bulk" not in client.counts()
-
-
-def test_the_lane_is_in_clear_only_where_the_control_lane_may_be(make_service: Any) -> None:
-    with pytest.raises(TlsRequiredError, match=r"0\.0\.0\.0"):
-        make_service(bulk={"listen": "0.0.0.0:0"}, ssd={"enabled": False})
-
-
-def test_a_worker_is_told_its_transport() -> None:
-    from worker.settings import CacheSettings as WorkerCacheSettings
-
-    assert WorkerCacheSettings().transport == "auto"
-    assert WorkerCacheSettings(transport="bulk").transport == "bulk"
-    with pytest.raises(ValueError, match="transport"):
-        WorkerCacheSettings.model_validate({"transport": "pigeon"})
 
 
 # Ids of others.
@@ -466,81 +401,3 @@ def test_a_client_whose_connections_are_cut_again_and_again_loses_nothing(
     assert len(client.restore("r", chain, pages, 10.0).tiers) == 12
     wanted = tools.filled_pages(chain)
     assert all((page == want).all() for page, want in zip(pages, wanted, strict=True))
-
-
-# TLS.
-
-
-@pytest.fixture(scope="module")
-def pki(short_directory: Callable[[], Path]) -> Pki:
-    return Pki(short_directory() / "tls")
-
-
-@pytest.fixture(scope="module")
-def secure(make_service: Any, pki: Pki) -> Any:
-    return make_service(security=pki.security.model_dump(), ssd={"enabled": False})
-
-
-def secured_ticket(secure: Any, pki: Pki, file: Path, tools: Any) -> bytes:
-    import grpc
-
-    from kvtier.v1 import cache_pb2_grpc
-
-    with grpc.secure_channel(secure.address, pki.credentials(file)) as channel:
-        opened = cache_pb2_grpc.CacheServiceStub(channel).OpenSession(
-            tools.open_request("bulk"), timeout=10
-        )
-        given = bulk_pb2_grpc.BulkServiceStub(channel).OpenBulkLane(
-            bulk_pb2.OpenBulkLaneRequest(session_id=opened.session_id), timeout=10
-        )
-        assert given.tls
-        return given.ticket
-
-
-def greeted(secure: Any, context: Any, ticket: bytes) -> Frame:
-    host, _, port = secure.server.bulk_listen.rpartition(":")
-    raw = socket.create_connection((host, int(port)), 10)
-    with context.wrap_socket(raw, server_hostname=host) as connection:
-        frames = FrameSocket(connection, bulk.FROM_SERVICE)
-        frames.send(Frame(Kind.HELLO, length=32), ticket)
-        return frames.receive_header(time.monotonic() + 10)
-
-
-def test_over_tls_a_ticket_is_for_the_key_that_asked(secure: Any, pki: Pki, tools: Any) -> None:
-    mine, theirs = (pki.client_file(role_uri(Role.ENGINE)) for _ in range(2))
-    ticket = secured_ticket(secure, pki, mine, tools)
-    stolen = greeted(secure, pki.lane_tls(theirs), ticket)
-    assert (stolen.kind, stolen.index) == (Kind.STOP, StopReason.TICKET_REFUSED)
-    own = greeted(secure, pki.lane_tls(mine), secured_ticket(secure, pki, mine, tools))
-    assert own.kind is Kind.WELCOME
-
-
-def test_over_tls_nobody_gets_in_without_a_certificate_of_the_authority(
-    secure: Any, pki: Pki, tools: Any, short_directory: Any
-) -> None:
-    import ssl
-
-    mine = pki.client_file(role_uri(Role.ENGINE))
-    ticket = secured_ticket(secure, pki, mine, tools)
-    bare = ssl.create_default_context(cafile=str(pki.authority.certificate_file))
-    stranger = Pki(short_directory() / "foreign")
-    foreign = stranger.lane_tls(stranger.client_file(role_uri(Role.ENGINE)))
-    foreign.load_verify_locations(cafile=str(pki.authority.certificate_file))
-    for context in (bare, foreign):
-        with pytest.raises(OSError):
-            greeted(secure, context, ticket)
-    host, _, port = secure.server.bulk_listen.rpartition(":")
-    with socket.create_connection((host, int(port)), 10) as clear:
-        clear.sendall(bulk.pack(Frame(Kind.HELLO, length=32)) + ticket)
-        try:
-            said = clear.recv(4096)
-        except ConnectionResetError:
-            said = b""
-        assert bulk.pack(Frame(Kind.WELCOME)) not in said
-
-
-def test_a_client_with_tls_takes_no_lane_in_clear(tools: Any) -> None:
-    told = bulk_pb2.OpenBulkLaneResponse(port=1, ticket=bytes(32), tls=False)
-    lanes = BulkLanes(lambda _: told, "127.0.0.1", None, True)
-    with pytest.raises(LaneStoppedError, match="TLS_REQUIRED"):
-        lanes.connect(time.monotonic() + 5)
