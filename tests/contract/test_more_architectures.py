@@ -95,7 +95,6 @@ COMPUTED: dict[str, dict[str, Any]] = {
     "stablelm": COMMON,
     "starcoder2": {**COMMON, **WINDOW},
 }
-GPT = {"vocab_size": 512, "n_layer": 3, "n_head": 4}
 # The last two layers attend to what earlier ones cache.
 SHARED: dict[str, Any] = {
     **COMMON,
@@ -115,7 +114,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     # A mask of its own that is the causal one until `keep_window_size` tokens.
     "doge": ({**COMMON, "keep_window_size": 200}, "mask of its own"),
     "falcon": ({**COMMON, "alibi": False}, "0 of 3 layers"),
-    "gptj": ({**GPT, "n_embd": 64, "n_positions": 512, "rotary_dim": 16}, "0 of 3 layers"),
     "gpt_neo": (
         {
             **COMMON,
