@@ -14,8 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 from worker.admitting import Admitting
@@ -28,7 +26,7 @@ from worker.model_runner import ModelRunner, Span
 from worker.prefill_rate import PrefillRate
 from worker.requests import EndReason, FinishReason, RequestEnded, RequestId, TokenEvent
 from worker.room_making import RoomMaking
-from worker.sampler import draw_token
+from worker.sampler import LogitRow, draw_token, read_rows
 from worker.sequence import TokenSequence
 
 __all__ = ["StepLoop"]
@@ -115,7 +113,7 @@ class StepLoop:
         began = self._state.clock()
         try:
             logits = self._runner.run([work.span for work in works])
-            largest = logits.amax(dim=1).tolist()  # on a device, this is what waits for it
+            rows = read_rows(logits)  # on a device, this is what waits for it
         except Exception as error:
             log.exception("a step failed; ending its requests")
             for work in works:
@@ -125,8 +123,8 @@ class StepLoop:
         pieces = [work.span for work in works if not work.decodes]
         seconds = self._state.clock() - began
         self._prefill_rate.step(pieces, len(works) - len(pieces), seconds)
-        for work, row, top in zip(works, logits, largest, strict=True):
-            self._advance(work, row, top)
+        for work, row in zip(works, rows, strict=True):
+            self._advance(work, row)
         return True
 
     def stats(self) -> EngineStats:
@@ -202,13 +200,13 @@ class StepLoop:
         # Also in the middle of a prompt: `_advance` judges the span's KV by them.
         return _Work(live, sequence, Span(tokens, sequence.computed, sequence.table.pages, 1))
 
-    def _advance(self, work: _Work, logits: torch.Tensor, largest: float) -> None:
+    def _advance(self, work: _Work, row: LogitRow) -> None:
         live, sequence, span = work.live, work.sequence, work.span
         if live.phase is not Phase.RUNNING:
             return
         # The last token saw all of the span's KV: what is no number there is none here. The largest
         # logit is NaN when one is; infinite, it leaves no chances to draw by.
-        if not math.isfinite(largest):
+        if not math.isfinite(row.largest):
             self._endings.end(live, EndReason.ERROR, "the model's logits are not numbers")
             return
         self._count(live, sequence, span)
@@ -219,9 +217,9 @@ class StepLoop:
         self._state.residency.join(live)
         if sequence.pending == 0:
             if live.account.closed:
-                self._draw(live, sequence, logits)
+                self._draw(live, sequence, row)
             else:
-                self._prompt_done(live, logits)
+                self._prompt_done(live, row)
 
     def _count(self, live: LiveRequest, sequence: TokenSequence, span: Span) -> None:
         """Who computed what for whom; before the sequence has it."""
@@ -234,23 +232,24 @@ class StepLoop:
         if live.account.computed(span.start, min(span.end, live.prompt_tokens)):
             live.miss_reason = MissReason.EVICTED
 
-    def _prompt_done(self, live: LiveRequest, logits: torch.Tensor) -> None:
+    def _prompt_done(self, live: LiveRequest, row: LogitRow) -> None:
         live.account.close()
         self._state.residency.fork(live)
         self._endings.offer(live, live.sequences[0])
         for sequence in list(live.sequences):
             if live.phase is Phase.RUNNING:
-                self._draw(live, sequence, logits)
+                self._draw(live, sequence, row)
 
-    def _draw(self, live: LiveRequest, sequence: TokenSequence, logits: torch.Tensor) -> None:
+    def _draw(self, live: LiveRequest, sequence: TokenSequence, row: LogitRow) -> None:
         request = live.request
-        token = draw_token(logits, request.sampling, sequence.generator)
+        drawn = draw_token(row, request.sampling, sequence.generator, sequence.generated)
+        token = drawn.token_id
         if token in request.stop_token_ids:
             self._endings.finish(live, sequence, FinishReason.STOP)
             return
         sequence.draw(token)
         live.completion_tokens += 1
-        self._endings.emit(live, TokenEvent(sequence.index, token))
+        self._endings.emit(live, TokenEvent(sequence.index, token, drawn.logprob))
         if len(sequence.generated) == request.max_completion_tokens:
             self._endings.finish(live, sequence, FinishReason.LENGTH)
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from kvtier.blocks import MissReason, Tier
-from worker.requests import CacheMode, EndReason, RequestId, Sampling
+from worker.requests import CacheMode, EndReason, RequestId
+from worker.sampling import Sampling
 
 ONE = list(range(3, 43))
 OTHER = list(range(60, 100))
