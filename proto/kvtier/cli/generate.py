@@ -69,6 +69,12 @@ CacheScope = Annotated[
     Scope | None,
     typer.Option("--cache-scope", help="Share cached blocks within this only."),
 ]
+Priority = Annotated[
+    int | None,
+    typer.Option(
+        "--priority", min=-2, max=2, help="The higher goes first, as far as it is granted."
+    ),
+]
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", min=1, max=2**31 - 1, help="Tokens to generate at most.")
 ]
@@ -103,6 +109,7 @@ def generate(
     cache_timeout: CacheTimeout = None,
     one_off: OneOff = False,
     ttl_class: TtlClass = "",
+    priority: Priority = None,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     top_p: TopP = None,
@@ -123,7 +130,7 @@ def generate(
 ) -> None:
     """Complete one prompt; show what was reused and what it costs."""
     text = _prompt_text(prompt)
-    request = _request(tenant, project, user, cache_scope, max_tokens)
+    request = _request(tenant, project, user, cache_scope, priority, max_tokens)
     request.client_request_id = _checked(name)
     words = SamplingWords(
         temperature=temperature,
@@ -173,6 +180,7 @@ def chat(
     cache_timeout: CacheTimeout = None,
     one_off: OneOff = False,
     ttl_class: TtlClass = "",
+    priority: Priority = None,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     system: Annotated[str, typer.Option("--system", help="System message.")] = "",
@@ -184,7 +192,7 @@ def chat(
     with open_channel(address) as channel:
         while line := _next_line():
             history.messages.add(role="user", content=line)
-            request = _request(tenant, project, user, cache_scope, max_tokens)
+            request = _request(tenant, project, user, cache_scope, priority, max_tokens)
             set_sampling(request, SamplingWords(temperature=temperature))
             set_cache(request, cache, cache_timeout, one_off, _checked(ttl_class))
             request.chat.CopyFrom(history)
@@ -206,6 +214,7 @@ def _request(
     project: str,
     user: str,
     cache_scope: Scope | None,
+    priority: int | None,
     max_tokens: int,
 ) -> inference_pb2.GenerateRequest:
     return inference_pb2.GenerateRequest(
@@ -213,6 +222,7 @@ def _request(
         project_id=_checked(project),
         user_id=_checked(user),
         cache_scope=_SCOPES[cache_scope],
+        priority=priority,
         max_completion_tokens=max_tokens,
     )
 

@@ -104,6 +104,17 @@ def test_json_is_one_object_with_numbers_and_decimal_text(worker, till):
     assert (data["logprobs"], data["error"]) == (None, None)
 
 
+def test_a_priority_is_asked_for_only_where_one_is_named(worker, till):
+    generate(worker, till)
+    generate(worker, till, "hi", "--priority", "-2")
+    generate(worker, till, "hi", "--priority", "0")
+    assert [r.priority if r.HasField("priority") else None for r in worker.requests] == [
+        None,
+        -2,
+        0,
+    ]
+
+
 def test_every_word_on_sampling_goes_into_the_request(worker, till):
     generate(worker, till)
     generate(
@@ -244,6 +255,7 @@ def test_what_the_worker_refuses_leaves_standard_output_empty(worker, till):
         ("--stop-token", "-1"),
         ("--stop", "\udcff"),
         ("--seed", "9223372036854775808"),
+        ("--priority", "3"),
         ("--cache", "sometimes"),
         ("--cache-timeout", "-1"),
         ("--cache-timeout", "nan"),
