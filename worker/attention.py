@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from worker.errors import ArchitectureRefusedError
 from worker.kv_pages import KvPages
+from worker.paged_columns import PagedColumns
 
 __all__ = [
     "CURRENT_STEP",
@@ -69,6 +70,16 @@ class AttentionStep:
     masks: dict[tuple[int, int, int | None, torch.dtype], torch.Tensor] = field(
         default_factory=dict
     )
+
+    row_indexes: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+
+    def rows(self, columns: PagedColumns, pages: torch.Tensor) -> torch.Tensor:
+        """`columns.row_index(pages)`, made once for layers that lie alike."""
+        name = (*columns.steps, columns.at.grains, columns.at.heads_per_grain)
+        made = self.row_indexes.get(name)
+        if made is None:
+            made = self.row_indexes[name] = columns.row_index(pages)
+        return made
 
     def mask(self, queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
         """Additive `[queries, keys]`: the last query is at the last key."""
@@ -119,18 +130,14 @@ class PagedCache(Cache):
         return all_keys, all_values
 
     def _exchange(
-        self, which: int, columns: torch.Tensor, states: torch.Tensor, step: AttentionStep
+        self, which: int, columns: PagedColumns, states: torch.Tensor, step: AttentionStep
     ) -> torch.Tensor:
-        _, heads, _, dim = states.shape
-        tokens = self._kv.layout.block_tokens
-        paged = columns.view(columns.shape[0], tokens, heads, dim)
-        paged[step.slot_pages, step.slot_offsets] = states[0].transpose(0, 1)
+        columns.write(step.slot_pages, step.slot_offsets, states[0])
         if step.gather_pages is None:
             return states
-        rows = step.gather_pages.shape[0]
-        room = self._room(which, rows * columns.shape[1], columns).view(rows, columns.shape[1])
-        torch.index_select(columns, 0, step.gather_pages, out=room)
-        return room.view(1, rows * tokens, heads, dim).transpose(1, 2)
+        rows = step.rows(columns, step.gather_pages)
+        room = self._room(which, rows.numel() * columns.tiles[0, 0, 0].numel(), states)
+        return columns.gather(rows, room)[None]
 
     def _room(self, which: int, elements: int, like: torch.Tensor) -> torch.Tensor:
         if self._scratch[which].numel() < elements:
