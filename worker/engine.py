@@ -241,7 +241,7 @@ class Engine:
         return StepLoop(
             self._settings,
             layout.block_tokens,
-            ModelRunner(model, kv),
+            ModelRunner(model, kv, self._loaded.attention),
             Residency(kv, pool, self._clock, units),
             traffic,
             self._clock,

@@ -15,11 +15,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
+from worker.attention.choose import AttentionChoice
 from worker.errors import ArchitectureRefusedError, CheckpointError
 from worker.layout import BlockLayout, probe_layout
 from worker.namespace import checkpoint_namespace
 from worker.rope_regime import Regime, RegimeName, choose_regime
-from worker.self_test import run_self_test
+from worker.self_test import prove_attention
 from worker.transformers_version import check_transformers
 
 __all__ = ["LoadedModel", "load_model"]
@@ -47,6 +48,8 @@ class LoadedModel:
     stop_token_ids: frozenset[int]
     namespace: Namespace
     layout: BlockLayout
+    attention: AttentionChoice
+    """How it attends; the self-test was passed with it."""
     model: Any
     """An unmodified transformers decoder in evaluation mode."""
 
@@ -91,7 +94,7 @@ def load_model(
     model = _read_model(directory, config, _pick_dtype(dtype, device), device)
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
-    run_self_test(model, layout, regime.context_tokens)
+    attention = prove_attention(model, layout, regime.context_tokens)
     return LoadedModel(
         name=directory.resolve().name,
         architecture=type(model).__name__,
@@ -101,6 +104,7 @@ def load_model(
         stop_token_ids=_stop_token_ids(directory, text_config),
         namespace=checkpoint_namespace(directory, weight_files, config, layout, regime.name),
         layout=layout,
+        attention=attention,
         model=model,
     )
 
