@@ -4,6 +4,7 @@ The first that the model's self-test passes with is used, and is told: in the lo
 `GetModel.attention`. Starting thread.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ class AttentionChoice:
     """One way of attending."""
 
     name: str
-    """`gather+sdpa` or `pages+sdpa`, and `+latents` where those are absorbed."""
+    """`gather+sdpa`, `pages+sdpa` or `triton`, and `+latents` where those are absorbed."""
     why: str
     """In words, for whoever reads the log."""
     make: Callable[[KvPages], AttentionBackend]
@@ -43,6 +44,14 @@ def attention_choices(device: torch.device) -> tuple[AttentionChoice, ...]:
     if device.type == "cpu" and _kernel_with_sums():
         why = "torch's kernel for processors gives log-sum-exp, so single queries read pages"
         return (AttentionChoice(InPlaceBackend.name, why, InPlaceBackend), gathering)
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return (replace(gathering, why="Triton is not installed (extra gpu), so torch alone"),)
+        # Imported only here: a processor has no use for it, and it takes a second.
+        from worker.attention.triton_backend import TritonBackend
+
+        why = "our kernels read pages by block tables"
+        return (AttentionChoice(TritonBackend.name, why, TritonBackend), gathering)
     return (gathering,)
 
 
