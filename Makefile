@@ -7,10 +7,10 @@ GEN := .venv-gen
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-versions check fmt bench proto proto-check clean
+.PHONY: help setup demo test test-oldest test-versions check fmt bench proto proto-check clean
 
 help:  ## print the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP)  ## make .venv with everything pinned (done by the other targets when needed)
 
@@ -28,21 +28,37 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP)  ## the main job on embedded defaults; ARGS="--json demo.json" passes arguments on
 	@$(BIN)/kvtier demo $(ARGS)
 
-test: $(STAMP) $(GEN)/.ready  ## ruff, mypy, generated code and all tests
+test: $(STAMP) $(GEN)/.ready  ## ruff, mypy, generated code, all tests, and the models with the oldest transformers
 	@echo "== ruff" && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@echo "== mypy" && $(BIN)/mypy
 	@echo "== generated code" && $(MAKE) --no-print-directory proto-check
 	@echo "== pytest" && $(BIN)/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory test-oldest
 
 OTHER_TRANSFORMERS := .venv-transformers
+OLDEST_TRANSFORMERS := 5.17.0
+NEWER_TRANSFORMERS := 5.24.0
 # 5.17 wants an older hub and its HTTP client. Without dependencies: torch and the rest stay as pinned.
 WITH_5.17.0 := huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9 h11==0.16.0 certifi==2026.10.19.post1
-test-versions: $(STAMP)  ## the models with the oldest and a newer transformers
-	@set -e; for version in 5.17.0 5.24.0; do echo "== transformers $$version"; \
-	  test -d $(OTHER_TRANSFORMERS)/$$version || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
-	    --target $(OTHER_TRANSFORMERS)/$$version transformers==$$version $$(test $$version != 5.17.0 || echo $(WITH_5.17.0)); \
-	  PYTHONPATH=$(OTHER_TRANSFORMERS)/$$version $(BIN)/python -m pytest $(ARGS) tests/unit/worker_engine \
-	    tests/contract/test_architectures.py tests/contract/test_more_architectures.py tests/contract/test_rope_by_length.py; done
+# Laid over .venv, and proved to be what is imported.
+laid_over = export PYTHONPATH=$(CURDIR)/$(OTHER_TRANSFORMERS)/$(1)$${PYTHONPATH:+:$$PYTHONPATH} && \
+  $(BIN)/python -c 'import transformers as t; assert t.__version__ == "$(1)", t.__version__'
+
+.PRECIOUS: $(OTHER_TRANSFORMERS)/%/.ready
+$(OTHER_TRANSFORMERS)/%/.ready: | $(STAMP)
+	@echo "[transformers $*] in $(@D)"
+	@rm -rf $(@D)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) transformers==$* $(WITH_$*)
+	@touch $@
+
+test-oldest: $(OTHER_TRANSFORMERS)/$(OLDEST_TRANSFORMERS)/.ready  ## the matrix of models with the oldest transformers
+	@echo "== the models with transformers $(OLDEST_TRANSFORMERS)" && $(call laid_over,$(OLDEST_TRANSFORMERS)) && \
+	$(BIN)/python -m pytest --quiet tests/contract/test_architectures.py
+
+test-versions: $(patsubst %,$(OTHER_TRANSFORMERS)/%/.ready,$(OLDEST_TRANSFORMERS) $(NEWER_TRANSFORMERS))  ## all of the models' tests with the oldest and a newer one
+	@set -e; $(foreach version,$(OLDEST_TRANSFORMERS) $(NEWER_TRANSFORMERS),echo "== transformers $(version)"; \
+	  ($(call laid_over,$(version)) && $(BIN)/python -m pytest $(ARGS) tests/unit/worker_engine tests/contract/test_adapters.py \
+	    tests/contract/test_architectures.py tests/contract/test_more_architectures.py tests/contract/test_rope_by_length.py);)
 
 check: $(STAMP)  ## ruff and mypy only
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
@@ -52,7 +68,7 @@ fmt: $(STAMP)  ## format and fix
 
 bench: $(STAMP)  ## every benchmark, one after the other
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
-	@set -e; for name in path lookup; do echo "== kvtier bench $$name"; $(BIN)/kvtier bench $$name $(ARGS); done
+	@set -e; for name in path lookup ttft; do echo "== kvtier bench $$name"; $(BIN)/kvtier bench $$name $(ARGS); done
 
 $(GEN)/.ready: pyproject.toml
 	@test -x $(GEN)/bin/python || $(PYTHON) -m venv $(GEN)
@@ -75,4 +91,4 @@ proto-check: $(GEN)/.ready
 	  { echo "generated code is stale: run make proto and commit"; rm -rf $$out; exit 1; }; done; rm -rf $$out
 
 clean:  ## remove environments and caches, never data
-	rm -rf $(VENV) $(GEN) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(GEN) $(OTHER_TRANSFORMERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis

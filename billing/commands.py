@@ -82,7 +82,7 @@ def report(
         case Format.JSON:
             _print_json(data)
         case Format.CSV:
-            _print_csv(keys, data["rows"])
+            _print_csv(keys, [row | _csv_writes(row) for row in data["rows"]])
         case Format.TABLE:
             show_report(_console(), data, keys)
 
@@ -145,6 +145,7 @@ def prices(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> Non
 _LINE_KEYS = (
     "model",
     "token_class",
+    "cache_write_ttl_class",
     "quantity_tokens",
     "unit_price",
     "unit_tokens",
@@ -190,6 +191,12 @@ def _format(chosen: Format, json_: bool) -> Format:
 
 def _print_json(data: object) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _csv_writes(row: dict[str, Any]) -> dict[str, str]:
+    """In one cell: tokens by TTL class, "1h=640;5m=64"."""
+    writes = row["cache_writes"].items()
+    return {"cache_writes": ";".join(f"{name}={count}" for name, count in writes)}
 
 
 def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

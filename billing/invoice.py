@@ -5,17 +5,18 @@ once, half to even, to the version's `invoice_decimals`; the total is the exact 
 amounts, so it can be checked by adding up what is printed. Reads one snapshot; a reader's thread.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 
 from sqlalchemy import Connection, func, select
 
 from billing.errors import InvalidPeriodError, TenantUnknownError
-from billing.ledger_schema import entries
+from billing.ledger_schema import cache_write_tokens, cache_write_ttl_class, entries
 from billing.money import EXACT, ZERO, amount_of, round_line
 from billing.period import Period
 from billing.price_book import Price, PriceVersion
-from billing.rating import TOKEN_CLASSES, price_of_class
+from billing.rating import CACHE_WRITE, TOKEN_CLASSES, price_of_class
 from billing.report import period_filter, saved_by_hits, stored_versions
 from billing.usage import TenantId
 
@@ -32,6 +33,7 @@ class InvoiceLine:
     unit_price: Decimal
     amount: Decimal
     price_version: str
+    cache_write_ttl_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Invoice:
     """What the hit tokens would have cost more as miss tokens; rounded as lines are."""
     request_count: int
     unrated_request_count: int
+    cache_writes: tuple[tuple[str, int], ...] = ()
+    """(TTL class, tokens), charged or not, without those of unrated requests."""
 
     @property
     def total(self) -> Decimal:
@@ -62,19 +66,33 @@ class _Usage:
     version: PriceVersion
     price: Price
     quantities: dict[str, int]
+    cache_writes: dict[str, int]
+    """By TTL class."""
 
     def lines(self) -> list[InvoiceLine]:
-        return [self._line(name) for name in TOKEN_CLASSES if self.quantities[name]]
+        lines = [
+            self._line(name, self.quantities[name], price_of_class(self.price, name))
+            for name in TOKEN_CLASSES
+            if self.quantities[name]
+        ]
+        for ttl_class, quantity in sorted(self.cache_writes.items()):
+            unit_price = self.price.cache_write_price(ttl_class)
+            if unit_price is not None:
+                lines.append(self._line(CACHE_WRITE, quantity, unit_price, ttl_class))
+        return lines
 
     def saved(self) -> Decimal:
         exact = saved_by_hits(self.quantities["hit"], self.price)
         return round_line(exact, self.version.invoice_decimals)
 
-    def _line(self, token_class: str) -> InvoiceLine:
-        unit_price = price_of_class(self.price, token_class)
-        quantity = self.quantities[token_class]
+    def _line(
+        self, token_class: str, quantity: int, unit_price: Decimal, ttl_class: str = ""
+    ) -> InvoiceLine:
         amount = round_line(amount_of(quantity, unit_price), self.version.invoice_decimals)
-        return InvoiceLine(self.model, token_class, quantity, unit_price, amount, self.version.name)
+        version = self.version.name
+        return InvoiceLine(
+            self.model, token_class, quantity, unit_price, amount, version, ttl_class
+        )
 
 
 def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> Invoice:
@@ -93,9 +111,10 @@ def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> I
             " change of currency and one from there",
             currencies=",".join(currencies),
         )
-    saved = ZERO
+    saved, cache_writes = ZERO, Counter[str]()
     for usage in usages:
         saved = EXACT.add(saved, usage.saved())
+        cache_writes.update(usage.cache_writes)
     return Invoice(
         tenant_id=tenant_id,
         period=period,
@@ -104,6 +123,7 @@ def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> I
         saved=saved,
         request_count=request_count,
         unrated_request_count=unrated_count,
+        cache_writes=tuple(sorted(cache_writes.items())),
     )
 
 
@@ -116,16 +136,18 @@ def _usages(
         select(
             entries.c.model,
             entries.c.price_id,
+            cache_write_ttl_class.label("ttl_class"),
+            func.sum(cache_write_tokens).label("cache_write"),
             func.count().label("request_count"),
             func.sum(sum(tiers[1:], start=tiers[0])).label("hit"),
             func.sum(entries.c.miss).label("miss"),
             func.sum(entries.c.output).label("output"),
         )
         .where(*period_filter(period, tenant_id))
-        .group_by(entries.c.model, entries.c.price_id)
+        .group_by(entries.c.model, entries.c.price_id, cache_write_ttl_class)
     )
     versions = stored_versions(connection)
-    usages: list[_Usage] = []
+    usages: dict[tuple[str, str], _Usage] = {}
     request_count = unrated_count = 0
     for row in connection.execute(statement):
         request_count += row.request_count
@@ -134,9 +156,16 @@ def _usages(
         if version is None or price is None:
             unrated_count += row.request_count
             continue
-        quantities = {name: int(getattr(row, name)) for name in TOKEN_CLASSES}
-        usages.append(_Usage(row.model, version, price, quantities))
-    usages.sort(
-        key=lambda usage: (usage.model, usage.version.effective_time_ns, usage.version.name)
+        usage = usages.setdefault(
+            (row.model, version.id),
+            _Usage(row.model, version, price, dict.fromkeys(TOKEN_CLASSES, 0), {}),
+        )
+        for name in TOKEN_CLASSES:
+            usage.quantities[name] += int(getattr(row, name))
+        if row.cache_write:
+            usage.cache_writes[row.ttl_class] = int(row.cache_write)
+    ordered = sorted(
+        usages.values(),
+        key=lambda usage: (usage.model, usage.version.effective_time_ns, usage.version.name),
     )
-    return usages, request_count, unrated_count
+    return ordered, request_count, unrated_count

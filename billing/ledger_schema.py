@@ -11,10 +11,13 @@ beside `event` repeat it for queries, and `verify` compares them with it. Descri
 docs/formats/ledger.md. Names and meanings are frozen under FORMAT_VERSION.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     DDL,
     BigInteger,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     LargeBinary,
@@ -22,12 +25,16 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    case,
     event,
+    func,
 )
 from sqlalchemy.types import Integer
 
 __all__ = [
     "FORMAT_VERSION",
+    "cache_write_tokens",
+    "cache_write_ttl_class",
     "entries",
     "ledger_meta",
     "metadata",
@@ -110,6 +117,22 @@ refused_events = Table(
     Column("wire", LargeBinary, nullable=False),
     sqlite_strict=True,
 )
+
+
+def _of_cache_write(field: str) -> ColumnElement[Any]:
+    """A field of the event that few have, and that has no column: read from its text, which begins
+    with it then. NULL where there is none. SQLite's function; PostgreSQL has `->>` for it."""
+    begins = func.substr(entries.c.event, 1, len(_CACHE_WRITE)) == _CACHE_WRITE
+    return case((begins, func.json_extract(entries.c.event, f"$.{field}")))
+
+
+_CACHE_WRITE = '{"cache_write"'
+
+cache_write_tokens = func.coalesce(_of_cache_write("cache_write"), 0)
+"""Of an entry."""
+
+cache_write_ttl_class = func.coalesce(_of_cache_write("cache_write_ttl_class"), "")
+"""Their TTL class; "" without an end, or without such tokens."""
 
 _KEPT = (ledger_meta, price_versions, entries, postings, refused_events)
 _VERBS = ("update", "delete")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, lru_cache
@@ -18,7 +19,10 @@ from typing import NewType
 
 from billing.money import parse_price, to_text
 
-__all__ = ["Price", "PriceBook", "PriceId", "PriceVersion", "version_from_text"]
+__all__ = ["ANY_CLASS", "Price", "PriceBook", "PriceId", "PriceVersion", "version_from_text"]
+
+ANY_CLASS = "*"
+"""Every TTL class without a price of its own, "" (without an end) too."""
 
 PriceId = NewType("PriceId", str)
 """SHA-256 of a version's canonical text, hexadecimal."""
@@ -33,6 +37,13 @@ class Price:
     hit: Decimal
     miss: Decimal
     output: Decimal
+    cache_write: tuple[tuple[str, Decimal], ...] = ()
+    """(TTL class, price on top of miss and output), by class; ANY_CLASS for all others."""
+
+    def cache_write_price(self, ttl_class: str) -> Decimal | None:
+        """None: such tokens cost nothing beside miss and output."""
+        prices = dict(self.cache_write)
+        return prices.get(ttl_class, prices.get(ANY_CLASS))
 
     def fits(self, model: str) -> bool:
         return _compiled(self.model_pattern).fullmatch(model) is not None
@@ -71,7 +82,7 @@ class PriceVersion:
             "invoice_decimals": self.invoice_decimals,
             "name": self.name,
             "prices": [
-                [p.model_pattern, to_text(p.hit), to_text(p.miss), to_text(p.output)]
+                [p.model_pattern, to_text(p.hit), to_text(p.miss), to_text(p.output), *_written(p)]
                 for p in self.prices
             ],
             "source": self.source,
@@ -109,6 +120,20 @@ class PriceBook:
         return version if version is not None and version.price_of(model) else None
 
 
+def _read(
+    pattern: str, hit: str, miss: str, output: str, cache_write: Sequence[tuple[str, str]] = ()
+) -> Price:
+    written = tuple((name, parse_price(text)) for name, text in cache_write)
+    return Price(pattern, parse_price(hit), parse_price(miss), parse_price(output), written)
+
+
+def _written(price: Price) -> list[list[list[str]]]:
+    """Nothing where there is none: the text of such a price is that of before there were any."""
+    return (
+        [[[name, to_text(each)] for name, each in price.cache_write]] if price.cache_write else []
+    )
+
+
 def version_from_text(text: str) -> PriceVersion:
     """Inverse of `PriceVersion.text`. Raises ValueError when `text` is not exactly such a line."""
     try:
@@ -119,10 +144,7 @@ def version_from_text(text: str) -> PriceVersion:
             currency=fields["currency"],
             source=fields["source"],
             invoice_decimals=fields["invoice_decimals"],
-            prices=tuple(
-                Price(pattern, parse_price(hit), parse_price(miss), parse_price(output))
-                for pattern, hit, miss, output in fields["prices"]
-            ),
+            prices=tuple(_read(*parts) for parts in fields["prices"]),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a stored price version: {error}") from None

@@ -12,6 +12,7 @@
       hit = "0.1"                              # text: a float would not be exact
       miss = "1"
       output = "2"
+      cache_write = { "1h" = "0.5", "*" = "0.25" }    # optional, by TTL class
 
 Every problem of a file is reported at once. Read once at start; pure otherwise.
 """
@@ -39,7 +40,7 @@ DEFAULT_BOOK = "default_prices.toml"
 
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _VERSION_KEYS = {"name", "effective_time", "currency", "source", "invoice_decimals", "prices"}
-_PRICE_KEYS = {"model", "hit", "miss", "output"}
+_PRICE_KEYS = {"model", "hit", "miss", "output", "cache_write"}
 
 Path_ = tuple[str | int, ...]
 
@@ -153,7 +154,17 @@ class _Reader:
         self._only(entry, _PRICE_KEYS, at)
         model = self._text(entry, "model", at)
         hit, miss, output = (self._money(entry, key, at) for key in ("hit", "miss", "output"))
-        return Price(model, hit, miss, output)
+        return Price(model, hit, miss, output, self._cache_write(entry, at))
+
+    def _cache_write(self, entry: Mapping[str, Any], at: Path_) -> tuple[tuple[str, Decimal], ...]:
+        table, where = entry.get("cache_write", {}), (*at, "cache_write")
+        if not isinstance(table, dict):
+            self._note(where, 'must be prices by TTL class, for example { "1h" = "0.5" }')
+            return ()
+        for name in table:
+            if not name.isprintable():
+                self._note(where, "names a TTL class that is not printable")
+        return tuple((name, self._money(table, name, where)) for name in sorted(table))
 
     def _money(self, entry: Mapping[str, Any], key: str, at: Path_) -> Decimal:
         value = entry.get(key)

@@ -4,6 +4,7 @@
     revenue/hit            - hit tokens    x hit price
     revenue/miss           - miss tokens   x miss price
     revenue/output         - output tokens x output price
+    revenue/cache_write    - cache write tokens x the price of their TTL class, where it has one
 
 Invariant: the postings of an event sum to exactly zero, and the same event and price version always
 give the same postings. Every token that the event counts is charged; which tokens an end counts is
@@ -18,10 +19,13 @@ from billing.money import EXACT, ZERO, amount_of
 from billing.price_book import Price, PriceVersion
 from billing.usage import TokenCounts, UsageEvent
 
-__all__ = ["TOKEN_CLASSES", "Posting", "amounts_by_class", "price_of_class", "rate"]
+__all__ = ["CACHE_WRITE", "TOKEN_CLASSES", "Posting", "amounts_by_class", "price_of_class", "rate"]
 
 TOKEN_CLASSES = ("hit", "miss", "output")
 """In the order of postings and invoice lines. Frozen: the order is hashed."""
+
+CACHE_WRITE = "cache_write"
+"""Comes after those, where it has a price: its tokens are some of miss and output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,15 @@ def rate(event: UsageEvent, version: PriceVersion | None) -> tuple[Posting, ...]
 def amounts_by_class(tokens: TokenCounts, price: Price) -> list[tuple[str, int, Decimal]]:
     """(token class, tokens, exact amount) of each class that has tokens."""
     quantities = zip(TOKEN_CLASSES, (tokens.hit, tokens.miss, tokens.output), strict=True)
-    return [
+    amounts = [
         (name, quantity, amount_of(quantity, price_of_class(price, name)))
         for name, quantity in quantities
         if quantity
     ]
+    unit_price = price.cache_write_price(tokens.cache_write_ttl_class)
+    if tokens.cache_write and unit_price is not None:
+        amounts.append((CACHE_WRITE, tokens.cache_write, amount_of(tokens.cache_write, unit_price)))
+    return amounts
 
 
 def price_of_class(price: Price, token_class: str) -> Decimal:

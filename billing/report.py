@@ -14,7 +14,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from billing.errors import InvalidGroupError, TooManyRowsError
-from billing.ledger_schema import entries, price_versions
+from billing.ledger_schema import (
+    cache_write_tokens,
+    cache_write_ttl_class,
+    entries,
+    price_versions,
+)
 from billing.money import EXACT, ZERO, amount_of
 from billing.period import DAY_NS, HOUR_NS, Period
 from billing.price_book import Price, PriceId, PriceVersion, version_from_text
@@ -73,6 +78,8 @@ class UsageRow:
     hit_shared: int = 0
     miss: int = 0
     output: int = 0
+    cache_writes: dict[str, int] = field(default_factory=dict)
+    """Tokens by TTL class, of miss and output."""
     amount: Decimal = ZERO
     saved: Decimal = ZERO
 
@@ -141,11 +148,18 @@ def _grouped(connection: Connection, query: UsageQuery) -> Sequence[Any]:
             *dimensions,
             entries.c.model.label("price_model"),
             entries.c.price_id,
+            cache_write_ttl_class.label("ttl_class"),
+            func.sum(cache_write_tokens).label("cache_write"),
             func.count().label("request_count"),
             *(func.sum(entries.c[name]).label(name) for name in _SUMS),
         )
         .where(*period_filter(query.period, query.tenant_id))
-        .group_by(*(columns[name] for name in query.group_by), entries.c.model, entries.c.price_id)
+        .group_by(
+            *(columns[name] for name in query.group_by),
+            entries.c.model,
+            entries.c.price_id,
+            cache_write_ttl_class,
+        )
         .limit(_GROUPS_MAX + 1)
     )
     found = connection.execute(statement).all()
@@ -164,10 +178,18 @@ def _add(row: UsageRow, found: Any, price: Price | None) -> None:
     row.request_count += found.request_count
     for name in _SUMS:
         setattr(row, name, getattr(row, name) + int(getattr(found, name)))
+    written = int(found.cache_write)
+    if written:
+        row.cache_writes[found.ttl_class] = row.cache_writes.get(found.ttl_class, 0) + written
     if price is None:
         return
     hit = int(found.hit_gpu + found.hit_host + found.hit_ssd + found.hit_shared)
-    parts = ((hit, price.hit), (int(found.miss), price.miss), (int(found.output), price.output))
+    parts = (
+        (hit, price.hit),
+        (int(found.miss), price.miss),
+        (int(found.output), price.output),
+        (written, price.cache_write_price(found.ttl_class) or ZERO),
+    )
     for quantity, unit_price in parts:
         row.amount = EXACT.add(row.amount, amount_of(quantity, unit_price))
     row.saved = EXACT.add(row.saved, saved_by_hits(hit, price))

@@ -4,7 +4,8 @@ Invariant: amounts are the service's own decimal text, carried through unchanged
 agree to the last digit; the only sums made here are totals, exact, in `Decimal`. Pure functions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +20,7 @@ REPORT_FIGURES = (
     "hit_tokens",
     "miss_tokens",
     "output_tokens",
+    "cache_writes",
     "hit_rate",
     "amount",
     "saved",
@@ -54,10 +56,12 @@ def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
         "saved": invoice.saved_amount,
         "request_count": invoice.request_count,
         "unrated_request_count": invoice.unrated_request_count,
+        "cache_writes": _cache_writes(invoice.cache_writes),
         "lines": [
             {
                 "model": line.model,
                 "token_class": line.token_class,
+                "cache_write_ttl_class": line.cache_write_ttl_class,
                 "quantity_tokens": line.quantity_tokens,
                 "unit_price": line.unit_price,
                 "unit_tokens": line.unit_tokens,
@@ -98,6 +102,7 @@ def book_data(response: usage_pb2.GetPriceBookResponse) -> dict[str, Any]:
                         "hit": price.hit_price,
                         "miss": price.miss_price,
                         "output": price.output_price,
+                        "cache_write": dict(price.cache_write_prices),
                         "unit_tokens": price.unit_tokens,
                     }
                     for price in version.prices
@@ -106,6 +111,11 @@ def book_data(response: usage_pb2.GetPriceBookResponse) -> dict[str, Any]:
             for version in response.versions
         ]
     }
+
+
+def _cache_writes(writes: Iterable[usage_pb2.CacheWrites]) -> dict[str, int]:
+    """Tokens by TTL class; "" is without an end."""
+    return {each.ttl_class: each.tokens for each in writes}
 
 
 def _row(message: usage_pb2.UsageRow, group_by: Sequence[str]) -> dict[str, Any]:
@@ -117,6 +127,7 @@ def _row(message: usage_pb2.UsageRow, group_by: Sequence[str]) -> dict[str, Any]
         "hit_tokens": tokens.hit_tokens,
         "miss_tokens": tokens.miss_tokens,
         "output_tokens": tokens.completion_tokens,
+        "cache_writes": _cache_writes(message.cache_writes),
         "hit_rate": _hit_rate(tokens.hit_tokens, tokens.prompt_tokens),
         "amount": message.amount,
         "saved": message.saved_amount,
@@ -126,6 +137,10 @@ def _row(message: usage_pb2.UsageRow, group_by: Sequence[str]) -> dict[str, Any]
 
 def _total(rows: Sequence[Mapping[str, Any]], currency: str) -> dict[str, Any]:
     total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in _COUNTS}
+    written = Counter[str]()
+    for row in rows:
+        written.update(row["cache_writes"])
+    total["cache_writes"] = dict(sorted(written.items()))
     total["hit_rate"] = _hit_rate(total["hit_tokens"], total["prompt_tokens"])
     for name in ("amount", "saved"):
         exact = Decimal(0)

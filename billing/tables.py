@@ -20,6 +20,7 @@ _HEADINGS = {
     "hit_tokens": "hit",
     "miss_tokens": "miss",
     "output_tokens": "output",
+    "cache_writes": "cache writes",
     "hit_rate": "hit rate",
     "quantity_tokens": "tokens",
     "unit_price": "price",
@@ -38,6 +39,8 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
     if not data["rows"]:
         console.print("No usage in this period.")
         return
+    if not any(row["cache_writes"] for row in data["rows"]):
+        keys = [key for key in keys if key != "cache_writes"]
     rows, totals = _aligned(data["rows"], data["totals"])
     for total in totals:
         total.setdefault(keys[0], "total")
@@ -63,6 +66,7 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
     lines = [
         {
             **line,
+            "token_class": _class_of(line),
             "unit_price": grouped(line["unit_price"]),
             "amount": grouped(line["amount"]),
         }
@@ -80,6 +84,11 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
         f" {data['currency']} {grouped(data['saved'])}",
         highlight=False,
     )
+    if data["cache_writes"]:
+        written = cache_writes_text(data["cache_writes"])
+        console.print(
+            f"of miss and output, written to the cache: {written}", highlight=False, markup=False
+        )
     if data["unrated_request_count"]:
         console.print(
             f"{data['unrated_request_count']:,} requests are unrated and in no line",
@@ -118,11 +127,32 @@ def show_book(console: Console, data: Mapping[str, Any]) -> None:
         table.add_column("model")
         for name in ("hit", "miss", "output"):
             table.add_column(name, justify="right")
+        written = any(price["cache_write"] for price in version["prices"])
+        if written:
+            table.add_column("cache write", justify="right")
         for price in version["prices"]:
+            by_class = price["cache_write"].items()
+            more = ", ".join(f"{_ttl(name)} {grouped(each)}" for name, each in sorted(by_class))
             table.add_row(
-                escape(price["model"]), *(grouped(price[n]) for n in ("hit", "miss", "output"))
+                escape(price["model"]),
+                *(grouped(price[n]) for n in ("hit", "miss", "output")),
+                *([escape(more)] if written else []),
             )
         console.print(table)
+
+
+def cache_writes_text(writes: Mapping[str, int]) -> str:
+    """Tokens by TTL class."""
+    return ", ".join(f"{_ttl(name)} {count:,}" for name, count in sorted(writes.items()))
+
+
+def _ttl(name: str) -> str:
+    return name or "no end"
+
+
+def _class_of(line: Mapping[str, Any]) -> str:
+    name: str = line["token_class"]
+    return f"{name} {_ttl(line['cache_write_ttl_class'])}" if name == "cache_write" else name
 
 
 def grouped(amount: str) -> str:
@@ -208,6 +238,8 @@ def _aligned(*parts: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
 def _cell(key: str, value: Any) -> str:
     if key == "hit_rate":
         return "-" if value is None else f"{value:.1%}"
+    if key == "cache_writes":
+        return escape(cache_writes_text(value)) or "-"
     if key == "currency":
         return value or _UNRATED
     return f"{value:,}" if isinstance(value, int) else escape(str(value))

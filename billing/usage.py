@@ -83,7 +83,7 @@ class TokenCounts:
     miss: int
     output: int
     cache_write: int = 0
-    """Of miss and output, not beside them: of blocks that were new in the cache. Has no price."""
+    """Of miss and output, not beside them: of blocks that were new in the cache."""
     cache_write_ttl_class: str = ""
 
 

@@ -4,6 +4,8 @@ Invariant: what comes in is taken as it is, nonsense included, so that `meter` j
 refused event can be kept; an enum number or time that has no meaning becomes None.
 """
 
+from collections.abc import Iterable
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -142,11 +144,17 @@ def row_message(row: UsageRow, group_by: tuple[str, ...]) -> usage_pb2.UsageRow:
             ),
             miss_tokens=row.miss,
             completion_tokens=row.output,
+            cache_write_tokens=sum(row.cache_writes.values()),
         ),
         amount=to_text(row.amount),
         currency_code=row.currency,
         saved_amount=to_text(row.saved),
+        cache_writes=_cache_writes(row.cache_writes.items()),
     )
+
+
+def _cache_writes(pairs: Iterable[tuple[str, int]]) -> list[usage_pb2.CacheWrites]:
+    return [usage_pb2.CacheWrites(ttl_class=name, tokens=count) for name, count in sorted(pairs)]
 
 
 def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
@@ -163,6 +171,7 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
                 unit_tokens=UNIT_TOKENS,
                 amount=format(line.amount, "f"),
                 price_book_version=line.price_version,
+                cache_write_ttl_class=line.cache_write_ttl_class,
             )
             for line in invoice.lines
         ],
@@ -170,6 +179,7 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
         saved_amount=format(invoice.saved, "f"),
         request_count=invoice.request_count,
         unrated_request_count=invoice.unrated_request_count,
+        cache_writes=_cache_writes(invoice.cache_writes),
     )
     if invoice.period.start_ns is not None:
         message.start_time.FromNanoseconds(invoice.period.start_ns)
@@ -204,6 +214,7 @@ def version_message(version: PriceVersion) -> usage_pb2.PriceBookVersion:
                 miss_price=to_text(price.miss),
                 output_price=to_text(price.output),
                 unit_tokens=UNIT_TOKENS,
+                cache_write_prices={name: to_text(each) for name, each in price.cache_write},
             )
             for price in version.prices
         ],

@@ -202,11 +202,23 @@ class Accounts:
                 yield account, [n for n, each in self._by_owner.items() if each is account]
 
     def views(self, count: int) -> list[AccountView]:
-        """Up to `count` of them, those with most payload first."""
+        """Up to `count` of them, those with most payload first, claims counted."""
         largest = heapq.nlargest(
-            count, self._by_name.values(), key=lambda each: each.host_bytes + each.ssd_bytes
+            count,
+            self._by_name.values(),
+            key=lambda each: each.host_used_bytes + each.ssd_bytes + each.ssd_claimed_bytes,
         )
-        return [AccountView(a.name, a.quota, a.host_bytes, a.ssd_bytes) for a in largest]
+        return [
+            AccountView(
+                each.name,
+                each.quota,
+                each.host_bytes,
+                each.host_claimed_bytes,
+                each.ssd_bytes,
+                each.ssd_claimed_bytes,
+            )
+            for each in largest
+        ]
 
     # -- claims ------------------------------------------------------------------------------------
 

@@ -156,6 +156,13 @@ class OwnerTable:
             for number, count in self._counted(rows):
                 self._host_moved(number, -count, size)
 
+    def ssd_run_left(self, rows: "NDArray[np.int64]") -> None:
+        """The same of the SSD."""
+        if self._numbers:
+            size = self._tree.payload_bytes(int(rows[0]))
+            for number, count in self._counted(rows):
+                self._ssd_moved(number, -count, size)
+
     def left(self, rows: Sequence[int]) -> None:
         """The blocks, anybody's, are not cached any more, nor have a copy."""
         if self._numbers:

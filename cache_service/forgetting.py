@@ -1,7 +1,9 @@
 """ForgetQueue: hashes that left the cache and are still in the index on disk.
 
 Invariant: a hash stays queued until the disk has durably forgotten it; the writer empties the queue
-before it appends, so that a block stored anew is never forgotten by an old order. Event loop only.
+before it appends, so that a block stored anew is never forgotten by an old order. After a purge
+these are many, and go a slice at a time: the disk's thread holds the interpreter while it hands one
+over. Event loop only.
 """
 
 import asyncio
@@ -14,7 +16,10 @@ from storage.errors import StorageError
 if TYPE_CHECKING:
     from storage.ssd.tier import SsdTier
 
-__all__ = ["ForgetQueue"]
+__all__ = ["SLICE_HASHES", "ForgetQueue"]
+
+SLICE_HASHES = 1024
+"""About 1 ms of the interpreter, and one flush of the disk."""
 
 
 class ForgetQueue:
@@ -44,11 +49,13 @@ class ForgetQueue:
         """Has the disk forget all that is queued now. Raises TierIOError; they stay queued then."""
         hashes, self._hashes = self._hashes, []
         waiting, self._waiting = self._waiting, []
+        done = 0
         try:
-            if hashes:
-                await self._ssd.forget(hashes)
+            while done < len(hashes):
+                await self._ssd.forget(hashes[done : done + SLICE_HASHES])
+                done += SLICE_HASHES
         except StorageError as error:
-            self._hashes[:0] = hashes
+            self._hashes[:0] = hashes[done:]
             for each in waiting:
                 if not each.done():
                     each.set_exception(error)

@@ -124,6 +124,54 @@ class IndexLeaving(IndexQueries):
             self._leave(each, why)
         return forgotten
 
+    def droppable_run(self, leaf: int, top: int, count_max: int) -> list[int]:
+        """A block that nothing continues, and what it continues as long as nothing else does, up to
+        `top`: as far as `drop_run` takes them. REQUIRES: `top` is the leaf or before it."""
+        columns, rows = self.tree.columns, list[int]()
+        kind, row = columns.kind[leaf], leaf
+        while (
+            columns.slab_page[row] == NOWHERE
+            and columns.segment[row] != NOWHERE
+            and columns.kind[row] == kind
+            and not columns.pins[row]
+            and not columns.kept[row]
+        ):
+            rows.append(row)
+            parent = columns.parent[row]
+            if row == top or len(rows) == count_max:
+                break
+            if columns.first_child[parent] != row or columns.next_sibling[row] != NOWHERE:
+                break
+            row = parent
+        return rows
+
+    def drop_run(self, rows: list[int], reason: MissReason) -> list[BlockHash]:
+        """As `drop` of one after the other, all for this reason, at a fraction of the cost.
+
+        REQUIRES: `droppable_run` gave them just now.
+        """
+        at, columns = np.array(rows), self.tree.columns
+        hashes = list(Chain(self.tree.directory.words(at).tobytes()))
+        before = columns.parent[rows[-1]]
+        for row in rows:
+            self.segments.take(row)
+            self._ssd.remove(row)
+        self.ssd_payload_bytes -= len(rows) * self.tree.payload_bytes(rows[0])
+        self.owners.ssd_run_left(at)
+        if self._changes is not None:
+            self._changes.left_run(at, self._parents(at), LEFT_SSD, reason)
+        columns.array("ssd_children")[at] = 0
+        if before != NOWHERE:
+            columns.ssd_children[before] -= 1
+        self.expiries.left(rows)
+        self.owners.left(rows)
+        self.unit_ends.leave(at)
+        self.tree.remove_run(at)
+        if before != NOWHERE:
+            self._review(before)
+        self.absences.remember_run(hashes, reason)
+        return hashes
+
     def drop_ssd(self, row: int, reason: MissReason) -> list[BlockHash]:
         """Takes a block and everything after it off the SSD; what is in host memory stays there.
 

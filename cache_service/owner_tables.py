@@ -31,17 +31,22 @@ def owners_message(view: OwnersView, tiers: Tiers) -> pb.OwnersStats:
 def _quota(view: AccountView, there: Iterable[Tier]) -> pb.QuotaStats:
     quota = view.quota
     bounds = {
-        Tier.HOST: (view.host_bytes, quota.host_soft_bytes, quota.host_hard_bytes),
-        Tier.SSD: (view.ssd_bytes, quota.ssd_soft_bytes, quota.ssd_hard_bytes),
+        Tier.HOST: (quota.host_soft_bytes, quota.host_hard_bytes),
+        Tier.SSD: (quota.ssd_soft_bytes, quota.ssd_hard_bytes),
+    }
+    counted = {
+        Tier.HOST: (view.host_bytes, view.host_claimed_bytes),
+        Tier.SSD: (view.ssd_bytes, view.ssd_claimed_bytes),
     }
     return pb.QuotaStats(
         owner=view.name,
         tiers=[
             pb.QuotaTierStats(
                 tier=wire.tier(tier),
-                payload_bytes=bounds[tier][0],
-                soft_bytes=bounds[tier][1],
-                hard_bytes=bounds[tier][2],
+                payload_bytes=counted[tier][0],
+                reserved_bytes=counted[tier][1],
+                soft_bytes=bounds[tier][0],
+                hard_bytes=bounds[tier][1],
             )
             for tier in there
         ],
@@ -104,13 +109,19 @@ def quotas_table(response: pb.GetStatsResponse) -> Table:
                     ("hard_bytes", tier.hard_bytes),
                 )
             ]
-            full = f"{tier.payload_bytes / tier.hard_bytes:.0%}" if tier.hard_bytes else "-"
-            table.add_row(quota.owner, _name(tier.tier), decimal(tier.payload_bytes), *bounds, full)
+            used = _used(tier)
+            full = f"{used / tier.hard_bytes:.0%}" if tier.hard_bytes else "-"
+            table.add_row(quota.owner, _name(tier.tier), decimal(used), *bounds, full)
     return table
 
 
+def _used(tier: pb.QuotaTierStats) -> int:
+    """What counts against the quota."""
+    return tier.payload_bytes + tier.reserved_bytes
+
+
 def _borrowed(tier: pb.QuotaTierStats) -> int:
-    return max(0, tier.payload_bytes - tier.soft_bytes) if tier.HasField("soft_bytes") else 0
+    return max(0, _used(tier) - tier.soft_bytes) if tier.HasField("soft_bytes") else 0
 
 
 def owners_data(response: pb.GetStatsResponse) -> dict[str, Any]:
@@ -127,6 +138,7 @@ def owners_data(response: pb.GetStatsResponse) -> dict[str, Any]:
                     {
                         "tier": _name(tier.tier),
                         "payload_bytes": tier.payload_bytes,
+                        "reserved_bytes": tier.reserved_bytes,
                         "soft_bytes": tier.soft_bytes if tier.HasField("soft_bytes") else None,
                         "borrowed_bytes": _borrowed(tier),
                         "hard_bytes": tier.hard_bytes if tier.HasField("hard_bytes") else None,

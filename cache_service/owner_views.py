@@ -37,4 +37,8 @@ class AccountView:
     name: str
     quota: Quota
     host_bytes: int
+    host_claimed_bytes: int
+    """Of reservations and loads under way."""
     ssd_bytes: int
+    ssd_claimed_bytes: int
+    """Of blocks that wait to be written, or are."""

@@ -42,8 +42,15 @@ __all__ = ["Purging"]
 
 log = logging.getLogger(__name__)
 
-SLICE_SECONDS = 0.005
+SLICE_SECONDS = 0.001
 LOOKS = 64
+TURNS = 4
+"""Of the loop, between two slices: a call that came meanwhile takes as many from its first byte to
+its answer. Where nobody calls they are 0.1 ms."""
+RUN_BLOCKS_MAX = 64
+"""Taken out at one go: about 0.5 ms."""
+RUN_BLOCKS_MIN = 4
+"""Fewer are taken out one by one: NumPy calls cost more."""
 
 
 class Purging(Side):
@@ -208,16 +215,25 @@ class Purging(Side):
             if child != NOWHERE:
                 row = child
                 continue
-            parent = self._tree.parent(row)
-            receipt.add(row)
-            forgotten = self._index.drop(row, MissReason.PURGED)
-            if self._parts.writer is not None and forgotten:
-                self._parts.writer.forget(forgotten)
-            slice_.count()
-            if row == top:
+            run = self._index.droppable_run(row, top, min(RUN_BLOCKS_MAX, slice_.left))
+            if len(run) < RUN_BLOCKS_MIN:
+                run = [row]
+            row = self._tree.parent(run[-1])
+            self._drop(run, receipt)
+            slice_.count(len(run))
+            if run[-1] == top:
                 return True
-            row = parent
         return False
+
+    def _drop(self, run: list[int], receipt: Receipt) -> None:
+        if len(run) == 1:
+            receipt.add(run[0])
+            forgotten = self._index.drop(run[0], MissReason.PURGED)
+        else:
+            receipt.add_run(run)
+            forgotten = self._index.drop_run(run, MissReason.PURGED)
+        if self._parts.writer is not None and forgotten:
+            self._parts.writer.forget(forgotten)
 
     async def _look(self, scan: PurgeScan, receipt: Receipt) -> None:
         """Adds up what is there; of what changes meanwhile, some."""
@@ -255,7 +271,8 @@ class Purging(Side):
         return _Slice(self._timer, self._parts.limits.purge_slice_blocks)
 
     async def _between_slices(self) -> None:
-        await asyncio.sleep(0)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         self._check_going_on()
 
     def _check_going_on(self) -> None:
@@ -271,7 +288,8 @@ class _Slice:
     def __init__(self, timer: Callable[[], float], blocks_max: int) -> None:
         self._timer = timer
         self._end = timer() + SLICE_SECONDS
-        self._left = blocks_max
+        self.left = blocks_max
+        """Blocks; above 0 until it is over."""
         self._looks = 0
         self.over = False
 
@@ -281,6 +299,6 @@ class _Slice:
         if not self._looks % LOOKS:
             self.over = self.over or self._timer() >= self._end
 
-    def count(self) -> None:
-        self._left -= 1
-        self.over = self._left <= 0 or self._timer() >= self._end
+    def count(self, count: int = 1) -> None:
+        self.left -= count
+        self.over = self.left <= 0 or self._timer() >= self._end

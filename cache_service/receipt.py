@@ -16,6 +16,8 @@ from kvtier.keys import HASH_BYTES
 
 __all__ = ["Receipt", "hashes_sha256"]
 
+DIGESTED_AT_ONCE = 8192
+
 
 class Receipt:
     """Sums so far."""
@@ -46,6 +48,15 @@ class Receipt:
                 self._copies[tier][0] += 1
                 self._copies[tier][1] += size
 
+    def add_run(self, rows: list[int]) -> None:
+        """Blocks of one size that are on the SSD alone, and that nobody holds."""
+        if self.look is not None:
+            for row in rows:
+                self.look(row)
+        self._hashes += self._tree.directory.words(np.array(rows)).tobytes()
+        self._copies[Tier.SSD][0] += len(rows)
+        self._copies[Tier.SSD][1] += len(rows) * self._tree.payload_bytes(rows[0])
+
     def copies(self, *, ssd: bool) -> tuple[CopiesView, ...]:
         """By tier; `ssd`: there is one."""
         return tuple(
@@ -54,13 +65,18 @@ class Receipt:
             if ssd or tier is not Tier.SSD
         )
 
-    def hashes(self) -> bytes:
-        """All of them, in the order in which they were added."""
-        return bytes(self._hashes)
+    def hashes(self) -> bytearray:
+        """All of them, in the order in which they were added; nothing may be added any more."""
+        return self._hashes
 
 
-def hashes_sha256(hashes: bytes) -> bytes:
-    """Over the hashes in the order of their bytes. Any thread; a million take about a second."""
-    words = np.frombuffer(hashes, ">u8").reshape(-1, HASH_BYTES // 8).astype(np.uint64)
-    order = np.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))
-    return hashlib.sha256(words[order].astype(">u8").tobytes()).digest()
+def hashes_sha256(hashes: bytes | bytearray) -> bytes:
+    """Over the hashes in the order of their bytes. Any thread; a million take some seconds, in
+    which others have the interpreter after some milliseconds."""
+    words = np.frombuffer(hashes, ">u8").reshape(-1, HASH_BYTES // 8)
+    order = np.lexsort([words[:, i].astype(np.uint64) for i in (3, 2, 1, 0)])
+    each, digest = np.frombuffer(hashes, f"V{HASH_BYTES}"), hashlib.sha256()
+    for start in range(0, len(order), DIGESTED_AT_ONCE):
+        # Looking up rows does not let others run.
+        digest.update(each[order[start : start + DIGESTED_AT_ONCE]].tobytes())
+    return digest.digest()

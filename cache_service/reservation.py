@@ -20,7 +20,7 @@ arena's free slabs. Event loop only.
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 
 from cache_service.accounts import Account
@@ -96,8 +96,8 @@ class Reservation:
         self.commit: asyncio.Task[int] | None = None
         self.written_within = False
         """A thread of this process is writing into the slabs; see `begin_writing`."""
-        self.landed: dict[int, int] = {}
-        """Blocks that came in whole over a bulk lane: position in the chain -> checksum."""
+        self.landed_count = 0
+        """Leading ones of `missing` that came in whole over a bulk lane."""
 
     def stands_for(self, other: "Reservation") -> None:
         """`other` wants blocks that this one is storing."""
@@ -259,11 +259,12 @@ class ReservationTable:
         assert not reservation.written_within
         reservation.written_within = True
 
-    def end_writing(self, reservation: Reservation, landed: Mapping[int, int]) -> bool:
-        """The thread stopped writing; `landed` are the blocks it has seen whole, with checksums.
+    def end_writing(self, reservation: Reservation, landed_count: int) -> bool:
+        """The thread stopped writing; so many leading blocks came in whole, by it and before.
         True when slabs became free."""
+        assert landed_count >= reservation.landed_count
         reservation.written_within = False
-        reservation.landed.update(landed)
+        reservation.landed_count = landed_count
         slabs = self._written.pop(reservation.reservation_id, [])
         self._let_go(slabs, None)
         return bool(slabs)

@@ -41,7 +41,8 @@ def parents_present(reservation: Reservation, rows: Sequence[int]) -> bool:
 
 def check_landed(reservation: Reservation) -> None:
     """Raises ReservationIncompleteError unless every block came in whole over the bulk lane."""
-    short = next((i for i in reservation.missing if i not in reservation.landed), None)
+    landed_count, missing = reservation.landed_count, reservation.missing
+    short = missing[landed_count] if landed_count < len(missing) else None
     if short is not None or reservation.written_within:
         raise ReservationIncompleteError(
             f"block {short} was not received whole; send it, then commit"

@@ -281,11 +281,7 @@ class Storing(Side):
     async def _decide(
         self, session: Session, reservation: Reservation, checksums: list[int], verify: bool
     ) -> Outcome:
-        if session.transport is Transport.BULK:
-            # Hashed as it came in, by the thread that wrote it.
-            if [reservation.landed[index] for index in reservation.missing] != checksums:
-                return ChecksumMismatchError
-        elif verify and not await self._verifier.matches(
+        if verify and not await self._verifier.matches(
             reservation.hashes, reservation.slabs, checksums, session.block_bytes
         ):
             return ChecksumMismatchError

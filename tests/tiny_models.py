@@ -1,6 +1,7 @@
 """Tiny random models of many kinds as checkpoints, and what a test compares them by."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash
+from kvtier.keys import PUBLIC_SCOPE, BlockHash
 from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.engine import Engine, EngineSettings
 from worker.kv_pages import KvPages, PageId
 from worker.model_loader import LoadedModel
 from worker.model_runner import ModelRunner, Span
+from worker.requests import EngineRequest, RequestEnded, RequestId, TokenEvent
 
 BLOCK_TOKENS = 16
 VOCABULARY = 512
@@ -125,3 +128,47 @@ def paged_logits(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
         if end > start
     ]
     return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an engine said to one prompt."""
+
+    tokens: list[int]
+    hits: dict[Tier, int]
+    """Hit tokens by tier."""
+
+
+def tiny_engine(loaded: LoadedModel, cache: Any) -> Engine:
+    """Steps by hand; calls `cache` on the stepping thread."""
+    settings = EngineSettings(page_count=48, step_tokens=32, load_timeout_seconds=60.0)
+    return Engine(loaded, settings, cache, load_threads=0)
+
+
+def ask(engine: Engine, prompts: Sequence[list[int]], new_tokens: int) -> list[Asked]:
+    """Computes `prompts` together, greedily, to their ends."""
+    events: list[list[Any]] = []
+    for number, prompt in enumerate(prompts):
+        events.append([])
+        request = EngineRequest(RequestId(f"r{number}"), tuple(prompt), new_tokens, PUBLIC_SCOPE)
+        engine.submit(request, events[-1].append)
+    while engine.step():
+        engine.check_integrity()
+    asked = []
+    for seen in events:
+        end = seen[-1]
+        assert isinstance(end, RequestEnded), end
+        assert not end.problem
+        tokens = [e.token_id for e in seen if isinstance(e, TokenEvent)]
+        asked.append(Asked(tokens, dict(end.usage.hit_tokens_by_tier)))
+    return asked
+
+
+def run_engine(
+    loaded: LoadedModel, cache: Any, prompts: Sequence[list[int]], new_tokens: int
+) -> list[tuple[list[int], int]]:
+    """Generated tokens and hit tokens of each prompt, computed together by an engine of its own."""
+    engine = tiny_engine(loaded, cache)
+    asked = ask(engine, prompts, new_tokens)
+    engine.stop()
+    return [(one.tokens, sum(one.hits.values())) for one in asked]

@@ -1,7 +1,7 @@
 """The bulk lane's client side: connections of one session, and what travels over them.
 
-    load:  LOAD -> DATA straight into the caller's pages, hashed piece by piece as it lands
-    store: STORE -> GO -> DATA from the caller's pages, hashed on the way -> DONE
+    load:  LOAD -> DATA straight into the caller's pages, hashed as it lands
+    store: STORE -> GO -> DATA from the caller's pages -> DONE
 
 A connection that breaks costs nothing but itself: the call gets another ticket over the control
 lane and goes on with the block it was at, at most `RESUMES_MAX` times. Invariant: a page counts as
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import xxhash
 
 from kvtier import bulk
-from kvtier.bulk import Frame, Kind, MalformedFrameError, StopReason
+from kvtier.bulk import BlockRun, Frame, Kind, MalformedFrameError, StopReason
 from kvtier.bulk_socket import FrameSocket
 from kvtier.keys import BlockHash, checksum_seed
 from kvtier.v1 import bulk_pb2
@@ -27,9 +27,6 @@ from worker.cache_port import PageBytes
 from worker.transfer import NonsenseError, TimeUpError, page_checksum
 
 __all__ = ["BulkLanes", "LaneStoppedError", "Loaded"]
-
-PIECE_BYTES = 256 * 1024
-"""What is received at a time: it stays in the CPU's cache for hashing."""
 
 IDLE_MAX = 2
 """Connections kept for later: one for loads, one for stores."""
@@ -94,18 +91,16 @@ class BulkLanes:
     def store(
         self,
         reservation_id: str,
-        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
+        blocks: Sequence[tuple[int, PageBytes]],
         deadline: float,
-    ) -> list[int]:
-        """Sends `blocks` (index in the chain, hash, page): all that the reservation is missing.
+        begun: Callable[[], None],
+    ) -> None:
+        """Sends `blocks` (index in the chain, page): all that the reservation is missing.
 
-        Returns the pages' checksums. Raises as `load`.
+        Calls `begun` before the first byte, when the service waits for nothing but them; whenever
+        a connection took over, again. Raises as `load`.
         """
-        checksums: dict[int, int] = {}
-        self._going_on(
-            lambda lane: lane.store(reservation_id, blocks, deadline, checksums), deadline
-        )
-        return [checksums[index] for index, _, _ in blocks]
+        self._going_on(lambda lane: lane.store(reservation_id, blocks, deadline, begun), deadline)
 
     def connect(self, deadline: float) -> None:
         """Opens a connection for later. Raises as `load`."""
@@ -176,6 +171,33 @@ class Loaded:
         self.count = 0
 
 
+class _Checksums:
+    """Checksums of pages whose bytes land, in order."""
+
+    def __init__(self, blocks: Sequence[tuple[BlockHash, PageBytes, int]]) -> None:
+        """`blocks`: hash, page, and the checksum it must have."""
+        self._blocks = blocks
+        self._at = 0
+        self._landed_bytes = 0
+        self._digest: xxhash.xxh3_64 | None = None
+
+    def landed(self, piece: memoryview) -> bool | None:
+        """The next bytes, of one page. None within it, at its end whether it is right."""
+        block_hash, page, checksum = self._blocks[self._at]
+        if len(piece) == page.nbytes:
+            found = page_checksum(block_hash, page)
+        else:
+            if self._digest is None:
+                self._digest = xxhash.xxh3_64(seed=checksum_seed(block_hash))
+            self._digest.update(piece)
+            self._landed_bytes += len(piece)
+            if self._landed_bytes < page.nbytes:
+                return None
+            found, self._digest, self._landed_bytes = self._digest.intdigest(), None, 0
+        self._at += 1
+        return found == checksum
+
+
 class _Lane:
     """One connection. One thread at a time."""
 
@@ -191,7 +213,7 @@ class _Lane:
 
     def greet(self, ticket: bytes, deadline: float) -> None:
         with self._judged(deadline):
-            self._frames.send(Frame(Kind.HELLO, length=len(ticket)), ticket, deadline)
+            self._frames.send(Frame(Kind.HELLO, length=len(ticket)), ticket, deadline=deadline)
             self._answer(Kind.WELCOME, 0, deadline)
 
     def load(
@@ -207,71 +229,60 @@ class _Lane:
         rest = blocks[loaded.count :]
         payload = bulk.pack_load(_raw_id(lease_id), len(rest))
         at = first + loaded.count
+        run = BlockRun(range(at, at + len(rest)), [page.data for _, page, _ in rest])
+        sums = _Checksums(rest)
         with self._judged(deadline):
             self._frames.send(
-                Frame(Kind.LOAD, self._call, at, length=len(payload)), payload, deadline
+                Frame(Kind.LOAD, self._call, at, length=len(payload)), payload, deadline=deadline
             )
-            for index, (block_hash, page, checksum) in enumerate(rest, at):
-                right = self._receive(index, block_hash, page, deadline) == checksum
-                loaded.count += right
+            while not run.ended():
+                right = self._receive(run, sums, loaded, deadline)
                 if not right or self._clock() >= deadline:
-                    self.usable = index - at == len(rest) - 1
+                    self.usable = run.ended()
                     return
+
+    def _receive(
+        self,
+        run: BlockRun,
+        sums: _Checksums,
+        loaded: Loaded,
+        deadline: float,
+    ) -> bool:
+        """One frame of `run`; whether every page that it ended is right."""
+        frame = self._answer(Kind.DATA, self._call, deadline)
+        if (frame.index, frame.offset) != run.place():
+            raise NonsenseError("a frame out of order")
+        pieces = run.take(frame.length)
+        self._frames.receive_pieces(pieces, deadline)
+        for piece in pieces:
+            right = sums.landed(piece)
+            if right is False:
+                return False
+            loaded.count += right is not None
+        return True
 
     def store(
         self,
         reservation_id: str,
-        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
+        blocks: Sequence[tuple[int, PageBytes]],
         deadline: float,
-        checksums: dict[int, int],
+        begun: Callable[[], None],
     ) -> None:
-        """Fills `checksums`, index -> checksum."""
         self._call += 1
         payload = _raw_id(reservation_id)
+        indexes, views = [index for index, _ in blocks], [page.data for _, page in blocks]
         with self._judged(deadline):
-            self._frames.send(Frame(Kind.STORE, self._call, length=len(payload)), payload, deadline)
+            self._frames.send(
+                Frame(Kind.STORE, self._call, length=len(payload)), payload, deadline=deadline
+            )
             standing = self._answer(Kind.GO, self._call, deadline).index
             if standing > len(blocks):
                 raise NonsenseError("more blocks stand than are missing")
-            for index, block_hash, page in blocks[:standing]:
-                checksums[index] = page_checksum(block_hash, page)
-            self._send(blocks[standing:], deadline, checksums)
+            begun()
+            for frame, pieces in BlockRun(indexes, views, standing).frames(self._call):
+                self._frames.send(frame, *pieces, deadline=deadline)
             if self._answer(Kind.DONE, self._call, deadline).index != len(blocks):
                 raise NonsenseError("a store was done before its last block")
-
-    def _receive(self, index: int, block_hash: BlockHash, page: PageBytes, deadline: float) -> int:
-        """The checksum of the page that was filled."""
-        view, offset = page.data, 0
-        digest = xxhash.xxh3_64(seed=checksum_seed(block_hash))
-        while offset < len(view):
-            frame = self._answer(Kind.DATA, self._call, deadline)
-            if (frame.index, frame.offset) != (index, offset):
-                raise NonsenseError("a frame out of order")
-            end = offset + frame.length
-            if end > len(view):
-                raise NonsenseError("a frame that does not fit its block")
-            while offset < end:
-                piece = view[offset : min(offset + PIECE_BYTES, end)]
-                self._frames.receive_into(piece, deadline)
-                digest.update(piece)
-                offset += len(piece)
-        return digest.intdigest()
-
-    def _send(
-        self,
-        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
-        deadline: float,
-        checksums: dict[int, int],
-    ) -> None:
-        digests = {
-            index: xxhash.xxh3_64(seed=checksum_seed(block_hash)) for index, block_hash, _ in blocks
-        }
-        payloads = ((index, page.data) for index, _, page in blocks)
-        for batch in bulk.batches(self._call, payloads):
-            for frame, piece in batch:
-                digests[frame.index].update(piece)
-            self._frames.send_all(batch, deadline)
-        checksums |= {index: digest.intdigest() for index, digest in digests.items()}
 
     def _answer(self, kind: Kind, call: int, deadline: float) -> Frame:
         """The next frame, which must be `kind`. Raises LaneStoppedError for a STOP."""

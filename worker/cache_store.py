@@ -36,6 +36,9 @@ __all__ = ["Store"]
 FRAME_BYTES = 1024 * 1024
 ABORT_SECONDS_MAX = 5.0
 
+HASHED_BYTES = 4 * 1024 * 1024
+"""What one thread hashes at a time, beside another that sends."""
+
 FIRST_SLICE_BYTES = 8 * 1024 * 1024
 """What is reserved while nothing is copied yet."""
 
@@ -70,6 +73,8 @@ class Store:
         """Reserved, and not committed yet."""
         self._coming: grpc.Future[cache_pb2.ReserveBlocksResponse] | None = None
         """The next slice's reservation, asked for."""
+        self._moved: tuple[str, list[int]] | None = None
+        """Reservation and checksums of what is with the service, and not committed yet."""
         self._commits: list[grpc.Future[cache_pb2.CommitBlocksResponse]] = []
 
     def run(self, request_id: str) -> StoreResult:
@@ -98,18 +103,40 @@ class Store:
             refused_count = reserved.refused_count
             if missing:
                 renewed.enter_context(self._session.renewing(reservation=reserved.reservation_id))
-            if following is not None and not refused_count:
-                coming = self._coming = self._reserve(request_id, following)
+
+            def go_on(asked: int | None = None if refused_count else following) -> None:
+                """While bytes move, the service enters the slice before and makes room for the next
+                one. Again: nothing."""
+                self._commit_moved()
+                if asked is not None and self._coming is None:
+                    self._coming = self._reserve(request_id, asked)
+
             if missing:
-                checksums = self._move(reserved, missing)
-                self._commits.append(self._commit(reserved.reservation_id, checksums))
-                self._reserved_id = ""
+                checksums = self._move(reserved, missing, go_on)
+                self._moved, self._reserved_id = (reserved.reservation_id, checksums), ""
+                if not self._goes_on_at_once():
+                    self._commit_moved()
+            else:
+                go_on()
             if refused_count:
                 refused_count += len(self._chain) - end
                 break
+            if self._coming is not None:
+                coming = self._coming
+        self._commit_moved()
         stored_count = sum(answered(commit.result()).committed_count for commit in self._commits)
         present_count = len(self._chain) - missing_count - refused_count
         return StoreResult(stored_count, present_count, refused_count)
+
+    def _goes_on_at_once(self) -> bool:
+        """Whether the next slice's bytes come before the commit of the one that moved: over a lane
+        the service first has to say that it takes them, and would enter the blocks meanwhile."""
+        return self._session.lanes is not None and self._coming is not None and self._coming.done()
+
+    def _commit_moved(self) -> None:
+        if self._moved is not None:
+            (reservation_id, checksums), self._moved = self._moved, None
+            self._commits.append(self._commit(reservation_id, checksums))
 
     def _ends(self) -> list[int]:
         """Where slices end."""
@@ -152,6 +179,9 @@ class Store:
     def _let_go(self) -> None:
         """Nobody waits any more: what is reserved is given back, what is committed runs on."""
         self._abort(self._reserved_id)
+        if self._moved is not None:
+            with contextlib.suppress(TimeUpError):
+                self._commit_moved()
         for commit in self._commits:
             self._session.send_off(commit)
         if self._coming is not None:
@@ -164,10 +194,16 @@ class Store:
         ):
             self._abort(answered(reserved.result()).reservation_id)
 
-    def _move(self, reserved: cache_pb2.ReserveBlocksResponse, missing: list[int]) -> list[int]:
+    def _move(
+        self,
+        reserved: cache_pb2.ReserveBlocksResponse,
+        missing: list[int],
+        go_on: Callable[[], None],
+    ) -> list[int]:
+        """Checksums of what was moved. Calls `go_on` before the first byte."""
         if self._session.lanes is not None:
-            blocks = [(index, self._chain[index], self._pages[index]) for index in missing]
-            return self._session.lanes.store(reserved.reservation_id, blocks, self._deadline)
+            return self._send_bulk(reserved.reservation_id, missing, go_on)
+        go_on()
         if self._session.arena is None:
             return self._send(reserved.reservation_id, missing)
         slabs = [self._session.arena.slab(offset) for offset in reserved.slab_offsets]
@@ -183,6 +219,29 @@ class Store:
             return True
 
         if self._lanes.run(len(missing), copy_one) < len(missing):
+            raise TimeUpError("the time for a store is up")
+        return checksums
+
+    def _send_bulk(
+        self, reservation_id: str, missing: list[int], go_on: Callable[[], None]
+    ) -> list[int]:
+        """One thread sends, the others hash; whoever sent helps with what is left."""
+        lanes = self._session.lanes
+        assert lanes is not None
+        checksums = [0] * len(missing)
+        blocks = [(index, self._pages[index]) for index in missing]
+        size = max(1, HASHED_BYTES // len(self._pages[0]))
+
+        def work(part: int) -> bool:
+            if part == 0:
+                lanes.store(reservation_id, blocks, self._deadline, go_on)
+                return True
+            for i in range((part - 1) * size, min(part * size, len(missing))):
+                checksums[i] = page_checksum(self._chain[missing[i]], blocks[i][1])
+            return self._clock() < self._deadline
+
+        parts = 1 + -(-len(missing) // size)
+        if self._lanes.run(parts, work) < parts:
             raise TimeUpError("the time for a store is up")
         return checksums
 

@@ -2,6 +2,9 @@
 
     WorkerError
     ├── CheckpointError              the directory is not a usable checkpoint
+    ├── AdapterError                 the directory is not a usable LoRA adapter
+    ├── AdapterRefusedError          it cannot be merged whole, or not into this model
+    ├── DeviceUnavailableError       torch cannot compute on the device that is asked for
     ├── TransformersVersionError     the installed transformers is older than what is tested
     ├── ArchitectureRefusedError     its KV cannot be cached correctly
     ├── SelfTestFailedError          paged logits differ from the plain model's
@@ -30,8 +33,11 @@ Codes: `worker/status.py`. Reasons are frozen once released.
 from kvtier.errors import KvtierError
 
 __all__ = [
+    "AdapterError",
+    "AdapterRefusedError",
     "ArchitectureRefusedError",
     "CheckpointError",
+    "DeviceUnavailableError",
     "EngineFailedError",
     "InvalidCacheControlError",
     "InvalidLimitError",
@@ -62,6 +68,18 @@ class WorkerError(KvtierError):
 
 class CheckpointError(WorkerError):
     reason = "CHECKPOINT_INVALID"
+
+
+class AdapterError(WorkerError):
+    reason = "ADAPTER_INVALID"
+
+
+class AdapterRefusedError(WorkerError):
+    reason = "ADAPTER_REFUSED"
+
+
+class DeviceUnavailableError(WorkerError):
+    reason = "DEVICE_UNAVAILABLE"
 
 
 class TransformersVersionError(WorkerError):

@@ -38,6 +38,7 @@ from worker.usage_event import (
     UsageEnd,
     UsageEvent,
     charge,
+    computed_tokens,
     end_request,
 )
 from worker.usage_journal import UsageJournal
@@ -87,15 +88,22 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The request ended well and its event is durable."""
+    """The request ended and its event is durable."""
 
     event: UsageEvent
     usage: EngineUsage
+    computed: ChargedTokens | None
+    """What was really reused and computed, whatever is charged; None: the engine did not say."""
+    problem: RequestDeadlineError | EngineFailedError | None = None
+    """Why it did not end well; the client gets it after the usage."""
 
 
 Output = Started | TextDelta | SampleFinished | Settled
 
 NO_USAGE = EngineUsage(0, {}, 0, 0, 0.0, 0.0, MissReason.NONE)
+
+SILENT_END = RequestEnded(EndReason.ERROR, NO_USAGE, "the engine does not answer")
+"""In place of what the engine should have said and did not."""
 
 _ENDS = {
     EndReason.CANCELLED: UsageEnd.CANCELLED,
@@ -143,13 +151,17 @@ class Generation:
         return self._loop.create_task(self._run(), name=name)
 
     async def outputs(self) -> AsyncIterator[Output]:
-        """Everything for the client; the last is `Settled`, or a KvtierError is raised instead."""
+        """Everything for the client. The last is `Settled`, and then its problem is raised where it
+        has one; without a durable event a KvtierError is raised instead.
+        """
         while True:
             output = await self._outputs.get()
             if isinstance(output, KvtierError):
                 raise output
             yield output
             if isinstance(output, Settled):
+                if output.problem is not None:
+                    raise output.problem
                 return
 
     def abandon(self) -> None:
@@ -180,9 +192,9 @@ class Generation:
         except Exception as error:
             # Nobody awaits this task's result, and the client must not wait for ever.
             log.exception("a request's edge failed")
-            last = EngineFailedError(f"the worker's edge failed: {type(error).__name__}")
+            failed = EngineFailedError(f"the worker's edge failed: {type(error).__name__}")
             self._cancel(EndReason.CANCELLED)
-            await self._end_unpaid()
+            last = await self._end_unpaid(failed)
         self._ended = True
         self._outputs.put_nowait(last)
 
@@ -217,7 +229,7 @@ class Generation:
                         "the engine did not end a request in time",
                         extra={"request_id": self._plan.admitted.request_id},
                     )
-                    return RequestEnded(EndReason.ERROR, NO_USAGE, "the engine does not answer")
+                    return SILENT_END
                 continue
             if isinstance(event, RequestEnded):
                 return event
@@ -229,7 +241,7 @@ class Generation:
         assert not isinstance(event, RequestEnded)
         sample = self._samples[event.sample_index]
         if isinstance(event, TokenEvent):
-            outputs = sample.push(event.token_id)
+            outputs = sample.push(event.token_id, event.logprob)
             if any(isinstance(output, SampleFinished) for output in outputs):
                 self._engine.stop_sample(self._plan.request.request_id, sample.index)
         else:
@@ -250,18 +262,24 @@ class Generation:
             now_ns=time.time_ns(),
             ttft_ns=ttft_ns,
         )
-        return await self._note(event, ended.usage) or _last_word(ended, event)
+        computed = None
+        if ended is not SILENT_END:
+            computed = computed_tokens(ended.usage, self._plan.ttl_class)
+        settled = Settled(event, ended.usage, computed, _problem(ended, event))
+        return await self._note(event, ended.usage) or settled
 
-    async def _end_unpaid(self) -> None:
-        if self._end_due:
-            event = end_request(
-                self._plan.admitted,
-                UsageEnd.ERROR,
-                ChargedTokens(),
-                now_ns=time.time_ns(),
-                ttft_ns=None,
-            )
-            await self._note(event, NO_USAGE)
+    async def _end_unpaid(self, failed: EngineFailedError) -> Settled | KvtierError:
+        if not self._end_due:
+            return failed
+        event = end_request(
+            self._plan.admitted,
+            UsageEnd.ERROR,
+            ChargedTokens(),
+            now_ns=time.time_ns(),
+            ttft_ns=None,
+        )
+        settled = Settled(event, NO_USAGE, None, failed)
+        return await self._note(event, NO_USAGE) or settled
 
     async def _note(self, event: UsageEvent, usage: EngineUsage) -> UsageJournalFailedError | None:
         """Makes the one event durable; an error is what the client gets in place of `usage`."""
@@ -286,7 +304,9 @@ class Generation:
         return UsageEnd.LENGTH if reached_limit else UsageEnd.STOP
 
 
-def _last_word(ended: RequestEnded, event: UsageEvent) -> Settled | KvtierError:
+def _problem(
+    ended: RequestEnded, event: UsageEvent
+) -> RequestDeadlineError | EngineFailedError | None:
     if event.end is UsageEnd.DEADLINE:
         return RequestDeadlineError(
             "the request's deadline passed; what was computed until then is metered",
@@ -297,4 +317,4 @@ def _last_word(ended: RequestEnded, event: UsageEvent) -> Settled | KvtierError:
             ended.problem or "the engine gave up on the request; nothing is charged",
             request_id=event.request.request_id,
         )
-    return Settled(event, ended.usage)
+    return None

@@ -1,7 +1,7 @@
 """A checkpoint directory becomes a model that is known to cache correctly, or a typed refusal.
 
-    files -> configuration -> refuse what blocks cannot name -> regime of RoPE -> weights -> layout
-          -> self-test
+    files -> configuration -> refuse what blocks cannot name -> regime of RoPE -> weights
+          -> adapter merged -> layout -> self-test
 
 Invariant: a `LoadedModel` has passed the self-test, so its paged logits are those of the plain
 model. Nothing is fetched: local files only. Runs once, on the starting thread.
@@ -15,12 +15,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
+from worker.adapters import merge_adapter, read_adapter
 from worker.attention.choose import AttentionChoice
-from worker.errors import ArchitectureRefusedError, CheckpointError
+from worker.errors import ArchitectureRefusedError, CheckpointError, DeviceUnavailableError
 from worker.layout import BlockLayout, probe_layout
 from worker.namespace import checkpoint_namespace
+from worker.proven_attention import prove_attention
 from worker.rope_regime import Regime, RegimeName, choose_regime
-from worker.self_test import prove_attention
 from worker.transformers_version import check_transformers
 
 __all__ = ["LoadedModel", "load_model"]
@@ -40,7 +41,7 @@ class LoadedModel:
     """A model ready for the engine. The model itself is owned by the engine's thread."""
 
     name: str
-    """The directory's name."""
+    """The directory's name; with an adapter merged, `NAME:ADAPTER`."""
     architecture: str
     dtype: str
     regime: Regime
@@ -50,6 +51,9 @@ class LoadedModel:
     layout: BlockLayout
     attention: AttentionChoice
     """How it attends; the self-test was passed with it."""
+    difference: float
+    """Of paged logits from the plain model's, the largest that the self-test saw, as a share of the
+    largest logit; within `worker.self_test.TOLERANCES`."""
     model: Any
     """An unmodified transformers decoder in evaluation mode."""
 
@@ -74,37 +78,53 @@ def load_model(
     device: str = "cpu",
     block_tokens: int = DEFAULT_BLOCK_TOKENS,
     rope_regime: RegimeName = "short",
+    adapter: Path | None = None,
 ) -> LoadedModel:
     """Loads the checkpoint in `directory` and proves that it can be cached.
 
     `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16"; for
-    `rope_regime` see `worker.rope_regime`. Raises CheckpointError, ArchitectureRefusedError,
-    SelfTestFailedError, TransformersVersionError, ValueError for a bad argument.
+    `rope_regime` see `worker.rope_regime`. `adapter` is a LoRA adapter's directory, merged into the
+    weights. Raises CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
+    SelfTestFailedError, DeviceUnavailableError, TransformersVersionError, ValueError for a bad
+    argument.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if rope_regime not in get_args(RegimeName):
         raise ValueError(f"rope_regime must be short or long, not {rope_regime!r}")
     check_transformers()
+    _check_device(device)
     weight_files = _weight_files(directory)
     config = _read_config(directory)
     refuse_uncacheable(config)
     text_config = config.get_text_config()
     regime = choose_regime(text_config, rope_regime)
+    lora = None if adapter is None else read_adapter(adapter)
     model = _read_model(directory, config, _pick_dtype(dtype, device), device)
+    if lora is not None:
+        merge_adapter(model, lora)
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
-    attention = prove_attention(model, layout, regime.context_tokens)
+    attention, difference = prove_attention(model, layout, regime.context_tokens)
+    name = directory.resolve().name
     return LoadedModel(
-        name=directory.resolve().name,
+        name=name if lora is None else f"{name}:{lora.name}",
         architecture=type(model).__name__,
         dtype=str(layout.dtype).removeprefix("torch."),
         regime=regime,
         vocabulary_size=int(text_config.vocab_size),
         stop_token_ids=_stop_token_ids(directory, text_config),
-        namespace=checkpoint_namespace(directory, weight_files, config, layout, regime.name),
+        namespace=checkpoint_namespace(
+            directory,
+            weight_files,
+            config,
+            layout,
+            regime.name,
+            "" if lora is None else lora.digest,
+        ),
         layout=layout,
         attention=attention,
+        difference=difference,
         model=model,
     )
 
@@ -123,13 +143,33 @@ def refuse_uncacheable(config: Any) -> None:
         raise ArchitectureRefusedError(
             f"{kind} uses chunked attention: which tokens attend to each other is decided by a "
             f"mask over chunks of {chunk} tokens, which a paged cache cannot honour"
+            + _also_counts(text)
         )
     foreign = sorted(set(layer_types) - CACHEABLE_LAYERS)
     if foreign:
         raise ArchitectureRefusedError(
-            f"{kind} has layers of kind {', '.join(foreign)}: they carry recurrent or other state "
-            "that blocks of tokens cannot name"
+            f"{kind} has layers of kind {', '.join(foreign)}: they keep what is no token's key or "
+            "value (recurrent or convolutional state, an index), which blocks of tokens cannot name"
         )
+
+
+def _also_counts(text: Any) -> str:
+    """Of Llama 4: what would still be wrong were chunks honoured."""
+    if not getattr(text, "attn_temperature_tuning", None):
+        return ""
+    return (
+        "; and it scales attention by how many tokens its cache says are before a row, which is not"
+        " a token's position when requests share a row"
+    )
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceUnavailableError(
+            f"torch cannot compute on {device!r} here: {_first_line(error)}"
+        ) from None
 
 
 def _weight_files(directory: Path) -> list[Path]:

@@ -28,10 +28,12 @@ def checkpoint_namespace(
     config: Any,
     layout: BlockLayout,
     rope_regime: str | None,
+    adapter: str = "",
 ) -> Namespace:
     """The namespace of `layout` over the files of `directory`. Raises OSError.
 
-    `rope_regime` is None for a checkpoint that has one set of frequencies.
+    `rope_regime` is None for a checkpoint that has one set of frequencies; `adapter` is the digest
+    of what was merged into its weights, or empty.
     """
     files = [directory / "config.json", *weight_files]
     return Namespace(
@@ -41,6 +43,7 @@ def checkpoint_namespace(
         block_tokens=layout.block_tokens,
         rope=_rope_text(config.get_text_config(), rope_regime),
         engine=ENGINE_ID,
+        adapter=adapter,
     )
 
 

@@ -25,7 +25,7 @@ from worker.kv_pages import PageId
 from worker.page_pool import PagePool
 from worker.prefix_units import EVERY_BLOCK, PrefixUnits
 
-__all__ = ["PrefixTree"]
+__all__ = ["NodeView", "PrefixTree"]
 
 USES_MAX = 2
 """A higher cap keeps yesterday's favourites for ever; measured on real traces."""
@@ -45,6 +45,17 @@ class _Node:
     children: int = 0
     expire_at: float = math.inf
     unit_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A resident block, for who looks on."""
+
+    block: BlockHash
+    parent: BlockHash | None
+    """None: the first of its chain."""
+    holders: int
+    """Tables and transfers that hold its page, beside the tree."""
 
 
 class PrefixTree:
@@ -155,6 +166,13 @@ class PrefixTree:
                 self._remove(node)
                 return True
         return False
+
+    def snapshot(self) -> tuple[NodeView, ...]:
+        """Every resident block, parents before children."""
+        return tuple(
+            NodeView(node.block, node.parent, self._pool.holders(node.page) - 1)
+            for node in self._nodes.values()
+        )
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a node is stranded or an idle leaf cannot be found."""

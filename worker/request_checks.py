@@ -6,7 +6,6 @@ Invariant: what passes here is within every limit the engine and the journal rel
 functions; each refusal is one of `worker.errors` with a reason. Any thread.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,13 +13,12 @@ from worker.cache_control import CacheControl, check_cache_control
 from worker.chat import ChatMessage, PromptEncoder, check_roles
 from worker.errors import (
     InvalidLimitError,
-    InvalidSamplingError,
     ModelUnknownError,
     PromptEmptyError,
     PromptTooLongError,
     TokenIdOutOfRangeError,
 )
-from worker.requests import Sampling
+from worker.sampling import Sampling, check_sampling
 from worker.tenants import Caller
 
 __all__ = [
@@ -39,7 +37,7 @@ SAMPLES_MAX = 16
 STOPS_MAX = 8
 STOP_CHARACTERS_MAX = 1024
 CLIENT_REQUEST_ID_CHARACTERS_MAX = 128
-TEMPERATURE_MAX = 10.0
+STOP_TOKENS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,7 @@ class Ask:
     sample_count: int = 0
     """0 means 1."""
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     cache: CacheControl = field(default_factory=CacheControl)
     client_request_id: str = ""
     ignore_end_of_sequence: bool = False
@@ -97,7 +96,8 @@ def check_ask(ask: Ask, limits: ModelLimits, encoder: PromptEncoder) -> None:
             serves=limits.model,
         )
     _check_limits(ask)
-    _check_sampling(ask.sampling)
+    _check_stops(ask, limits.vocabulary_size)
+    check_sampling(ask.sampling, ask.sample_count)
     check_cache_control(ask.cache)
     match ask.prompt:
         case None:
@@ -148,27 +148,33 @@ def completion_limit(ask: Ask, prompt_tokens: int, limits: ModelLimits) -> int:
 
 def _check_limits(ask: Ask) -> None:
     if ask.max_completion_tokens < 0:
-        raise InvalidLimitError("max_completion_tokens must be 1 or more, or 0 for the default")
+        raise InvalidLimitError(
+            "max_completion_tokens must be 1 or more, or 0 for the default",
+            field="max_completion_tokens",
+        )
     if not 0 <= ask.sample_count <= SAMPLES_MAX:
-        raise InvalidLimitError(f"sample_count must be 1 to {SAMPLES_MAX}")
-    if len(ask.stop) > STOPS_MAX:
-        raise InvalidLimitError(f"{len(ask.stop)} stop strings; at most {STOPS_MAX}")
-    if any(not 0 < len(stop) <= STOP_CHARACTERS_MAX for stop in ask.stop):
-        raise InvalidLimitError(f"a stop string must have 1 to {STOP_CHARACTERS_MAX} characters")
+        raise InvalidLimitError(f"sample_count must be 1 to {SAMPLES_MAX}", field="sample_count")
     if len(ask.client_request_id) > CLIENT_REQUEST_ID_CHARACTERS_MAX:
         raise InvalidLimitError(
             f"client_request_id may have {CLIENT_REQUEST_ID_CHARACTERS_MAX} characters,"
-            f" not {len(ask.client_request_id)}"
+            f" not {len(ask.client_request_id)}",
+            field="client_request_id",
         )
 
 
-def _check_sampling(sampling: Sampling) -> None:
-    if not 0.0 <= sampling.temperature <= TEMPERATURE_MAX or math.isnan(sampling.temperature):
-        raise InvalidSamplingError(f"temperature must be 0 to {TEMPERATURE_MAX:g}")
-    if not 0.0 < sampling.top_p <= 1.0:
-        raise InvalidSamplingError("top_p must be above 0 and at most 1")
-    if sampling.top_k < 0:
-        raise InvalidSamplingError("top_k must be 1 or more, or 0 for all tokens")
+def _check_stops(ask: Ask, vocabulary_size: int) -> None:
+    if len(ask.stop) > STOPS_MAX:
+        raise InvalidLimitError(f"{len(ask.stop)} stop strings; at most {STOPS_MAX}", field="stop")
+    if any(not 0 < len(stop) <= STOP_CHARACTERS_MAX for stop in ask.stop):
+        raise InvalidLimitError(
+            f"a stop string must have 1 to {STOP_CHARACTERS_MAX} characters", field="stop"
+        )
+    if len(ask.stop_token_ids) > STOP_TOKENS_MAX:
+        raise InvalidLimitError(
+            f"{len(ask.stop_token_ids)} stop tokens; at most {STOP_TOKENS_MAX}",
+            field="stop_token_ids",
+        )
+    _check_vocabulary(ask.stop_token_ids, vocabulary_size, "stop_token_ids", "stop token")
 
 
 def _check_message_count(count: int, limits: ModelLimits) -> None:
@@ -194,11 +200,19 @@ def _check_length(text: str, limits: ModelLimits, encoder: PromptEncoder) -> Non
 def _check_token_ids(token_ids: Sequence[int], vocabulary_size: int) -> None:
     if not token_ids:
         raise PromptEmptyError("the prompt has no token to compute; send at least one")
-    if min(token_ids) < 0 or max(token_ids) >= vocabulary_size:
-        index = next(i for i, t in enumerate(token_ids) if not 0 <= t < vocabulary_size)
-        raise TokenIdOutOfRangeError(
-            f"token {index} is not in the model's vocabulary; send ids from 0 to"
-            f" {vocabulary_size - 1}",
-            token_index=index,
-            vocabulary_size=vocabulary_size,
-        )
+    _check_vocabulary(token_ids, vocabulary_size, "prompt", "token")
+
+
+def _check_vocabulary(
+    token_ids: Sequence[int], vocabulary_size: int, field_name: str, called: str
+) -> None:
+    if not token_ids or (min(token_ids) >= 0 and max(token_ids) < vocabulary_size):
+        return
+    index = next(i for i, t in enumerate(token_ids) if not 0 <= t < vocabulary_size)
+    raise TokenIdOutOfRangeError(
+        f"{called} {index} is not in the model's vocabulary; send ids from 0 to"
+        f" {vocabulary_size - 1}",
+        field=field_name,
+        token_index=index,
+        vocabulary_size=vocabulary_size,
+    )

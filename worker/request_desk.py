@@ -214,7 +214,8 @@ class RequestDesk:
         return [end // self._limits.block_tokens for end in tokens]
 
     def _stop_tokens(self, ask: Ask) -> frozenset[int]:
-        return frozenset() if ask.ignore_end_of_sequence else self._limits.stop_token_ids
+        own = frozenset() if ask.ignore_end_of_sequence else self._limits.stop_token_ids
+        return own.union(ask.stop_token_ids)
 
 
 def new_request_id(now_ns: int) -> str:

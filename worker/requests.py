@@ -13,6 +13,8 @@ from typing import NewType
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import ChainScope
+from worker.logprobs import TokenLogprob
+from worker.sampling import Sampling
 
 __all__ = [
     "CacheMode",
@@ -24,7 +26,6 @@ __all__ = [
     "RequestEnded",
     "RequestId",
     "SampleEnded",
-    "Sampling",
     "TokenEvent",
 ]
 
@@ -57,18 +58,6 @@ class EndReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is drawn. Greedy at temperature 0."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    """0 means all tokens."""
-    seed: int | None = None
-    """Sample i draws from a generator seeded with seed + i; None: seeded by the system."""
-
-
-@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One prompt to prefill and its samples to decode. Limits are checked by the edge already."""
 
@@ -81,6 +70,7 @@ class EngineRequest:
     sample_count: int = 1
     sampling: Sampling = field(default_factory=Sampling)
     stop_token_ids: frozenset[int] = frozenset()
+    """The model's own and the client's: a sample ends before the first of them."""
     cache_mode: CacheMode = CacheMode.DEFAULT
     one_off: bool = False
     """Its prompt will not come again: what is new of it leaves first, what it reuses is not counted
@@ -100,6 +90,8 @@ class TokenEvent:
 
     sample_index: int
     token_id: int
+    logprob: TokenLogprob | None = None
+    """None where the request did not ask."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,8 @@ async def start_worker(settings: WorkerSettings) -> RunningWorker:
     """Builds and starts everything.
 
     Raises SettingsError, AddressInUseError, TlsRequiredError, TlsFileError, and of
-    `worker.errors`: CheckpointError, ArchitectureRefusedError, SelfTestFailedError,
-    JournalLockedError, JournalDirectoryError.
+    `worker.errors`: CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
+    SelfTestFailedError, DeviceUnavailableError, JournalLockedError, JournalDirectoryError.
     """
     async with AsyncExitStack() as parts:
         return await _build(settings, parts)
@@ -248,6 +248,7 @@ def _load_model(settings: WorkerSettings) -> LoadedModel:
         device=settings.device,
         block_tokens=settings.pool.block_tokens,
         rope_regime=settings.rope_regime,
+        adapter=settings.adapter,
     )
     regime = loaded.regime
     if regime.context_tokens < regime.model_context_tokens:

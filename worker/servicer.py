@@ -3,7 +3,7 @@
 The only place in the worker that knows inference messages. Event loop; owns no state.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -17,8 +17,9 @@ from worker.chat import ChatMessage
 from worker.generation import Output, Settled, Started
 from worker.request_checks import Ask, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from worker.request_desk import RequestDesk
-from worker.requests import CacheMode, FinishReason, Sampling
+from worker.requests import CacheMode, FinishReason
 from worker.sample_text import TextDelta
+from worker.sampling import Sampling
 from worker.tenants import Caller
 from worker.usage_wire import timestamp_message, tokens_message
 
@@ -98,9 +99,10 @@ def read_ask(request: inference_pb2.GenerateRequest) -> Ask:
         model=request.model,
         prompt=_read_prompt(request),
         max_completion_tokens=request.max_completion_tokens,
-        sampling=_read_sampling(request.sampling),
+        sampling=_read_sampling(request),
         sample_count=request.sample_count,
         stop=tuple(request.stop),
+        stop_token_ids=tuple(request.stop_token_ids),
         cache=_read_cache_control(request),
         client_request_id=request.client_request_id,
         ignore_end_of_sequence=request.ignore_end_of_sequence,
@@ -115,8 +117,8 @@ def write_output(output: Output) -> inference_pb2.GenerateResponse:
                     request_id=request_id, model=model, prompt_tokens=prompt_tokens
                 )
             )
-        case TextDelta(index, text, token_ids):
-            return _delta(index, text, token_ids)
+        case TextDelta():
+            return inference_pb2.GenerateResponse(delta=_write_delta(output))
         case Settled():
             return inference_pb2.GenerateResponse(usage=_write_usage(output))
         case _:
@@ -152,18 +154,39 @@ def _read_cache_control(request: inference_pb2.GenerateRequest) -> CacheControl:
     )
 
 
-def _read_sampling(sampling: inference_pb2.SamplingParameters) -> Sampling:
+def _read_sampling(request: inference_pb2.GenerateRequest) -> Sampling:
+    sampling = request.sampling
     return Sampling(
         temperature=sampling.temperature,
         top_p=sampling.top_p or 1.0,
         top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
         seed=sampling.seed if sampling.HasField("seed") else None,
+        logprobs=request.logprobs if request.HasField("logprobs") else None,
     )
 
 
-def _delta(index: int, text: str, token_ids: Sequence[int]) -> inference_pb2.GenerateResponse:
-    return inference_pb2.GenerateResponse(
-        delta=inference_pb2.GenerateDelta(sample_index=index, text=text, token_ids=token_ids)
+def _write_delta(delta: TextDelta) -> inference_pb2.GenerateDelta:
+    return inference_pb2.GenerateDelta(
+        sample_index=delta.sample_index,
+        text=delta.text,
+        token_ids=delta.token_ids,
+        logprobs=[
+            inference_pb2.TokenLogprob(
+                token_id=told.own.token_id,
+                text=told.own.text,
+                logprob=told.own.logprob,
+                top=[
+                    inference_pb2.TopLogprob(
+                        token_id=each.token_id, text=each.text, logprob=each.logprob
+                    )
+                    for each in told.top
+                ],
+            )
+            for told in delta.logprobs
+        ],
     )
 
 
@@ -177,6 +200,7 @@ def _write_usage(settled: Settled) -> inference_pb2.GenerateUsage:
         load_time=_duration(round(usage.load_seconds * 1e9)),
         miss_reason=block_pb2.MissReason.Name(int(usage.miss_reason)),
         end_time=timestamp_message(event.end_time_ns),
+        computed=None if settled.computed is None else tokens_message(settled.computed),
     )
 
 

@@ -8,10 +8,11 @@ and leaves the reading to one of them when its own has come. Who waits until the
 reads too, where nobody else does: the service takes nothing while its answers are not taken.
 Answers that nobody waits for are read by a thread of their own, started with the first of them.
 
-Invariant: an answer reaches its own call or nobody; each wait ends at its call's deadline, but for
-answers that nobody waits for, which may come `LATE_SECONDS` later. What
-goes wrong is a grpc.RpcError as gRPC's own, or NonsenseError. Any thread; locks guard the socket's
-two directions and the table of calls.
+Invariant: frames go out whole, one after the other, also where a call runs out of time in the
+middle of its own; an answer reaches its own call or nobody; each wait ends at its call's deadline,
+but for answers that nobody waits for, which may come `LATE_SECONDS` later. What goes wrong is a
+grpc.RpcError as gRPC's own, or NonsenseError. Any thread; locks guard the socket's two directions
+and the table of calls.
 """
 
 import contextlib
@@ -134,6 +135,8 @@ class SessionLine:
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
         self._sending = threading.Lock()
+        self._rest = memoryview(b"")
+        """Of a frame whose call ran out of time in the middle of it. Written under `_sending`."""
         self._changed = threading.Condition()
         # Under `_changed`:
         self._calls: weakref.WeakValueDictionary[int, LineFuture[Any]] = (
@@ -150,7 +153,8 @@ class SessionLine:
     def call(
         self, method: Method, request: Message, answer: type[Answer], seconds: float
     ) -> LineFuture[Answer]:
-        """Sends a call that may take so long. Raises LineCallError, NonsenseError."""
+        """Sends a call that may take so long. When the time is up in the middle of sending it, its
+        answer is a late one. Raises LineCallError, NonsenseError."""
         message = request.SerializeToString()
         if len(message) > FRAME_BYTES_MAX:
             raise LineCallError(
@@ -188,8 +192,10 @@ class SessionLine:
         """Has another thread wait for `future`, then call `callback`."""
 
         def await_it() -> None:
+            until = future.deadline + LATE_SECONDS
             with contextlib.suppress(grpc.RpcError, NonsenseError):
-                self.wait(future, future.deadline + LATE_SECONDS)
+                self._finish(until)
+                self.wait(future, until)
             callback(future)
 
         with self._changed:
@@ -229,24 +235,44 @@ class SessionLine:
             raise LineCallError(grpc.StatusCode.UNAVAILABLE, "the session's line is closed")
 
     def _send(self, data: bytes, deadline: float) -> None:
+        """Of a frame that is partly out when the time is up the rest is sent before all else: by
+        whoever sends next, or waits for what was left."""
         if not self._sending.acquire(timeout=max(0.0, deadline - self._clock())):
             raise _time_up()  # another call is being sent
-        view = memoryview(data)
         try:
-            while view:
+            if not self._push(deadline):
+                raise _time_up()
+            self._rest = memoryview(data)
+            if not self._push(deadline) and len(self._rest) == len(data):
+                self._rest = memoryview(b"")
+                raise _time_up()
+        finally:
+            self._sending.release()
+
+    def _push(self, deadline: float) -> bool:
+        """Sends what is left of a frame; False when the time is up first. Raises LineCallError.
+        REQUIRES: `_sending` is held."""
+        try:
+            while self._rest:
                 try:
-                    view = view[self._connection.send(view) :]
+                    self._rest = self._rest[self._connection.send(self._rest) :]
                 except BlockingIOError:
                     self._await_room(deadline)
+        except TimeoutError:
+            return False
         except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
-            if isinstance(error, TimeoutError) and len(view) == len(data):
-                raise _time_up() from None
-            # Half a frame may be out: nothing can follow it.
             raise self._break(
                 LineCallError(grpc.StatusCode.UNAVAILABLE, f"the session's line broke: {error}")
             ) from None
-        finally:
-            self._sending.release()
+        return True
+
+    def _finish(self, until: float) -> None:
+        """Sends what is left of a frame, if nobody else does. Raises LineCallError."""
+        if self._rest and self._sending.acquire(timeout=max(0.0, until - self._clock())):
+            try:
+                self._push(until)
+            finally:
+                self._sending.release()
 
     def _await_room(self, deadline: float) -> None:
         """Waits for a while until the service takes more, and reads if nobody does. Raises

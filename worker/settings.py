@@ -142,6 +142,8 @@ class WorkerSettings(ServiceSettings):
 
     model: Path
     """A Hugging Face checkpoint's directory."""
+    adapter: Path | None = None
+    """A LoRA adapter's directory, merged into the checkpoint at start."""
     listen: OptionalListenAddress = "127.0.0.1:7421"
     node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
     tenants: Annotated[tuple[Grant, ...], BeforeValidator(_split)] = (ScopePath("default"),)

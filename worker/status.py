@@ -12,6 +12,9 @@ _Code = grpc.StatusCode
 STATUS_TABLE: StatusTable = {
     errors.WorkerError: _Code.INTERNAL,
     errors.CheckpointError: _Code.FAILED_PRECONDITION,
+    errors.AdapterError: _Code.FAILED_PRECONDITION,
+    errors.AdapterRefusedError: _Code.FAILED_PRECONDITION,
+    errors.DeviceUnavailableError: _Code.FAILED_PRECONDITION,
     errors.TransformersVersionError: _Code.FAILED_PRECONDITION,
     errors.ArchitectureRefusedError: _Code.FAILED_PRECONDITION,
     errors.SelfTestFailedError: _Code.FAILED_PRECONDITION,

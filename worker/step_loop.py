@@ -13,8 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 from worker.admission import CANDIDATES_MAX, Candidate, admission_order, pages_needed
@@ -35,7 +33,7 @@ from worker.requests import (
     TokenEvent,
 )
 from worker.residency import Residency
-from worker.sampler import draw_token
+from worker.sampler import LogitRow, draw_token, read_rows
 from worker.scheduler import PromptProgress, plan_prompts
 
 __all__ = ["StepLoop"]
@@ -136,7 +134,7 @@ class StepLoop:
         began = self._clock()
         try:
             logits = self._runner.run([work.span for work in works])
-            largest = logits.amax(dim=1).tolist()  # on a device, this is what waits for it
+            rows = read_rows(logits)  # on a device, this is what waits for it
         except Exception as error:
             log.exception("a step failed; ending its requests")
             for work in works:
@@ -144,8 +142,8 @@ class StepLoop:
             return True
         prompts = [work.span for work in works if work.live.phase is Phase.PREFILL]
         self._prefill_rate.step(prompts, len(works) - len(prompts), self._clock() - began)
-        for work, row, top in zip(works, logits, largest, strict=True):
-            self._advance(work, row, top)
+        for work, row in zip(works, rows, strict=True):
+            self._advance(work, row)
         return True
 
     def stats(self) -> EngineStats:
@@ -324,13 +322,13 @@ class StepLoop:
         # Also in the middle of a prompt: `_advance` judges the span's KV by them.
         return _Work(live, sample, Span(tokens, sample.computed, sample.table.pages, 1))
 
-    def _advance(self, work: _Work, logits: torch.Tensor, largest: float) -> None:
+    def _advance(self, work: _Work, row: LogitRow) -> None:
         live, sample = work.live, work.sample
         if live.phase is Phase.ENDED:
             return
         # The last token saw all of the span's KV: what is no number there is none here. The largest
         # logit is NaN when one is; infinite, it leaves no chances to draw by.
-        if not math.isfinite(largest):
+        if not math.isfinite(row.largest):
             self._end(live, EndReason.ERROR, "the model's logits are not numbers")
             return
         sample.computed = work.span.end
@@ -342,27 +340,28 @@ class StepLoop:
         if live.keeps:
             live.written_tokens += self._residency.seal(live, sample) * self._block_tokens
         if live.phase is Phase.DECODE:
-            self._draw(live, sample, logits)
+            self._draw(live, sample, row)
         elif sample.computed == live.prompt_tokens:
-            self._prompt_done(live, logits)
+            self._prompt_done(live, row)
 
-    def _prompt_done(self, live: LiveRequest, logits: torch.Tensor) -> None:
+    def _prompt_done(self, live: LiveRequest, row: LogitRow) -> None:
         live.phase = Phase.DECODE
         self._residency.fork(live)
         self._offer(live, live.samples[0])
         for sample in list(live.samples):
             if live.phase is Phase.DECODE:
-                self._draw(live, sample, logits)
+                self._draw(live, sample, row)
 
-    def _draw(self, live: LiveRequest, sample: Sample, logits: torch.Tensor) -> None:
+    def _draw(self, live: LiveRequest, sample: Sample, row: LogitRow) -> None:
         request = live.request
-        token = draw_token(logits, request.sampling, sample.generator)
+        drawn = draw_token(row, request.sampling, sample.generator, sample.generated)
+        token = drawn.token_id
         if token in request.stop_token_ids:
             self._finish_sample(live, sample, FinishReason.STOP)
             return
         sample.generated.append(token)
         live.completion_tokens += 1
-        self._emit(live, TokenEvent(sample.index, token))
+        self._emit(live, TokenEvent(sample.index, token, drawn.logprob))
         if len(sample.generated) == request.max_completion_tokens:
             self._finish_sample(live, sample, FinishReason.LENGTH)
 

@@ -1,8 +1,8 @@
 """Which versions of transformers the worker runs with, and what differs between them.
 
-Tested: 5.17, the pinned one and 5.24 (`make test-versions`). Up to 5.14 latent attention caches
-expanded keys. Imports nothing of transformers, so an old one gets as far as the refusal; any
-thread.
+Tested: 5.17, the pinned one and 5.24 (`make test-versions`; the matrix with 5.17 in `make test`).
+Up to 5.14 latent attention caches expanded keys. Imports nothing of transformers, so an old one
+gets as far as the refusal; any thread.
 """
 
 import inspect

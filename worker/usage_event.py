@@ -18,6 +18,7 @@ __all__ = [
     "UsageEnd",
     "UsageEvent",
     "charge",
+    "computed_tokens",
     "end_request",
     "lose_request",
 ]
@@ -56,7 +57,9 @@ class AdmittedRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChargedTokens:
-    """Tokens in disjoint classes. Raises ValueError for a negative count."""
+    """Tokens in disjoint classes; those of a usage event are charged. Raises ValueError for a
+    negative count.
+    """
 
     hit_tokens_by_tier: dict[Tier, int] = field(default_factory=dict)
     miss_tokens: int = 0
@@ -105,8 +108,15 @@ def charge(
     `undelivered_tokens` were generated after a stop string had ended their sample, while the engine
     did not know it yet: never charged. `ttl_class`: what new blocks are kept under.
     """
-    if end in UNCHARGED:
-        return ChargedTokens()
+    return ChargedTokens() if end in UNCHARGED else _counted(usage, undelivered_tokens, ttl_class)
+
+
+def computed_tokens(usage: EngineUsage, ttl_class: str = "") -> ChargedTokens:
+    """What the engine says it reused and computed, whatever of it is charged."""
+    return _counted(usage, 0, ttl_class)
+
+
+def _counted(usage: EngineUsage, undelivered_tokens: int, ttl_class: str) -> ChargedTokens:
     completion_tokens = max(0, usage.completion_tokens - undelivered_tokens)
     # A block may hold tokens that are not charged: of those that are, it is no more than all.
     written = min(usage.written_tokens, usage.miss_tokens + completion_tokens)

@@ -3,7 +3,7 @@
     TLS -> HELLO (ticket) -> WELCOME -> { LOAD -> DATA ... | STORE -> GO -> DATA ... -> DONE }
 
 The thread asks the loop for a transfer (`LoopDoor`), moves its bytes between socket and arena, and
-gives it back, whatever happens. Bytes of a store are hashed while they are in the CPU's cache.
+gives it back, whatever happens. Bytes are moved and not looked at: their checksum is the client's.
 Invariant: every `begin` has its `end`, and no view is touched after that.
 """
 
@@ -16,24 +16,21 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import xxhash
-
 from cache_service.bulk.transfers import LaneEntry, LoadTransfer, StoreTransfer, Transfers
 from cache_service.errors import TicketRefusedError
 from kvtier.bulk import (
     FROM_CLIENT,
+    BlockRun,
     Frame,
     Kind,
     MalformedFrameError,
     StopReason,
-    batches,
     id_of,
     stop_reason,
     unpack_load,
 )
 from kvtier.bulk_socket import FrameSocket
 from kvtier.errors import KvtierError
-from kvtier.keys import checksum_seed
 from kvtier.principals import principal_of
 
 __all__ = ["Lane", "LoopDoor"]
@@ -43,9 +40,6 @@ log = logging.getLogger(__name__)
 HELLO_SECONDS_MAX = 5.0
 LOOP_SECONDS_MAX = 10.0
 """How long a thread waits for the event loop."""
-
-PIECE_BYTES = 256 * 1024
-"""What is received at a time: it stays in the CPU's cache for hashing."""
 
 T = TypeVar("T")
 
@@ -212,11 +206,13 @@ class Lane:
             self._frames.send(Frame(Kind.STOP, frame.call, ended))
 
     def _send_blocks(self, load: Frame, transfer: LoadTransfer) -> StopReason | None:
-        for batch in batches(load.call, enumerate(transfer.views, load.index)):
+        views = transfer.views
+        run = BlockRun(range(load.index, load.index + len(views)), views)
+        for frame, pieces in run.frames(load.call):
             if transfer.ended is not None:
                 return transfer.ended
-            self._frames.send_all(batch)
-            transfer.sent_bytes += sum(len(piece) for _, piece in batch)
+            self._frames.send(frame, *pieces)
+            transfer.sent_bytes += frame.length
         return None
 
     def _store(self, entry: LaneEntry, frame: Frame) -> None:
@@ -226,43 +222,31 @@ class Lane:
             return await self._transfers.begin_store(entry, reservation_id)
 
         try:
-            transfer = self._door.ask(begin, lambda late: self._transfers.end_store(late, {}))
+            transfer = self._door.ask(begin, self._transfers.end_store)
         except KvtierError as error:
             self._frames.send(Frame(Kind.STOP, frame.call, stop_reason(error.reason)))
             return
-        landed: dict[int, int] = {}
         try:
             self._frames.send(Frame(Kind.GO, frame.call, transfer.standing))
-            self._receive_blocks(frame.call, transfer, landed)
+            self._receive_blocks(frame.call, transfer)
         except BaseException:
-            self._door.tell(lambda: self._transfers.end_store(transfer, landed))
+            self._door.tell(lambda: self._transfers.end_store(transfer))
             raise
-        ended = self._door.settle(lambda: self._transfers.end_store(transfer, landed))
+        ended = self._door.settle(lambda: self._transfers.end_store(transfer))
         if ended is not None:
             self._frames.say_goodbye(Frame(Kind.STOP, frame.call, ended))
             raise ConnectionAbortedError("a store's reservation ended under way")
-        self._frames.send(Frame(Kind.DONE, frame.call, transfer.standing + len(landed)))
+        self._frames.send(Frame(Kind.DONE, frame.call, transfer.standing))
 
-    def _receive_blocks(self, call: int, transfer: StoreTransfer, landed: dict[int, int]) -> None:
-        """Fills `landed`; stops early when the reservation ended."""
-        blocks = zip(transfer.missing, transfer.hashes, transfer.views, strict=True)
-        for index, block_hash, view in list(blocks)[transfer.standing :]:
-            digest, offset = xxhash.xxh3_64(seed=checksum_seed(block_hash)), 0
-            while offset < len(view):
-                frame = self._frames.receive_header()
-                if transfer.ended is not None:
-                    return
-                expected = (Kind.DATA, call, index, offset)
-                if (frame.kind, frame.call, frame.index, frame.offset) != expected:
-                    raise MalformedFrameError(f"block {index} goes on at byte {offset}")
-                if frame.length > len(view) - offset:
-                    raise MalformedFrameError(f"more bytes than block {index} has")
-                self._receive_piece(view[offset : offset + frame.length], digest)
-                offset += frame.length
-            landed[index] = digest.intdigest()
-
-    def _receive_piece(self, view: memoryview, digest: xxhash.xxh3_64) -> None:
-        for start in range(0, len(view), PIECE_BYTES):
-            piece = view[start : start + PIECE_BYTES]
-            self._frames.receive_into(piece)
-            digest.update(piece)
+    def _receive_blocks(self, call: int, transfer: StoreTransfer) -> None:
+        """Counts `transfer.standing` up; stops early when the reservation ended."""
+        run = BlockRun(transfer.missing, transfer.views, transfer.standing)
+        while not run.ended():
+            frame = self._frames.receive_header()
+            if transfer.ended is not None:
+                return
+            expected = (Kind.DATA, call, *run.place())
+            if (frame.kind, frame.call, frame.index, frame.offset) != expected:
+                raise MalformedFrameError("block {} goes on at byte {}".format(*run.place()))
+            self._frames.receive_pieces(run.take(frame.length))
+            transfer.standing = run.whole_count

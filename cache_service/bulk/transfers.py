@@ -7,11 +7,11 @@ A thread asks for everything here, on the loop, and touches slabs only between a
 `end`. Invariant: until the `end`, rows of a load are pinned and slabs of a store belong to their
 reservation, whatever became of lease, reservation and session; a reservation has one writer.
 Transfers of what ended are told so at the next tick, connections of sessions that ended are cut.
-Event loop only, but for `Transfer.ended`, which the thread reads.
+Event loop only, but for what a transfer says of its thread.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cache_service.bulk.tickets import Tickets
@@ -79,8 +79,10 @@ class StoreTransfer:
     """Positions in the chain, ascending."""
     hashes: list[BlockHash]
     views: list[memoryview]
-    standing: int
+    began: int
     """Leading ones that came in before."""
+    standing: int
+    """Leading ones that are in. Written by the thread that receives."""
     ended: StopReason | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -185,26 +187,23 @@ class Transfers(Side):
             list(reservation.missing),
             list(reservation.hashes),
             [self._parts.arena.view(slab)[:block_bytes] for slab in reservation.slabs],
-            _standing(reservation),
+            reservation.landed_count,
+            reservation.landed_count,
         )
         self._stores[reservation_id] = transfer
         return transfer
 
-    def end_store(self, transfer: StoreTransfer, landed: Mapping[int, int]) -> StopReason | None:
-        """The thread touches its views no more; `landed`: what it received whole, with checksums.
+    def end_store(self, transfer: StoreTransfer) -> StopReason | None:
+        """The thread touches its views no more.
 
-        Why that is of no use, when the reservation ended meanwhile.
+        Why what it received is of no use, when the reservation ended meanwhile.
         """
         del self._stores[transfer.reservation.reservation_id]
-        received_bytes = sum(
-            len(view)
-            for index, view in zip(transfer.missing, transfer.views, strict=True)
-            if index in landed
-        )
-        self._parts.tally.bulk_moved("received", received_bytes)
+        received = transfer.views[transfer.began : transfer.standing]
+        self._parts.tally.bulk_moved("received", sum(map(len, received)))
         transfer.views.clear()
         transfer.done.set()
-        if self._parts.reservations.end_writing(transfer.reservation, landed):
+        if self._parts.reservations.end_writing(transfer.reservation, transfer.standing):
             self._parts.room.changed()
         return self._why_reservation(transfer.reservation)
 
@@ -283,12 +282,3 @@ class Transfers(Side):
         for session_id in self._tickets.sessions():
             if not self._parts.sessions.alive(session_id):
                 self._tickets.close_session(session_id)
-
-
-def _standing(reservation: Reservation) -> int:
-    """Leading missing blocks that came in whole."""
-    landed = reservation.landed
-    return next(
-        (at for at, index in enumerate(reservation.missing) if index not in landed),
-        len(reservation.missing),
-    )

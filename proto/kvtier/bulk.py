@@ -5,7 +5,7 @@ MalformedFrameError. Pure; any thread.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -17,12 +17,13 @@ __all__ = [
     "FROM_SERVICE",
     "HEADER_BYTES",
     "ID_BYTES",
+    "PIECES_MAX",
     "TICKET_BYTES",
+    "BlockRun",
     "Frame",
     "Kind",
     "MalformedFrameError",
     "StopReason",
-    "batches",
     "id_of",
     "pack",
     "pack_load",
@@ -34,15 +35,16 @@ __all__ = [
 
 _HEADER = struct.Struct("<4sBBHIIQQ")
 _LOAD = struct.Struct("<16sI")
-_MAGIC = b"KVB1"
+_MAGIC = b"KVB2"
 
 HEADER_BYTES = _HEADER.size
 TICKET_BYTES = 32
 ID_BYTES = 16
 FRAME_BYTES_MAX = 1024 * 1024
-"""Of a frame's payload."""
-BATCH_FRAMES_MAX = 256
-"""Twice as many pieces go into one system call, of which the kernel takes 1,024."""
+"""Of a frame's payload. One system call sends or receives as much: each may wake the peer, which
+costs more than the call."""
+PIECES_MAX = 512
+"""Of blocks, in a frame that is sent: the kernel takes 1,024 pieces at a time."""
 
 
 class MalformedFrameError(KvtierError):
@@ -133,7 +135,7 @@ def unpack(header: bytes | bytearray, kinds: frozenset[Kind]) -> Frame:
         raise MalformedFrameError(f"a header has {HEADER_BYTES} bytes, not {len(header)}")
     magic, number, flags, reserved, call, index, offset, length = _HEADER.unpack(header)
     if magic != _MAGIC or flags or reserved:
-        raise MalformedFrameError("this is not the bulk lane's format 1")
+        raise MalformedFrameError("this is not the bulk lane's format 2")
     kind = _KINDS.get(number)
     if kind is None or kind not in kinds:
         raise MalformedFrameError(f"a frame of kind {number} does not belong here")
@@ -157,23 +159,69 @@ def _right_length(frame: Frame) -> bool:
     return 1 <= frame.length <= FRAME_BYTES_MAX if fixed is None else frame.length == fixed
 
 
-def batches(
-    call: int, blocks: Iterable[tuple[int, memoryview]]
-) -> Iterator[list[tuple[Frame, memoryview]]]:
-    """The DATA of `blocks` (index, payload) in lists of about `FRAME_BYTES_MAX` bytes: one of them
-    is worth a system call. A list's last frame is the only one that may end within a block."""
-    batch: list[tuple[Frame, memoryview]] = []
-    size = 0
-    for index, view in blocks:
-        for offset in range(0, len(view), FRAME_BYTES_MAX):
-            piece = view[offset : offset + FRAME_BYTES_MAX]
-            batch.append((Frame(Kind.DATA, call, index, offset, len(piece)), piece))
-            size += len(piece)
-            if size >= FRAME_BYTES_MAX or len(batch) == BATCH_FRAMES_MAX:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
+class BlockRun:
+    """The blocks of one call, walked from the first to the last byte, frame by frame.
+
+    One thread. Invariant: pieces come in order, and none reaches past its block.
+    """
+
+    def __init__(
+        self, indexes: Sequence[int], views: Sequence[memoryview], whole_count: int = 0
+    ) -> None:
+        """`indexes`: positions in the chain, one for each of `views` (contiguous bytes, none
+        empty). Begins after the first `whole_count` blocks."""
+        self._indexes = indexes
+        self._views = views
+        self._offset = 0
+        self.whole_count = whole_count
+        """Leading blocks that are behind us, to their last byte."""
+
+    def ended(self) -> bool:
+        return self.whole_count == len(self._views)
+
+    def place(self) -> tuple[int, int]:
+        """Where the next byte belongs: position in the chain, and byte of that block.
+        REQUIRES: not `ended`."""
+        return self._indexes[self.whole_count], self._offset
+
+    def take(self, size: int) -> list[memoryview]:
+        """The next `size` bytes, the part of each block for itself. Raises MalformedFrameError when
+        there are not so many; then nothing is taken."""
+        at, offset = self.whole_count, self._offset
+        pieces: list[memoryview] = []
+        while size:
+            if at == len(self._views):
+                raise MalformedFrameError("more bytes than the call's blocks have")
+            view = self._views[at]
+            piece = view if not offset and len(view) <= size else view[offset : offset + size]
+            pieces.append(piece)
+            size -= len(piece)
+            offset += len(piece)
+            if offset == len(view):
+                at, offset = at + 1, 0
+        self.whole_count, self._offset = at, offset
+        return pieces
+
+    def frames(self, call: int) -> list[tuple[Frame, list[memoryview]]]:
+        """The DATA of all that is left, about `FRAME_BYTES_MAX` bytes each; a block that would go
+        over a frame's end begins the next one where it fits there.
+
+        All at once: between two system calls that move a frame the CPU's cache has none of this.
+        """
+        frames: list[tuple[Frame, list[memoryview]]] = []
+        while not self.ended():
+            index, offset = self.place()
+            size = self._frame_bytes()
+            frames.append((Frame(Kind.DATA, call, index, offset, size), self.take(size)))
+        return frames
+
+    def _frame_bytes(self) -> int:
+        size = min(FRAME_BYTES_MAX, len(self._views[self.whole_count]) - self._offset)
+        for at in range(self.whole_count + 1, min(len(self._views), self.whole_count + PIECES_MAX)):
+            if size + len(self._views[at]) > FRAME_BYTES_MAX:
+                break
+            size += len(self._views[at])
+        return size
 
 
 def pack_load(lease_id: bytes, count: int) -> bytes:

@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 
-from kvtier.bulk import HEADER_BYTES, Frame, Kind, pack, unpack
+from kvtier.bulk import HEADER_BYTES, PIECES_MAX, Frame, Kind, pack, unpack
 
 __all__ = ["STALL_SECONDS", "FrameSocket"]
 
@@ -51,18 +51,10 @@ class FrameSocket:
         if not self._tls:
             connection.setblocking(True)
 
-    def send(self, frame: Frame, payload: Bytes = b"", deadline: float | None = None) -> None:
-        """Returns when the kernel has its own copy of everything."""
-        self.send_all([(frame, payload)], deadline)
-
-    def send_all(
-        self, frames: Sequence[tuple[Frame, Bytes]], deadline: float | None = None
-    ) -> None:
-        """The same for a batch: in one system call where it can be, because each one may wake the
-        peer, which costs more than the call."""
-        parts: list[Bytes] = []
-        for frame, payload in frames:
-            parts += (pack(frame), payload)
+    def send(self, frame: Frame, *pieces: Bytes, deadline: float | None = None) -> None:
+        """Sends the frame with `pieces` as its payload, in one system call where it can be.
+        Returns when the kernel has its own copy of everything."""
+        parts: list[Bytes] = [pack(frame), *pieces]
         until, sent = self._until(deadline), 0
         try:
             if not self._tls:
@@ -103,6 +95,20 @@ class FrameSocket:
             view = view[got:]
             if view and self._clock() >= until:
                 raise TimeoutError("the peer does not send what it began")
+
+    def receive_pieces(self, pieces: Sequence[memoryview], deadline: float | None = None) -> None:
+        """Fills all of `pieces`, contiguous bytes each, in one system call where it can be."""
+        got = 0
+        if not self._tls:
+            self._limit(socket.SO_RCVTIMEO, self._until(deadline))
+            try:
+                got = self._connection.recvmsg_into(pieces[:PIECES_MAX], 0, socket.MSG_WAITALL)[0]
+            except BlockingIOError:
+                raise TimeoutError("the peer sends nothing") from None
+        for piece in pieces:
+            if got < len(piece):
+                self.receive_into(piece[got:], deadline)
+            got = max(0, got - len(piece))
 
     def receive(self, size: int, deadline: float | None = None) -> bytes:
         payload = bytearray(size)

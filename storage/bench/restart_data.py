@@ -12,7 +12,6 @@ from pathlib import Path
 
 from kvtier.keys import BlockHash, NamespaceId
 from storage.codec import Codec
-from storage.ssd.block_rows import block_row
 from storage.ssd.format import (
     FORMAT_VERSION,
     INDEX_DIRECTORY,
@@ -27,6 +26,7 @@ from storage.ssd.format import (
     segment_path,
 )
 from storage.ssd.index import IndexBatch, MetaRow, SsdIndex
+from storage.ssd.owner_rows import OwnerNumbers
 from storage.ssd.segments import FREE, SEALED, Segment
 from storage.tier import NO_PARENT, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation
 
@@ -58,8 +58,18 @@ def hash_of(number: int) -> BlockHash:
     return BlockHash(hashlib.sha256(b"%d" % number).digest())
 
 
-def make_directory(path: Path, block_count: int, progress: Callable[[int, int], None]) -> None:
-    """Makes it, as a clean stop would leave it. `progress` is told (done, total)."""
+def make_directory(
+    path: Path,
+    block_count: int,
+    progress: Callable[[int, int], None],
+    owner: str = "",
+    *,
+    one_tree: bool = False,
+) -> None:
+    """Makes it, as a clean stop would leave it. `progress` is told (done, total).
+
+    `owner`: whose all blocks are. `one_tree`: every chain continues block 0.
+    """
     (path / SEGMENT_DIRECTORY).mkdir(parents=True)
     (path / MARKER_FILE).write_bytes(pack_marker(Marker(FORMAT_VERSION, SEGMENT_BYTES)))
     segments = [
@@ -69,10 +79,11 @@ def make_directory(path: Path, block_count: int, progress: Callable[[int, int], 
     index = SsdIndex(path / INDEX_DIRECTORY)
     index.start_compaction()
     batch: list[tuple[bytes, bytes]] = []
-    for done, header in enumerate(_headers(block_count), 1):
-        batch.append(block_row(header))
+    owners = OwnerNumbers({})
+    for done, header in enumerate(_headers(block_count, owner, one_tree), 1):
+        batch.append(owners.row_of(header))
         if len(batch) == _BLOCKS_PER_BATCH or done == block_count:
-            index.apply(IndexBatch(put_blocks=batch))
+            index.apply(IndexBatch(put_blocks=batch, put_owners=owners.take_new()))
             batch = []
             progress(done, block_count)
     meta = MetaRow(FORMAT_VERSION, SEGMENT_BYTES, 1)
@@ -93,15 +104,16 @@ def _make_segment(path: Path, number: int, block_count: int) -> Segment:
     return Segment(segment_id, -1, 1, state, tail, seed, SEGMENT_BYTES)
 
 
-def _headers(block_count: int) -> Iterator[RecordHeader]:
+def _headers(block_count: int, owner: str, one_tree: bool) -> Iterator[RecordHeader]:
+    root = hash_of(0) if one_tree else NO_PARENT
     parent = NO_PARENT
     for number in range(block_count):
-        if number % _CHAIN_BLOCKS == 0:
-            parent = NO_PARENT
+        if number and number % _CHAIN_BLOCKS == 0:
+            parent = root
         block_hash = hash_of(number)
         record = BlockRecord(block_hash, parent, NAMESPACE, BLOCK_BYTES, number)
         at, slot = divmod(number, _PER_SEGMENT)
         offset = PAGE_BYTES + slot * record_bytes(BLOCK_BYTES)
         location = SsdLocation(SegmentId(at), 1, offset, BLOCK_BYTES, number, BLOCK_BYTES)
-        yield RecordHeader(record, location, (1 << 32) + number, Codec.NONE)
+        yield RecordHeader(record, location, (1 << 32) + number, Codec.NONE, owner)
         parent = block_hash

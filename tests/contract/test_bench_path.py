@@ -1,6 +1,7 @@
 """`kvtier bench path` says what it promises, under the names that it promises."""
 
 import json
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from worker.bench.memcpy import Memcpy
 from worker.bench.memory import PathMemory
 from worker.bench.path_tables import show
 from worker.bench.raw_socket import raw_socket
-from worker.bench.settings import OTHER_HOST, SAME_HOST, PathSettings
+from worker.bench.settings import OTHER_HOST, SAME_HOST, UNDER_TLS, PathSettings
+from worker.bench.tls import bench_tls
 from worker.bench.turns import WARM_UPS, Turn, compared, row_of, take_turns
 
 ROW_KEYS = {
@@ -81,13 +83,18 @@ def settings(**other: object) -> PathSettings:
 
 @pytest.fixture(scope="module")
 def result() -> Any:
-    return json.loads(json.dumps(command.run(settings())))
+    return json.loads(json.dumps(command.run(settings(tls=True))))
 
 
 def test_a_small_run_has_every_key(result: Any) -> None:
     assert result["memcpy_GBps"] > 0
     assert result["raw_socket_GBps"] > 0
-    for name, transports in (("same_host", SAME_HOST), ("other_host", OTHER_HOST)):
+    assert result["raw_tls_socket_GBps"] > 0
+    for name, transports in (
+        ("same_host", SAME_HOST),
+        ("other_host", OTHER_HOST),
+        ("under_tls", UNDER_TLS),
+    ):
         assert [row["transport"] for row in result[name]] == list(transports)
         for row in result[name]:
             assert set(row) >= ROW_KEYS
@@ -139,6 +146,7 @@ def test_tables_have_a_line_for_everything(result: Any, capsys) -> None:
     show(Console(width=100), result)
     text = capsys.readouterr().out
     assert "64 KiB" in text
+    assert "raw TLS socket" in text
     assert "absent: mooncake (shm)" in text
     assert "…" not in text
 
@@ -197,8 +205,19 @@ def test_quick_changes_only_what_was_not_given() -> None:
     given = ["--blocks", "64KiB", "--prefix", "1MiB", "--rounds", "1"]
     outcome = CliRunner().invoke(app, [*given, "--quick", "--json"])
     assert outcome.exit_code == 0, outcome.output
-    used = json.loads(outcome.stdout)["settings"]
+    said = json.loads(outcome.stdout)
+    assert (said["under_tls"], said["raw_tls_socket_GBps"]) == ([], None)
+    used = said["settings"]
     assert used["block_bytes"] == [64 << 10]
     assert used["prefix_bytes"] == 1 << 20
     assert used["rounds"] == 1
     assert (used["single_blocks"], used["fresh_starts"]) == (30, 1)
+
+
+def test_the_limit_under_tls_is_encrypted_both_ways() -> None:
+    memory = PathMemory(4096, 64 << 10)
+    with bench_tls() as tls, raw_socket(memory, 2, tls) as limit:
+        assert isinstance(limit._connection, ssl.SSLSocket)
+        assert limit._connection.version() == "TLSv1.3"
+        assert limit._connection.getpeercert()
+        assert len(limit.turn(0).single_seconds) == 2

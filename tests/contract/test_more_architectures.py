@@ -95,16 +95,84 @@ COMPUTED: dict[str, dict[str, Any]] = {
     "stablelm": COMMON,
     "starcoder2": {**COMMON, **WINDOW},
 }
+# The last two layers attend to what earlier ones cache.
+SHARED: dict[str, Any] = {
+    **COMMON,
+    **WINDOW,
+    **DIM,
+    "num_hidden_layers": 5,
+    "num_kv_shared_layers": 2,
+    "layer_types": [
+        "sliding_attention",
+        "sliding_attention",
+        "full_attention",
+        "sliding_attention",
+        "full_attention",
+    ],
+}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     # A mask of its own that is the causal one until `keep_window_size` tokens.
     "doge": ({**COMMON, "keep_window_size": 200}, "mask of its own"),
     "falcon": ({**COMMON, "alibi": False}, "0 of 3 layers"),
+    "gpt_neo": (
+        {
+            **COMMON,
+            "num_layers": 3,
+            "num_heads": 4,
+            "attention_types": [[["global", "local", "global"], 1]],
+        },
+        "0 of 3 layers",
+    ),
     "diffllama": (COMMON, "of 3 layers used"),
+    "gemma3n_text": (
+        {
+            **SHARED,
+            "vocab_size_per_layer_input": 512,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 8,
+            "activation_sparsity_pattern": [0.0] * 5,
+        },
+        "layers 3, 4 of 5 do not use",
+    ),
+    "gemma4_text": (
+        {**SHARED, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 8},
+        "layers 3, 4 of 5 do not use",
+    ),
+    "glm_moe_dsa": (
+        {**LATENT, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 32},
+        "an index",
+    ),
     "deepseek_v32": (
         {**LATENT, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 32},
         "deepseek_v32 has layers of kind",
     ),
     "jamba": (COMMON, "recurrent"),
+    "bamba": (COMMON, "recurrent"),
+    "nemotron_h": (COMMON, "recurrent"),
+    "qwen3_5_text": (
+        {
+            **COMMON,
+            "head_dim": 32,
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+        "recurrent",
+    ),
+    "mamba2": (
+        {
+            "vocab_size": 512,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_heads": 8,
+            "head_dim": 16,
+            "state_size": 16,
+            "n_groups": 1,
+        },
+        "recurrent",
+    ),
 }
 
 

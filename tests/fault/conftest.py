@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from storage.ssd.key_ring import NO_ENCRYPTION, Encryption
+
 SMALL_BYTES = 64 << 20
 
 
@@ -53,6 +55,12 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip("mounting is not permitted here")
     yield SmallDisk(path)
     subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True)
+
+
+@pytest.fixture(params=["clear", "encrypted"])
+def encryption(request: pytest.FixtureRequest) -> Encryption:
+    """Of a store that a test breaks: it is to behave alike with and without."""
+    return Encryption((bytes(range(32)),)) if request.param == "encrypted" else NO_ENCRYPTION
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from storage.errors import TierIOError
 from storage.ssd.format import record_bytes, segment_path
+from storage.ssd.key_ring import Encryption
 from storage.tier import PAGE_BYTES, SegmentId
 from tests.ssd.blocks import Block, append, block, read, soft_block
 from tests.ssd.faulty_env import FaultyEnv
@@ -24,9 +25,11 @@ KINDS: dict[str, tuple[str, list[Block]]] = {
 }
 
 
-async def torn_state(path: Path, codec: str, batch: list[Block], recycled: bool) -> tuple:
+async def torn_state(
+    path: Path, codec: str, encryption: Encryption, batch: list[Block], recycled: bool
+) -> tuple:
     """Directory before the append, segment before and after it, and where each record ends."""
-    tier = opened(path, codec=codec)
+    tier = opened(path, codec=codec, encryption=encryption)
     if recycled:
         old = [block(f"old {i}") for i in range(6)]
         await append(tier, old)
@@ -43,7 +46,7 @@ async def torn_state(path: Path, codec: str, batch: list[Block], recycled: bool)
     before = path.parent / "before"
     shutil.copytree(path, before)
     # A second opening, so that the sequence numbers of the lost append are above the index's.
-    tier = opened(path, codec=codec)
+    tier = opened(path, codec=codec, encryption=encryption)
     places = await append(tier, batch)
     await tier.close()
     ends = [x.offset + record_bytes(x.stored_bytes) for x in places]
@@ -54,11 +57,11 @@ async def torn_state(path: Path, codec: str, batch: list[Block], recycled: bool)
 @pytest.mark.parametrize("recycled", [False, True], ids=["fresh", "recycled"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_only_records_that_are_whole_and_have_no_hole_before_them_come_back(
-    memory_path, kind, recycled
+    memory_path, kind, recycled, encryption
 ) -> None:
     codec, batch = KINDS[kind]
     path = memory_path / "ssd"
-    before, written, start, ends = await torn_state(path, codec, batch, recycled)
+    before, written, start, ends = await torn_state(path, codec, encryption, batch, recycled)
     lost = segment_path(before, SegmentId(0)).read_bytes()
     boundaries = range(start, ends[-1] + 1, PAGE_BYTES)
     cases = [("cut", at, written[:at] + lost[at:]) for at in boundaries]
@@ -70,11 +73,13 @@ async def test_only_records_that_are_whole_and_have_no_hole_before_them_come_bac
         shutil.copytree(before, path)
         segment_path(path, SegmentId(0)).write_bytes(raw)
         whole = sum(end <= at for end in ends)
-        await check(path, batch, whole, f"{kind_of_loss} at {at}")
+        await check(path, encryption, batch, whole, f"{kind_of_loss} at {at}")
 
 
-async def check(path: Path, batch: list[Block], whole: int, case: str) -> None:
-    tier = opened(path)
+async def check(
+    path: Path, encryption: Encryption, batch: list[Block], whole: int, case: str
+) -> None:
+    tier = opened(path, encryption=encryption)
     found = {record.block_hash: (record, at) for record, at in tier.recovered()}
     assert BEFORE[0].hash in found, case
     assert [b.hash in found for b in batch] == [i < whole for i in range(len(batch))], case
@@ -87,10 +92,12 @@ async def check(path: Path, batch: list[Block], whole: int, case: str) -> None:
     await tier.close()
 
 
-async def test_what_a_failed_append_left_in_an_open_segment_stays_out(memory_path) -> None:
+async def test_what_a_failed_append_left_in_an_open_segment_stays_out(
+    memory_path, encryption
+) -> None:
     """Whole records under the right generation and seed; only their numbers are too low."""
     env = FaultyEnv(refuse_direct=True)
-    tier = opened(memory_path / "ssd", env)
+    tier = opened(memory_path / "ssd", env, encryption=encryption)
     await append(tier, BEFORE)
     env.fail("fdatasync", errno.EIO)
     lost = [block(f"lost {i}") for i in range(3)]
@@ -101,7 +108,7 @@ async def test_what_a_failed_append_left_in_an_open_segment_stays_out(memory_pat
     for index in ("there", "lost"):
         if index == "lost":
             shutil.rmtree(memory_path / "ssd" / "index")
-        tier = opened(memory_path / "ssd")
+        tier = opened(memory_path / "ssd", encryption=encryption)
         found = {record.block_hash for record, _ in tier.recovered()}
         assert found == {BEFORE[0].hash, block("later").hash}
         assert tier.report.repaired_count == 0

@@ -68,7 +68,7 @@ class World:
         for slab, payload in zip(view.slabs, payloads, strict=True):
             self.arena.view(slab)[:BLOCK_BYTES] = payload
         sums = [payload_checksum(h, p) for h, p in zip(held, payloads, strict=True)]
-        reservation.landed.update(enumerate(sums))  # type: ignore[union-attr]
+        reservation.landed_count = len(sums)  # type: ignore[union-attr]
         await cache.commit(session_id, view.reservation_id, sums, verify=False)
         match, *_ = cache.acquire_resident(session_id, "a", held)
         assert isinstance(match, MatchView)

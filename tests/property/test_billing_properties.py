@@ -34,7 +34,14 @@ money = st.decimals(min_value=0, max_value=10**6, places=6).map(
     lambda d: Decimal(format(d.copy_abs(), "f"))
 )
 prices = st.builds(
-    Price, st.sampled_from(["*", "m?", "m1", "other-*"]), hit=money, miss=money, output=money
+    Price,
+    st.sampled_from(["*", "m?", "m1", "other-*"]),
+    hit=money,
+    miss=money,
+    output=money,
+    cache_write=st.dictionaries(st.sampled_from(["", "1h", "*"]), money).map(
+        lambda by_class: tuple(sorted(by_class.items()))
+    ),
 )
 
 

@@ -1,6 +1,7 @@
-"""Measures one block size: on one host beside memcpy, to another beside a raw socket.
+"""Measures one block size: on one host beside memcpy, to another beside a raw socket, and the same
+under TLS.
 
-Both passes are the same: a service of its own for each transport, its limit, and the peers that
+All passes are the same: a service of its own for each transport, its limit, and the peers that
 travel likewise, all taking turns. One thread.
 """
 
@@ -17,11 +18,12 @@ from worker.bench.memory import PathMemory
 from worker.bench.ours import OurClient
 from worker.bench.peer_process import PEERS, PeerKind, PeerProcess, peer_process
 from worker.bench.raw_socket import raw_socket
-from worker.bench.settings import OTHER_HOST, SAME_HOST, PathSettings
+from worker.bench.settings import OTHER_HOST, SAME_HOST, UNDER_TLS, PathSettings
+from worker.bench.tls import BenchTls, bench_tls
 from worker.bench.turns import Contender, Turn, compared, row_of, seconds, take_turns
 from worker.cache_session import TransportChoice
 
-__all__ = ["PassFigures", "measure_other_host", "measure_same_host"]
+__all__ = ["PassFigures", "measure_other_host", "measure_same_host", "measure_under_tls"]
 
 _ARENA_PREFIXES = 2.5
 """So that every store that counts evicts an older prefix."""
@@ -45,7 +47,7 @@ def measure_same_host(settings: PathSettings, block_bytes: int, told: Told) -> P
     """Over shared memory, beside memcpy; and the first store into a fresh arena."""
     memory = PathMemory(block_bytes, settings.prefix_bytes)
     limit = Memcpy(memory, settings.single_blocks)
-    figures = _pass(settings, memory, limit, SAME_HOST, True, told)
+    figures = _pass(settings, memory, limit, SAME_HOST, _peers(same_host=True), told)
     for row, transport in zip(figures.ours, SAME_HOST, strict=True):
         row |= _first_stores(settings, memory, limit, transport, told)
     return figures
@@ -55,7 +57,18 @@ def measure_other_host(settings: PathSettings, block_bytes: int, told: Told) -> 
     """Over loopback TCP, beside a raw socket."""
     memory = PathMemory(block_bytes, settings.prefix_bytes)
     with raw_socket(memory, settings.single_blocks) as limit:
-        return _pass(settings, memory, limit, OTHER_HOST, False, told)
+        return _pass(settings, memory, limit, OTHER_HOST, _peers(same_host=False), told)
+
+
+def measure_under_tls(settings: PathSettings, block_bytes: int, told: Told) -> PassFigures:
+    """Over loopback TCP with mutual TLS, beside a raw TLS socket; no peer has it."""
+    memory = PathMemory(block_bytes, settings.prefix_bytes)
+    with bench_tls() as tls, raw_socket(memory, settings.single_blocks, tls) as limit:
+        return _pass(settings, memory, limit, UNDER_TLS, (), told, tls)
+
+
+def _peers(*, same_host: bool) -> list[PeerKind]:
+    return [kind for kind in PEERS if kind.same_host == same_host]
 
 
 def _pass(
@@ -63,13 +76,13 @@ def _pass(
     memory: PathMemory,
     limit: Contender,
     transports: Sequence[TransportChoice],
-    same_host: bool,
+    kinds: Sequence[PeerKind],
     told: Told,
+    tls: BenchTls | None = None,
 ) -> PassFigures:
-    kinds = [kind for kind in PEERS if kind.same_host == same_host]
     with ExitStack() as stack:
         ours = [
-            stack.enter_context(_our_client(settings, memory, transport))
+            stack.enter_context(_our_client(settings, memory, transport, tls))
             for transport in transports
         ]
         peers = [_start_peer(settings, memory, kind, stack) for kind in kinds]
@@ -130,25 +143,29 @@ def _peer_name(memory: PathMemory, kind: PeerKind) -> dict[str, Any]:
 
 
 @contextmanager
-def _service(memory: PathMemory) -> Iterator[ServiceProcess]:
+def _service(memory: PathMemory, tls: BenchTls | None) -> Iterator[ServiceProcess]:
     capacity = max(_ARENA_BYTES_MIN, int(_ARENA_PREFIXES * memory.size))
     settings = {
         "host.capacity_bytes": capacity,
         "ssd.enabled": "false",
         "bulk.listen": "127.0.0.1:0",
     }
-    with cache_service_process(settings) as service:
+    under = {} if tls is None else tls.service_settings
+    with cache_service_process(settings | under) as service:
         yield service
 
 
 @contextmanager
 def _our_client(
-    settings: PathSettings, memory: PathMemory, transport: TransportChoice
+    settings: PathSettings,
+    memory: PathMemory,
+    transport: TransportChoice,
+    tls: BenchTls | None = None,
 ) -> Iterator[OurClient]:
     with (
-        _service(memory) as service,
+        _service(memory, tls) as service,
         OurClient(
-            memory, service.address, service.process.pid, transport, settings.single_blocks
+            memory, service.address, service.process.pid, transport, settings.single_blocks, tls
         ) as client,
     ):
         yield client

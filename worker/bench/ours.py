@@ -11,7 +11,9 @@ from types import TracebackType
 from kvtier.bench.errors import BenchError
 from kvtier.bench.service import cpu_seconds
 from kvtier.keys import BlockHash, NamespaceId
+from kvtier.tls import channel_credentials, client_context
 from worker.bench.memory import PathMemory
+from worker.bench.tls import BenchTls
 from worker.bench.turns import Turn, seconds
 from worker.cache_client import CacheClient
 from worker.cache_session import TransportChoice
@@ -34,8 +36,9 @@ class OurClient:
         service_pid: int,
         transport: TransportChoice,
         single_blocks: int,
+        tls: BenchTls | None = None,
     ) -> None:
-        """Raises BenchError when `transport` does not come to be."""
+        """`tls`: as the service has it. Raises BenchError when `transport` does not come to be."""
         self._memory = memory
         self._pid = service_pid
         self._single_blocks = single_blocks
@@ -46,6 +49,8 @@ class OurClient:
             _BLOCK_TOKENS,
             "bench",
             transport,
+            credentials=None if tls is None else channel_credentials(address, tls.client),
+            lane_tls=None if tls is None else client_context(tls.client),
             store_seconds_max=_WAIT_SECONDS_MAX,
         )
         # Connects: nothing has this name.

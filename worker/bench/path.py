@@ -20,7 +20,12 @@ from kvtier.bench.options import given
 from kvtier.bench.tables import size, table_console
 from kvtier.cli.progress import step
 from kvtier.errors import KvtierError
-from worker.bench.measure import PassFigures, measure_other_host, measure_same_host
+from worker.bench.measure import (
+    PassFigures,
+    measure_other_host,
+    measure_same_host,
+    measure_under_tls,
+)
 from worker.bench.path_tables import show
 from worker.bench.settings import PathSettings
 
@@ -49,6 +54,9 @@ def path(
             " lmcache, redis); what it lacks is named as absent.",
         ),
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Also the bulk lane under TLS, beside a raw TLS socket.")
+    ] = False,
     quick: Annotated[
         bool, typer.Option(help="Small sizes where none are given: a look, not a measurement.")
     ] = False,
@@ -65,6 +73,7 @@ def path(
             "prefix_bytes": byte_sizes(prefix)[0],
             "rounds": rounds,
             "peers": peers,
+            "tls": tls,
         }
         if quick:
             options |= _QUICK | given(context, _FIELDS, options)
@@ -82,11 +91,13 @@ def run(settings: PathSettings) -> dict[str, Any]:
     """Everything, as plain data. Raises KvtierError, OSError."""
     same: list[PassFigures] = []
     other: list[PassFigures] = []
+    under_tls: list[PassFigures] = []
     with step(Console(stderr=True), "starting") as told:
         for block_bytes in settings.block_bytes:
             for passes, measure, name in (
                 (same, measure_same_host, "same host"),
                 (other, measure_other_host, "other host"),
+                *([(under_tls, measure_under_tls, "under TLS")] if settings.tls else []),
             ):
                 said = _prefixed(told, f"{size(block_bytes)} blocks, {name}: ")
                 passes.append(measure(settings, block_bytes, said))
@@ -95,8 +106,10 @@ def run(settings: PathSettings) -> dict[str, Any]:
         "settings": plain(settings),
         "memcpy_GBps": _limit(same),
         "raw_socket_GBps": _limit(other),
+        "raw_tls_socket_GBps": _limit(under_tls) if under_tls else None,
         "same_host": [row for figures in same for row in figures.ours],
         "other_host": [row for figures in other for row in figures.ours],
+        "under_tls": [row for figures in under_tls for row in figures.ours],
         "peers": [row for figures in (*same, *other) for row in figures.peers],
     }
 

@@ -27,7 +27,10 @@ def show(console: Console, result: dict[str, Any]) -> None:
     )
     console.print(_same_host(result["same_host"]))
     console.print(_other_host(result["other_host"]))
-    console.print(_costs([*result["same_host"], *result["other_host"]]))
+    under_tls = [row | {"transport": "bulk, TLS"} for row in result["under_tls"]]
+    if under_tls:
+        console.print(_under_tls(under_tls, result["raw_tls_socket_GBps"]))
+    console.print(_costs([*result["same_host"], *result["other_host"], *under_tls]))
     console.print(_peers([row for row in result["peers"] if row["absent"] is None]))
     for name, transport, why in sorted(
         {(r["name"], r["transport"], r["absent"]) for r in result["peers"] if r["absent"]}
@@ -89,6 +92,18 @@ def _other_host(rows: list[dict[str, Any]]) -> Table:
     )
     for row in rows:
         table.add_row(*_speeds(row, OTHER_HOST_RATIO_MIN), *_one_block(row, None))
+    return table
+
+
+def _under_tls(rows: list[dict[str, Any]], limit_GBps: float) -> Table:
+    table = bench_table(
+        "\nUnder TLS, GB/s over loopback TCP beside a raw TLS socket"
+        f" ({limit_GBps:.2f} GB/s both ways)",
+        *_SPEEDS,
+        *("1 block us", "p99"),
+    )
+    for row in rows:
+        table.add_row(*_speeds(row, None), *_one_block(row, None))
     return table
 
 

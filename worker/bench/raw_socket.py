@@ -4,22 +4,27 @@
     parent: L -> ... blocks                         restore
     parent: O index -> one block                    one-block restore
 
-The other end is a process of its own (`python -m worker.bench.raw_socket PORT BLOCK COUNT`) which
-keeps what it is sent and sends it back. `sendall` and `recv_into` on plain sockets, no checksum.
-One thread in each process; every wait has a bound.
+The other end is a process of its own (`python -m worker.bench.raw_socket PORT BLOCK COUNT`, and
+with TLS the files of its ClientTls) which keeps what it is sent and sends it back. `sendall` and
+`recv_into` on plain sockets, or on Python's own TLS sockets, no checksum. One thread in each
+process; every wait has a bound.
 """
 
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 
 from kvtier.bench.errors import BenchError
+from kvtier.tls import ClientTls, client_context, server_context
 from worker.bench.memory import PathMemory
+from worker.bench.tls import BenchTls
 from worker.bench.turns import Turn, seconds
 from worker.cache_port import PageBytes
 
@@ -67,17 +72,27 @@ class RawSocket:
 
 
 @contextmanager
-def raw_socket(memory: PathMemory, single_blocks: int) -> Iterator[RawSocket]:
+def raw_socket(
+    memory: PathMemory, single_blocks: int, tls: BenchTls | None = None
+) -> Iterator[RawSocket]:
     """Both ends, connected. Raises OSError."""
+    context = None if tls is None else server_context(tls.server)
+    files = (
+        []
+        if tls is None
+        else [tls.client.ca_file, tls.client.certificate_file, tls.client.key_file]
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(_WAIT_SECONDS_MAX)
         sizes = listener.getsockname()[1], memory.block_bytes, memory.count
-        command = [sys.executable, "-m", "worker.bench.raw_socket", *map(str, sizes)]
+        command = [sys.executable, "-m", "worker.bench.raw_socket", *map(str, (*sizes, *files))]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
             connection, _ = listener.accept()
+            _prepare(connection)
+            if context is not None:
+                connection = context.wrap_socket(connection, server_side=True)
             with connection:
-                _prepare(connection)
                 yield RawSocket(memory, connection, single_blocks)
         finally:
             process.terminate()
@@ -115,16 +130,22 @@ def _serve(connection: socket.socket, blocks: PageBytes) -> None:
 
 def main() -> None:
     """Entry of the other end."""
-    port, block_bytes, count = map(int, sys.argv[1:])
+    port, block_bytes, count = map(int, sys.argv[1:4])
+    context = _tls(*map(Path, sys.argv[4:])) if len(sys.argv) > 4 else None
     blocks = np.ones((count, block_bytes), np.uint8)
-    with (
-        suppress(EOFError, ConnectionError),
-        socket.create_connection(("127.0.0.1", port), _WAIT_SECONDS_MAX) as connection,
-    ):
+    with suppress(EOFError, ConnectionError):
+        connection = socket.create_connection(("127.0.0.1", port), _WAIT_SECONDS_MAX)
         _prepare(connection)
-        # Another contender's turn may take long; a parent that is gone closes the connection.
-        connection.settimeout(None)
-        _serve(connection, blocks)
+        if context is not None:
+            connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
+        with connection:
+            # Another contender's turn may take long; a parent that is gone closes the connection.
+            connection.settimeout(None)
+            _serve(connection, blocks)
+
+
+def _tls(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext | None:
+    return client_context(ClientTls(ca_file=ca, certificate_file=certificate, key_file=key))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ from pathlib import Path
 from kvtier.bench.errors import BenchError
 from worker.cache_session import TransportChoice
 
-__all__ = ["OTHER_HOST", "SAME_HOST", "PathSettings"]
+__all__ = ["OTHER_HOST", "SAME_HOST", "UNDER_TLS", "PathSettings"]
 
 SAME_HOST: tuple[TransportChoice, ...] = ("shared_memory",)
 OTHER_HOST: tuple[TransportChoice, ...] = ("bulk", "stream")
 """Measured over loopback TCP, beside a raw socket. Each transport has a row for each size."""
+UNDER_TLS: tuple[TransportChoice, ...] = ("bulk",)
+"""Measured over loopback TCP with mutual TLS, beside a raw TLS socket, where that is asked for."""
 
 _MIB = 1 << 20
 
@@ -29,6 +31,8 @@ class PathSettings:
     """Services started to measure their first store."""
     peers: Path | None = None
     """The Python that has the peers' packages; None: no peer is measured."""
+    tls: bool = False
+    """Also what is `UNDER_TLS`."""
 
     def __post_init__(self) -> None:
         """Raises BenchError for what cannot be measured."""

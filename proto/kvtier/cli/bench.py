@@ -18,6 +18,7 @@ _HELP = {
     "lookup": "Lookups of many keys at once, by many clients, with up to millions of blocks.",
     "path": "A prefix into the cache service and back, beside memcpy, a raw socket, other caches.",
     "storage": "The SSD tier beside fio and RocksDB on this disk, and restarts with many blocks.",
+    "ttft": "Time to the first token, cold and from every tier, beside plain transformers.",
 }
 
 app = typer.Typer(no_args_is_help=True, help="Measure this machine, limits beside the figures.")

@@ -17,9 +17,24 @@ from rich.console import Console
 from kvtier.cli.cache_options import CacheTimeout, CacheUse, OneOff, TtlClass, Use, set_cache
 from kvtier.cli.channel import open_channel
 from kvtier.cli.cost import Cost, ask_cost
-from kvtier.cli.inference import CALL_SECONDS_MAX, Reply, ask
+from kvtier.cli.inference import CALL_SECONDS_MAX, Reply, attempt
+from kvtier.cli.logprob_view import logprob_table
 from kvtier.cli.problems import TLS_HINT, spoken
 from kvtier.cli.reply_view import reply_data, usage_lines, visible
+from kvtier.cli.sampling_options import (
+    FrequencyPenalty,
+    Logprobs,
+    MinP,
+    PresencePenalty,
+    SamplingWords,
+    Seed,
+    Stop,
+    StopToken,
+    Temperature,
+    TopK,
+    TopP,
+    set_sampling,
+)
 from kvtier.errors import read_error
 from kvtier.v1 import inference_pb2
 
@@ -57,8 +72,9 @@ CacheScope = Annotated[
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", min=1, max=2**31 - 1, help="Tokens to generate at most.")
 ]
-Temperature = Annotated[
-    float, typer.Option("--temperature", min=0.0, max=10.0, help="0 is greedy.")
+Name = Annotated[
+    str,
+    typer.Option("--name", help="Your name for the request: its entry in the ledger carries it."),
 ]
 
 _SCOPES = {
@@ -89,14 +105,39 @@ def generate(
     ttl_class: TtlClass = "",
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    seed: Seed = None,
+    presence_penalty: PresencePenalty = 0.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
+    stop: Stop = None,
+    stop_token: StopToken = None,
+    logprobs: Logprobs = None,
+    name: Name = "",
     raw: Annotated[bool, typer.Option("--raw", help="Send text, not a chat message.")] = False,
     json_output: Annotated[
-        bool, typer.Option("--json", help="One JSON object instead: text, usage, cost.")
+        bool,
+        typer.Option("--json", help="One JSON object instead: text, usage, cost, logprobs, error."),
     ] = False,
 ) -> None:
     """Complete one prompt; show what was reused and what it costs."""
     text = _prompt_text(prompt)
-    request = _request(tenant, project, user, cache_scope, max_tokens, temperature)
+    request = _request(tenant, project, user, cache_scope, max_tokens)
+    request.client_request_id = _checked(name)
+    words = SamplingWords(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        seed=seed,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        stop=tuple(_checked(each) for each in stop or ()),
+        stop_token_ids=tuple(stop_token or ()),
+        logprobs=logprobs,
+    )
+    set_sampling(request, words)
     set_cache(request, cache, cache_timeout, one_off, _checked(ttl_class))
     if raw:
         request.text = text
@@ -104,17 +145,21 @@ def generate(
         request.chat.messages.add(role="user", content=text)
     with open_channel(address) as channel:
         try:
-            reply = _answer(channel, request, shown=not json_output)
-        except grpc.RpcError as error:
-            _fail("generate", error, address)
+            reply, error = _answer(channel, request, shown=not json_output)
         except KeyboardInterrupt:
             print("kvtier generate: stopped; what was computed is charged", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
-    cost = _cost(billing, reply)
-    if json_output:
-        print(json.dumps(reply_data(reply, cost), ensure_ascii=False))
-    else:
-        _show_usage(reply, cost)
+    if reply.usage.request_id:
+        cost = _cost(billing, reply)
+        if json_output:
+            wire = None if error is None else read_error(error)
+            data = reply_data(reply, cost, wire, logprobs is not None)
+            print(json.dumps(data, ensure_ascii=False))
+        else:
+            _show_logprobs(reply)
+            _show_usage(reply, cost)
+    if error is not None:
+        _fail("generate", error, address)
 
 
 def chat(
@@ -139,19 +184,21 @@ def chat(
     with open_channel(address) as channel:
         while line := _next_line():
             history.messages.add(role="user", content=line)
-            request = _request(tenant, project, user, cache_scope, max_tokens, temperature)
+            request = _request(tenant, project, user, cache_scope, max_tokens)
+            set_sampling(request, SamplingWords(temperature=temperature))
             set_cache(request, cache, cache_timeout, one_off, _checked(ttl_class))
             request.chat.CopyFrom(history)
             try:
-                reply = _answer(channel, request, shown=True)
-            except grpc.RpcError as error:
-                _fail("chat", error, address)
+                reply, error = _answer(channel, request, shown=True)
             except KeyboardInterrupt:
                 print("stopped; what was computed is charged", file=sys.stderr)
                 del history.messages[-1]
                 continue
             history.messages.add(role="assistant", content=reply.texts[0])
-            _show_usage(reply, _cost(billing, reply))
+            if reply.usage.request_id:
+                _show_usage(reply, _cost(billing, reply))
+            if error is not None:
+                _fail("chat", error, address)
 
 
 def _request(
@@ -160,7 +207,6 @@ def _request(
     user: str,
     cache_scope: Scope | None,
     max_tokens: int,
-    temperature: float,
 ) -> inference_pb2.GenerateRequest:
     return inference_pb2.GenerateRequest(
         tenant_id=_checked(tenant),
@@ -168,16 +214,17 @@ def _request(
         user_id=_checked(user),
         cache_scope=_SCOPES[cache_scope],
         max_completion_tokens=max_tokens,
-        sampling=inference_pb2.SamplingParameters(temperature=temperature),
     )
 
 
-def _answer(channel: grpc.Channel, request: inference_pb2.GenerateRequest, shown: bool) -> Reply:
-    """Streams the answer to standard output when it is to be `shown`. Raises grpc.RpcError."""
+def _answer(
+    channel: grpc.Channel, request: inference_pb2.GenerateRequest, shown: bool
+) -> tuple[Reply, grpc.RpcError | None]:
+    """Streams the answer to standard output when it is to be `shown`; the error it ended with."""
     # A cold prompt computes for seconds before its first token; say so where someone watches.
     with Console(stderr=True).status("computing the prompt") as waiting:
         if not shown:
-            return ask(channel, request)
+            return attempt(channel, request)
         keep: Callable[[str], str] = visible if sys.stdout.isatty() else str
         begun = False
 
@@ -188,7 +235,7 @@ def _answer(channel: grpc.Channel, request: inference_pb2.GenerateRequest, shown
             print(keep(text), end="", flush=True)
 
         try:
-            return ask(channel, request, show)
+            return attempt(channel, request, show)
         finally:
             waiting.stop()
             if begun:
@@ -205,6 +252,11 @@ def _show_usage(reply: Reply, cost: Cost) -> None:
     console = Console(stderr=True)
     for line in usage_lines(reply, cost):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_logprobs(reply: Reply) -> None:
+    if reply.logprobs[0]:
+        Console(stderr=True).print(logprob_table(reply.logprobs[0]))
 
 
 def _prompt_text(prompt: str) -> str:

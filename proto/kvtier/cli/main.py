@@ -29,6 +29,7 @@ ENTRY_POINTS = "kvtier.commands"
 _HELP = {
     "bench": "Measure this machine, limits beside the figures.",
     "cache": "Look into the cache.",
+    "model": "Look at a checkpoint before it is served.",
     "replay": "A recorded trace through the policies that serve.",
     "usage": "Reports, invoices and the ledger's proof.",
 }

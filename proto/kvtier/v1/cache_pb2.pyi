@@ -437,16 +437,18 @@ class QuotaStats(_message.Message):
     def __init__(self, owner: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[QuotaTierStats, _Mapping]]] = ...) -> None: ...
 
 class QuotaTierStats(_message.Message):
-    __slots__ = ("tier", "payload_bytes", "soft_bytes", "hard_bytes")
+    __slots__ = ("tier", "payload_bytes", "soft_bytes", "hard_bytes", "reserved_bytes")
     TIER_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     SOFT_BYTES_FIELD_NUMBER: _ClassVar[int]
     HARD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     tier: _block_pb2.Tier
     payload_bytes: int
     soft_bytes: int
     hard_bytes: int
-    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., payload_bytes: _Optional[int] = ..., soft_bytes: _Optional[int] = ..., hard_bytes: _Optional[int] = ...) -> None: ...
+    reserved_bytes: int
+    def __init__(self, tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., payload_bytes: _Optional[int] = ..., soft_bytes: _Optional[int] = ..., hard_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ...) -> None: ...
 
 class OwnerStats(_message.Message):
     __slots__ = ("owner", "tiers")

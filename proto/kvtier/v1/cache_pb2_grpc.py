@@ -248,7 +248,7 @@ class CacheServiceServicer(object):
         service remembers it (at least one reservation_ttl).
         Errors: SESSION_UNKNOWN, RESERVATION_UNKNOWN (NOT_FOUND); RESERVATION_EXPIRED,
         RESERVATION_INCOMPLETE (FAILED_PRECONDITION); CHECKSUM_COUNT_MISMATCH (INVALID_ARGUMENT);
-        CHECKSUM_MISMATCH (DATA_LOSS) when bytes that came over the wire do not match.
+        CHECKSUM_MISMATCH (DATA_LOSS) when bytes that StoreBlocks received do not match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

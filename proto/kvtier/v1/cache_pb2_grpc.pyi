@@ -131,7 +131,7 @@ class CacheServiceStub:
     service remembers it (at least one reservation_ttl).
     Errors: SESSION_UNKNOWN, RESERVATION_UNKNOWN (NOT_FOUND); RESERVATION_EXPIRED,
     RESERVATION_INCOMPLETE (FAILED_PRECONDITION); CHECKSUM_COUNT_MISMATCH (INVALID_ARGUMENT);
-    CHECKSUM_MISMATCH (DATA_LOSS) when bytes that came over the wire do not match.
+    CHECKSUM_MISMATCH (DATA_LOSS) when bytes that StoreBlocks received do not match.
     """
     AbortReservation: _grpc.UnaryUnaryMultiCallable[_cache_pb2.AbortReservationRequest, _cache_pb2.AbortReservationResponse]
     """Gives a reservation back unwritten.
@@ -275,7 +275,7 @@ class CacheServiceAsyncStub(CacheServiceStub):
     service remembers it (at least one reservation_ttl).
     Errors: SESSION_UNKNOWN, RESERVATION_UNKNOWN (NOT_FOUND); RESERVATION_EXPIRED,
     RESERVATION_INCOMPLETE (FAILED_PRECONDITION); CHECKSUM_COUNT_MISMATCH (INVALID_ARGUMENT);
-    CHECKSUM_MISMATCH (DATA_LOSS) when bytes that came over the wire do not match.
+    CHECKSUM_MISMATCH (DATA_LOSS) when bytes that StoreBlocks received do not match.
     """
     AbortReservation: _aio.UnaryUnaryMultiCallable[_cache_pb2.AbortReservationRequest, _cache_pb2.AbortReservationResponse]  # type: ignore[assignment]
     """Gives a reservation back unwritten.
@@ -470,7 +470,7 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         service remembers it (at least one reservation_ttl).
         Errors: SESSION_UNKNOWN, RESERVATION_UNKNOWN (NOT_FOUND); RESERVATION_EXPIRED,
         RESERVATION_INCOMPLETE (FAILED_PRECONDITION); CHECKSUM_COUNT_MISMATCH (INVALID_ARGUMENT);
-        CHECKSUM_MISMATCH (DATA_LOSS) when bytes that came over the wire do not match.
+        CHECKSUM_MISMATCH (DATA_LOSS) when bytes that StoreBlocks received do not match.
         """
 
     @_abc_1.abstractmethod

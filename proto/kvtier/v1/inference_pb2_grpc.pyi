@@ -41,20 +41,25 @@ class InferenceServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Completes a prompt.
 
-    The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
-    event of the request is durable before `usage` is sent. Cancelling the call ends the request
-    and frees what it holds; what was computed until then is metered.
+    The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`, then the
+    status. The usage event of the request is durable before `usage` is sent. `usage` comes before
+    DEADLINE and ENGINE_FAILED too, so it alone does not mean that all went well. Cancelling the
+    call ends the request and frees what it holds; what was computed until then is metered, and the
+    event carries the `client_request_id`. So does a call's own deadline, past which gRPC delivers
+    nothing.
     Precondition: the worker's setting `tenants` grants the tenant a scope. Idempotency: none; every call
     is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
     16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
     model's context, and the worker's deadline for a request, or the call's own when sooner.
-    Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+    Errors before `started` (INVALID_LIMIT, INVALID_SAMPLING and TOKEN_ID_OUT_OF_RANGE name the
+    `field` in their metadata, and in `conflicts_with` another that it does not go with):
+    MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
     INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
     SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
     (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
     (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
-    could not be made durable.
+    could not be made durable; then no `usage` is sent.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
     """The model this worker serves and its limits. Changes nothing.
@@ -75,20 +80,25 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Completes a prompt.
 
-    The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
-    event of the request is durable before `usage` is sent. Cancelling the call ends the request
-    and frees what it holds; what was computed until then is metered.
+    The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`, then the
+    status. The usage event of the request is durable before `usage` is sent. `usage` comes before
+    DEADLINE and ENGINE_FAILED too, so it alone does not mean that all went well. Cancelling the
+    call ends the request and frees what it holds; what was computed until then is metered, and the
+    event carries the `client_request_id`. So does a call's own deadline, past which gRPC delivers
+    nothing.
     Precondition: the worker's setting `tenants` grants the tenant a scope. Idempotency: none; every call
     is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
     16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
     model's context, and the worker's deadline for a request, or the call's own when sooner.
-    Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+    Errors before `started` (INVALID_LIMIT, INVALID_SAMPLING and TOKEN_ID_OUT_OF_RANGE name the
+    `field` in their metadata, and in `conflicts_with` another that it does not go with):
+    MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
     INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
     SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
     (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
     (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
-    could not be made durable.
+    could not be made durable; then no `usage` is sent.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]  # type: ignore[assignment]
     """The model this worker serves and its limits. Changes nothing.
@@ -112,20 +122,25 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
         """Completes a prompt.
 
-        The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`. The usage
-        event of the request is durable before `usage` is sent. Cancelling the call ends the request
-        and frees what it holds; what was computed until then is metered.
+        The stream is: one `started`, any number of `delta` and `sample_end`, one `usage`, then the
+        status. The usage event of the request is durable before `usage` is sent. `usage` comes before
+        DEADLINE and ENGINE_FAILED too, so it alone does not mean that all went well. Cancelling the
+        call ends the request and frees what it holds; what was computed until then is metered, and the
+        event carries the `client_request_id`. So does a call's own deadline, past which gRPC delivers
+        nothing.
         Precondition: the worker's setting `tenants` grants the tenant a scope. Idempotency: none; every call
         is a request of its own and gets a `request_id` of its own. Limits: those of the fields below,
         16 MiB a message (past that gRPC answers RESOURCE_EXHAUSTED itself, without a reason), the
         model's context, and the worker's deadline for a request, or the call's own when sooner.
-        Errors before `started`: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+        Errors before `started` (INVALID_LIMIT, INVALID_SAMPLING and TOKEN_ID_OUT_OF_RANGE name the
+        `field` in their metadata, and in `conflicts_with` another that it does not go with):
+        MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
         INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
         SCOPE_TOO_WIDE (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
         (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
         (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
-        could not be made durable.
+        could not be made durable; then no `usage` is sent.
         """
 
     @_abc_1.abstractmethod

@@ -59,6 +59,14 @@ class TokenUsage(_message.Message):
     cache_write_ttl_class: str
     def __init__(self, prompt_tokens: _Optional[int] = ..., hit_tokens: _Optional[int] = ..., hit_tokens_by_tier: _Optional[_Union[HitTokensByTier, _Mapping]] = ..., miss_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., cache_write_ttl_class: _Optional[str] = ...) -> None: ...
 
+class CacheWrites(_message.Message):
+    __slots__ = ("ttl_class", "tokens")
+    TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ttl_class: str
+    tokens: int
+    def __init__(self, ttl_class: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
+
 class HitTokensByTier(_message.Message):
     __slots__ = ("gpu", "host", "ssd", "shared")
     GPU_FIELD_NUMBER: _ClassVar[int]
@@ -162,7 +170,7 @@ class GetUsageResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("group", "request_count", "tokens", "amount", "currency_code", "saved_amount")
+    __slots__ = ("group", "request_count", "tokens", "amount", "currency_code", "saved_amount", "cache_writes")
     class GroupEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -176,13 +184,15 @@ class UsageRow(_message.Message):
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
     SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITES_FIELD_NUMBER: _ClassVar[int]
     group: _containers.ScalarMap[str, str]
     request_count: int
     tokens: TokenUsage
     amount: str
     currency_code: str
     saved_amount: str
-    def __init__(self, group: _Optional[_Mapping[str, str]] = ..., request_count: _Optional[int] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ...) -> None: ...
+    cache_writes: _containers.RepeatedCompositeFieldContainer[CacheWrites]
+    def __init__(self, group: _Optional[_Mapping[str, str]] = ..., request_count: _Optional[int] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ...) -> None: ...
 
 class GetInvoiceRequest(_message.Message):
     __slots__ = ("tenant_id", "start_time", "end_time")
@@ -201,7 +211,7 @@ class GetInvoiceResponse(_message.Message):
     def __init__(self, invoice: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
 
 class Invoice(_message.Message):
-    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count")
+    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +221,7 @@ class Invoice(_message.Message):
     SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNRATED_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITES_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
@@ -220,10 +231,11 @@ class Invoice(_message.Message):
     saved_amount: str
     request_count: int
     unrated_request_count: int
-    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ...) -> None: ...
+    cache_writes: _containers.RepeatedCompositeFieldContainer[CacheWrites]
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ...) -> None: ...
 
 class InvoiceLine(_message.Message):
-    __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version")
+    __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version", "cache_write_ttl_class")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_CLASS_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +243,7 @@ class InvoiceLine(_message.Message):
     UNIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
     model: str
     token_class: str
     quantity_tokens: int
@@ -238,7 +251,8 @@ class InvoiceLine(_message.Message):
     unit_tokens: int
     amount: str
     price_book_version: str
-    def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ...) -> None: ...
+    cache_write_ttl_class: str
+    def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
     __slots__ = ()
@@ -293,15 +307,24 @@ class PriceBookVersion(_message.Message):
     def __init__(self, version: _Optional[str] = ..., effective_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., source: _Optional[str] = ..., invoice_decimals: _Optional[int] = ..., prices: _Optional[_Iterable[_Union[ModelPrice, _Mapping]]] = ..., content_hash: _Optional[str] = ...) -> None: ...
 
 class ModelPrice(_message.Message):
-    __slots__ = ("model_pattern", "hit_price", "miss_price", "output_price", "unit_tokens")
+    __slots__ = ("model_pattern", "hit_price", "miss_price", "output_price", "unit_tokens", "cache_write_prices")
+    class CacheWritePricesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_PATTERN_FIELD_NUMBER: _ClassVar[int]
     HIT_PRICE_FIELD_NUMBER: _ClassVar[int]
     MISS_PRICE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PRICE_FIELD_NUMBER: _ClassVar[int]
     UNIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_PRICES_FIELD_NUMBER: _ClassVar[int]
     model_pattern: str
     hit_price: str
     miss_price: str
     output_price: str
     unit_tokens: int
-    def __init__(self, model_pattern: _Optional[str] = ..., hit_price: _Optional[str] = ..., miss_price: _Optional[str] = ..., output_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ...) -> None: ...
+    cache_write_prices: _containers.ScalarMap[str, str]
+    def __init__(self, model_pattern: _Optional[str] = ..., hit_price: _Optional[str] = ..., miss_price: _Optional[str] = ..., output_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., cache_write_prices: _Optional[_Mapping[str, str]] = ...) -> None: ...

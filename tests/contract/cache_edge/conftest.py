@@ -34,7 +34,7 @@ from kvtier.v1 import cache_pb2 as pb
 from worker.arena_handover import take_arena
 from worker.bulk_lane import BulkLanes, Loaded
 from worker.cache_client import CacheClient
-from worker.transfer import ArenaMap
+from worker.transfer import ArenaMap, page_checksum
 
 Acquired = pb.AcquirePrefixResponse | pb.AcquireResidentResponse
 
@@ -253,8 +253,9 @@ class Peer:
         pages = pages or filled_pages(chain)
         missing = list(reserved.missing_indexes)
         if self.lanes is not None:
-            blocks = [(index, chain[index], pages[index]) for index in missing]
-            return self.lanes.store(reserved.reservation_id, blocks, time.monotonic() + 10)
+            blocks = [(index, pages[index]) for index in missing]
+            self.lanes.store(reserved.reservation_id, blocks, time.monotonic() + 10, lambda: None)
+            return [page_checksum(chain[index], pages[index]) for index in missing]
         if self.arena is not None:
             for index, offset in zip(missing, reserved.slab_offsets, strict=True):
                 self.arena.slab(offset)[:] = pages[index]

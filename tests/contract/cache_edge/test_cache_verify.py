@@ -15,11 +15,23 @@ from storage.ssd.format import segment_path
 from storage.tier import PAGE_BYTES, SegmentId
 
 ROOT = Path(__file__).parents[3]
+SIZES = {"capacity_bytes": "64MiB", "segment_bytes": "16MiB"}
+
+
+@pytest.fixture(scope="module", params=["clear", "encrypted"])
+def ssd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings of the SSD: a verify is to find and drop alike with and without encryption."""
+    if request.param == "clear":
+        return {}
+    key = tmp_path_factory.mktemp("keys") / "master"
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+    return {"encryption": "aes_256_gcm", "master_key_file": str(key)}
 
 
 @pytest.fixture(scope="module")
-def kept(make_service: Any) -> Any:
-    return make_service()
+def kept(make_service: Any, ssd: dict[str, str]) -> Any:
+    return make_service(ssd=SIZES | ssd)
 
 
 @pytest.fixture
@@ -117,9 +129,9 @@ def test_a_service_without_an_ssd_says_so(make_service: Any) -> None:
 
 
 def test_the_command_reports_rot_and_drops_it(
-    make_service: Any, open_peer: Any, tools: Any
+    make_service: Any, open_peer: Any, tools: Any, ssd: dict[str, str]
 ) -> None:
-    service = make_service()
+    service = make_service(ssd=SIZES | ssd)
     open_peer(service, "stream").store(tools.fresh_chain(4))
     service.until(lambda stats: stats.tiers[1].block_count == 4)
     healthy = cli(service.address)
@@ -144,3 +156,23 @@ def test_the_command_reports_rot_and_drops_it(
         "dropped_count": 4,
     }
     assert service.stats().counters["scrub_dropped"] == 4
+
+
+def test_the_scrub_in_the_background_finds_rot_and_drops_it(
+    make_service: Any, open_peer: Any, tools: Any, ssd: dict[str, str]
+) -> None:
+    service = make_service(ssd=SIZES | ssd)
+    open_peer(service, "shared_memory").store(tools.fresh_chain(4))
+    service.until(lambda stats: stats.tiers[1].block_count == 4)
+    service.stop()
+    directory = service.settings.data_directory
+    with segment_path(directory / "ssd", SegmentId(0)).open("r+b") as file:
+        file.seek(2 * PAGE_BYTES + 100)
+        file.write(b"rotten")
+    budget = {"scrub_bytes_per_second": "64MiB"}
+    again = make_service(directory, ssd=SIZES | ssd | budget)
+    assert again.stats().recovery.kept_count == 4, "a start reads no payload"
+    stats = again.until(lambda stats: stats.scrub.pass_count == 1)
+    assert stats.tiers[1].block_count == 0
+    assert stats.counters["scrub_found_corrupt"] == 1
+    assert stats.counters["scrub_dropped"] == 4

@@ -327,7 +327,9 @@ def test_quotas_are_shown_beside_what_counts_against_them(
     make_service: Any, open_peer: Any, tools: Any
 ) -> None:
     size = tools.block_bytes
-    quotas = f"acme host_soft={size} host_hard={3 * size}, * ssd_hard={size}"
+    quotas = (
+        f"acme host_soft={size} host_hard={3 * size}, gamma host_soft={size}, * ssd_hard={size}"
+    )
     service = make_service(quotas=quotas)
     peer = open_peer(service, "stream")
     for owner, count, stored in (("acme", 4, 3), ("beta/x", 2, 2)):
@@ -340,6 +342,10 @@ def test_quotas_are_shown_beside_what_counts_against_them(
             assert reserved.refused_reason == block_pb2.MISS_REASON_QUOTA
             assert peer.lookup(chain).miss_reason == block_pb2.MISS_REASON_QUOTA
     service.until(lambda stats: stats.pending_write_count == 0)
+    # Nothing of it is stored yet, and it takes room from others already.
+    chain = tools.fresh_chain(2)
+    runs = [cache_pb2.OwnerRun(owner="gamma", block_count=2)]
+    assert len(peer.reserve(chain, owner_runs=runs).missing_indexes) == 2
     named = ["stats", "--owners", "--address", service.address]
     shown = CliRunner().invoke(app, named)
     assert "borrowed" in shown.stdout
@@ -349,6 +355,7 @@ def test_quotas_are_shown_beside_what_counts_against_them(
     assert found["acme"][0] == {
         "tier": "host",
         "payload_bytes": 3 * size,
+        "reserved_bytes": 0,
         "soft_bytes": size,
         "borrowed_bytes": 2 * size,
         "hard_bytes": 3 * size,
@@ -356,9 +363,18 @@ def test_quotas_are_shown_beside_what_counts_against_them(
     assert found["beta"][1] == {
         "tier": "ssd",
         "payload_bytes": size,
+        "reserved_bytes": 0,
         "soft_bytes": None,
         "borrowed_bytes": 0,
         "hard_bytes": size,
+    }
+    assert found["gamma"][0] == {
+        "tier": "host",
+        "payload_bytes": 0,
+        "reserved_bytes": 2 * size,
+        "soft_bytes": size,
+        "borrowed_bytes": size,
+        "hard_bytes": None,
     }
     service.check_integrity()
 

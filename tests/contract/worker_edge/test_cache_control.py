@@ -15,6 +15,7 @@ from kvtier.v1 import inference_pb2 as pb
 
 PROMPT = "the lighthouse keeper counts the ships that pass, one line in the log for each of them"
 BLOCKS = (len(PROMPT) - 1) // 16
+DRAWN = pb.SamplingParameters(temperature=1.0)
 
 
 def ask(text: str = PROMPT, **more: Any) -> pb.GenerateRequest:
@@ -103,7 +104,7 @@ async def test_a_reply_says_what_was_written_to_the_cache_under_which_class(star
 async def test_no_store_leaves_nothing_in_any_tier(start_cache: Any, start: Any) -> None:
     cache = await start_cache(ssd={"capacity_bytes": "64MiB", "segment_bytes": "4MiB"})
     worker, stub = await start(f"cache.address={cache.listen}")
-    told = await usage(stub, ask(cache_mode=BYPASS, sample_count=3))
+    told = await usage(stub, ask(cache_mode=BYPASS, sample_count=3, sampling=DRAWN))
     assert told.miss_reason == block_pb2.MISS_REASON_NO_STORE
     model = await stub.GetModel(pb.GetModelRequest())
     assert model.free_page_count == model.page_count

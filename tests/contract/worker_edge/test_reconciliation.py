@@ -73,6 +73,7 @@ class Told:
             text=chance.choice(["alpha ", "beta "]) * chance.randrange(1, 60),
             max_completion_tokens=chance.randrange(1, 40),
             sample_count=chance.choice([1, 1, 3]),
+            sampling=pb.SamplingParameters(temperature=1.0),
             ignore_end_of_sequence=True,
         )
         hasty = chance.random() < 0.2

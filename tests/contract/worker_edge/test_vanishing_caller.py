@@ -22,6 +22,7 @@ request = pb.GenerateRequest(
     text="hello " * 20,
     max_completion_tokens=800,
     sample_count=4,
+    sampling=pb.SamplingParameters(temperature=1.0),
     ignore_end_of_sequence=True,
     client_request_id="caller",
     cache_mode=pb.CACHE_MODE_BYPASS,

@@ -181,3 +181,40 @@ def test_requests_end_rightly_beside_a_late_a_slow_and_a_lying_service(tmp_path:
     found = json.loads(report.read_text())
     assert found["problems"] == []
     assert [each["requests"] for each in found["faults"]] == [3, 3, 3]
+
+
+def test_no_decode_step_is_lost_to_a_service_that_hangs(
+    start: Any, loaded: LoadedModel, truth: list[list[int]]
+) -> None:
+    """While stores and a load hang, every step gives every decoding sample its token."""
+    service = start()
+    cache = client(loaded, service.ready(), Breaker(time.monotonic))
+    engine = Engine(loaded, EngineSettings(page_count=64, load_timeout_seconds=60.0), cache)
+    told: list[list[EngineEvent]] = [[], [], []]
+    try:
+        while not cache.connected():
+            time.sleep(0.01)
+        service.signal(signal.SIGSTOP)
+        waits = EngineRequest(RequestId("waits"), tuple(PROMPTS[9]), 1, PUBLIC_SCOPE)
+        engine.submit(waits, lambda event: None)
+        for n, events in enumerate(told):
+            name, prompt = RequestId(f"decodes-{n}"), tuple(PROMPTS[n])
+            request = EngineRequest(name, prompt, 30, PUBLIC_SCOPE, cache_timeout_seconds=0.0)
+            engine.submit(request, events.append)
+        while not all(told):
+            engine.step()
+        # All prompts are computed and offered.
+        assert engine.stats().offered_blocks_total >= 3 * 5
+        for tokens in range(len(told[0]) + 1, 31):
+            engine.step()
+            engine.check_integrity()
+            for events in told:
+                assert sum(isinstance(event, TokenEvent) for event in events) == tokens
+        assert not cache.counts().get("stored_blocks")
+    finally:
+        service.signal(signal.SIGCONT)
+        engine.stop()
+        cache.close()
+    for events, expected in zip(told, truth, strict=False):
+        made = [event.token_id for event in events if isinstance(event, TokenEvent)]
+        assert made[: len(expected)] == expected

@@ -25,6 +25,7 @@ def _row(tenant: str, amount: str, currency: str = "CNY", prompt: int = 10) -> d
         "hit_tokens": 0,
         "miss_tokens": prompt,
         "output_tokens": 0,
+        "cache_writes": {},
         "hit_rate": 0.0 if prompt else None,
         "amount": amount,
         "saved": "0",

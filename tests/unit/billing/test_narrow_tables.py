@@ -15,6 +15,7 @@ FIGURES: dict[str, Any] = {
     "hit_tokens": 9_000_000_000,
     "miss_tokens": 876_543_210,
     "output_tokens": 123_456_789,
+    "cache_writes": {"": 123_456_789, "1h": 987_654_321},
     "hit_rate": 0.911249,
     "amount": "1234567.000000123",
     "saved": "0.1",
@@ -32,10 +33,12 @@ INVOICE = {
     "saved": "0.1",
     "request_count": 8,
     "unrated_request_count": 1,
+    "cache_writes": {"": 123_456_789, "1h": 987_654_321},
     "lines": [
         {
             "model": "demo-model",
             "token_class": "hit",
+            "cache_write_ttl_class": "",
             "quantity_tokens": 123_456_789_012,
             "unit_price": "0.1",
             "unit_tokens": 1_000_000,

@@ -32,7 +32,9 @@ class Printed:
 Run = Callable[..., Printed]
 
 
-def _event(request_id: str, tenant: str, hit: int, miss: int, output: int) -> usage_pb2.UsageEvent:
+def _event(
+    request_id: str, tenant: str, hit: int, miss: int, output: int, written: int = 0
+) -> usage_pb2.UsageEvent:
     event = usage_pb2.UsageEvent(
         request_id=request_id,
         schema_version=1,
@@ -45,6 +47,8 @@ def _event(request_id: str, tenant: str, hit: int, miss: int, output: int) -> us
             hit_tokens_by_tier=usage_pb2.HitTokensByTier(ssd=hit),
             miss_tokens=miss,
             completion_tokens=output,
+            cache_write_tokens=written,
+            cache_write_ttl_class="1h" if written else "",
         ),
     )
     event.start_time.FromNanoseconds(END - 10**9)
@@ -66,7 +70,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 usage_pb2.RecordUsageRequest(
                     events=[
                         _event("a", "acme", 12_345_600, 1, 77),
-                        _event("b", "acme", 0, 64, 5),
+                        _event("b", "acme", 0, 64, 5, written=64),
                         _event("c", "beta", 64, 64, 0),
                     ]
                 ),
@@ -97,6 +101,7 @@ def test_a_report_reads_the_same_in_every_format(run: Run) -> None:
         "hit_tokens": 12_345_600,
         "miss_tokens": 65,
         "output_tokens": 82,
+        "cache_writes": {"1h": 64},
         "hit_rate": 0.999995,
         "amount": "1.234789",
         "saved": "11.11104",
@@ -104,9 +109,12 @@ def test_a_report_reads_the_same_in_every_format(run: Run) -> None:
     }
     printed = run("report", "--by", "tenant", "--format", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(printed)))
+    assert [row.pop("cache_writes") for row in rows] == ["1h=64", ""]
+    for row in data["rows"]:
+        del row["cache_writes"]
     assert rows == [{key: str(value) for key, value in row.items()} for row in data["rows"]]
     table = run("report", "--by", "tenant").stdout
-    for text in ("12,345,665", "100.0%", "1.234789", "11.11104", "beta", "50.0%"):
+    for text in ("12,345,665", "100.0%", "1.234789", "11.11104", "beta", "50.0%", "1h 64"):
         assert text in table
 
 
@@ -126,6 +134,7 @@ def test_an_invoice_adds_up_in_every_format(run: Run) -> None:
     assert data["lines"][0] == {
         "model": "demo",
         "token_class": "hit",
+        "cache_write_ttl_class": "",
         "quantity_tokens": 12_345_600,
         "unit_price": "0.1",
         "unit_tokens": 1_000_000,
@@ -135,7 +144,9 @@ def test_an_invoice_adds_up_in_every_format(run: Run) -> None:
     printed = run("invoice", "--tenant", "acme", "--format", "csv").stdout
     amounts = [row["amount"] for row in csv.DictReader(io.StringIO(printed))]
     assert amounts == [line["amount"] for line in data["lines"]]
+    assert data["cache_writes"] == {"1h": 64}
     table = run("invoice", "--tenant", "acme").stdout
+    assert "of miss and output, written to the cache: 1h 64" in table
     for text in (*amounts, "12,345,600", data["total"], data["saved"]):
         assert text in table
 
@@ -164,7 +175,14 @@ def test_verify_says_that_the_ledger_holds(run: Run) -> None:
 def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
     (version,) = json.loads(run("prices", "--json").stdout)["versions"]
     assert version["prices"] == [
-        {"model": "*", "hit": "0.1", "miss": "1", "output": "2", "unit_tokens": 1_000_000}
+        {
+            "model": "*",
+            "hit": "0.1",
+            "miss": "1",
+            "output": "2",
+            "cache_write": {},
+            "unit_tokens": 1_000_000,
+        }
     ]
     table = run("prices").stdout
     assert "example-2024-08" in table

@@ -25,6 +25,9 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
     address: str = ""
     pieces: tuple[str, ...] = ("Hel", "lo")
     refusal: tuple[grpc.StatusCode, str] | None = None
+    failure: tuple[grpc.StatusCode, str] | None = None
+    """After the usage, of which nothing is charged."""
+    logprobs: tuple[pb.TokenLogprob, ...] = ()
     requests: list[pb.GenerateRequest] = field(default_factory=list)
 
     def Generate(self, request: Any, context: Any) -> Iterator[pb.GenerateResponse]:
@@ -33,7 +36,8 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
             context.abort(*self.refusal)
         yield pb.GenerateResponse(started=pb.GenerateStarted(request_id="r-1", model="demo"))
         for piece in self.pieces:
-            yield pb.GenerateResponse(delta=pb.GenerateDelta(text=piece, token_ids=[7]))
+            delta = pb.GenerateDelta(text=piece, token_ids=[7], logprobs=self.logprobs)
+            yield pb.GenerateResponse(delta=delta)
         end = pb.SampleEnd(finish_reason=pb.FINISH_REASON_LENGTH)
         yield pb.GenerateResponse(sample_end=end)
         usage = pb.GenerateUsage(
@@ -48,7 +52,12 @@ class FakeWorker(inference_pb2_grpc.InferenceServiceServicer):
         )
         usage.ttft.FromMilliseconds(93)
         usage.end_time.FromSeconds(END_SECONDS)
+        usage.computed.CopyFrom(usage.tokens)
+        if self.failure is not None:
+            usage.tokens.Clear()
         yield pb.GenerateResponse(usage=usage)
+        if self.failure is not None:
+            context.abort(*self.failure)
 
 
 @dataclass

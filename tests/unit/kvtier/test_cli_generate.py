@@ -81,6 +81,13 @@ def test_json_is_one_object_with_numbers_and_decimal_text(worker, till):
         "hit_tokens_by_tier": {"gpu": 4416, "host": 0, "ssd": 64, "shared": 0},
         "miss_tokens": 57,
         "completion_tokens": 2,
+        "computed": {
+            "prompt_tokens": 4537,
+            "hit_tokens": 4480,
+            "hit_tokens_by_tier": {"gpu": 4416, "host": 0, "ssd": 64, "shared": 0},
+            "miss_tokens": 57,
+            "completion_tokens": 2,
+        },
         "miss_reason": None,
         "end_time": "2025-08-12T12:00:00Z",
         "ttft_seconds": 0.093,
@@ -94,6 +101,88 @@ def test_json_is_one_object_with_numbers_and_decimal_text(worker, till):
         "price_book_version": "v1",
     }
     assert data["cost_problem"] == ""
+    assert (data["logprobs"], data["error"]) == (None, None)
+
+
+def test_every_word_on_sampling_goes_into_the_request(worker, till):
+    generate(worker, till)
+    generate(
+        worker,
+        till,
+        "hi",
+        *("--temperature", "0.7", "--top-p", "0.9", "--top-k", "40", "--min-p", "0.05"),
+        *("--seed", "-3", "--presence-penalty", "0.5", "--frequency-penalty", "-1.5"),
+        *("--stop", "END", "--stop", "---", "--stop-token", "7", "--stop-token", "0"),
+        *("--logprobs", "2", "--name", "mine"),
+    )
+    plain, full = worker.requests
+    assert plain.sampling == pb.SamplingParameters()
+    assert not plain.HasField("logprobs")
+    assert (plain.client_request_id, list(plain.stop), list(plain.stop_token_ids)) == ("", [], [])
+    assert full.sampling == pb.SamplingParameters(
+        temperature=0.7,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.05,
+        seed=-3,
+        presence_penalty=0.5,
+        frequency_penalty=-1.5,
+    )
+    assert (list(full.stop), list(full.stop_token_ids)) == (["END", "---"], [7, 0])
+    assert (full.logprobs, full.client_request_id) == (2, "mine")
+
+
+TOLD = pb.TokenLogprob(
+    token_id=7,
+    text="\x1b[red]",
+    logprob=-0.5,
+    top=[pb.TopLogprob(token_id=9, text=" the", logprob=-0.25)],
+)
+
+
+def test_logprobs_are_a_table_beside_the_answer_or_part_of_the_json(worker, till):
+    worker.logprobs = (TOLD,)
+    printed = generate(worker, till, "hi", "--logprobs", "1")
+    assert printed.stdout == "Hello\n"
+    assert printed.stderr.endswith(FOOTER)
+    table = printed.stderr.removesuffix(FOOTER)
+    assert "\x1b" not in table
+    rows = [line.split() for line in table.splitlines() if "-0.5000" in line]
+    assert rows == [["'\\x1b[red]'", "-0.5000", "60.7%", "'", "the'", "-0.250"]] * 2
+    data = json.loads(generate(worker, till, "hi", "--logprobs", "1", "--json").stdout)
+    top = [{"token_id": 9, "text": " the", "logprob": -0.25}]
+    told = {"token_id": 7, "text": "\x1b[red]", "logprob": -0.5, "top": top}
+    assert data["logprobs"] == [told, told]
+
+
+def test_a_request_that_failed_shows_what_was_computed_beside_its_error(worker, till):
+    worker.failure = (grpc.StatusCode.INTERNAL, "the engine gave up")
+    printed = generate(worker, till)
+    assert (printed.exit_code, printed.stdout) == (1, "Hello\n")
+    first, cost, error = printed.stderr.splitlines()
+    assert first == FOOTER.splitlines()[0] + ", not charged"
+    assert cost.startswith("cost CNY")
+    assert error == "kvtier generate: INTERNAL: the engine gave up"
+    printed = generate(worker, till, "hi", "--json")
+    assert printed.exit_code == 1
+    data = json.loads(printed.stdout)
+    assert data["error"] == {
+        "code": "INTERNAL",
+        "reason": "",
+        "message": "the engine gave up",
+        "metadata": {},
+    }
+    assert data["text"] == "Hello"
+    assert (data["usage"]["prompt_tokens"], data["usage"]["computed"]["prompt_tokens"]) == (0, 4537)
+
+
+def test_a_chat_that_fails_shows_what_was_computed_and_ends(worker, till):
+    worker.failure = (grpc.StatusCode.DEADLINE_EXCEEDED, "too late")
+    where = ("--address", worker.address, "--billing", till.address)
+    printed = run("chat", *where, typed="one\ntwo\n")
+    assert (printed.exit_code, printed.stdout) == (1, "Hello\n")
+    assert "4,480 hit" in printed.stderr
+    assert len(worker.requests) == 1
 
 
 def test_without_billing_the_cost_is_unknown_and_the_answer_stands(worker):
@@ -144,6 +233,17 @@ def test_what_the_worker_refuses_leaves_standard_output_empty(worker, till):
         ("--temperature", "11"),
         ("--temperature", "-1"),
         ("--temperature", "nan"),
+        ("--top-p", "1.1"),
+        ("--top-p", "0"),
+        ("--top-p", "nan"),
+        ("--top-k", "0"),
+        ("--min-p", "nan"),
+        ("--presence-penalty", "2.1"),
+        ("--frequency-penalty", "-3"),
+        ("--logprobs", "21"),
+        ("--stop-token", "-1"),
+        ("--stop", "\udcff"),
+        ("--seed", "9223372036854775808"),
         ("--cache", "sometimes"),
         ("--cache-timeout", "-1"),
         ("--cache-timeout", "nan"),

@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from storage.ssd.key_ring import Encryption
 from storage.ssd.tier import SsdTier
 from tests.ssd.blocks import CAPACITY_BYTES, SEGMENT_BYTES
+from tests.ssd.encrypted import ON
 from tests.ssd.faulty_env import FaultyEnv
+from tests.ssd.scenarios import opened
 
 Open = Callable[..., SsdTier]
 
@@ -34,4 +38,18 @@ async def open_tier(tmp_path: Path, env: FaultyEnv) -> AsyncIterator[Open]:
 
     yield open_one
     for tier in opened:
+        await tier.close()
+
+
+@pytest.fixture
+async def ssd(tmp_path: Path) -> AsyncIterator[Open]:
+    """Opens the tier in tmp_path/"ssd", encrypted unless told otherwise."""
+    tiers: list[SsdTier] = []
+
+    def open_one(encryption: Encryption = ON, codec: str = "none", env: Any = None) -> SsdTier:
+        tiers.append(opened(tmp_path / "ssd", env, CAPACITY_BYTES, codec, encryption))
+        return tiers[-1]
+
+    yield open_one
+    for tier in tiers:
         await tier.close()

@@ -198,23 +198,65 @@ def test_an_answer_that_nobody_waits_for_is_read_all_the_same(
     assert [each.result().committed_count for each in left] == [5, 5, 5]
 
 
-def test_a_service_that_does_not_read_holds_nobody_beyond_the_deadline(
-    ends: tuple[SessionLine, Peer],
-) -> None:
-    line, _ = ends
-    request = pb.CommitBlocksRequest(checksums=[2**60] * 200_000)
-    with pytest.raises(LineCallError) as raised:
-        line.call(Method.COMMIT_BLOCKS, request, pb.CommitBlocksResponse, 0.1)
-    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-    with pytest.raises(LineCallError):
-        call(line)
-
-
 BIG = pb.CommitBlocksRequest(checksums=[2**60] * 200_000)
 
 
 def big_call(line: SessionLine, seconds: float) -> LineFuture[Any]:
     return line.call(Method.COMMIT_BLOCKS, BIG, pb.CommitBlocksResponse, seconds)
+
+
+def ran_out(error: BaseException | None) -> bool:
+    return isinstance(error, LineCallError) and (error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def test_a_service_that_does_not_read_holds_nobody_beyond_the_deadline(
+    ends: tuple[SessionLine, Peer],
+) -> None:
+    line, _ = ends
+    assert ran_out(big_call(line, 0.1).exception())
+    for _ in range(3):
+        with pytest.raises(LineCallError) as raised:
+            call(line, seconds=0.1)
+        assert ran_out(raised.value)
+
+
+def test_a_hurried_call_of_a_large_frame_leaves_the_line_whole(
+    ends: tuple[SessionLine, Peer],
+) -> None:
+    line, peer = ends
+    hurried = big_call(line, 0.05)
+    assert ran_out(hurried.exception())
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(lambda i=i: call(line, str(i)).result()) for i in range(2)]  # type: ignore[misc]
+        frames = [peer.next() for _ in range(3)]
+        assert frames[0].message == BIG.SerializeToString()
+        peer.answer(frames[0], 77)
+        for frame in frames[1:]:
+            peer.answer(frame, int(name_of(frame)))
+        assert [each.result(SECONDS).committed_count for each in asked] == [0, 1]
+    assert call_again(line, peer) == 5
+
+
+def call_again(line: SessionLine, peer: Peer) -> int:
+    asked = call(line)
+    peer.answer(peer.next(), 5)
+    count: int = asked.result().committed_count
+    return count
+
+
+def test_a_hurried_call_that_somebody_left_is_finished_without_another_call(
+    ends: tuple[SessionLine, Peer],
+) -> None:
+    """Else the service would hold what it got of it, and never give what was reserved."""
+    line, peer = ends
+    hurried = big_call(line, 0.05)
+    assert ran_out(hurried.exception())
+    came = threading.Event()
+    hurried.add_done_callback(lambda done: came.set())
+    peer.answer(peer.next(), 3)
+    assert came.wait(SECONDS)
+    assert hurried.result().committed_count == 3
+    assert call_again(line, peer) == 5
 
 
 def test_who_waits_for_anothers_sending_ends_in_its_own_time(
@@ -233,11 +275,15 @@ def test_who_waits_for_anothers_sending_ends_in_its_own_time(
 
 
 def test_a_line_that_breaks_while_it_sends_ends_who_reads(ends: tuple[SessionLine, Peer]) -> None:
-    line, _ = ends
-    with ThreadPoolExecutor(1) as threads:
+    line, peer = ends
+    with ThreadPoolExecutor(2) as threads:
         reading = threads.submit(call(line, seconds=60.0).exception)
+        sending = threads.submit(big_call, line, SECONDS)
+        peer.next()
+        assert select.select([peer.connection], [], [], SECONDS)[0]
+        peer.connection.shutdown(socket.SHUT_RDWR)
         with pytest.raises(LineCallError):
-            big_call(line, 0.1)
+            sending.result(SECONDS).result()
         error = reading.result(SECONDS)
         assert isinstance(error, LineCallError)
         assert error.code() is grpc.StatusCode.UNAVAILABLE

@@ -14,7 +14,7 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.errors import KvtierError
 from kvtier.keys import PUBLIC_SCOPE
 from worker import generation
-from worker.generation import Generation, GenerationPlan
+from worker.generation import Generation, GenerationPlan, Settled
 from worker.requests import (
     EndReason,
     EngineRequest,
@@ -86,14 +86,16 @@ async def edge(tmp_path: Path, make_request: Any) -> AsyncIterator[Edge]:
     made.journal.close()
 
 
-async def read(made: Generation) -> KvtierError | None:
-    """What the client is told in place of its usage, if anything."""
+async def read(made: Generation) -> tuple[Settled | None, KvtierError | None]:
+    """The usage that the client is told, and the error after it or in its place, if any."""
+    settled = None
     try:
-        async for _ in made.outputs():
-            pass
+        async for output in made.outputs():
+            assert settled is None, "something came after the usage"
+            settled = output if isinstance(output, Settled) else None
     except KvtierError as error:
-        return error
-    return None
+        return settled, error
+    return settled, None
 
 
 async def test_a_client_that_leaves_just_before_its_deadline_pays_for_what_was_done(edge: Edge):
@@ -138,12 +140,14 @@ async def test_an_engine_that_never_ends_a_request_is_given_up_and_nothing_charg
 ):
     monkeypatch.setattr(generation, "CANCEL_SECONDS_MAX", 0.05)
     made, task = edge.open(seconds=0.01)
-    error = await read(made)
+    settled, error = await read(made)
     await task
     assert error is not None
     assert error.reason == "ENGINE_FAILED"
     (event,) = edge.events()
     assert (event.end, event.tokens.prompt_tokens) == (UsageEnd.ERROR, 0)
+    assert settled is not None
+    assert (settled.event, settled.computed) == (event, None)
 
 
 async def test_a_request_whose_text_cannot_be_made_ends_in_the_ledger_now_and_charges_nothing(
@@ -157,12 +161,14 @@ async def test_a_request_whose_text_cannot_be_made_ends_in_the_ledger_now_and_ch
     edge.engine.say(TokenEvent(0, 7))
     await edge.engine.until_cancelled()
     edge.engine.say(RequestEnded(EndReason.CANCELLED, USED))
-    error = await read(made)
+    settled, error = await read(made)
     await task
     assert error is not None
     assert error.reason == "ENGINE_FAILED"
     (event,) = edge.events()
     assert (event.end, event.tokens.prompt_tokens) == (UsageEnd.ERROR, 0)
+    assert settled is not None
+    assert (settled.event, settled.computed) == (event, None)
 
 
 async def test_an_engine_that_counts_nonsense_still_gives_the_request_its_end(edge: Edge):
@@ -170,12 +176,53 @@ async def test_an_engine_that_counts_nonsense_still_gives_the_request_its_end(ed
     edge.engine.say(
         RequestEnded(EndReason.STOP, EngineUsage(0, {}, -1, 0, 0.0, 0.0, MissReason.NONE))
     )
-    error = await read(made)
+    settled, error = await read(made)
     await task
     assert error is not None
     assert error.reason == "ENGINE_FAILED"
     (event,) = edge.events()
     assert (event.end, event.tokens.prompt_tokens) == (UsageEnd.ERROR, 0)
+    assert settled is not None
+    assert (settled.event, settled.computed) == (event, None)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told", "charged"),
+    [(EndReason.DEADLINE, "DEADLINE", 80), (EndReason.ERROR, "ENGINE_FAILED", 0)],
+)
+async def test_usage_comes_before_the_error_once_its_event_is_durable(
+    edge: Edge, reason: EndReason, told: str, charged: int
+):
+    made, task = edge.open(seconds=30)
+    edge.engine.say(TokenEvent(0, 7))
+    edge.engine.say(RequestEnded(reason, USED, "the model failed"))
+    outputs = made.outputs()
+    *_, settled = [await anext(outputs) for _ in ("started", "delta", "usage")]
+    assert isinstance(settled, Settled)
+    assert edge.events() == [settled.event]
+    with pytest.raises(KvtierError) as raised:
+        await anext(outputs)
+    await task
+    assert raised.value.reason == told
+    assert settled.event.tokens.prompt_tokens == charged
+    assert settled.event.tokens.completion_tokens == (3 if charged else 0)
+    computed = settled.computed
+    assert computed is not None
+    assert (computed.hit_tokens, computed.miss_tokens, computed.completion_tokens) == (64, 16, 3)
+
+
+async def test_without_a_durable_event_no_usage_is_told(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+):
+    made, task = edge.open(seconds=30)
+    outputs = made.outputs()
+    await anext(outputs)
+    edge.journal.close()
+    edge.engine.say(RequestEnded(EndReason.DEADLINE, USED))
+    with pytest.raises(KvtierError) as raised:
+        await anext(outputs)
+    await task
+    assert raised.value.reason == "USAGE_JOURNAL_FAILED"
 
 
 async def test_a_listener_that_raises_changes_neither_the_end_nor_the_reply(edge: Edge):
@@ -184,7 +231,9 @@ async def test_a_listener_that_raises_changes_neither_the_end_nor_the_reply(edge
 
     made, task = edge.open(seconds=30, on_end=fail)
     edge.engine.say(RequestEnded(EndReason.STOP, USED))
-    assert await read(made) is None
+    settled, error = await read(made)
+    assert settled is not None
+    assert error is None
     await task
     (event,) = edge.events()
     assert event.end is UsageEnd.STOP

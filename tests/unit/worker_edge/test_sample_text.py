@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from worker.detokenizer import Detokenizer
+from worker.logprobs import TokenLogprob
 from worker.requests import FinishReason
-from worker.sample_text import Sample, SampleFinished, TextDelta
+from worker.sample_text import LikelyToken, Sample, SampleFinished, TextDelta
 from worker.stop_strings import StopStrings
 
 
@@ -100,6 +101,26 @@ def test_a_sample_ends_at_its_stop_string_and_counts_what_came_too_late():
     assert sum(isinstance(o, SampleFinished) for o in outputs) == 1
     assert [t for o in outputs if isinstance(o, TextDelta) for t in o.token_ids] == list(b"abST")
     assert sample.undelivered_tokens == 2
+
+
+def test_each_delivered_token_comes_with_its_own_logprob_and_text():
+    sample = Sample(0, byte_decode, ["ST"])
+    told = TokenLogprob(-0.5, ((0x41, -0.25), (0xE4, -2.0)))
+    pushed = [output for byte in "aäS".encode() for output in sample.push(byte, told)]
+    deltas = [output for output in pushed if isinstance(output, TextDelta)]
+    assert [(d.text, d.token_ids[0], d.logprobs[0].own.text) for d in deltas] == [
+        ("a", 0x61, "a"),
+        ("", 0xC3, "\ufffd"),
+        ("ä", 0xA4, "\ufffd"),
+        ("", 0x53, "S"),
+    ]
+    assert deltas[0].logprobs[0].top == (
+        LikelyToken(0x41, "A", -0.25),
+        LikelyToken(0xE4, "\ufffd", -2.0),
+    )
+    (rest, _) = sample.end(FinishReason.LENGTH)
+    assert isinstance(rest, TextDelta)
+    assert (rest.text, rest.token_ids, rest.logprobs) == ("S", (), ())
 
 
 def test_what_was_held_back_comes_when_the_engine_ends_the_sample():

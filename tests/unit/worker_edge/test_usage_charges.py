@@ -8,7 +8,14 @@ import pytest
 from kvtier.blocks import MissReason, Tier
 from kvtier.v1 import usage_pb2
 from worker.requests import EngineUsage
-from worker.usage_event import ChargedTokens, UsageEnd, charge, end_request, lose_request
+from worker.usage_event import (
+    ChargedTokens,
+    UsageEnd,
+    charge,
+    computed_tokens,
+    end_request,
+    lose_request,
+)
 from worker.usage_wire import event_message
 
 FULL = EngineUsage(192, {Tier.GPU: 64, Tier.HOST: 64}, 64, 10, 0.1, 0.2, MissReason.NONE)
@@ -40,6 +47,12 @@ def test_a_request_ended_after_its_first_token_charges_the_whole_prompt(end):
 
 def test_tokens_made_after_a_stop_string_are_not_charged():
     assert charge(FULL, UsageEnd.STOP, undelivered_tokens=3).completion_tokens == 7
+
+
+def test_what_was_computed_is_told_whatever_is_charged():
+    kept = replace(FULL, written_tokens=64)
+    assert computed_tokens(kept, "1h") == charge(kept, UsageEnd.STOP, 0, "1h")
+    assert computed_tokens(FULL).completion_tokens == 10
 
 
 def test_what_was_kept_is_told_with_its_class_and_never_more_than_is_charged():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny_models import BLOCK_TOKENS, COMMON, save_tiny
-from worker import self_test
+from worker import proven_attention
 from worker.attention.choose import AttentionChoice, attention_choices
 from worker.attention.torch_backend import GatheringBackend
 from worker.errors import SelfTestFailedError
@@ -30,7 +30,7 @@ class Broken(GatheringBackend):
 
 def offered(monkeypatch: pytest.MonkeyPatch, *backends: type[GatheringBackend]) -> None:
     choices = tuple(AttentionChoice(backend.name, "", backend) for backend in backends)
-    monkeypatch.setattr(self_test, "attention_choices", lambda device: choices)
+    monkeypatch.setattr(proven_attention, "attention_choices", lambda device: choices)
 
 
 def test_model_is_loaded_with_the_first_of_its_device(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from kvtier.serving import ShuttingDownError
 from worker.errors import PromptTooLongError, QueueFullError
-from worker.requests import EndReason, RequestId, Sampling
+from worker.requests import EndReason, RequestId
+from worker.sampling import Sampling
 
 PROMPT = list(range(3, 43))
 

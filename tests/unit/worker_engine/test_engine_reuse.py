@@ -6,7 +6,8 @@ import pytest
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import PUBLIC_SALT, PUBLIC_SCOPE, ChainScope, ScopeSalt, block_chain
-from worker.requests import CacheMode, EndReason, Sampling
+from worker.requests import CacheMode, EndReason
+from worker.sampling import Sampling
 
 PROMPT = list(range(3, 43))  # 40 tokens: five blocks of eight
 

@@ -11,7 +11,7 @@ from tests.tiny_models import COMMON, WINDOW, save_tiny
 from worker.errors import SelfTestFailedError
 from worker.layout import probe_layout
 from worker.model_loader import load_model
-from worker.self_test import run_self_test
+from worker.self_test import TOLERANCES, logit_difference, run_self_test
 
 BLOCK_TOKENS = 8
 CONTEXT = 512
@@ -89,6 +89,33 @@ def test_what_a_model_counts_from_its_cache_and_not_from_positions_is_found(
     save_tiny(tmp_path, "llama4_text", settings)
     with pytest.raises(SelfTestFailedError, match="how much is cached"):
         load_model(tmp_path, block_tokens=BLOCK_TOKENS)
+
+
+EXPERTS = {**COMMON, "num_local_experts": 4, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "dtype", "one_row"),
+    [
+        ("llama", COMMON, torch.bfloat16, 0.5),
+        ("mixtral", EXPERTS, torch.float32, 0.5),
+        # A row of other experts is no proof against the cache; a row that is no number is.
+        ("mixtral", EXPERTS, torch.bfloat16, 0.01),
+    ],
+)
+def test_one_row_that_is_off_counts_but_for_experts_in_half_precision(
+    kind: str, settings: dict[str, Any], dtype: torch.dtype, one_row: float
+) -> None:
+    model = made(kind, settings)
+    right = torch.zeros(5, 8)
+    right[0, 0] = 2.0
+    got = right + 0.02
+    got[1, 3] += 0.98
+    assert logit_difference(model, dtype, got, right) == pytest.approx(one_row)
+    got[:3] = right[:3] + 1.0
+    assert logit_difference(model, dtype, got, right) == pytest.approx(0.5)
+    got[1, 3] = float("nan")
+    assert not logit_difference(model, dtype, got, right) <= TOLERANCES[dtype]
 
 
 @pytest.mark.parametrize("context", [1, 7, 24, 1 << 18])

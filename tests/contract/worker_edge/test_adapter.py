@@ -1,0 +1,111 @@
+"""A worker with an adapter, beside one of the same base and over the same cache service."""
+
+import json
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kvtier.errors import read_error
+from kvtier.v1 import inference_pb2 as pb
+from worker.__main__ import main
+from worker.usage_journal import UsageJournal
+from worker.usage_outbox import UsageOutbox
+
+TEXT = "once upon a time " * 8
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """For `checkpoint`: two layers of 32 wide with one KV head of 16."""
+    directory = tmp_path / "poet"
+    directory.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["v_proj"]}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        f"base_model.model.model.layers.{layer}.self_attn.v_proj.lora_{side}.weight": torch.randn(
+            shape, generator=generator
+        )
+        for layer in range(2)
+        for side, shape in (("A", (2, 32)), ("B", (16, 2)))
+    }
+    save_file(tensors, directory / "adapter_model.safetensors")
+    return directory
+
+
+async def ask(stub, model: str = "") -> tuple[list[int], pb.GenerateUsage]:
+    request = pb.GenerateRequest(
+        tenant_id="acme",
+        text=TEXT,
+        model=model,
+        max_completion_tokens=8,
+        ignore_end_of_sequence=True,
+    )
+    responses = [response async for response in stub.Generate(request)]
+    return [t for r in responses for t in r.delta.token_ids], responses[-1].usage
+
+
+async def test_worker_with_an_adapter_shares_a_cache_with_its_base_and_no_block(
+    start_cache, start, adapter, tmp_path
+):
+    cache = await start_cache()
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(range(32)))
+    secret.chmod(0o600)
+    shared = (f"cache.address={cache.listen}", f"scope_secret_file={secret}")
+    base, to_base = await start(*shared, f"data_directory={tmp_path / 'base'}")
+    first, _ = await ask(to_base, "tiny")
+    again, usage = await ask(to_base)
+    assert first == again
+    reusable = (len(TEXT) - 1) // 16 * 16
+    assert usage.tokens.hit_tokens == reusable
+    await base.drain()
+    base, to_base = await start(*shared, f"data_directory={tmp_path / 'restarted'}")
+    restored, usage = await ask(to_base)
+    assert restored == first
+    assert usage.tokens.hit_tokens == reusable  # the cache service does have the base's blocks
+    await base.drain()
+
+    worker, stub = await start(
+        *shared, f"data_directory={tmp_path / 'poets'}", f"adapter={adapter}"
+    )
+    assert worker.model == "tiny:poet"
+    cold, usage = await ask(stub, "tiny:poet")
+    assert usage.tokens.hit_tokens == 0
+    assert cold != first
+    warm, usage = await ask(stub)
+    assert usage.tokens.hit_tokens == reusable
+    assert warm == cold
+    assert (await stub.GetModel(pb.GetModelRequest())).model == "tiny:poet"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ask(stub, "tiny")
+    assert read_error(refused.value).reason == "MODEL_UNKNOWN"
+
+    await worker.drain()
+    journal = UsageJournal(tmp_path / "poets" / "journal")
+    outbox = UsageOutbox(journal.directory, 0, lambda: journal.durable_sequence)
+    models = {pending.event.request.model for pending in outbox.pending(100)}
+    journal.close()
+    assert models == {"tiny:poet"}
+
+
+def test_start_with_an_adapter_that_cannot_be_merged_is_refused(
+    capsys, checkpoint, adapter, tmp_path
+):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    values = (
+        f"model={checkpoint}",
+        "listen=127.0.0.1:0",
+        "security.development=true",
+        f"data_directory={tmp_path / 'data'}",
+        "threads=1",
+        f"adapter={adapter}",
+    )
+    assert main([word for value in values for word in ("--set", value)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "ADAPTER_REFUSED: the adapter asks for what is not merged: use_dora=true" in captured.err
