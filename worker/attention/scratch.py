@@ -19,8 +19,11 @@ class Scratch:
         self, step: AttentionStep, which: int, columns: PagedColumns, span: int, first_page: int
     ) -> torch.Tensor:
         """`[heads, tokens, dim]` of a span's pages from `first_page` on; `which` of two rooms."""
-        rows = step.rows(columns, span, first_page)
-        elements = rows.numel() * step.block_tokens * columns.at.dim
+        return self.gather_rows(which, columns, step.rows(columns, span, first_page))
+
+    def gather_rows(self, which: int, columns: PagedColumns, rows: torch.Tensor) -> torch.Tensor:
+        """The same of `columns.row_index` of any pages."""
+        elements = rows.numel() * columns.tiles.shape[3] * columns.at.dim
         room = self._rooms[which]
         if room.numel() < elements:
             # Grown by half again, so a growing context does not reallocate at every page.

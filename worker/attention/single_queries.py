@@ -5,15 +5,18 @@ the pages of a sequence gave is then weighed by their sums. So a step takes its 
 
     alone    pages of one sequence each, in runs of neighbours in the pool, one kernel call a run
     shared   pages that several sequences hold, once for all of them, one call for a run
-    loose    the few that a run is not worth: neighbours of none, and pages of which a query sees a
-             part only; that part is copied out, since unused slots may hold anything
+    edges    pages of which a query sees a part only; the part is copied out, token by token, since
+             unused slots may hold anything
+
+Pages without enough neighbours for a run are copied out, so many at a time that they stay in the
+processor's cache: a pool after long use is full of them.
 
 Invariant: a `SingleQueries` is made of a step's spans and a window alone, and is used for its
 layers one after the other. Engine's thread.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from worker.attention.backend import Options
 from worker.attention.dense import flash_with_sums
+from worker.attention.scratch import Scratch
 from worker.attention.step import AttentionStep
 from worker.paged_columns import PagedColumns
 
@@ -30,15 +34,42 @@ __all__ = ["SingleQueries", "single_queries"]
 RUN_PAGES_MIN = 4
 """A kernel call costs about as much as copying so many pages out."""
 
+COPIED_COST, GATHERED_COST = 1.9, 1.65
+"""Of a page that is copied out here, and of one that a span gathers with all others, by the cost of
+one in a run. Processor time of `pages+sdpa` and `gather+sdpa` on the demo model, pages in order and
+anywhere."""
+COPIED_PAGES_MAX = 32
+"""At a time: 2 MiB of keys and values in float32 of 2 heads of 64."""
+
 Numbers = NDArray[np.int64]
+_Unit = tuple[torch.Tensor, torch.Tensor]
+"""Of some units, what they gave, `[units, key heads, group, dim]`, and their sums."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Pages that lie one behind the other."""
+    """Pages that are attended to by one call."""
 
     first: int
+    """The first of neighbours, or -1: then `pages` are copied out."""
     count: int
+    pages: torch.Tensor
+    rows: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict)
+    """What `PagedColumns.gather` takes for them, by how columns lie."""
+
+    @property
+    def cost(self) -> float:
+        return self.count * (1.0 if self.first >= 0 else COPIED_COST)
+
+    def read(self, columns: PagedColumns, which: int, scratch: Scratch) -> torch.Tensor:
+        """`[count, heads, tokens, dim]`; `which` of the rooms of `scratch`."""
+        if self.first >= 0:
+            return columns.tiles[self.first : self.first + self.count].flatten(1, 2)
+        name = (*columns.steps, columns.at.grains, columns.at.heads_per_grain)
+        if name not in self.rows:
+            self.rows[name] = columns.row_index(self.pages)
+        copied = scratch.gather_rows(which, columns, self.rows[name])
+        return copied.view(columns.heads, self.count, -1, columns.at.dim).transpose(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +78,6 @@ class _Shared:
 
     holders: torch.Tensor
     runs: tuple[_Run, ...]
-    loose: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,56 +85,61 @@ class SingleQueries:
     """`count` queries; a unit is what one query gets of one page, or of all its shared ones."""
 
     count: int
+    worth: bool
+    """Whether it is faster than gathering every span's pages: a pool may lie too much in pieces."""
     query_rows: torch.Tensor
     """Their rows in the step."""
     alone: tuple[_Run, ...]
     alone_owners: tuple[torch.Tensor, ...]
     """For each run, whose each page is, `[pages]`, or `[1]` where all are one query's."""
-    loose: torch.Tensor
-    """Pages, `[loose, 1]`."""
-    loose_owners: torch.Tensor
-    loose_tokens: torch.Tensor
-    """`[loose, longest part]`, as are the hidden: places in the page, of which what is behind the
+    edges: torch.Tensor
+    """Pages, `[edges, 1]`."""
+    edge_owners: torch.Tensor
+    edge_tokens: torch.Tensor
+    """`[edges, longest part]`, as are the hidden: places in the page, of which what is behind the
     query's part is its last token again."""
-    loose_hidden: torch.Tensor
+    edge_hidden: torch.Tensor
     shared: tuple[_Shared, ...]
     foreign: torch.Tensor
     """`[queries, units]`: which unit is another query's."""
 
     def attend(
-        self, query: torch.Tensor, keys: PagedColumns, values: PagedColumns, options: Options
+        self,
+        query: torch.Tensor,
+        keys: PagedColumns,
+        values: PagedColumns,
+        options: Options,
+        scratch: Scratch,
     ) -> torch.Tensor:
         """`query` is the whole step's, `[heads, tokens, dim]`; returns `[count, heads, dim]`."""
         heads, _, dim = query.shape
         rows = query.transpose(0, 1)[self.query_rows]
         rows = rows.reshape(self.count, keys.heads, heads // keys.heads, dim)
-        k, v = keys.tiles.flatten(1, 2), values.tiles.flatten(1, 2)
+
+        def to_run(run: _Run, own: torch.Tensor) -> _Unit:
+            k, v = run.read(keys, 0, scratch), run.read(values, 1, scratch)
+            return flash_with_sums(own.expand(run.count, -1, -1, -1), k, v, options.scale)
+
         units = [
-            *self._of_alone(rows, k, v, options.scale),
-            *self._of_loose(rows, k, v, options.scale),
-            *(_of_shared(each, rows, k, v, options.scale) for each in self.shared),
+            to_run(run, rows[owners])
+            for run, owners in zip(self.alone, self.alone_owners, strict=True)
         ]
+        if len(self.edges):
+            units.append(self._of_edges(rows, keys, values, options.scale))
+        units += [_of_shared(each, rows, to_run) for each in self.shared]
         outs, sums = zip(*units, strict=True)
         return self._weigh(torch.cat(outs), torch.cat(sums), options.sinks)
 
-    def _of_alone(
-        self, rows: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for run, owners in zip(self.alone, self.alone_owners, strict=True):
-            pages = slice(run.first, run.first + run.count)
-            own = rows[owners].expand(run.count, -1, -1, -1)
-            yield flash_with_sums(own, k[pages], v[pages], scale)
-
-    def _of_loose(
-        self, rows: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if not len(self.loose):
-            return
-        own_k, own_v = (x.transpose(1, 2)[self.loose, self.loose_tokens] for x in (k, v))
-        hidden = self.loose_hidden[:, None, None]
+    def _of_edges(
+        self, rows: torch.Tensor, keys: PagedColumns, values: PagedColumns, scale: float
+    ) -> _Unit:
+        own_k, own_v = (
+            x.tiles.flatten(1, 2).transpose(1, 2)[self.edges, self.edge_tokens].transpose(1, 2)
+            for x in (keys, values)
+        )
+        hidden = self.edge_hidden[:, None, None]
         mask = torch.zeros(hidden.shape, dtype=rows.dtype).masked_fill_(hidden, float("-inf"))
-        own = rows[self.loose_owners]
-        yield flash_with_sums(own, own_k.transpose(1, 2), own_v.transpose(1, 2), scale, mask=mask)
+        return flash_with_sums(rows[self.edge_owners], own_k, own_v, scale, mask=mask)
 
     def _weigh(
         self, outs: torch.Tensor, sums: torch.Tensor, sinks: torch.Tensor | None
@@ -122,25 +157,14 @@ class SingleQueries:
 
 
 def _of_shared(
-    shared: _Shared, rows: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+    shared: _Shared, rows: torch.Tensor, to_run: Callable[[_Run, torch.Tensor], _Unit]
+) -> _Unit:
     """One unit for each holder: what all of the pages gave it."""
     _, key_heads, group, dim = rows.shape
     holders = len(shared.holders)
     # The queries of all holders as rows of their key head.
     query = rows[shared.holders].transpose(0, 1).reshape(1, key_heads, holders * group, dim)
-    found = [
-        flash_with_sums(
-            query.expand(run.count, -1, -1, -1),
-            k[run.first : run.first + run.count],
-            v[run.first : run.first + run.count],
-            scale,
-        )
-        for run in shared.runs
-    ]
-    if len(shared.loose):
-        many = query.expand(len(shared.loose), -1, -1, -1)
-        found.append(flash_with_sums(many, k[shared.loose], v[shared.loose], scale))
+    found = [to_run(run, query) for run in shared.runs]
     outs, sums = (torch.cat(parts) for parts in zip(*found, strict=True))
     whole = torch.logsumexp(sums, 0)
     out = (outs.float() * torch.exp(sums - whole)[..., None]).sum(0).to(outs.dtype)
@@ -162,34 +186,33 @@ def single_queries(step: AttentionStep, window: int | None) -> SingleQueries:
         whole.append(span.pages[-(-oldest // size) : span.context // size])
         edges += _edges(owner, span.pages, oldest, span.context, size)
     pages, owners, groups = _by_holders(whole)
-    runs, loose = _runs(pages)
-    shared = [_shared(step, holders, of_all) for holders, of_all in groups.items()]
-    edges += [
-        _Edge(owner, page, 0, size)
-        for owner, page in zip(owners[loose].tolist(), pages[loose].tolist(), strict=True)
-    ]
-    loose_owners = [edge.owner for edge in edges]
+    alone = _runs(step, pages)
+    shared = tuple(_shared(step, holders, of_all) for holders, of_all in groups.items())
+    runs = [*(run for _, run in alone), *(run for each in shared for run in each.runs)]
+    cost = sum(run.cost for run in runs)
+    edge_owners = [edge.owner for edge in edges]
     tokens, hidden = _parts(edges)
     unit_owners = np.concatenate(
-        [*(owners[run] for run in runs), loose_owners, *(holders for holders in groups)]
+        [*(owners[places] for places, _ in alone), edge_owners, *(holders for holders in groups)]
     )
     return SingleQueries(
         count=len(spans),
+        worth=cost <= GATHERED_COST * sum(len(each) for each in whole),
         query_rows=step.tensor(np.array([span.query_start for span in spans], dtype=np.int64)),
-        alone=tuple(_Run(int(pages[run.start]), run.stop - run.start) for run in runs),
-        alone_owners=tuple(step.tensor(_once(owners[run])) for run in runs),
-        loose=step.tensor(np.array([[edge.page] for edge in edges], dtype=np.int64)),
-        loose_owners=step.tensor(np.array(loose_owners, dtype=np.int64)),
-        loose_tokens=step.tensor(tokens),
-        loose_hidden=torch.from_numpy(hidden).to(step.device),
-        shared=tuple(shared),
+        alone=tuple(run for _, run in alone),
+        alone_owners=tuple(step.tensor(_once(owners[places])) for places, _ in alone),
+        edges=step.tensor(np.array([[edge.page] for edge in edges], dtype=np.int64)),
+        edge_owners=step.tensor(np.array(edge_owners, dtype=np.int64)),
+        edge_tokens=step.tensor(tokens),
+        edge_hidden=torch.from_numpy(hidden).to(step.device),
+        shared=shared,
         foreign=torch.from_numpy(unit_owners != np.arange(len(spans))[:, None]).to(step.device),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Edge:
-    """A loose page, of which a query sees the tokens `[begin, end)`."""
+    """A page of which a query sees the tokens `[begin, end)`."""
 
     owner: int
     page: int
@@ -238,21 +261,24 @@ def _by_holders(
     return found[single], owners[starts[single]], groups
 
 
-def _runs(pages: Numbers) -> tuple[list[slice], Numbers]:
-    """`pages`, in order, as long enough runs of neighbours, and the places of the others."""
+def _runs(step: AttentionStep, pages: Numbers) -> list[tuple[Numbers, _Run]]:
+    """`pages`, in order, cut into what one call attends to, and their places."""
     bounds = [0, *(np.flatnonzero(np.diff(pages) != 1) + 1).tolist(), len(pages)]
-    runs = [slice(a, b) for a, b in pairwise(bounds) if b - a >= RUN_PAGES_MIN]
+    found = []
     loose = np.ones(len(pages), dtype=bool)
-    for run in runs:
-        loose[run] = False
-    return runs, np.flatnonzero(loose)
+    for begin, end in pairwise(bounds):
+        if end - begin >= RUN_PAGES_MIN:
+            places = np.arange(begin, end)
+            run = _Run(int(pages[begin]), end - begin, step.tensor(pages[places]))
+            found.append((places, run))
+            loose[begin:end] = False
+    others = np.flatnonzero(loose)
+    for begin in range(0, len(others), COPIED_PAGES_MAX):
+        places = others[begin : begin + COPIED_PAGES_MAX]
+        found.append((places, _Run(-1, len(places), step.tensor(pages[places]))))
+    return found
 
 
 def _shared(step: AttentionStep, holders: tuple[int, ...], pages: list[int]) -> _Shared:
-    numbers = np.array(pages, dtype=np.int64)
-    runs, loose = _runs(numbers)
-    return _Shared(
-        step.tensor(np.array(holders, dtype=np.int64)),
-        tuple(_Run(int(numbers[run.start]), run.stop - run.start) for run in runs),
-        step.tensor(numbers[loose]),
-    )
+    runs = _runs(step, np.array(pages, dtype=np.int64))
+    return _Shared(step.tensor(np.array(holders, dtype=np.int64)), tuple(run for _, run in runs))

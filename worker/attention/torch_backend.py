@@ -80,7 +80,7 @@ class GatheringBackend:
 
 
 class InPlaceBackend(GatheringBackend):
-    """Single queries attend to pages where they lie, all of a step at once."""
+    """Single queries attend to pages where they lie, a step's all at once, where that is faster."""
 
     name = "pages+sdpa"
 
@@ -94,11 +94,11 @@ class InPlaceBackend(GatheringBackend):
         options: Options,
     ) -> torch.Tensor:
         out = super().attend(step, layer, query, keys, values, options)
-        if self._in_place(layer, values, options):
+        if self._in_place(step, layer, values, options):
             singles = self._singles(step, options.window)
             if singles.count:
                 out[singles.query_rows] = singles.attend(
-                    query, self._kv.keys[layer], self._kv.values[layer], options
+                    query, self._kv.keys[layer], self._kv.values[layer], options, self._scratch
                 )
         return out
 
@@ -110,13 +110,16 @@ class InPlaceBackend(GatheringBackend):
         values: torch.Tensor,
         options: Options,
     ) -> bool:
-        return step.spans[index].query_count == 1 and self._in_place(layer, values, options)
+        return step.spans[index].query_count == 1 and self._in_place(step, layer, values, options)
 
-    def _in_place(self, layer: int, values: torch.Tensor, options: Options) -> bool:
+    def _in_place(
+        self, step: AttentionStep, layer: int, values: torch.Tensor, options: Options
+    ) -> bool:
         at = self._kv.keys[layer].at, self._kv.values[layer].at
         one_stride = all(min(x.grains, x.heads_per_grain) == 1 for x in at)
         same = at[0].dim == at[1].dim
-        return one_stride and same and options.softcap is None and gives_sums(values, values)
+        usable = one_stride and same and options.softcap is None and gives_sums(values, values)
+        return usable and self._singles(step, options.window).worth
 
     def _singles(self, step: AttentionStep, window: int | None) -> SingleQueries:
         return step.once(("singles", window), lambda: single_queries(step, window))

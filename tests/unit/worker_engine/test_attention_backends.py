@@ -1,11 +1,14 @@
 """Every way of attending by torch gives what the written-out formula gives, in float64."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import example, given, settings
 
 from tests.attention_cases import Case, attended, cases, expected
-from worker.attention import dense, single_queries
+from worker.attention import dense, single_queries, torch_backend
 from worker.attention.choose import attention_choices
 from worker.attention.torch_backend import GatheringBackend, InPlaceBackend
 
@@ -32,7 +35,9 @@ def test_attention_over_pages_is_the_formula(backend: type, case: Case) -> None:
 @given(case=cases(wide_values=False))
 @settings(deadline=None)
 def test_single_queries_attend_to_pages_where_they_lie(case: Case) -> None:
-    agrees(case, InPlaceBackend)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(single_queries, "GATHERED_COST", math.inf)
+        agrees(case, InPlaceBackend)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -62,7 +67,41 @@ def test_pages_of_several_sequences_in_one_run_are_one_call(
     assert calls == [24]  # 8 full pages each
     calls.clear()
     attended(Case(spans=((34, 1), (34, 1), (34, 1)), shared_pages=8), InPlaceBackend)
-    assert calls == [3, 8]  # what is left of each, and the shared pages once for all
+    assert sorted(calls) == [3, 8]  # what is left of each, and the shared pages once for all
+
+
+def test_pages_that_lie_anywhere_are_copied_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(single_queries, "COPIED_PAGES_MAX", 2)
+    monkeypatch.setattr(single_queries, "GATHERED_COST", math.inf)
+    for shared in (0, 5):
+        agrees(
+            Case(spans=((39, 1), (30, 1), (21, 1)), in_order=False, shared_pages=shared),
+            InPlaceBackend,
+        )
+
+
+@pytest.mark.parametrize(
+    ("case", "worth"),
+    [
+        (Case(spans=((39, 1), (30, 1))), True),
+        (Case(spans=((38, 1), (22, 1)), in_order=False), False),
+        (Case(spans=((38, 1), (22, 1)), in_order=False, shared_pages=9), True),
+    ],
+)
+def test_pages_are_gathered_where_too_many_lie_alone(
+    case: Case, worth: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = []
+
+    def watched(*asked: Any) -> single_queries.SingleQueries:
+        planned.append(single_queries.single_queries(*asked))
+        return planned[-1]
+
+    monkeypatch.setattr(torch_backend, "single_queries", watched)
+    agrees(case, InPlaceBackend)
+    assert [plan.worth for plan in planned] == [worth]
 
 
 def test_a_processor_reads_pages_where_they_lie() -> None:
