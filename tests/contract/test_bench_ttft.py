@@ -22,7 +22,7 @@ from worker.bench.ttft_figures import context_row, decode_rows, peer_decode, pee
 from worker.bench.ttft_run import ContextRounds, DecodeRounds
 from worker.bench.ttft_settings import TtftSettings
 from worker.bench.ttft_tables import show
-from worker.bench.ttft_tiers import Round, TierBench
+from worker.bench.ttft_tiers import Round, TierBench, ask_hit
 from worker.engine import EngineSettings
 from worker.model_loader import LoadedModel, load_model
 
@@ -201,10 +201,10 @@ def test_a_time_of_another_tier_is_an_error(
     base, (warm, *_) = bench.prompts(0)
     with fresh_engine(loaded, EngineSettings(page_count=16), None) as engine:
         with pytest.raises(BenchError, match="not a hit of GPU alone"):
-            bench._hit(engine, base, Tier.GPU)
-        assert bench._hit(engine, warm, Tier.GPU).usage.miss_reason is MissReason.NONE
+            ask_hit(engine, base, Tier.GPU, 192)
+        assert ask_hit(engine, warm, Tier.GPU, 192).usage.miss_reason is MissReason.NONE
         with pytest.raises(BenchError, match="not a hit of HOST alone"):
-            bench._hit(engine, warm, Tier.HOST)
+            ask_hit(engine, warm, Tier.HOST, 192)
 
 
 def test_rounds_have_prompts_of_their_own(
@@ -273,11 +273,11 @@ def test_quick_changes_only_what_was_not_given(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As `--quick` is, but within the tiny model's context.
-    monkeypatch.setitem(command._QUICK, "decode_context", 400)
+    monkeypatch.setitem(command.QUICK, "decode_context", 400)
     app = Typer()
     app.command()(command.ttft)
     given = ["--model", str(checkpoint), "--directory", str(checkpoint.parent)]
-    given += ["--contexts", "200", "--decode-requests", "", "--rounds", "1"]
+    given += ["--contexts", "200", "--decode-requests", "", "--rounds", "1", "--new-tokens", "100"]
     outcome = CliRunner().invoke(app, [*given, "--quick", "--json"])
     assert outcome.exit_code == 0, outcome.output
     found = json.loads(outcome.stdout)
@@ -286,3 +286,5 @@ def test_quick_changes_only_what_was_not_given(
     assert used["rounds"] == 1
     assert used["decode_context"] == 400
     assert found["decode"] == []
+    # 199 tokens of the prompt, of which only the first block ends before the last hundred.
+    assert [row["new_tokens"] for row in found["results"]] == [199 - 64]

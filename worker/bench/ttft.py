@@ -29,9 +29,9 @@ from worker.bench.ttft_settings import TtftSettings
 from worker.bench.ttft_tables import show
 from worker.model_loader import load_model
 
-__all__ = ["run", "ttft"]
+__all__ = ["QUICK", "run", "ttft"]
 
-_QUICK: dict[str, Any] = {"contexts": (1024, 4096), "rounds": 2, "decode_context": 1024}
+QUICK: dict[str, Any] = {"contexts": (1024, 4096), "rounds": 2, "decode_context": 1024}
 _FIELDS = {
     "contexts": "contexts",
     "rounds": "rounds",
@@ -110,7 +110,7 @@ def ttft(
             "peers": peers,
         }
         if quick:
-            options |= _QUICK | given(context, _FIELDS, options)
+            options |= QUICK | given(context, _FIELDS, options)
         result = run(TtftSettings(**options))
     except (KvtierError, OSError, ValueError) as error:
         print(f"kvtier: {error}", file=sys.stderr)

@@ -32,7 +32,7 @@ from worker.cache_client import CacheClient
 from worker.engine import Engine, EngineSettings
 from worker.model_loader import LoadedModel
 
-__all__ = ["Round", "TierBench", "random_tokens"]
+__all__ = ["Round", "TierBench", "ask_hit", "random_tokens"]
 
 _SEGMENT_BYTES = 64 << 20
 _SEGMENTS_MORE = 3
@@ -133,11 +133,7 @@ class TierBench:
         return answer
 
     def _hit(self, engine: Engine, prompt: list[int], tier: Tier) -> Answer:
-        answer = ask(engine, prompt)
-        wanted = {tier: self._hit_blocks * self._loaded.block_tokens}
-        if answer.usage.hit_tokens_by_tier != wanted:
-            raise BenchError(f"not a hit of {tier.name} alone: {answer.usage}")
-        return answer
+        return ask_hit(engine, prompt, tier, self._hit_blocks * self._loaded.block_tokens)
 
     @contextmanager
     def _engine(self, client: CacheClient) -> Iterator[Engine]:
@@ -173,6 +169,14 @@ class TierBench:
             yield client
         finally:
             client.close()
+
+
+def ask_hit(engine: Engine, prompt: list[int], tier: Tier, hit_tokens: int) -> Answer:
+    """Raises BenchError unless so many tokens were hits of `tier`, and no others."""
+    answer = ask(engine, prompt)
+    if answer.usage.hit_tokens_by_tier != {tier: hit_tokens}:
+        raise BenchError(f"not a hit of {tier.name} alone: {answer.usage}")
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
