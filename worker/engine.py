@@ -253,7 +253,7 @@ class Engine:
             traffic,
             self._clock,
         )
-        return StepLoop(state, ModelRunner(model, kv))
+        return StepLoop(state, ModelRunner(model, kv, self._loaded.attention))
 
     def _check(self, request: EngineRequest) -> None:
         counts = (len(request.token_ids), request.max_completion_tokens, request.sample_count)

@@ -1,7 +1,7 @@
 """The bytes behind the page pool: one tensor, `[pages, elements of all layers]`.
 
 Block-first, so a page is one contiguous run and moving a block is one copy. Each layer's keys and
-values are column ranges of that tensor, seen through views. Invariant: on a CPU the byte views
+values are seen through strided views of that tensor. Invariant: on a CPU the byte views
 given out are the pages themselves; elsewhere they are host buffers that the caller imports.
 
 Written by the engine's thread, and by a transfer thread only into pages its job holds.
@@ -13,7 +13,8 @@ from typing import NewType
 import torch
 
 from worker.cache_port import PageBytes
-from worker.layout import BlockLayout
+from worker.layout import BlockLayout, Columns
+from worker.paged_columns import PagedColumns
 
 __all__ = ["KvPages", "PageId"]
 
@@ -37,18 +38,9 @@ class KvPages:
         )
         # The first touch of memory costs several times a copy: pay it before the first request.
         self._data[:touched_count].zero_()
-        self.keys: list[torch.Tensor] = []
-        """Per layer `[pages, block_tokens * key_elements]`, strided."""
-        self.values: list[torch.Tensor] = []
-        first = 0
-        for layer in layout.layers:
-            for columns, elements in (
-                (self.keys, layer.key_elements),
-                (self.values, layer.value_elements),
-            ):
-                size = layout.block_tokens * elements
-                columns.append(self._data[:, first : first + size])
-                first += size
+        self.keys = [self._columns(keys) for keys, _ in layout.columns]
+        """Per layer, as are `values`."""
+        self.values = [self._columns(values) for _, values in layout.columns]
 
     def copy_page(self, source: PageId, target: PageId) -> None:
         self._data[target].copy_(self._data[source])
@@ -77,6 +69,9 @@ class KvPages:
         for page, content in zip(pages, landed, strict=True):
             row = torch.from_numpy(content).view(self.layout.dtype)
             self._data[page].copy_(row)
+
+    def _columns(self, at: Columns) -> PagedColumns:
+        return PagedColumns(self._data, at, self.layout.block_tokens)
 
     def _bytes_of(self, page: PageId) -> PageBytes:
         content: PageBytes = self._data[page].view(torch.uint8).numpy()

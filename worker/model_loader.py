@@ -16,11 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
 from worker.adapters import merge_adapter, read_adapter
+from worker.attention.choose import AttentionChoice
 from worker.errors import ArchitectureRefusedError, CheckpointError, DeviceUnavailableError
 from worker.layout import BlockLayout, probe_layout
 from worker.namespace import checkpoint_namespace
+from worker.proven_attention import prove_attention
 from worker.rope_regime import Regime, RegimeName, choose_regime
-from worker.self_test import run_self_test
 from worker.transformers_version import check_transformers
 
 __all__ = ["LoadedModel", "load_model"]
@@ -48,6 +49,8 @@ class LoadedModel:
     stop_token_ids: frozenset[int]
     namespace: Namespace
     layout: BlockLayout
+    attention: AttentionChoice
+    """How it attends; the self-test was passed with it."""
     difference: float
     """Of paged logits from the plain model's, the largest that the self-test saw, as a share of the
     largest logit; within `worker.self_test.TOLERANCES`."""
@@ -102,7 +105,7 @@ def load_model(
         merge_adapter(model, lora)
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
-    difference = run_self_test(model, layout, regime.context_tokens)
+    attention, difference = prove_attention(model, layout, regime.context_tokens)
     name = directory.resolve().name
     return LoadedModel(
         name=name if lora is None else f"{name}:{lora.name}",
@@ -120,6 +123,7 @@ def load_model(
             "" if lora is None else lora.digest,
         ),
         layout=layout,
+        attention=attention,
         difference=difference,
         model=model,
     )

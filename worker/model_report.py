@@ -11,7 +11,7 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Table
 
-from worker.attention_witness import watch
+from worker.attention.witness import watch
 from worker.model_loader import LoadedModel
 from worker.self_test import TOLERANCES
 
@@ -71,7 +71,7 @@ def report_on(loaded: LoadedModel) -> ModelReport:
         model=loaded.name,
         architecture=loaded.architecture,
         dtype=loaded.dtype,
-        attention="paged",
+        attention=loaded.attention.name,
         context_tokens=loaded.context_tokens,
         model_context_tokens=loaded.regime.model_context_tokens,
         rope_regime=loaded.regime.name,

@@ -10,13 +10,10 @@ from typing import Any
 
 import torch
 
-from worker.attention import (
-    CURRENT_STEP,
-    IMPLEMENTATION,
-    AttentionStep,
-    PagedCache,
-    Segment,
-)
+from worker.attention.choose import AttentionChoice, attention_choices
+from worker.attention.interface import FORWARD, IMPLEMENTATION, Forward, PagedCache
+from worker.attention.step import AttentionStep
+from worker.attention.survey import survey
 from worker.errors import ArchitectureRefusedError
 from worker.kv_pages import KvPages, PageId
 from worker.transformers_version import cache_argument
@@ -44,16 +41,15 @@ class Span:
 class ModelRunner:
     """Runs `model` on the pages of `kv`. Raises ArchitectureRefusedError if it cannot."""
 
-    def __init__(self, model: Any, kv: KvPages) -> None:
-        try:
-            model.set_attn_implementation(IMPLEMENTATION)
-        except (ValueError, NotImplementedError, AttributeError) as error:
-            raise ArchitectureRefusedError(
-                f"the model does not let its attention be replaced: {error}"
-            ) from error
+    def __init__(self, model: Any, kv: KvPages, attention: AttentionChoice | None = None) -> None:
+        """`attention`: how; the first of the device's where it is not said."""
+        chosen = attention or attention_choices(model.device)[0]
+        uses = survey(model)
+        model.set_attn_implementation(IMPLEMENTATION)
         self._model = model
         self._kv = kv
-        self._cache_argument = {cache_argument(model): PagedCache(kv)}
+        self._cache = PagedCache(kv, uses, chosen.make(kv), absorbs=chosen.absorbs)
+        self._cache_argument = {cache_argument(model): self._cache}
 
     def run(self, spans: Sequence[Span]) -> torch.Tensor:
         """Computes `spans`; logits `[sum of wanted_logits, vocabulary]` in their order, float32.
@@ -61,20 +57,23 @@ class ModelRunner:
         Raises whatever the model raises; the pages of `spans` then hold nothing of use.
         """
         tokens = [token for span in spans for token in span.token_ids]
-        positions = [at for span in spans for at in range(span.start, span.end)]
-        step = self._attention_step(spans, positions)
-        current = CURRENT_STEP.set(step)
+        step = AttentionStep.of(
+            [(span.start, len(span.token_ids), span.pages) for span in spans],
+            self._kv.layout.block_tokens,
+            self._model.device,
+        )
+        current = FORWARD.set(Forward(step, self._cache))
         try:
             with torch.inference_mode():
                 output = self._model(
                     input_ids=self._tensor(tokens)[None],
-                    position_ids=self._tensor(positions)[None],
+                    position_ids=step.positions[None],
                     use_cache=True,
                     logits_to_keep=self._tensor(_wanted_rows(spans)),
                     **self._cache_argument,
                 )
         finally:
-            CURRENT_STEP.reset(current)
+            FORWARD.reset(current)
         if step.called_layers != len(self._kv.layout.layers):
             raise ArchitectureRefusedError(
                 f"{step.called_layers} of {len(self._kv.layout.layers)} layers used the paged "
@@ -82,27 +81,6 @@ class ModelRunner:
             )
         logits: torch.Tensor = output.logits[0].float()
         return logits
-
-    def _attention_step(self, spans: Sequence[Span], positions: list[int]) -> AttentionStep:
-        size = self._kv.layout.block_tokens
-        fresh = all(span.start == 0 for span in spans)
-        segments: list[Segment] = []
-        slot_pages: list[PageId] = []
-        gather_pages: list[PageId] = []
-        query_start = 0
-        for span in spans:
-            count = len(span.token_ids)
-            key_start = query_start if fresh else len(gather_pages) * size
-            segments.append(Segment(query_start, count, key_start, span.end))
-            slot_pages += [span.pages[at // size] for at in range(span.start, span.end)]
-            gather_pages += span.pages[: -(-span.end // size)]
-            query_start += count
-        return AttentionStep(
-            segments=tuple(segments),
-            slot_pages=self._tensor(slot_pages),
-            slot_offsets=self._tensor([at % size for at in positions]),
-            gather_pages=None if fresh else self._tensor(gather_pages),
-        )
 
     def _tensor(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._model.device)

@@ -16,7 +16,7 @@ from worker.layout import BlockLayout
 
 __all__ = ["ENGINE_ID", "checkpoint_namespace", "weights_digest"]
 
-ENGINE_ID = "kvtier-paged/1"
+ENGINE_ID = "kvtier-paged/2"
 """Changes with anything in this engine that makes its KV bytes mean something else."""
 
 READ_BYTES = 4 * 1024 * 1024

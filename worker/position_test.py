@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from worker.attention import hidden_keys
-from worker.attention_witness import Handed, watch
+from worker.attention.backend import hidden_keys
+from worker.attention.witness import Handed, watch
 from worker.errors import SelfTestFailedError
 
 __all__ = ["ROW_COUNT", "check_positions"]

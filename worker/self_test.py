@@ -2,24 +2,26 @@
 
 One random prompt of two and a half blocks is computed by the plain model (transformers' eager
 attention, no cache) and by pages: in chunks, its end beside its own beginning as another request,
-and again with every full block taken out as bytes and put back into other pages. A wrong mask, a
-state outside the cache or a mixed-up layout shows as a difference. What lies past those tokens,
-windows and the context's end, is proved by `worker.position_test` without computing it.
+and again with every full block taken out as bytes and put back into other pages, its last ones one
+by one. A wrong mask, a state outside the cache or a mixed-up layout shows as a difference. What
+lies past those tokens, windows and the context's end, is proved by `worker.position_test` without
+computing it.
 
 A model that chooses experts chooses others when two are as good and rounding decides, and a token
 with other experts has other logits, in plain transformers too. So in half precision such a model is
 held to the tolerance by its median row: whatever is wrong with the cache is wrong for every row
 that looks at it.
 
-Bound: eight blocks of tokens and four times `ROW_COUNT`, whatever the model's context. Pure but for
-compute; runs on the starting thread.
+Bound: eight blocks of tokens, four times `ROW_COUNT` and one, whatever the model's context. Pure
+but for compute; runs on the starting thread.
 """
 
 from typing import Any
 
 import torch
 
-from worker.attention import IMPLEMENTATION
+from worker.attention.choose import AttentionChoice
+from worker.attention.interface import IMPLEMENTATION
 from worker.errors import SelfTestFailedError
 from worker.kv_pages import KvPages, PageId
 from worker.layout import BlockLayout
@@ -32,6 +34,9 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference allowed, as a share of the largest logit. Wrong masks differ by about 1.
 `docs/determinism.md` says what was measured and what follows."""
 
+SINGLE_COUNT = 5
+"""Tokens computed one by one; an odd number, for the median row of a model with experts."""
+
 EXPERT_COUNTS = (
     "num_experts",
     "num_local_experts",
@@ -40,19 +45,23 @@ EXPERT_COUNTS = (
 )
 
 
-def run_self_test(model: Any, layout: BlockLayout, context_tokens: int) -> float:
+def run_self_test(
+    model: Any, layout: BlockLayout, context_tokens: int, attention: AttentionChoice | None = None
+) -> float:
     """The largest difference of logits that was seen, as a share of the largest logit.
 
     Raises SelfTestFailedError, ArchitectureRefusedError; leaves `model` set to paged attention.
-    `context_tokens` is how long requests may be, at least 1.
+    `context_tokens` is how long requests may be, at least 1; `attention` as `ModelRunner` takes it.
     """
-    difference = _check_logits(model, layout, context_tokens)
+    difference = _check_logits(model, layout, context_tokens, attention)
     check_positions(model, context_tokens, TOLERANCES[layout.dtype])
     model.set_attn_implementation(IMPLEMENTATION)
     return difference
 
 
-def _check_logits(model: Any, layout: BlockLayout, context_tokens: int) -> float:
+def _check_logits(
+    model: Any, layout: BlockLayout, context_tokens: int, attention: AttentionChoice | None
+) -> float:
     size = layout.block_tokens
     count = min(2 * size + size // 2, context_tokens)
     vocabulary = model.config.get_text_config().vocab_size
@@ -66,7 +75,7 @@ def _check_logits(model: Any, layout: BlockLayout, context_tokens: int) -> float
         return difference
 
     kv = KvPages(layout, 6, model.device)
-    runner = ModelRunner(model, kv)
+    runner = ModelRunner(model, kv, attention)
     pages, other = [PageId(0), PageId(1), PageId(2)], [PageId(5), PageId(4), PageId(3)]
     seen: list[float] = []
     cut = min(size, count // 2)
@@ -85,9 +94,17 @@ def _check_logits(model: Any, layout: BlockLayout, context_tokens: int) -> float
     for source, target in zip(kv.export_bytes(pages[:full]), landed, strict=True):
         target[:] = source.copy()
     kv.import_bytes(other[:full], landed)
-    start = full * size
-    restored = runner.run([Span(prompt[start:], start, other, count - start)])
-    seen.append(compare("restored", restored, expected[start:]))
+    start, first_single = full * size, max(full * size, count - SINGLE_COUNT)
+    if start < first_single:
+        restored = runner.run(
+            [Span(prompt[start:first_single], start, other, first_single - start)]
+        )
+        seen.append(compare("restored", restored, expected[start:first_single]))
+    # One by one, as decoding has them, which are attended to in a way of their own.
+    singles = [
+        runner.run([Span(prompt[at : at + 1], at, other, 1)]) for at in range(first_single, count)
+    ]
+    seen.append(compare("single", torch.cat(singles), expected[first_single:]))
     return max(seen)
 
 

@@ -166,7 +166,15 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)
     bound = await server.start(settings.addresses, [SERVICE, DESCRIBE_SERVICE])
-    log.info("worker ready", extra={"model": loaded.name, "listen": bound[0]})
+    log.info(
+        "worker ready",
+        extra={
+            "model": loaded.name,
+            "listen": bound[0],
+            "attention": loaded.attention.name,
+            "why": loaded.attention.why,
+        },
+    )
     return RunningWorker(bound[0], loaded.name, failed, parts.pop_all())
 
 
@@ -304,7 +312,7 @@ def _describe(
         block_bytes=loaded.block_bytes,
         architecture=loaded.architecture,
         dtype=loaded.dtype,
-        attention="paged",
+        attention=loaded.attention.name,
         page_count=stats.page_count,
         free_page_count=stats.free_page_count,
         cache_connected=cache is not None and cache.connected(),

@@ -24,7 +24,7 @@ from kvtier.bench.errors import BenchError
 from kvtier.bench.service import cache_service_process
 from kvtier.blocks import Tier
 from kvtier.cli.processes import ServiceProcess
-from worker.attention import IMPLEMENTATION
+from worker.attention.interface import IMPLEMENTATION
 from worker.bench.ttft_asking import Answer, ask, fresh_engine
 from worker.bench.ttft_settings import TtftSettings
 from worker.bench.waiting import WAIT_SECONDS_MAX, until_connected, until_stored, until_written

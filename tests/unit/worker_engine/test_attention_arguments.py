@@ -5,21 +5,31 @@ from typing import Any
 import pytest
 import torch
 
-from worker.attention import CURRENT_STEP, AttentionStep, Segment, paged_attention
+from worker.attention.choose import attention_choices
+from worker.attention.interface import FORWARD, Forward, PagedCache, paged_attention
+from worker.attention.step import AttentionStep
+from worker.attention.survey import LayerUse
 from worker.errors import ArchitectureRefusedError
+from worker.kv_pages import KvPages
+from worker.layout import BlockLayout, LayerLayout
 
 TENSOR = torch.zeros(1)
+CPU = torch.device("cpu")
+MODULE = torch.nn.Module()
 
 
 def attend(**asked: Any) -> torch.Tensor:
-    place = torch.zeros(3, dtype=torch.long)
-    token = CURRENT_STEP.set(AttentionStep((Segment(0, 3, 0, 3),), place, place, None))
+    layout = BlockLayout((LayerLayout(2, 4, 2, 4),), 4, torch.float32)
+    kv = KvPages(layout, 1, CPU)
+    cache = PagedCache(kv, {0: LayerUse(True, MODULE)}, attention_choices(CPU)[0].make(kv))
+    token = FORWARD.set(Forward(AttentionStep.of([(0, 3, [0])], 4, CPU), cache))
     try:
         states = torch.ones(1, 2, 3, 4)
         asked = {"attention_mask": None, **asked}
-        return paged_attention(torch.nn.Module(), states, states, states, **asked)[0]
+        keys, values = cache.update(states, states, 0)
+        return paged_attention(MODULE, states, keys, values, **asked)[0]
     finally:
-        CURRENT_STEP.reset(token)
+        FORWARD.reset(token)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Which ways of attending there are on a device, the fastest first, and why one is or is not.
+
+The first that the model's self-test passes with is used, and is told: in the log at start and in
+`GetModel.attention`. Starting thread.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from worker.attention.backend import AttentionBackend
+from worker.attention.dense import flash_with_sums, gives_sums
+from worker.attention.torch_backend import GatheringBackend, InPlaceBackend
+from worker.kv_pages import KvPages
+
+__all__ = ["AttentionChoice", "attention_choices"]
+
+PROBE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    """One way of attending."""
+
+    name: str
+    """`gather+sdpa`, `pages+sdpa` or `triton`, and `+latents` where those are absorbed."""
+    why: str
+    """In words, for whoever reads the log."""
+    make: Callable[[KvPages], AttentionBackend]
+    absorbs: bool = False
+    """Layers with latents do not expand their whole context at each step."""
+
+    def absorbing(self) -> "AttentionChoice":
+        return replace(self, name=f"{self.name}+latents", absorbs=True)
+
+
+def attention_choices(device: torch.device) -> tuple[AttentionChoice, ...]:
+    """At least one."""
+    gathering = AttentionChoice(
+        GatheringBackend.name, "torch alone, which runs everywhere", GatheringBackend
+    )
+    if device.type == "cpu" and _kernel_with_sums():
+        why = "torch's kernel for processors gives log-sum-exp, so single queries read pages"
+        return (AttentionChoice(InPlaceBackend.name, why, InPlaceBackend), gathering)
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return (replace(gathering, why="Triton is not installed (extra gpu), so torch alone"),)
+        # Imported only here: a processor has no use for it, and it takes a second.
+        from worker.attention.triton_backend import TritonBackend
+
+        why = "our kernels read pages by block tables"
+        return (AttentionChoice(TritonBackend.name, why, TritonBackend), gathering)
+    return (gathering,)
+
+
+def _kernel_with_sums() -> bool:
+    """Whether torch's kernel is here, takes what we give it and gives what we need. It is one of
+    torch's inner functions, which another version may change."""
+    generator = torch.Generator().manual_seed(0)
+    query, keys, values = (torch.randn(2, 1, 5, 8, generator=generator) for _ in range(3))
+    if not gives_sums(query, values):
+        return False
+    mask = torch.zeros(2, 1, 1, 5).masked_fill_(torch.arange(5) > 2, float("-inf"))
+    try:
+        out, sums = flash_with_sums(query, keys, values, 0.5, mask=mask)
+    except (RuntimeError, TypeError):
+        return False
+    scores = query @ keys.transpose(2, 3) * 0.5 + mask
+    right = torch.softmax(scores, -1) @ values
+    if out.shape != right.shape or sums.shape != right.shape[:-1]:
+        return False
+    worst = (out - right).abs().max(), (sums - scores.logsumexp(-1)).abs().max()
+    return bool(max(worst) <= PROBE_TOLERANCE)

@@ -1,0 +1,43 @@
+"""Which way of attending a model gets: the fastest of its device that passes the self-test.
+
+Invariant: what is returned has passed with this very model; a way that has not is told in the log.
+Runs once, on the starting thread.
+"""
+
+import logging
+from typing import Any
+
+from worker.attention.choose import AttentionChoice, attention_choices
+from worker.attention.latents import has_latents
+from worker.attention.survey import survey
+from worker.errors import ArchitectureRefusedError
+from worker.layout import BlockLayout
+from worker.self_test import run_self_test
+
+__all__ = ["prove_attention"]
+
+log = logging.getLogger(__name__)
+
+
+def prove_attention(
+    model: Any, layout: BlockLayout, context_tokens: int
+) -> tuple[AttentionChoice, float]:
+    """The way, and the difference of logits that `run_self_test` saw with it.
+
+    Raises as `run_self_test` does for the last of the device's ways.
+    """
+    choices = attention_choices(model.device)
+    if has_latents(survey(model), layout):
+        choices = tuple(way for choice in choices for way in (choice.absorbing(), choice))
+    *faster, last = choices
+    for choice in faster:
+        try:
+            return choice, run_self_test(model, layout, context_tokens, choice)
+        except ArchitectureRefusedError:
+            raise
+        except Exception as error:  # a kernel may fail to compile in many ways
+            log.warning(
+                "attention does not work this way with this model; trying the next",
+                extra={"attention": choice.name, "problem": f"{type(error).__name__}: {error}"},
+            )
+    return last, run_self_test(model, layout, context_tokens, last)
