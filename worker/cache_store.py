@@ -135,8 +135,8 @@ class Store:
 
     def _commit_moved(self) -> None:
         if self._moved is not None:
-            (reservation_id, checksums), self._moved = self._moved, None
-            self._commits.append(self._commit(reservation_id, checksums))
+            self._commits.append(self._commit(*self._moved))
+            self._moved = None
 
     def _ends(self) -> list[int]:
         """Where slices end."""
@@ -179,9 +179,11 @@ class Store:
     def _let_go(self) -> None:
         """Nobody waits any more: what is reserved is given back, what is committed runs on."""
         self._abort(self._reserved_id)
-        if self._moved is not None:
-            with contextlib.suppress(TimeUpError):
-                self._commit_moved()
+        try:
+            self._commit_moved()
+        except TimeUpError:
+            assert self._moved is not None
+            self._abort(self._moved[0])
         for commit in self._commits:
             self._session.send_off(commit)
         if self._coming is not None:

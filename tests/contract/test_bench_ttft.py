@@ -162,6 +162,7 @@ def test_engines_take_turns_where_they_are_installed(
 def test_a_driver_that_dies_is_an_error_with_its_last_words(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "__init__.py").touch()  # else another `worker`, that is installed, would be found
     monkeypatch.setattr("worker.bench.ttft_peers.worker.__path__", [str(tmp_path)])
     wanted = settings(checkpoint, peers=Path(sys.executable))
     with (

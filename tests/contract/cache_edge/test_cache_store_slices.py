@@ -85,9 +85,10 @@ def test_a_copy_that_fails_leaves_whole_slices_and_nothing_reserved(
     check_restored(client, tools, chain, 10)
 
 
+@pytest.mark.parametrize("transport", ["shared_memory", "bulk"])
 @pytest.mark.parametrize("call", range(1, 60, 2))
 def test_time_that_is_up_anywhere_leaves_nothing_reserved(
-    service: Any, make_client: Any, tools: Any, call: int
+    service: Any, make_client: Any, tools: Any, call: int, transport: str
 ) -> None:
     """A clock that jumps at the nth look at it: between any two steps of a store."""
     looks = itertools.count()
@@ -97,7 +98,7 @@ def test_time_that_is_up_anywhere_leaves_nothing_reserved(
         jumped = bool(armed) and next(looks) >= call
         return time.monotonic() + (1e6 if jumped else 0.0)
 
-    client = make_client(service.address, "shared_memory", block_bytes=BLOCK_BYTES, clock=clock)
+    client = make_client(service.address, transport, block_bytes=BLOCK_BYTES, clock=clock)
     client.restore("r", tools.fresh_chain(1), tools.empty_pages(1, BLOCK_BYTES), 5)  # connects
     chain = tools.fresh_chain(10)
     armed.append(1)
