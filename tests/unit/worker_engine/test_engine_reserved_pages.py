@@ -1,44 +1,50 @@
 """Whoever was put back so often that its pages are reserved gets them, whatever was lent."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from kvtier.keys import BlockHash
-from tests.unit.worker_engine.conftest import Bench, MemoryCache
-from worker.cache_port import PageBytes, StoreResult
+from worker.cache_port import RestoreResult, StoreResult
 from worker.requests import EndReason
 
 FIRST = [*range(3, 67)]
 OTHER = [*range(70, 78)]
 
 
-class SlowStores(MemoryCache):
-    """Stores return when they are let."""
+class SlowStores:
+    """A cache service whose stores return when they are let."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, memory: Any) -> None:
+        self._memory = memory
         self.let = threading.Event()
 
-    def store(
-        self,
-        request_id: str,
-        chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
-        hints: Any = None,
-    ) -> StoreResult:
+    def restore(self, *args: Any) -> RestoreResult:
+        restored: RestoreResult = self._memory.restore(*args)
+        return restored
+
+    def store(self, *args: Any) -> StoreResult:
         assert self.let.wait(30.0)
-        return super().store(request_id, chain, pages, hints)
+        stored: StoreResult = self._memory.store(*args)
+        return stored
+
+    def connected(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.let.set()
 
 
 def test_pages_lent_to_the_first_are_not_kept_from_who_reserved_them(
-    bench: Bench, watcher: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    bench: Any,
+    watcher: Callable[[], Any],
+    memory_cache: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first takes pages against its own store. When that is over, they are missing from what
     another has reserved: without a way out neither would ever get on."""
-    cache = SlowStores()
+    cache = SlowStores(memory_cache)
     engine = bench.engine(cache, page_count=18, load_threads=1)
     first, second = watcher(), watcher()
     engine.submit(bench.request("first", FIRST, new=60), first)
