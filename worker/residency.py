@@ -145,9 +145,7 @@ class Residency:
         for sequence in live.open_sequences:
             if not self.parked(live, sequence):
                 continue
-            # Its own pages are the tree's from the first one on, or none of them are.
-            reusable = 0 if live.request.cache_mode is CacheMode.BYPASS else sequence.known - 1
-            chain = sequence.chain.hashes[: reusable // self._block_tokens]
+            chain = self._own_chain(live, sequence, full)
             if len(self._tree.match(chain)) > full:
                 for page in self._take_resident(live, chain):
                     sequence.table.append(page)
@@ -166,7 +164,7 @@ class Residency:
         full, first = sequence.computed // self._block_tokens, sequence.sealed_blocks
         if first >= full:
             return 0
-        middle = min(max(first, sequence.written_blocks), full)
+        middle = max(first, _written_blocks(live, sequence, full))
         self._seal(live, sequence, first, middle)
         written = self._seal(live, sequence, middle, full)
         sequence.sealed_blocks = full
@@ -210,6 +208,25 @@ class Residency:
         reserved = sum(map(self._left, self._reserving))
         assert reserved <= there or self._pool.ever_lent, f"{reserved} reserved of {there} pages"
 
+    def _own_chain(
+        self, live: LiveRequest, sequence: TokenSequence, full: int
+    ) -> Sequence[BlockHash]:
+        """What a sequence that joins may take up again of its own, behind the prompt's `full`
+        pages that are both the leader's and the tree's. Idle ones may be reserved by others, who
+        were admitted while the leader loaded or computed the prompt."""
+        reusable = 0 if live.request.cache_mode is CacheMode.BYPASS else sequence.known - 1
+        chain = sequence.chain.hashes[: reusable // self._block_tokens]
+        pages = self._tree.match(chain)
+        if pages[:full] != live.leader.table.pages[:full]:
+            return ()
+        room, count = self.room(live), full
+        for page in pages[full:]:
+            room -= self._pool.holders(page) == 1
+            if room < 0:
+                break
+            count += 1
+        return chain[:count]
+
     def _left(self, live: LiveRequest) -> int:
         return live.pages_max(self._block_tokens) - live.pages_held(self._block_tokens)
 
@@ -245,3 +262,15 @@ class Residency:
         while self._pool.free_count < 1 and self._tree.evict():
             pass
         return self._pool.take()
+
+
+def _written_blocks(live: LiveRequest, sequence: TokenSequence, end: int) -> int:
+    """Of the sequence's first `end` blocks the leading ones that do not count as written any more:
+    what one sample wrote, another that says the same does not write again."""
+    count, hashes = min(sequence.written_blocks, end), sequence.chain.hashes
+    for other in live.sequences:
+        # Equal hash, equal blocks before it.
+        limit = min(other.written_blocks, end)
+        while count < limit and other.chain.hashes[count] == hashes[count]:
+            count += 1
+    return count

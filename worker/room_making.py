@@ -2,8 +2,10 @@
 
     free or idle pages -> lent against a transfer's -> another request is put back -> not this step
 
-Invariant: the first admitted request is never put back, and none more often than
-`PREEMPTIONS_MAX`: so somebody always gets on. Owned by the engine's thread.
+Invariant: the first admitted request is put back only for one that has its pages reserved, that one
+never, and none more often than `PREEMPTIONS_MAX`: so somebody always gets on. What was lent to the
+first may be missing from what is reserved when the transfer is over, and neither would get on.
+Owned by the engine's thread.
 """
 
 from worker.endings import Endings
@@ -34,7 +36,7 @@ class RoomMaking:
             missing = count - residency.room(live)
             if self._state.traffic is not None and self._state.traffic.lend(missing):
                 continue
-            victim = self._victim()
+            victim = self._victim() or self._first_for(live)
             if victim is None:
                 return False
             self.preempt(victim)
@@ -53,6 +55,13 @@ class RoomMaking:
             for sequence in live.open_sequences:
                 self._endings.offer(live, sequence)
         state.put_back(live)
+
+    def _first_for(self, live: LiveRequest) -> LiveRequest | None:
+        """The first admitted, where it holds what `live` has reserved."""
+        first, residency = self.first(), self._state.residency
+        if first is None or not residency.reserves(live) or residency.reserves(first):
+            return None
+        return first
 
     def _victim(self) -> LiveRequest | None:
         state, first = self._state, self.first()

@@ -303,6 +303,10 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
             if request.cache_mode is not CacheMode.DEFAULT:
                 assert usage.written_tokens == 0
             assert usage.written_tokens <= usage.miss_tokens + usage.completion_tokens
+            # Each block is written once, whichever sample wrote it, however often it left.
+            known = ((*request.token_ids, *tokens) for tokens in delivered)
+            blocks = {k[:n] for k in known for n in range(BLOCK_TOKENS, len(k) + 1, BLOCK_TOKENS)}
+            assert usage.written_tokens + usage.hit_tokens <= len(blocks) * BLOCK_TOKENS
             for tokens in delivered:
                 for count, token in enumerate(tokens):
                     assert token in acceptable((*request.token_ids, *tokens[:count]))
