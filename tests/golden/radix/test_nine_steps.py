@@ -26,9 +26,9 @@ from worker.requests import (
     EngineRequest,
     RequestEnded,
     RequestId,
-    Sampling,
     TokenEvent,
 )
+from worker.sampling import Sampling
 from worker.tree_drawing import draw_tree
 
 HERE = Path(__file__).parent
