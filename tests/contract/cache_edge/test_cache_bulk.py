@@ -260,6 +260,30 @@ def test_other_bytes_than_the_checksum_says_reach_no_page(
     service.until(lambda _: peer.lookup(chain).present_count == 1)
 
 
+def test_other_bytes_than_the_checksum_says_do_not_come_back_from_the_disk(
+    make_service: Any, open_peer: Any, make_client: Any, tools: Any
+) -> None:
+    before = make_service()
+    peer = open_peer(before, "bulk")
+    chain = tools.fresh_chain(3)
+    pages = tools.filled_pages(chain)
+    reserved = peer.reserve(chain)
+    peer.write(reserved, chain, [pages[0], pages[1] ^ 1, pages[2]])
+    right_sums = [page_checksum(*of) for of in zip(chain, pages, strict=True)]
+    assert peer.commit(reserved, right_sums) == 3
+    before.until(lambda stats: stats.tiers[1].block_count == 3)
+    before.end()
+    peer.connection = socket.socket()  # nothing to close at a service that is gone
+    after = make_service(before.settings.data_directory)
+    client = make_client(after.address, "bulk")
+    targets = tools.empty_pages(3)
+    assert len(client.restore("r", chain, targets, 10.0).tiers) == 1
+    assert (targets[0] == pages[0]).all()
+    assert not (targets[1] == pages[1] ^ 1).all()
+    looker = open_peer(after, "bulk")
+    after.until(lambda _: looker.lookup(chain).present_count == 1)
+
+
 # Connections that break, sessions that end.
 
 
