@@ -409,7 +409,9 @@ def open_peer() -> Iterator[Callable[..., Peer]]:
         if peer.connection is not None:
             peer.connection.close()
         else:
-            peer.service.stub.CloseSession(pb.CloseSessionRequest(session_id=peer.id), timeout=5)
+            request = pb.CloseSessionRequest(session_id=peer.id)
+            with contextlib.suppress(grpc.RpcError):  # a test may have ended the service
+                peer.service.stub.CloseSession(request, timeout=5)
 
 
 @pytest.fixture
