@@ -238,6 +238,7 @@ class _Lane:
         """The connection, which carries no blocks any more."""
         with self._judged(deadline):
             self._frames.send(Frame(Kind.CALLS), deadline=deadline)
+            self._answer(Kind.WELCOME, 0, deadline)
         return self._frames.detach()
 
     def load(

@@ -193,12 +193,17 @@ class Lane:
         async def begin() -> SessionLine:
             line = SessionLine(self._transfers.attached(entry), self._calls)
             line.ended.add_done_callback(lambda _: ended.set())
-            loop = asyncio.get_running_loop()
+            return line
+
+        async def hand_over() -> SessionLine:
             self._connection.setblocking(False)
+            loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(lambda: line, self._connection)
             return line
 
-        self._door.ask(begin, SessionLine.cut)
+        line = self._door.ask(begin, SessionLine.cut)
+        self._frames.send(Frame(Kind.WELCOME))
+        self._door.ask(hand_over, SessionLine.cut)
         ended.wait()
 
     def _principal_key(self) -> str | None:
