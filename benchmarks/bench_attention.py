@@ -2,8 +2,10 @@
 
 Steps of the model runner on the demo checkpoint, no engine around them. `decode`: steps of one
 request and of several, on contexts of their own and on one that they share; how many tokens a
-second the several get beside the one. `prompt`: a whole prompt in the worker's pieces beside one
-forward of plain transformers (sdpa). Both take turns within a round; medians.
+second the several get beside the one. `bound`: the step that only reads each weight and each
+sequence's keys and values once, as fast as all threads read memory in the same round. `prompt`: a
+whole prompt in the worker's pieces beside one forward of plain transformers (sdpa). All take turns
+within a round; medians.
 
     python benchmarks/bench_attention.py [--contexts 128,4096] [--rounds 7] [--json]
 """
@@ -69,6 +71,7 @@ def main() -> None:
 def measured(arguments: argparse.Namespace, loaded: Any, plain: Any, way: Any, context: int) -> Any:
     turns = Turns(arguments, loaded, plain, way, context)
     works: dict[str, Callable[[], None]] = {
+        "read": turns.read,
         "one": lambda: turns.decode(turns.own[:1]),
         "own": lambda: turns.decode(turns.own),
         "shared": lambda: turns.decode(turns.shared),
@@ -102,6 +105,12 @@ class Turns:
         self.own = [pages[n * blocks : (n + 1) * blocks] for n in range(arguments.requests)]
         whole = context // loaded.block_tokens
         self.shared = [[*self.own[0][:whole], *table[whole:]] for table in self.own]
+        weights = loaded.model.parameters()
+        self._weight_bytes = sum(x.numel() * x.element_size() for x in weights)
+        self._context_bytes = context * loaded.block_bytes // loaded.block_tokens
+        # As much as the largest step reads: what fits in a processor's cache says nothing.
+        read_bytes = self._weight_bytes + arguments.requests * self._context_bytes
+        self._memory = torch.ones(read_bytes // 4 // 4096, 4096)
         self.prompt()
         for table in self.own[1:]:
             for source, target in zip(self.own[0], table, strict=True):
@@ -110,6 +119,9 @@ class Turns:
     def decode(self, tables: list[list[PageId]]) -> None:
         for _ in range(self._arguments.steps):
             self._runner.run([Span([5], self._context, pages, 1) for pages in tables])
+
+    def read(self) -> None:
+        torch.mv(self._memory, torch.ones(4096))
 
     def prompt(self) -> None:
         piece = self._arguments.piece
@@ -138,12 +150,33 @@ class Turns:
             "shared_tokens_per_second": rate("shared", requests),
             "own_by_one": ratio("own", "one", requests),
             "shared_by_one": ratio("shared", "one", requests),
+            **self._bounds(seconds),
         }
         if "prompt" in seconds:
             row["plain_seconds"] = round(statistics.median(seconds["plain"]), 3)
             row["prompt_seconds"] = round(statistics.median(seconds["prompt"]), 3)
             row["prompt_by_plain"] = ratio("plain", "prompt")
         return row
+
+    def _bounds(self, seconds: dict[str, list[float]]) -> dict[str, float]:
+        requests, steps = self._arguments.requests, self._arguments.steps
+        rates = [self._memory.nbytes / s for s in seconds["read"]]
+        one_bytes, own_bytes = (
+            self._weight_bytes + count * self._context_bytes for count in (1, requests)
+        )
+
+        def reached(name: str, read_bytes: int) -> float:
+            pairs = zip(seconds[name], rates, strict=True)
+            return round(statistics.median(steps * read_bytes / rate / s for s, rate in pairs), 3)
+
+        return {
+            "read_gb_per_second": round(statistics.median(rates) / 1e9, 1),
+            "one_step_mb": round(one_bytes / 1e6, 1),
+            "own_step_mb": round(own_bytes / 1e6, 1),
+            "one_of_bound": reached("one", one_bytes),
+            "own_of_bound": reached("own", own_bytes),
+            "own_by_one_bound": round(requests * one_bytes / own_bytes, 3),
+        }
 
 
 if __name__ == "__main__":

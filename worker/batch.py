@@ -4,12 +4,15 @@ Every decode gets its one token first; what is left of the step's tokens goes to
 order. A piece ends with what is known or at a multiple of the block size, and never crosses a
 multiple of the step size: so a warm request's later pieces are those of the cold one, and their KV
 is computed in the same shapes. The one that must get on has a block before all others.
+
+Where nobody decodes, no answer stops while a step runs, so the step may be larger: a piece costs
+the reading of all weights, its past gathered once more, and the model's calls, whatever its size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Pending", "next_piece_end", "plan_pieces"]
+__all__ = ["Pending", "next_piece_end", "plan_pieces", "step_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,14 @@ class Pending:
     @property
     def decodes(self) -> bool:
         return self.known - self.computed == 1
+
+
+def step_size(pendings: Sequence[Pending], step_tokens: int, prompt_step_tokens: int) -> int:
+    """How many tokens the step of `pendings` has: the second number where nobody decodes, unless
+    it is the smaller one."""
+    if any(pending.decodes for pending in pendings):
+        return step_tokens
+    return max(step_tokens, prompt_step_tokens)
 
 
 def plan_pieces(pendings: Sequence[Pending], step_tokens: int, block_tokens: int) -> list[int]:

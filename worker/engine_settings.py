@@ -20,6 +20,8 @@ class EngineSettings:
     """Or: bytes that all pages together may take; rounded down to whole pages."""
     step_tokens: int = 512
     """Tokens computed per step, decodes included; rounded down to whole blocks, at least one."""
+    prompt_step_tokens: int = 0
+    """The same of a step in which nobody decodes, where this is more than `step_tokens`."""
     running_requests_max: int = 16
     """Requests that hold pages at one time, loading ones included."""
     waiting_requests_max: int = 256
@@ -39,6 +41,8 @@ class EngineSettings:
         for name in ("step_tokens", "running_requests_max", "waiting_requests_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.prompt_step_tokens < 0:
+            raise ValueError("prompt_step_tokens must not be negative")
         if self.load_timeout_seconds < 0 or self.age_limit_seconds < 0:
             raise ValueError("time limits must not be negative")
         if self.stores_waiting_max < 1:

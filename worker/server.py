@@ -286,6 +286,7 @@ def _make_engine(
     engine_settings = EngineSettings(
         page_bytes=settings.pool.page_bytes,
         step_tokens=settings.step_tokens,
+        prompt_step_tokens=settings.prompt_step_tokens,
         running_requests_max=settings.queue.running_requests_max,
         waiting_requests_max=settings.queue.waiting_requests_max,
         load_timeout_seconds=settings.cache.load_timeout_seconds,

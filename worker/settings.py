@@ -161,6 +161,8 @@ class WorkerSettings(ServiceSettings):
     rope_regime: Literal["short", "long"] = "short"
     """Of a checkpoint whose RoPE has two, chosen by length."""
     step_tokens: int = Field(default=512, ge=1, le=1 << 20)
+    prompt_step_tokens: int = Field(default=1024, ge=0, le=1 << 20)
+    """Of a step in which nobody decodes, where it is more than `step_tokens`."""
     default_completion_tokens: int = Field(default=256, ge=1)
     request_deadline_seconds: Seconds = 600.0
     drain_seconds: Seconds = 10.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 from worker.admitting import Admitting
-from worker.batch import Pending, plan_pieces
+from worker.batch import Pending, plan_pieces, step_size
 from worker.endings import Endings
 from worker.engine_state import EngineState
 from worker.engine_stats import EngineStats
@@ -186,7 +186,9 @@ class StepLoop:
             if not state.residency.parked(live, sequence)
         ]
         pendings = [Pending(s.computed, s.known, live is first) for live, s in pairs]
-        ends = plan_pieces(pendings, state.settings.step_tokens, state.block_tokens)
+        settings = state.settings
+        size = step_size(pendings, settings.step_tokens, settings.prompt_step_tokens)
+        ends = plan_pieces(pendings, size, state.block_tokens)
         works = []
         for (live, sequence), end in zip(pairs, ends, strict=True):
             # Making room for one may put back another.
@@ -235,10 +237,13 @@ class StepLoop:
     def _prompt_done(self, live: LiveRequest, row: LogitRow) -> None:
         live.account.close()
         self._state.residency.fork(live)
-        self._endings.offer(live, live.sequences[0])
         for sequence in list(live.sequences):
             if live.phase is Phase.RUNNING:
                 self._draw(live, sequence, row)
+        # After the first token: it waits for nothing that is not for it. One that has ended has
+        # offered its own.
+        if live.phase is Phase.RUNNING and live.sequences[0].finish is None:
+            self._endings.offer(live, live.sequences[0])
 
     def _draw(self, live: LiveRequest, sequence: TokenSequence, row: LogitRow) -> None:
         request = live.request

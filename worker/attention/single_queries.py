@@ -38,6 +38,9 @@ COPIED_COST, GATHERED_COST = 1.9, 1.65
 """Of a page that is copied out here, and of one that a span gathers with all others, by the cost of
 one in a run. Processor time of `pages+sdpa` and `gather+sdpa` on the demo model, pages in order and
 anywhere."""
+IN_PLACE_COST, SPAN_COST = 10.0, 8.0
+"""In the same measure: of attending in place at all, and of each span that gathers, by the calls
+that they take. Without them many short contexts would gather, one by one."""
 COPIED_PAGES_MAX = 32
 """At a time: 2 MiB of keys and values in float32 of 2 heads of 64."""
 
@@ -189,7 +192,8 @@ def single_queries(step: AttentionStep, window: int | None) -> SingleQueries:
     alone = _runs(step, pages)
     shared = tuple(_shared(step, holders, of_all) for holders, of_all in groups.items())
     runs = [*(run for _, run in alone), *(run for each in shared for run in each.runs)]
-    cost = sum(run.cost for run in runs)
+    in_place = IN_PLACE_COST + sum(run.cost for run in runs)
+    gathered = SPAN_COST * len(spans) + GATHERED_COST * sum(len(each) for each in whole)
     edge_owners = [edge.owner for edge in edges]
     tokens, hidden = _parts(edges)
     unit_owners = np.concatenate(
@@ -197,7 +201,7 @@ def single_queries(step: AttentionStep, window: int | None) -> SingleQueries:
     )
     return SingleQueries(
         count=len(spans),
-        worth=cost <= GATHERED_COST * sum(len(each) for each in whole),
+        worth=in_place <= gathered,
         query_rows=step.tensor(np.array([span.query_start for span in spans], dtype=np.int64)),
         alone=tuple(run for _, run in alone),
         alone_owners=tuple(step.tensor(_once(owners[places])) for places, _ in alone),

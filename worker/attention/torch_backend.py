@@ -5,6 +5,8 @@ kernel gives sums they attend to the pages where they lie (`single_queries.py`).
 the layer's window are gathered or looked at.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 from worker.attention.backend import Options
@@ -36,24 +38,27 @@ class GatheringBackend:
         options: Options,
     ) -> torch.Tensor:
         out = query.new_empty(query.shape[1], query.shape[0], values.shape[-1])
-        for index, span in enumerate(step.spans):
-            if not self._attended(step, index, layer, values, options):
-                rows = slice(span.query_start, span.query_start + span.query_count)
-                new = keys[:, rows], values[:, rows]
-                part = self._attend(step, index, layer, query[:, rows], new, options)
-                out[rows] = part.transpose(0, 1)
+        self._gathered(step, layer, query, (keys, values), options, range(len(step.spans)), out)
         return out
 
-    def _attended(
+    def _gathered(
         self,
         step: AttentionStep,
-        index: int,
         layer: int,
-        values: torch.Tensor,
+        query: torch.Tensor,
+        new: tuple[torch.Tensor, torch.Tensor],
         options: Options,
-    ) -> bool:
-        """Whether another way takes that span."""
-        return False
+        spans: Iterable[int],
+        out: torch.Tensor,
+    ) -> None:
+        """Fills the rows of `spans` in `out`."""
+        keys, values = new
+        for index in spans:
+            span = step.spans[index]
+            rows = slice(span.query_start, span.query_start + span.query_count)
+            own = keys[:, rows], values[:, rows]
+            part = self._attend(step, index, layer, query[:, rows], own, options)
+            out[rows] = part.transpose(0, 1)
 
     def _attend(
         self,
@@ -93,24 +98,16 @@ class InPlaceBackend(GatheringBackend):
         values: torch.Tensor,
         options: Options,
     ) -> torch.Tensor:
-        out = super().attend(step, layer, query, keys, values, options)
-        if self._in_place(step, layer, values, options):
-            singles = self._singles(step, options.window)
-            if singles.count:
-                out[singles.query_rows] = singles.attend(
-                    query, self._kv.keys[layer], self._kv.values[layer], options, self._scratch
-                )
+        if not self._in_place(step, layer, values, options):
+            return super().attend(step, layer, query, keys, values, options)
+        out = query.new_empty(query.shape[1], query.shape[0], values.shape[-1])
+        pieces = [index for index, span in enumerate(step.spans) if span.query_count > 1]
+        self._gathered(step, layer, query, (keys, values), options, pieces, out)
+        singles = self._singles(step, options.window)
+        out[singles.query_rows] = singles.attend(
+            query, self._kv.keys[layer], self._kv.values[layer], options, self._scratch
+        )
         return out
-
-    def _attended(
-        self,
-        step: AttentionStep,
-        index: int,
-        layer: int,
-        values: torch.Tensor,
-        options: Options,
-    ) -> bool:
-        return step.spans[index].query_count == 1 and self._in_place(step, layer, values, options)
 
     def _in_place(
         self, step: AttentionStep, layer: int, values: torch.Tensor, options: Options
@@ -119,7 +116,10 @@ class InPlaceBackend(GatheringBackend):
         one_stride = all(min(x.grains, x.heads_per_grain) == 1 for x in at)
         same = at[0].dim == at[1].dim
         usable = one_stride and same and options.softcap is None and gives_sums(values, values)
-        return usable and self._singles(step, options.window).worth
+        if not usable:
+            return False
+        singles = self._singles(step, options.window)
+        return singles.count > 0 and singles.worth
 
     def _singles(self, step: AttentionStep, window: int | None) -> SingleQueries:
         return step.once(("singles", window), lambda: single_queries(step, window))

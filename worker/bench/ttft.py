@@ -71,6 +71,9 @@ def ttft(
     decode_context: Annotated[int, typer.Option(min=2, help="Tokens they decode in.")] = 4096,
     decode_tokens: Annotated[int, typer.Option(min=2, help="Tokens that each generates.")] = 32,
     step_tokens: Annotated[int, typer.Option(min=1, help="The engine's step_tokens.")] = 512,
+    prompt_step_tokens: Annotated[
+        int, typer.Option(min=0, help="The engine's prompt_step_tokens.")
+    ] = 1024,
     threads: Annotated[int, typer.Option(min=0, help="Of torch on a CPU; 0: its own.")] = 0,
     directory: Annotated[
         Path, typer.Option(help="For the SSD tier and made checkpoints; must exist.", exists=True)
@@ -105,6 +108,7 @@ def ttft(
             "device": device,
             "dtype": dtype,
             "step_tokens": step_tokens,
+            "prompt_step_tokens": prompt_step_tokens,
             "threads": threads,
             "directory": directory.absolute(),
             "peers": peers,

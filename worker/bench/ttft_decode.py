@@ -69,6 +69,7 @@ def decode_settings(loaded: LoadedModel, settings: TtftSettings) -> EngineSettin
     return EngineSettings(
         page_count=2 * most * blocks,
         step_tokens=settings.step_tokens,
+        prompt_step_tokens=settings.prompt_step_tokens,
         running_requests_max=max(16, most),
     )
 

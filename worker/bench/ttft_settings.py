@@ -30,6 +30,7 @@ class TtftSettings:
     device: str = "cpu"
     dtype: str = "auto"
     step_tokens: int = 512
+    prompt_step_tokens: int = 1024
     threads: int = 0
     """Of torch on a CPU; 0: torch's own number."""
     directory: Path = Path()
@@ -39,8 +40,10 @@ class TtftSettings:
 
     def __post_init__(self) -> None:
         """Raises BenchError for what cannot be measured."""
-        if min(self.rounds, self.new_tokens, self.step_tokens) < 1 or self.threads < 0:
-            raise BenchError("rounds, new tokens and step tokens are at least 1 each, threads 0")
+        if min(self.rounds, self.new_tokens, self.step_tokens) < 1:
+            raise BenchError("rounds, new tokens and step tokens are at least 1 each")
+        if min(self.threads, self.prompt_step_tokens) < 0:
+            raise BenchError("threads and prompt step tokens are at least 0 each")
         if not self.contexts or min(self.contexts) < 2 + self.new_tokens:
             raise BenchError("name a context, longer than the new tokens and the first of a reply")
         if self.decode_requests and min(*self.decode_requests, self.decode_tokens - 1) < 1:

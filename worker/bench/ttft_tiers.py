@@ -75,6 +75,7 @@ class TierBench:
         self._engine_settings = EngineSettings(
             page_count=2 * blocks - self._hit_blocks + 2,
             step_tokens=settings.step_tokens,
+            prompt_step_tokens=settings.prompt_step_tokens,
             load_timeout_seconds=WAIT_SECONDS_MAX,
         )
 

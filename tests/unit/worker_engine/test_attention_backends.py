@@ -36,7 +36,7 @@ def test_attention_over_pages_is_the_formula(backend: type, case: Case) -> None:
 @settings(deadline=None)
 def test_single_queries_attend_to_pages_where_they_lie(case: Case) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(single_queries, "GATHERED_COST", math.inf)
+        patched.setattr(single_queries, "SPAN_COST", math.inf)
         agrees(case, InPlaceBackend)
 
 
@@ -74,7 +74,7 @@ def test_pages_that_lie_anywhere_are_copied_a_few_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(single_queries, "COPIED_PAGES_MAX", 2)
-    monkeypatch.setattr(single_queries, "GATHERED_COST", math.inf)
+    monkeypatch.setattr(single_queries, "SPAN_COST", math.inf)
     for shared in (0, 5):
         agrees(
             Case(spans=((39, 1), (30, 1), (21, 1)), in_order=False, shared_pages=shared),
@@ -86,11 +86,13 @@ def test_pages_that_lie_anywhere_are_copied_a_few_at_a_time(
     ("case", "worth"),
     [
         (Case(spans=((39, 1), (30, 1))), True),
-        (Case(spans=((38, 1), (22, 1)), in_order=False), False),
-        (Case(spans=((38, 1), (22, 1)), in_order=False, shared_pages=9), True),
+        (Case(spans=((150, 1),), in_order=False), False),
+        (Case(spans=((150, 1), (150, 1)), in_order=False, shared_pages=37), True),
+        (Case(spans=((6, 1),) * 4, in_order=False), True),
+        (Case(spans=((6, 1),)), False),
     ],
 )
-def test_pages_are_gathered_where_too_many_lie_alone(
+def test_single_queries_gather_where_too_many_pages_lie_alone_or_one_has_few(
     case: Case, worth: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = []

@@ -153,3 +153,23 @@ def test_who_waits_for_a_prompt_computes_it_when_that_request_is_gone(
     bench.finish(engine)
     assert second.tokens() == bench.plain_greedy(long, 1)
     assert second.end.usage.hit_tokens == 48
+
+
+def test_a_prompt_alone_takes_fewer_steps_than_one_beside_an_answer(
+    bench: Any, watcher: Any
+) -> None:
+    long = [3 + n % 100 for n in range(96)]
+    engine = bench.engine(step_tokens=16, prompt_step_tokens=32)
+    (alone,) = bench.run(engine, bench.request("alone", long, new=1))
+    assert engine.stats().steps_total == 3
+    engine.submit(bench.request("answer", PROMPT, new=40), watcher())
+    while not engine.stats().decode_tokens_total:
+        engine.step()
+    steps, beside = engine.stats().steps_total, watcher()
+    engine.submit(bench.request("beside", long[::-1], new=1), beside)
+    while not beside.ends:
+        engine.step()
+    # The answer's token leaves room for one block of two in each step.
+    assert engine.stats().steps_total - steps == 12
+    assert beside.tokens() == bench.plain_greedy(long[::-1], 1)
+    assert alone.tokens() == bench.plain_greedy(long, 1)

@@ -74,6 +74,26 @@ def test_chain_is_offered_from_its_first_block_after_prefill_and_at_the_end(
     assert memory_cache.stored_chains == [chain[:5], chain[:7]]
 
 
+@pytest.mark.parametrize("new", [1, 4])
+def test_a_prompt_is_offered_when_its_first_token_is_out(
+    bench: Any, memory_cache: Any, watcher: Any, monkeypatch: pytest.MonkeyPatch, new: int
+) -> None:
+    seen = watcher()
+    tokens_out: list[int] = []
+    store = memory_cache.store
+
+    def noted(*arguments: Any) -> Any:
+        tokens_out.append(len(seen.tokens()))
+        return store(*arguments)
+
+    monkeypatch.setattr(memory_cache, "store", noted)
+    engine = bench.engine(memory_cache)
+    engine.submit(bench.request("a", PROMPT, new=new), seen)
+    bench.finish(engine)
+    assert tokens_out == [1]
+    assert len(memory_cache.stored_chains[0]) == 5
+
+
 def test_gap_between_resident_and_stored_blocks_is_restored_behind_the_resident_ones(
     bench: Any, memory_cache: Any
 ) -> None:

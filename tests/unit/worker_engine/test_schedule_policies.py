@@ -11,7 +11,7 @@ from worker.admission import (
     pages_needed,
     pages_soon,
 )
-from worker.batch import Pending, plan_pieces
+from worker.batch import Pending, plan_pieces, step_size
 from worker.fair_share import IDLE_TENANTS_MAX, FairShare
 from worker.preemption import Victim, choose_victim
 
@@ -134,6 +134,22 @@ def test_the_one_that_must_get_on_has_a_block_whoever_is_before_it(
     pendings: list[Pending], ends: list[int]
 ) -> None:
     assert plan_pieces(pendings, step_tokens=32, block_tokens=8) == ends
+
+
+@pytest.mark.parametrize(
+    ("pendings", "prompt_step_tokens", "size"),
+    [
+        ([Pending(0, 100), Pending(24, 100)], 64, 64),
+        ([Pending(0, 100), Pending(9, 10)], 64, 32),
+        ([Pending(9, 10)], 64, 32),
+        ([Pending(0, 100)], 16, 32),
+        ([Pending(0, 100)], 0, 32),
+    ],
+)
+def test_a_step_is_larger_only_where_nobody_decodes(
+    pendings: list[Pending], prompt_step_tokens: int, size: int
+) -> None:
+    assert step_size(pendings, 32, prompt_step_tokens) == size
 
 
 # Whom to put back
