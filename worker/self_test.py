@@ -90,10 +90,7 @@ def _check_logits(
     seen.append(compare("neighbouring", both, wanted))
 
     full = (count - 1) // size
-    landed = kv.landing_bytes(other[:full])
-    for source, target in zip(kv.export_bytes(pages[:full]), landed, strict=True):
-        target[:] = source.copy()
-    kv.import_bytes(other[:full], landed)
+    _move(kv, pages[:full], other[:full])
     start, first_single = full * size, max(full * size, count - SINGLE_COUNT)
     if start < first_single:
         restored = runner.run(
@@ -106,6 +103,17 @@ def _check_logits(
     ]
     seen.append(compare("single", torch.cat(singles), expected[first_single:]))
     return max(seen)
+
+
+def _move(kv: KvPages, pages: list[PageId], others: list[PageId]) -> None:
+    """Their bytes, as a store takes them out and a load puts them back."""
+    source, landing = kv.source(pages), kv.landing(others)
+    for index in range(len(pages)):
+        with source.lend([index]) as (content,):
+            (room,) = landing.room(index, 1)
+            room[:] = content
+            landing.push(index, [room])
+    landing.settle(0, len(pages), lambda count, work: sum(map(work, range(count))))
 
 
 def _plain_logits(model: Any, prompt: list[int]) -> torch.Tensor:

@@ -23,8 +23,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import PUBLIC_SCOPE, BlockHash
 from worker.admission import pages_needed
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_port import RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
+from worker.landing import PageBytes
 from worker.model_loader import LoadedModel, load_model
 from worker.preemption import PREEMPTIONS_MAX
 from worker.requests import (
