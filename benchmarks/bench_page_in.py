@@ -29,7 +29,7 @@ from kvtier.bench.figures import machine
 from kvtier.bench.service import cache_service_process
 from kvtier.keys import NamespaceId
 from worker.bench.memory import PathMemory
-from worker.bench.waiting import until, until_connected
+from worker.bench.waiting import until_connected, until_registered
 from worker.cache_client import CacheClient
 from worker.device_copies import copies_for, copy_lanes, registered_for
 from worker.device_pages import DeviceLanding
@@ -42,7 +42,7 @@ SECONDS_MAX = 60.0
 
 
 class Bench:
-    def __init__(self, memory: PathMemory, address: str, arena_bytes: int) -> None:
+    def __init__(self, memory: PathMemory, address: str) -> None:
         self._memory = memory
         self._device = torch.device("cuda")
         self._data = torch.empty(
@@ -57,7 +57,7 @@ class Bench:
             "staged": self._client(address, None),
         }
         self._memories = {"registered": registered, "staged": None}
-        until("the arena to be registered", lambda: registered.registered_bytes >= arena_bytes)
+        until_registered(self._clients["registered"])
         stored = self._clients["staged"].store("bench", memory.chain(0), HostPages(memory.sources))
         assert stored.stored_count == memory.count, stored
 
@@ -138,7 +138,7 @@ def main() -> int:
             "ssd.enabled": False,
         }
         with cache_service_process(terms) as service:
-            bench = Bench(memory, service.address, memory.size)
+            bench = Bench(memory, service.address)
             for number in range(arguments.rounds + 1):
                 rates = bench.round(number)
                 shown = ", ".join(f"{way} {rate / 1e9:.1f}" for way, rate in rates.items())

@@ -17,6 +17,7 @@ from worker.cache_client import CacheClient
 from worker.device_copies import CopyEvent
 from worker.device_pages import DeviceLanding, DeviceSource
 from worker.host_pages import HostPages
+from worker.kv_pages import KvPages
 from worker.landing import Landing, PageBytes, Source
 
 PageKind = Literal["in place", "staged", "registered"]
@@ -106,6 +107,26 @@ class ThreadedCopies:
             except BaseException as error:
                 event.error = error
             event.end()
+
+
+@contextlib.contextmanager
+def device_pages() -> Iterator[tuple[type[KvPages], list[ThreadedCopies]]]:
+    """`KvPages` on such a device, and what copies there for each that was made."""
+    made: list[ThreadedCopies] = []
+
+    class DevicePages(KvPages):
+        def __init__(self, *args: Any, copies: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs, copies=self._device)
+
+        def _device(self, data: torch.Tensor) -> ThreadedCopies:
+            made.append(ThreadedCopies(data, seed=len(made)))
+            return made[-1]
+
+    try:
+        yield DevicePages, made
+    finally:
+        for copies in made:
+            copies.stop()
 
 
 @contextlib.contextmanager

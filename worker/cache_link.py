@@ -315,6 +315,8 @@ class CacheLink:
                 "through memory that is",
                 problem=problem,
             )
+        else:
+            self._counts.add("arenas_registered")
         start, end = arena.addresses
         log.info(
             "the arena is registered with the device",

@@ -265,7 +265,11 @@ class Engine:
             traffic,
             self._clock,
         )
-        return StepLoop(state, ModelRunner(model, kv, self._loaded.attention))
+        return StepLoop(state, self._make_runner(kv))
+
+    def _make_runner(self, kv: KvPages) -> ModelRunner:
+        loaded = self._loaded
+        return ModelRunner(loaded.model, kv, loaded.attention, loaded.context_tokens)
 
     def _check(self, request: EngineRequest) -> None:
         counts = (len(request.token_ids), request.max_completion_tokens, request.sample_count)

@@ -41,8 +41,10 @@ class KvPages:
         """`copies`: how pages are moved, None for those in host memory."""
         self.layout = layout
         self.page_count = page_count
+        self.scratch_page = PageId(page_count)
+        """One more, which no sequence gets: what is padding is written there."""
         self._data = torch.empty(
-            page_count, layout.block_elements, dtype=layout.dtype, device=device
+            page_count + 1, layout.block_elements, dtype=layout.dtype, device=device
         )
         # The first touch of memory costs several times a copy: pay it before the first request.
         self._data[:touched_count].zero_()

@@ -3,7 +3,7 @@
 One random prompt of two and a half blocks is computed by the plain model (transformers' eager
 attention, no cache) and by pages: in chunks, its end beside its own beginning as another request,
 and again with every full block taken out as bytes and put back into other pages, its last ones one
-by one. A wrong mask, a state outside the cache or a mixed-up layout shows as a difference. What
+by one, and three at once. A wrong mask, a state outside the cache or a mixed-up layout shows as a difference. What
 lies past those tokens, windows and the context's end, is proved by `worker.position_test` without
 computing it.
 
@@ -12,7 +12,7 @@ with other experts has other logits, in plain transformers too. So in half preci
 held to the tolerance by its median row: whatever is wrong with the cache is wrong for every row
 that looks at it.
 
-Bound: eight blocks of tokens, four times `ROW_COUNT` and one, whatever the model's context. Pure
+Bound: eight blocks of tokens, four times `ROW_COUNT` and four, whatever the model's context. Pure
 but for compute; runs on the starting thread.
 """
 
@@ -75,7 +75,7 @@ def _check_logits(
         return difference
 
     kv = KvPages(layout, 6, model.device)
-    runner = ModelRunner(model, kv, attention)
+    runner = ModelRunner(model, kv, attention, context_tokens)
     pages, other = [PageId(0), PageId(1), PageId(2)], [PageId(5), PageId(4), PageId(3)]
     seen: list[float] = []
     cut = min(size, count // 2)
@@ -102,6 +102,12 @@ def _check_logits(
         runner.run([Span(prompt[at : at + 1], at, other, 1)]) for at in range(first_single, count)
     ]
     seen.append(compare("single", torch.cat(singles), expected[first_single:]))
+    # Three at once, as a batch has them: what is there already is computed again.
+    ends = [(pages, count - 1), (other, count - 1), (pages, min(size, count) - 1)]
+    together = runner.run([Span(prompt[at : at + 1], at, table, 1) for table, at in ends])
+    seen.append(compare("batched", together, expected[[at for _, at in ends]]))
+    if runner.decodes is not None and runner.decodes.problems:
+        raise SelfTestFailedError(f"decode steps are not recorded: {runner.decodes.problems}")
     return max(seen)
 
 

@@ -32,12 +32,19 @@ class AttentionChoice:
     """One way of attending."""
 
     name: str
-    """`gather+sdpa`, `pages+sdpa`, `varlen`, `triton`; and `+latents` where those are absorbed."""
+    """`gather+sdpa`, `pages+sdpa`, `varlen`, `triton`; with `+latents` where those are absorbed,
+    `+graphs` where decode steps are recorded."""
     why: str
     """In words, for whoever reads the log."""
     make: Callable[[KvPages], AttentionBackend]
     absorbs: bool = False
     """Layers with latents do not expand their whole context at each step."""
+
+    records: bool = False
+    """Decode steps are recorded: its shapes follow from the size of a batch alone."""
+
+    def recording(self) -> "AttentionChoice":
+        return replace(self, name=f"{self.name}+graphs", records=True)
 
     def absorbing(self) -> "AttentionChoice":
         return replace(self, name=f"{self.name}+latents", absorbs=True)
@@ -63,7 +70,8 @@ def _with_triton() -> tuple[AttentionChoice, ...]:
     from worker.attention.triton_backend import TritonBackend
 
     why = "our kernels read pages by block tables"
-    return (AttentionChoice(TritonBackend.name, why, TritonBackend),)
+    choice = AttentionChoice(TritonBackend.name, why, TritonBackend)
+    return (choice.recording(), choice)
 
 
 def varlen_choices(

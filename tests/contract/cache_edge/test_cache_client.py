@@ -25,6 +25,9 @@ from worker.cache_session import open_session
 from worker.registered_memory import RegisteredMemory
 from worker.transfer import ArenaMap
 
+BLOCK_BYTES = 1_200_000
+"""About what blocks are of here."""
+
 WAYS = [
     ("shared_memory", "in place"),
     ("shared_memory", "staged"),
@@ -37,8 +40,14 @@ WAYS = [
 
 
 @pytest.fixture(params=WAYS, ids=" ".join)
-def client(request: pytest.FixtureRequest, service: Any, make_client: Any) -> Any:
+def client(
+    request: pytest.FixtureRequest, service: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     transport, kind = request.param
+    if kind != "in place":
+        # So that there are several parts, and fewer are under way than there are.
+        monkeypatch.setattr("worker.cache_restore.PART_BYTES", 2 * BLOCK_BYTES)
+        monkeypatch.setattr("worker.device_pages.IN_FLIGHT_BYTES", BLOCK_BYTES)
     return make_client(service.address, transport, kind=kind)
 
 

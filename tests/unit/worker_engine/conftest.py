@@ -12,10 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import PUBLIC_SCOPE, BlockHash
-from tests.page_kinds import ThreadedCopies, contents, land
+from tests.page_kinds import ThreadedCopies, contents, device_pages, land
 from worker.cache_port import RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
-from worker.kv_pages import KvPages
 from worker.landing import Landing, Source
 from worker.model_loader import LoadedModel, load_model
 from worker.requests import (
@@ -228,17 +227,6 @@ def watcher() -> Callable[[], Watcher]:
 @pytest.fixture
 def pages_on_a_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ThreadedCopies]]:
     """Engines have their pages on a device from now on; what copies there, for each of them."""
-    made: list[ThreadedCopies] = []
-
-    class DevicePages(KvPages):
-        def __init__(self, *args: Any, copies: Any = None, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs, copies=self._device)
-
-        def _device(self, data: torch.Tensor) -> ThreadedCopies:
-            made.append(ThreadedCopies(data, seed=len(made)))
-            return made[-1]
-
-    monkeypatch.setattr("worker.engine.KvPages", DevicePages)
-    yield made
-    for copies in made:
-        copies.stop()
+    with device_pages() as (kind, made):
+        monkeypatch.setattr("worker.engine.KvPages", kind)
+        yield made
