@@ -46,6 +46,7 @@ from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 from worker.cache_client import CacheClient
 from worker.cache_session import TransportChoice
+from worker.host_pages import HostPages
 
 BLOCK_BYTES = 64 * 1024
 BLOCK_TOKENS = 16
@@ -107,10 +108,10 @@ def be_client(address: str, seed: int, threads: int) -> int:
             chain = chain[: chance.randint(1, CHAIN_BLOCKS_MAX)]
             seconds = 0.002 if chance.random() < 0.05 else 2.0
             if chance.random() < 0.4:
-                result = client.store("soak", chain, [page_of(each) for each in chain])
+                result = client.store("soak", chain, HostPages(list(map(page_of, chain))))
                 counts["stored_blocks"] += result.stored_count
             else:
-                restored = client.restore("soak", chain, pages, seconds)
+                restored = client.restore("soak", chain, HostPages(pages), seconds)
                 for block_hash, page, _ in zip(chain, pages, restored.tiers, strict=False):
                     if not np.array_equal(page, page_of(block_hash)):
                         counts["wrong_blocks"] += 1

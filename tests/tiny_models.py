@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import PUBLIC_SCOPE, BlockHash
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_port import RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
 from worker.kv_pages import KvPages, PageId
+from worker.landing import PageBytes
 from worker.model_loader import LoadedModel
 from worker.model_runner import ModelRunner, Span
 from worker.requests import EngineRequest, RequestEnded, RequestId, TokenEvent

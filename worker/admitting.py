@@ -3,6 +3,8 @@
     waiting -- pages --> loading -- blocks, or time is up --> running
                   \\___________________________________________^
 
+What a load has brought so far is resident at once: others that want the same wait no longer for it.
+
 Invariant: nobody waits for the cache service longer than its limit, and only who is not running.
 Owned by the engine's thread.
 """
@@ -177,16 +179,20 @@ class Admitting:
 
     def _loaded(self, outcome: LoadOutcome) -> None:
         state, live = self._state, outcome.live
-        sequence = live.leader
+        tiers = outcome.result.tiers
+        if not outcome.over:
+            self._restored(live, outcome)
+            return
         live.loaded(state.clock())
         if outcome.stuck:
-            blocks = range(outcome.first_block, outcome.first_block + outcome.block_count)
-            state.residency.swap_out(sequence, blocks)
-        tiers = outcome.result.tiers
+            end = outcome.first_block + outcome.block_count
+            blocks = range(outcome.first_block + len(tiers), end)
+            state.residency.swap_out(live.leader, blocks)
         whole = len(tiers) == outcome.block_count
         self._note_miss(live, MissReason.NONE if whole else outcome.result.miss_reason)
         if tiers:
             self._restored(live, outcome)
+            state.residency.join(live)
         for index in sorted(live.stops):
             self._endings.finish(live, live.sequences[index], FinishReason.STOP)
         live.stops.clear()
@@ -202,7 +208,6 @@ class Admitting:
             state.residency.seal(live, sequence)
             if state.settings.units.whole and outcome.result.miss_reason in _WHOLE_REASONS:
                 state.residency.end_units(sequence, [sequence.sealed_blocks])
-        state.residency.join(live)
 
 
 def _reserves(live: LiveRequest) -> bool:

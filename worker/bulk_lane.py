@@ -23,7 +23,7 @@ from kvtier.bulk import BlockRun, Frame, Kind, MalformedFrameError, StopReason
 from kvtier.bulk_socket import FrameSocket
 from kvtier.keys import BlockHash, checksum_seed
 from kvtier.v1 import bulk_pb2
-from worker.cache_port import PageBytes
+from worker.landing import PageBytes
 from worker.transfer import NonsenseError, TimeUpError, page_checksum
 
 __all__ = ["BulkLanes", "LaneStoppedError", "Loaded"]

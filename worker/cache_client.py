@@ -20,10 +20,12 @@ from kvtier.keys import BlockHash, NamespaceId
 from worker.breaker import Breaker
 from worker.cache_counts import CacheCounts
 from worker.cache_link import PEER_FAILURES, CacheLink, LinkDownError
-from worker.cache_port import NO_HINTS, CacheHints, PageBytes, RestoreResult, StoreResult
+from worker.cache_port import NO_HINTS, CacheHints, RestoreResult, StoreResult
 from worker.cache_restore import Restore, Restored, Wanted, failure_reason
 from worker.cache_session import CacheSession, SessionTerms, TransportChoice
 from worker.cache_store import Store
+from worker.landing import Landing, PageUse, RevokedError, Source
+from worker.registered_memory import RegisteredMemory
 from worker.transfer import CopyLanes, TimeUpError
 
 __all__ = ["CacheClient"]
@@ -31,7 +33,7 @@ __all__ = ["CacheClient"]
 STORE_SECONDS_MAX = 10.0
 
 COPY_LANES = 2
-"""One thread cannot fill a memory bus once it also hashes; more than two gain little."""
+"""As `copy_lanes` has it for pages in host memory."""
 
 REQUEST_ID_CHARS_MAX = 200
 
@@ -59,7 +61,10 @@ class CacheClient:
         store_seconds_max: float = STORE_SECONDS_MAX,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
+        copy_lanes: int = COPY_LANES,
+        registered: RegisteredMemory | None = None,
     ) -> None:
+        """`copy_lanes`: threads that copy and hash; `registered`: where the arena is registered."""
         terms = SessionTerms(
             address,
             namespace_id,
@@ -75,14 +80,14 @@ class CacheClient:
         self._clock = clock
         self._stores = itertools.count(1)
         self._counts = CacheCounts(clock)
-        self._lanes = CopyLanes(COPY_LANES)
-        self._link = CacheLink(terms, clock, breaker or Breaker(clock), self._counts)
+        self._lanes = CopyLanes(copy_lanes)
+        self._link = CacheLink(terms, clock, breaker or Breaker(clock), self._counts, registered)
 
     def restore(
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Landing,
         timeout_seconds: float,
         hints: CacheHints = NO_HINTS,
         recompute_seconds: float | None = None,
@@ -102,7 +107,7 @@ class CacheClient:
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Source,
         hints: CacheHints = NO_HINTS,
     ) -> StoreResult:
         """As `CachePort.store`. Raises ValueError for pages that do not fit `chain`.
@@ -148,7 +153,7 @@ class CacheClient:
         try:
             with self._link.session(wanted.deadline) as session:
                 self._restore_slices(session, request_id[:REQUEST_ID_CHARS_MAX], wanted, restored)
-        except (LinkDownError, TimeUpError) as error:
+        except (LinkDownError, TimeUpError, RevokedError) as error:
             restored.reason = failure_reason(error)
             self._counts.add("calls_not_made")
             return False
@@ -188,7 +193,7 @@ class CacheClient:
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Source,
         deadline: float,
         hints: CacheHints,
     ) -> StoreResult | None:
@@ -200,10 +205,10 @@ class CacheClient:
             with self._link.session(deadline) as session:
                 end = min(len(chain), session.max_blocks_per_call)
                 store = Store(
-                    session, self._lanes, self._clock, chain[:end], pages[:end], deadline, hints
+                    session, self._lanes, self._clock, chain[:end], pages, deadline, hints
                 )
                 result = store.run(request_id)
-        except (LinkDownError, TimeUpError):
+        except (LinkDownError, TimeUpError, RevokedError):
             self._counts.add("calls_not_made")
             return _cut_short(store, len(chain))
         except PEER_FAILURES as error:
@@ -214,12 +219,11 @@ class CacheClient:
         refused = result.refused_count + len(chain) - end
         return StoreResult(result.stored_count, result.present_count, refused)
 
-    def _check_pages(self, chain: Sequence[BlockHash], pages: Sequence[PageBytes]) -> None:
+    def _check_pages(self, chain: Sequence[BlockHash], pages: PageUse) -> None:
         if len(pages) < len(chain):
             raise ValueError(f"{len(chain)} blocks need as many pages, not {len(pages)}")
-        for page in pages[: len(chain)]:
-            if page.nbytes != self._block_bytes or page.ndim != 1 or not page.flags.c_contiguous:
-                raise ValueError(f"a page must be {self._block_bytes} contiguous bytes")
+        if chain and pages.page_bytes != self._block_bytes:
+            raise ValueError(f"a page must be of {self._block_bytes} bytes, not {pages.page_bytes}")
 
     def _count_restore(self, restored: Restored) -> None:
         self._counts.add("restores")

@@ -4,11 +4,12 @@
         \\--> REVOKED                 the engine took it back before a thread did
 
 Loads and stores have lanes of their own: a slow store never delays a load. Both queues are bounded
-and a full one refuses. Invariant: a job is run at most once, and never after it was revoked. The
-threads own nothing but the job they run; they are daemons, so that a call that never returns does
-not keep the process alive.
+and a full one refuses. Invariant: a job is run at most once, and never after it was revoked; when
+it is done its pages are touched no more. The threads own nothing but the job they run; they are
+daemons, so that a call that never returns does not keep the process alive.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -22,10 +23,10 @@ from worker.cache_port import (
     NO_HINTS,
     CacheHints,
     CachePort,
-    PageBytes,
     RestoreResult,
     StoreResult,
 )
+from worker.landing import Landing, Source
 
 __all__ = ["CacheLanes", "Job", "LoadJob", "StoreJob"]
 
@@ -47,7 +48,7 @@ class LoadJob:
 
     request_id: str
     chain: Sequence[BlockHash]
-    landing: Sequence[PageBytes]
+    pages: Landing
     deadline: float
     hints: CacheHints = NO_HINTS
     recompute_seconds: float | None = None
@@ -65,14 +66,15 @@ class LoadJob:
         if remaining <= 0:
             self.result = _nothing(MissReason.DEADLINE)
             return
-        result = cache.restore(
-            self.request_id,
-            self.chain,
-            self.landing,
-            remaining,
-            self.hints,
-            self.recompute_seconds,
-        )
+        with contextlib.closing(self.pages):
+            result = cache.restore(
+                self.request_id,
+                self.chain,
+                self.pages,
+                remaining,
+                self.hints,
+                self.recompute_seconds,
+            )
         if len(result.tiers) > len(self.chain):
             raise ValueError("the cache restored more blocks than it was asked for")
         self.result = result
@@ -84,7 +86,7 @@ class StoreJob:
 
     request_id: str
     chain: Sequence[BlockHash]
-    content: Sequence[PageBytes]
+    pages: Source
     hints: CacheHints = NO_HINTS
     result: StoreResult | None = None
     progress: _Progress = _Progress.QUEUED
@@ -95,7 +97,8 @@ class StoreJob:
         return self.progress is _Progress.QUEUED
 
     def run(self, cache: CachePort, clock: Callable[[], float]) -> None:
-        self.result = cache.store(self.request_id, self.chain, self.content, self.hints)
+        with contextlib.closing(self.pages):
+            self.result = cache.store(self.request_id, self.chain, self.pages, self.hints)
 
 
 Job = LoadJob | StoreJob

@@ -1,8 +1,9 @@
 """The link to a cache service that may be absent, slow, restarted or out of its mind.
 
     call -> breaker closed? -> session open? (else the caller opens it) -> the caller's RPCs
-    keeper thread: opens a session ahead of the first call, touches the arena's pages, renews the
-                   session while the breaker is closed, probes while it is open
+    keeper thread: opens a session ahead of the first call, touches the arena's pages and registers
+                   them with the device, renews the session while the breaker is closed, probes
+                   while it is open
 
 Invariant: a call that finds the breaker open costs nothing, because only the keeper probes; every
 other call is bounded by its own deadline. A session that failed is retired, never used again. What
@@ -14,7 +15,9 @@ constructor until `close`.
 """
 
 import contextlib
+import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -24,9 +27,12 @@ from worker.breaker import Breaker
 from worker.bulk_lane import LaneStoppedError
 from worker.cache_counts import CacheCounts
 from worker.cache_session import CacheSession, SessionTerms, open_session
-from worker.transfer import NonsenseError
+from worker.registered_memory import RegisteredMemory
+from worker.transfer import ArenaMap, NonsenseError
 
 __all__ = ["CacheLink", "LinkDownError"]
+
+log = logging.getLogger(__name__)
 
 OPEN_SECONDS_MAX = 2.0
 RENEW_SECONDS_MAX = 2.0
@@ -64,11 +70,15 @@ class CacheLink:
         clock: Callable[[], float],
         breaker: Breaker,
         counts: CacheCounts,
+        registered: RegisteredMemory | None = None,
     ) -> None:
+        """`registered`: where arenas are registered."""
         self._terms = terms
         self._clock = clock
         self._breaker = breaker
         self._counts = counts
+        self._registered = registered
+        self._registered_arena: weakref.ref[ArenaMap] | None = None
         self._opening = threading.Lock()
         self._session: CacheSession | None = None
         self._last: CacheSession | None = None
@@ -278,6 +288,7 @@ class CacheLink:
         if session.arena is not None and session.enter():
             try:
                 session.arena.prefault(lambda: not (self._closed or session.retired))
+                self._register_arena(session.arena, lambda: not (self._closed or session.retired))
             except Exception as error:
                 # The first copies pay for it instead.
                 self._counts.trouble(
@@ -287,6 +298,33 @@ class CacheLink:
                 )
             finally:
                 session.leave()
+
+    def _register_arena(self, arena: ArenaMap, wanted: Callable[[], bool]) -> None:
+        """Once for each arena, which sessions share."""
+        known = self._registered_arena and self._registered_arena()
+        if self._registered is None or known is arena:
+            return
+        problem = self._registered.add(arena, wanted)
+        if not wanted():
+            return
+        self._registered_arena = weakref.ref(arena)
+        if problem:
+            self._counts.trouble(
+                "arenas_not_registered",
+                "the arena is not registered with the device, or not all of it; what is not goes "
+                "through memory that is",
+                problem=problem,
+            )
+        else:
+            self._counts.add("arenas_registered")
+        start, end = arena.addresses
+        log.info(
+            "the arena is registered with the device",
+            extra={
+                "registered_bytes": self._registered.registered_bytes,
+                "arena_bytes": end - start,
+            },
+        )
 
 
 def _short(error: BaseException) -> str:

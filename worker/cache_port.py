@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from google.protobuf.duration_pb2 import Duration
-from numpy.typing import NDArray
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash
 from kvtier.v1.cache_pb2 import OwnerRun
+from worker.landing import Landing, Source
 
-__all__ = ["NO_HINTS", "CacheHints", "CachePort", "PageBytes", "RestoreResult", "StoreResult"]
-
-PageBytes = NDArray[np.uint8]
-"""A page's bytes: one dimension, contiguous, `block_bytes` long, shared with the page itself."""
+__all__ = ["NO_HINTS", "CacheHints", "CachePort", "RestoreResult", "StoreResult"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +77,20 @@ class CachePort(Protocol):
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Landing,
         timeout_seconds: float,
         hints: CacheHints,
         recompute_seconds: float | None = None,
     ) -> RestoreResult:
-        """Copies the longest prefix of `chain` that can be had in time into `pages[0..]`.
+        """Moves the longest prefix of `chain` that can be had in time into the first of `pages`,
+        and tells them what has landed.
 
         `recompute_seconds`: what computing a block of it costs; then less is restored where loading
         would take longer. None: unknown.
 
         `chain` may start anywhere in a prompt's chain. Every restored payload was verified against
-        its checksum after the copy; a page past the restored count may hold garbage.
+        its checksum, as `Landing` has it; a page past the restored count may hold garbage. When
+        this returns or raises, nothing of the service's is read any more.
         """
         ...
 
@@ -100,10 +98,10 @@ class CachePort(Protocol):
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Source,
         hints: CacheHints,
     ) -> StoreResult:
-        """Offers a whole chain from its first block; copies what the service misses.
+        """Offers a whole chain from its first block; reads those pages that the service misses.
 
         The caller keeps `pages` unchanged until this returns.
         """

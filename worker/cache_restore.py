@@ -1,16 +1,17 @@
 """Restore: one acquire, its ranges copied into pages as they become readable.
 
-    match -> ready ranges -> (copy, checksum of the page) -> end -> the lease goes back
+    match -> ready ranges -> (take, settle, landed) -> end -> the lease goes back
 
 What is all in host memory comes in one answer; else the service says so, and a stream is asked for.
 A message of the stream carries one of these events or several; they are taken in this order.
 
 Invariant: `Restored.tiers` grows by verified pages only, in chain order; whatever goes wrong later
-leaves it true. The lease is given back on every way out. Runs on the caller's thread, with copies
-spread over `CopyLanes`.
+leaves it true. The lease is given back on every way out, once no slab is read any more. Runs on the
+caller's thread, with copies spread over `CopyLanes`.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,16 +22,10 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
 from worker.bulk_lane import BulkLanes, Loaded
-from worker.cache_port import NO_HINTS, CacheHints, PageBytes
+from worker.cache_port import NO_HINTS, CacheHints
 from worker.cache_session import RELEASE_SECONDS_MAX, CacheSession
-from worker.transfer import (
-    CopyLanes,
-    NonsenseError,
-    TimeUpError,
-    answered,
-    copy_hashed,
-    page_checksum,
-)
+from worker.landing import Landing, PageBytes
+from worker.transfer import CopyLanes, NonsenseError, TimeUpError, answered, page_checksum
 
 __all__ = ["Restore", "Restored", "Wanted", "failure_reason"]
 
@@ -41,6 +36,9 @@ RECOMPUTE_SECONDS_MAX = 3600.0
 """More than any deadline: the service refuses to be told of more."""
 
 FRAME_BYTES_MAX = 2 * 1024 * 1024
+
+PART_BYTES = 256 * 1024 * 1024
+"""Of a range: so much has landed, and may be used, before the rest has."""
 
 Acquired = cache_pb2.AcquirePrefixResponse | cache_pb2.AcquireResidentResponse
 
@@ -61,15 +59,17 @@ class Wanted:
     """What a restore is asked for."""
 
     chain: Sequence[BlockHash]
-    pages: Sequence[PageBytes]
+    pages: Landing
     """At least as many as blocks."""
     deadline: float
     hints: CacheHints = NO_HINTS
     recompute_seconds: float | None = None
     """What computing a block costs; None: unknown."""
+    first_page: int = 0
+    """That of the chain's first block."""
 
     def part(self, first: int, end: int) -> "Wanted":
-        return replace(self, chain=self.chain[first:end], pages=self.pages[first:end])
+        return replace(self, chain=self.chain[first:end], first_page=self.first_page + first)
 
 
 class Restore:
@@ -87,6 +87,7 @@ class Restore:
         self._clock = clock
         self._chain = wanted.chain
         self._pages = wanted.pages
+        self._first_page = wanted.first_page
         self._deadline = wanted.deadline
         self._hints = wanted.hints
         self._recompute_seconds = wanted.recompute_seconds
@@ -161,6 +162,7 @@ class Restore:
             try:
                 yield
             finally:
+                self._pages.close()
                 self._give_back(match.lease_id, restored.corrupt)
 
     def _give_back(self, lease_id: str, corrupt: Sequence[BlockHash]) -> None:
@@ -204,12 +206,12 @@ class Restore:
         if ready.first_index != first or first + count > len(self._matched):
             raise NonsenseError("a ready range out of order")
         if self._session.arena is not None:
-            good = self._copy(first, ready)
+            self._take_slabs(first, ready, restored)
         elif self._session.lanes is not None:
-            good = self._load_bulk(self._session.lanes, first, ready.checksums, restored)
+            self._load_bulk(self._session.lanes, first, ready.checksums, restored)
         else:
-            good = self._load(first, ready.checksums)
-        restored.tiers.extend(self._matched[first : first + good])
+            self._load(first, ready.checksums, restored)
+        good = len(restored.tiers) - first
         if good == count:
             return True
         if self._clock() >= self._deadline:
@@ -220,8 +222,9 @@ class Restore:
         restored.ended = True
         return False
 
-    def _copy(self, first: int, ready: cache_pb2.ReadyRange) -> int:
-        """Copies slabs into pages; returns how many leading pages verified."""
+    def _take_slabs(self, first: int, ready: cache_pb2.ReadyRange, restored: Restored) -> None:
+        """Moves slabs into pages. One part is settled when the next has begun: a device that is
+        copied to has something to do meanwhile."""
         arena = self._session.arena
         assert arena is not None
         if len(ready.slab_offsets) != len(ready.checksums):
@@ -229,29 +232,55 @@ class Restore:
         slabs = [arena.slab(offset) for offset in ready.slab_offsets]
         checksums = list(ready.checksums)
 
-        def copy_one(i: int) -> bool:
+        def take(index: int) -> bool:
             if self._clock() >= self._deadline:
                 return False
-            page = self._pages[first + i]
-            return copy_hashed(self._chain[first + i], slabs[i], page, page) == checksums[i]
+            block, place = self._chain[first + index], self._first_page + first + index
+            return self._pages.take(place, block, slabs[index], checksums[index])
 
-        return self._lanes.run(len(slabs), copy_one)
+        size, begun = max(1, PART_BYTES // self._pages.page_bytes), 0
+        for at in range(0, len(slabs), size):
+            count = min(size, len(slabs) - at)
+            taken = self._lanes.run(count, functools.partial(_shifted, take, at))
+            if not self._settle(begun, restored):
+                return
+            begun = taken
+            if taken < count:
+                break
+        self._settle(begun, restored)
+
+    def _settle(self, count: int, restored: Restored) -> bool:
+        """The next `count` blocks were taken or pushed: whether all of them landed."""
+        first = len(restored.tiers)
+        good = self._pages.settle(self._first_page + first, count, self._lanes.run)
+        tiers = self._matched[first : first + good]
+        restored.tiers.extend(tiers)
+        self._pages.landed(tiers)
+        return good == count
 
     def _load_bulk(
         self, lanes: BulkLanes, first: int, checksums: Sequence[int], restored: Restored
-    ) -> int:
+    ) -> None:
         """The same over the bulk lane."""
         end = first + len(checksums)
-        blocks = list(zip(self._chain[first:end], self._pages[first:end], checksums, strict=True))
-        loaded = Loaded()
-        try:
-            lanes.load(self._lease_id, first, blocks, self._deadline, loaded)
-        except BaseException:
-            restored.tiers.extend(self._matched[first : first + loaded.count])
-            raise
-        return loaded.count
+        while (at := len(restored.tiers)) < end:
+            room = self._pages.room(self._first_page + at, end - at)
+            upto = at + len(room)
+            sums = checksums[at - first : upto - first]
+            blocks = list(zip(self._chain[at:upto], room, sums, strict=True))
+            loaded = Loaded()
+            try:
+                lanes.load(self._lease_id, at, blocks, self._deadline, loaded)
+            finally:
+                self._push(room[: loaded.count], restored)
+            if loaded.count < len(room):
+                return
 
-    def _load(self, first: int, checksums: Sequence[int]) -> int:
+    def _push(self, filled: Sequence[PageBytes], restored: Restored) -> None:
+        self._pages.push(self._first_page + len(restored.tiers), filled)
+        self._settle(len(filled), restored)
+
+    def _load(self, first: int, checksums: Sequence[int], restored: Restored) -> None:
         """The same over gRPC."""
         call = self._session.stub.LoadBlocks(
             cache_pb2.LoadBlocksRequest(
@@ -262,37 +291,51 @@ class Restore:
             ),
             timeout=self._seconds_left(),
         )
-        good = offset = 0
+        frames = iter(call)
         try:
-            for frame in call:
-                offset = self._take_frame(frame, first + good, offset)
-                if offset < len(self._pages[first + good]):
-                    continue
-                at = first + good
-                if page_checksum(self._chain[at], self._pages[at]) != checksums[good]:
-                    return good
-                good, offset = good + 1, 0
-                if good == len(checksums) or self._clock() >= self._deadline:
-                    return good
+            for at, checksum in enumerate(checksums, first):
+                room = self._pages.room(self._first_page + at, 1)
+                self._read_block(frames, at, room[0])
+                if page_checksum(self._chain[at], room[0]) != checksum:
+                    return
+                self._push(room, restored)
+                if self._clock() >= self._deadline:
+                    return
         finally:
             call.cancel()
-        raise NonsenseError("a load stopped before its last block")
 
-    def _take_frame(self, frame: cache_pb2.LoadBlocksResponse, index: int, offset: int) -> int:
-        size = len(frame.data)
-        if index >= len(self._pages) or (frame.index, frame.offset) != (index, offset):
-            raise NonsenseError("a frame out of order")
-        page = self._pages[index]
-        if not 0 < size <= min(FRAME_BYTES_MAX, len(page) - offset):
-            raise NonsenseError("a frame that does not fit its block")
-        np.copyto(page[offset : offset + size], np.frombuffer(frame.data, dtype=np.uint8))
-        return offset + size
+    def _read_block(
+        self, frames: Iterator[cache_pb2.LoadBlocksResponse], index: int, page: PageBytes
+    ) -> None:
+        offset = 0
+        while offset < len(page):
+            frame = next(frames, None)
+            if frame is None:
+                raise NonsenseError("a load stopped before its last block")
+            offset = _take_frame(frame, index, offset, page)
 
     def _seconds_left(self) -> float:
         left = self._deadline - self._clock()
         if left <= 0:
             raise TimeUpError("the caller's time is up")
         return left
+
+
+def _shifted(work: Callable[[int], bool], by: int, index: int) -> bool:
+    return work(by + index)
+
+
+def _take_frame(
+    frame: cache_pb2.LoadBlocksResponse, index: int, offset: int, page: PageBytes
+) -> int:
+    """Where the block goes on."""
+    size = len(frame.data)
+    if (frame.index, frame.offset) != (index, offset):
+        raise NonsenseError("a frame out of order")
+    if not 0 < size <= min(FRAME_BYTES_MAX, len(page) - offset):
+        raise NonsenseError("a frame that does not fit its block")
+    np.copyto(page[offset : offset + size], np.frombuffer(frame.data, dtype=np.uint8))
+    return offset + size
 
 
 def _says_anything(message: cache_pb2.AcquirePrefixResponse) -> bool:

@@ -20,8 +20,9 @@ import grpc
 
 from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
-from worker.cache_port import NO_HINTS, CacheHints, PageBytes, StoreResult
+from worker.cache_port import NO_HINTS, CacheHints, StoreResult
 from worker.cache_session import CacheSession
+from worker.landing import PageBytes, Source
 from worker.transfer import (
     CopyLanes,
     NonsenseError,
@@ -50,7 +51,7 @@ LANE_SLICE_BYTES_MAX = 256 * 1024 * 1024
 
 
 class Store:
-    """Stores `chain` from `pages` in one session; both equally long, one reserve's worth."""
+    """Stores `chain` from the first of `pages` in one session; one reserve's worth."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Store:
         lanes: CopyLanes,
         clock: Callable[[], float],
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Source,
         deadline: float,
         hints: CacheHints = NO_HINTS,
     ) -> None:
@@ -147,7 +148,7 @@ class Store:
         growth, size_max = SLICE_GROWTH, SLICE_BYTES_MAX
         if self._session.arena is None:
             growth, size_max = LANE_SLICE_GROWTH, LANE_SLICE_BYTES_MAX
-        block_bytes = len(self._pages[0])
+        block_bytes = self._pages.page_bytes
         size, end, ends = FIRST_SLICE_BYTES, 0, list[int]()
         while (end := end + max(1, size // block_bytes)) < count:
             ends.append(end)
@@ -220,8 +221,8 @@ class Store:
         def copy_one(i: int) -> bool:
             if self._clock() >= self._deadline:
                 return False
-            page = self._pages[missing[i]]
-            checksums[i] = copy_hashed(self._chain[missing[i]], page, slabs[i], page)
+            with self._pages.lend(missing[i : i + 1]) as (page,):
+                checksums[i] = copy_hashed(self._chain[missing[i]], page, slabs[i], page)
             return True
 
         if self._lanes.run(len(missing), copy_one) < len(missing):
@@ -233,28 +234,35 @@ class Store:
     ) -> list[int]:
         lanes = self._session.lanes
         assert lanes is not None
-        blocks = [(index, self._chain[index], self._pages[index]) for index in missing]
-        return lanes.store(reservation_id, blocks, self._deadline, go_on)
+        with self._pages.lend(missing) as pages:
+            blocks = [
+                (index, self._chain[index], page)
+                for index, page in zip(missing, pages, strict=True)
+            ]
+            return lanes.store(reservation_id, blocks, self._deadline, go_on)
 
     def _send(self, reservation_id: str, missing: list[int]) -> list[int]:
-        checksums = [page_checksum(self._chain[index], self._pages[index]) for index in missing]
+        checksums: list[int] = []
         self._session.stub.StoreBlocks(
-            self._frames(reservation_id, missing), timeout=self._seconds_left()
+            self._frames(reservation_id, missing, checksums), timeout=self._seconds_left()
         )
+        if len(checksums) < len(missing):
+            raise NonsenseError("the service took a store before its last block")
         return checksums
 
     def _frames(
-        self, reservation_id: str, missing: list[int]
+        self, reservation_id: str, missing: list[int], checksums: list[int]
     ) -> Iterator[cache_pb2.StoreBlocksRequest]:
+        """Fills `checksums`."""
         yield cache_pb2.StoreBlocksRequest(
             session_id=self._session.id, reservation_id=reservation_id
         )
         for index in missing:
-            page = self._pages[index]
-            for offset in range(0, len(page), FRAME_BYTES):
-                yield cache_pb2.StoreBlocksRequest(
-                    index=index, offset=offset, data=page[offset : offset + FRAME_BYTES].tobytes()
-                )
+            with self._pages.lend([index]) as (page,):
+                checksums.append(page_checksum(self._chain[index], page))
+                for offset in range(0, len(page), FRAME_BYTES):
+                    data = page[offset : offset + FRAME_BYTES].tobytes()
+                    yield cache_pb2.StoreBlocksRequest(index=index, offset=offset, data=data)
 
     def _commit(
         self, reservation_id: str, checksums: list[int]

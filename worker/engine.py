@@ -8,6 +8,7 @@ The step loop's state belongs to the engine's thread, or to the caller of `step`
 was not started; never to both.
 """
 
+import functools
 import logging
 import threading
 import time
@@ -19,6 +20,7 @@ from worker.admission import pages_needed
 from worker.cache_lanes import CacheLanes
 from worker.cache_port import CachePort
 from worker.cache_traffic import CacheTraffic
+from worker.device_copies import copies_for
 from worker.engine_settings import EngineSettings
 from worker.engine_state import EngineState
 from worker.engine_stats import EngineStats
@@ -29,6 +31,7 @@ from worker.model_loader import LoadedModel
 from worker.model_runner import ModelRunner
 from worker.page_pool import PagePool
 from worker.prompt_account import PromptAccount
+from worker.registered_memory import RegisteredMemory
 from worker.requests import EndReason, EngineRequest, EventSink, RequestId
 from worker.residency import Residency
 from worker.step_loop import StepLoop
@@ -42,6 +45,8 @@ BUSY_WAIT_SECONDS = 0.05
 IDLE_WAIT_SECONDS = 5.0
 LOAD_THREADS = 2
 JOIN_SECONDS = 30.0
+DEVICE_PAGES_A_LENT_ONE = 16
+"""On a device pages to lend take memory: at most a sixteenth of what the setting says, on top."""
 
 
 class Engine:
@@ -58,12 +63,15 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         load_threads: int = LOAD_THREADS,
         on_failure: Callable[[], object] = lambda: None,
+        registered: RegisteredMemory | None = None,
     ) -> None:
-        """`on_failure` is called on the engine's thread once it met its own bug and gave up."""
+        """`on_failure` is called on the engine's thread once it met its own bug and gave up;
+        `registered`: what of host memory is registered with the model's device."""
         self._loaded = loaded
         self._settings = settings
         self._clock = clock
         self._on_failure = on_failure
+        self._registered = registered
         self._news = threading.Condition()
         self._told = False
         self._inbox: list[Callable[[], None]] = []
@@ -236,12 +244,16 @@ class Engine:
 
     def _make_loop(self) -> StepLoop:
         model, layout = self._loaded.model, self._loaded.layout
-        # Twice the pages where transfers touch them: room for those that a stuck call keeps. And
-        # one more for each that runs while a transfer is under way.
-        lending = model.device.type == "cpu" and self._lanes is not None
-        lent_max = self._settings.running_requests_max if lending else 0
-        count = self._page_count * (2 if lending else 1) + lent_max
-        kv = KvPages(layout, count, model.device, touched_count=self._page_count)
+        # One page more for each that runs while a transfer is under way. And where a stuck call
+        # keeps its pages, room for those: in host memory a page that nobody touches costs nothing.
+        in_host_memory = model.device.type == "cpu"
+        lent_max = self._settings.running_requests_max if self._lanes is not None else 0
+        if not in_host_memory:
+            lent_max = min(lent_max, self._page_count // DEVICE_PAGES_A_LENT_ONE)
+        twice = 2 if in_host_memory and self._lanes is not None else 1
+        count = self._page_count * twice + lent_max
+        copies = functools.partial(copies_for, registered=self._registered)
+        kv = KvPages(layout, count, model.device, touched_count=self._page_count, copies=copies)
         pool = PagePool(count, self._page_count)
         units, traffic = self._settings.units, None
         if self._lanes is not None:
@@ -253,7 +265,11 @@ class Engine:
             traffic,
             self._clock,
         )
-        return StepLoop(state, ModelRunner(model, kv, self._loaded.attention))
+        return StepLoop(state, self._make_runner(kv))
+
+    def _make_runner(self, kv: KvPages) -> ModelRunner:
+        loaded = self._loaded
+        return ModelRunner(loaded.model, kv, loaded.attention, loaded.context_tokens)
 
     def _check(self, request: EngineRequest) -> None:
         counts = (len(request.token_ids), request.max_completion_tokens, request.sample_count)

@@ -14,6 +14,7 @@ from worker.attention.choose import AttentionChoice, attention_choices
 from worker.attention.interface import FORWARD, IMPLEMENTATION, Forward, PagedCache
 from worker.attention.step import AttentionStep
 from worker.attention.survey import survey
+from worker.decode_steps import DecodeSteps, recorder_for
 from worker.errors import ArchitectureRefusedError
 from worker.kv_pages import KvPages, PageId
 from worker.transformers_version import cache_argument
@@ -41,8 +42,15 @@ class Span:
 class ModelRunner:
     """Runs `model` on the pages of `kv`. Raises ArchitectureRefusedError if it cannot."""
 
-    def __init__(self, model: Any, kv: KvPages, attention: AttentionChoice | None = None) -> None:
-        """`attention`: how; the first of the device's where it is not said."""
+    def __init__(
+        self,
+        model: Any,
+        kv: KvPages,
+        attention: AttentionChoice | None = None,
+        context_tokens: int | None = None,
+    ) -> None:
+        """`attention`: how; the first of the device's where it is not said. `context_tokens`: how
+        long sequences may be; None: as long as the pool."""
         chosen = attention or attention_choices(model.device)[0]
         uses = survey(model)
         model.set_attn_implementation(IMPLEMENTATION)
@@ -50,26 +58,53 @@ class ModelRunner:
         self._kv = kv
         self._cache = PagedCache(kv, uses, chosen.make(kv), absorbs=chosen.absorbs)
         self._cache_argument = {cache_argument(model): self._cache}
+        self.decodes: DecodeSteps | None = None
+        """Recorded ones, where the way of attending says so."""
+        if chosen.records:
+            # What a layer makes of its whole past has another shape in each step.
+            indirect = sum(not uses[n].direct for n in range(len(kv.layout.layers)) if n in uses)
+            if indirect or len(uses) < len(kv.layout.layers):
+                raise ValueError("layers that make keys of what is cached cannot be recorded")
+            context = context_tokens or kv.page_count * kv.layout.block_tokens
+            self.decodes = DecodeSteps(
+                self.forward, kv, model.device, context, recorder_for(model.device)
+            )
 
     def run(self, spans: Sequence[Span]) -> torch.Tensor:
         """Computes `spans`; logits `[sum of wanted_logits, vocabulary]` in their order, float32.
 
         Raises whatever the model raises; the pages of `spans` then hold nothing of use.
         """
+        if self.decodes is not None and all(len(span.token_ids) == 1 for span in spans):
+            found = self.decodes.run(
+                [span.start for span in spans],
+                [span.token_ids[0] for span in spans],
+                [span.pages for span in spans],
+            )
+            if found is not None:
+                return found
         tokens = [token for span in spans for token in span.token_ids]
         step = AttentionStep.of(
             [(span.start, len(span.token_ids), span.pages) for span in spans],
             self._kv.layout.block_tokens,
             self._model.device,
         )
+        return self.forward(step, self._tensor(tokens), self._tensor(_wanted_rows(spans)))
+
+    def forward(
+        self, step: AttentionStep, token_ids: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Computes `step`, whose tokens are `token_ids`; the logits of its `rows`, as `run` has
+        them."""
+        step.called_layers = 0
         current = FORWARD.set(Forward(step, self._cache))
         try:
             with torch.inference_mode():
                 output = self._model(
-                    input_ids=self._tensor(tokens)[None],
+                    input_ids=token_ids[None],
                     position_ids=step.positions[None],
                     use_cache=True,
-                    logits_to_keep=self._tensor(_wanted_rows(spans)),
+                    logits_to_keep=rows,
                     **self._cache_argument,
                 )
         finally:

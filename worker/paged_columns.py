@@ -44,6 +44,10 @@ class PagedColumns:
         shape = (tokens, self.at.grains, self.at.heads_per_grain, self.at.dim)
         self._slots[pages, offsets] = states.transpose(0, 1).reshape(shape)
 
+    def read(self, pages: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """A copy of the tokens at `offsets[i]` of `pages[i]`, `[tokens, heads, dim]`."""
+        return self._slots[pages, offsets].flatten(1, 2)
+
     def row_index(self, pages: torch.Tensor) -> torch.Tensor:
         """What `gather` takes for `pages`; the same for columns of equal `steps` and heads."""
         page, grain, head = self.steps

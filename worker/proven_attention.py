@@ -28,7 +28,9 @@ def prove_attention(
     """
     choices = attention_choices(model.device)
     if has_latents(survey(model), layout):
-        choices = tuple(way for choice in choices for way in (choice.absorbing(), choice))
+        # What is done for latents has another shape in each step.
+        plain = [choice for choice in choices if not choice.records]
+        choices = tuple(way for choice in plain for way in (choice.absorbing(), choice))
     *faster, last = choices
     for choice in faster:
         try:

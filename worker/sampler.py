@@ -59,8 +59,9 @@ def sample_generator(sampling: Sampling, sample_index: int) -> torch.Generator |
 def read_rows(logits: torch.Tensor) -> list[LogitRow]:
     """The rows of `logits` `[rows, vocabulary]`: one pass draws all that are simply greedy."""
     largest, likeliest = logits.max(dim=1)
-    rows = zip(logits, largest.tolist(), likeliest.tolist(), strict=True)
-    return [LogitRow(*row) for row in rows]
+    # One copy to the host: double precision has every token's number as it is.
+    both = torch.stack([largest.double(), likeliest.double()], dim=1).tolist()
+    return [LogitRow(row, top, int(token)) for row, (top, token) in zip(logits, both, strict=True)]
 
 
 def draw_token(

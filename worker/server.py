@@ -26,11 +26,13 @@ from worker.cache_client import CacheClient
 from worker.cache_port import CachePort
 from worker.chat import load_prompt_encoder
 from worker.describe import DESCRIBE_SERVICE, DescribeServicer
+from worker.device_copies import copy_lanes, registered_for
 from worker.engine import Engine
 from worker.engine_settings import EngineSettings
 from worker.metrics import WorkerMetrics
 from worker.model_loader import LoadedModel, load_model
 from worker.peers import Peers, peers_of
+from worker.registered_memory import RegisteredMemory
 from worker.request_checks import ModelLimits
 from worker.request_desk import DeskLimits, RequestDesk
 from worker.requests import EngineUsage
@@ -101,12 +103,15 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     prefixes = load_shared_prefixes(
         settings.public_prefix_directory, settings.organisation_prefix_directory, encoder
     )
-    cache = _connect_cache(settings, peers, loaded)
+    registered = registered_for(loaded.model.device)
+    cache = _connect_cache(settings, peers, loaded, registered)
     if cache is not None:
         parts.callback(cache.close)
     failed = asyncio.Event()
     loop = asyncio.get_running_loop()
-    engine = _make_engine(settings, loaded, cache, lambda: loop.call_soon_threadsafe(failed.set))
+    engine = _make_engine(
+        settings, loaded, cache, registered, lambda: loop.call_soon_threadsafe(failed.set)
+    )
     engine.start()
     parts.push_async_callback(asyncio.to_thread, engine.stop)
     metrics.watch_engine(engine.stats)
@@ -262,7 +267,9 @@ def _load_model(settings: WorkerSettings) -> LoadedModel:
     return loaded
 
 
-def _connect_cache(settings: WorkerSettings, peers: Peers, loaded: LoadedModel) -> CachePort | None:
+def _connect_cache(
+    settings: WorkerSettings, peers: Peers, loaded: LoadedModel, registered: RegisteredMemory | None
+) -> CachePort | None:
     if not settings.cache.address:
         return None
     return CacheClient(
@@ -274,6 +281,8 @@ def _connect_cache(settings: WorkerSettings, peers: Peers, loaded: LoadedModel) 
         transport=settings.cache.transport,
         credentials=peers.cache,
         lane_tls=peers.cache_lane,
+        copy_lanes=copy_lanes(loaded.model.device),
+        registered=registered,
     )
 
 
@@ -281,6 +290,7 @@ def _make_engine(
     settings: WorkerSettings,
     loaded: LoadedModel,
     cache: CachePort | None,
+    registered: RegisteredMemory | None,
     on_failure: Callable[[], object],
 ) -> Engine:
     engine_settings = EngineSettings(
@@ -294,7 +304,7 @@ def _make_engine(
         units=settings.cache.units,
     )
     try:
-        return Engine(loaded, engine_settings, cache, on_failure=on_failure)
+        return Engine(loaded, engine_settings, cache, on_failure=on_failure, registered=registered)
     except ValueError as error:
         raise SettingsError(f"pool.page_bytes: {error}") from None
 

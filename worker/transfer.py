@@ -23,7 +23,7 @@ import xxhash
 
 from kvtier.keys import BlockHash, checksum_seed, payload_checksum
 from kvtier.memory import mapped
-from worker.cache_port import PageBytes
+from worker.landing import PageBytes
 
 __all__ = [
     "ArenaMap",
@@ -73,6 +73,12 @@ class ArenaMap:
             raise NonsenseError("the arena is not sealed against shrinking")
         self._block_bytes = block_bytes
         self._bytes = np.frombuffer(mapped(descriptor, arena_bytes), dtype=np.uint8)
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where it begins, and the one past its end."""
+        start: int = self._bytes.__array_interface__["data"][0]
+        return start, start + len(self._bytes)
 
     def slab(self, offset: int) -> PageBytes:
         """The payload at `offset`. Raises NonsenseError outside the arena."""

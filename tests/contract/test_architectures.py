@@ -36,9 +36,10 @@ from tests.tiny_models import (
     tiny_engine,
 )
 from worker.cache_client import CacheClient
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_port import RestoreResult, StoreResult
 from worker.engine import Engine
 from worker.errors import ArchitectureRefusedError
+from worker.landing import PageBytes
 from worker.model_loader import LoadedModel, load_model
 
 NEW_TOKENS = 6

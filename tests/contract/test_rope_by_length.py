@@ -104,7 +104,7 @@ class Pages:
     def bytes_of(self, first_page: int, count: int) -> torch.Tensor:
         pages = [PageId(first_page + index) for index in range(count)]
         return torch.stack(
-            [torch.from_numpy(page).view(torch.float32) for page in self.kv.export_bytes(pages)]
+            [torch.from_numpy(page).view(torch.float32) for page in self.kv.source(pages)]
         )
 
 

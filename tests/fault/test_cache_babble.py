@@ -17,9 +17,9 @@ from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
+from tests.page_kinds import ListClient
 from worker import cache_link
 from worker.breaker import Breaker
-from worker.cache_client import CacheClient
 
 BLOCK_BYTES = 4096
 CHAIN = [BlockHash(bytes([i + 1]) * 32) for i in range(4)]
@@ -120,15 +120,13 @@ def address(script: Script) -> Iterator[str]:
 
 
 @pytest.fixture
-def connect(address: str) -> Iterator[Callable[..., CacheClient]]:
-    clients: list[CacheClient] = []
+def connect(address: str) -> Iterator[Callable[..., ListClient]]:
+    clients: list[ListClient] = []
 
-    def make(transport: Any = "stream") -> CacheClient:
+    def make(transport: Any = "stream") -> ListClient:
         breaker = Breaker(time.monotonic, wait_seconds=0.05, wait_seconds_max=0.1)
         namespace = NamespaceId(bytes(32))
-        client = CacheClient(
-            address, namespace, BLOCK_BYTES, 64, "test", transport, breaker=breaker
-        )
+        client = ListClient(address, namespace, BLOCK_BYTES, 64, "test", transport, breaker=breaker)
         clients.append(client)
         return client
 
@@ -137,7 +135,7 @@ def connect(address: str) -> Iterator[Callable[..., CacheClient]]:
         client.close()
 
 
-def restore(client: CacheClient, seconds: float = 2.0) -> tuple[int, MissReason]:
+def restore(client: ListClient, seconds: float = 2.0) -> tuple[int, MissReason]:
     """How many blocks came, each compared with what it must be."""
     pages = [np.zeros(BLOCK_BYTES, dtype=np.uint8) for _ in CHAIN]
     result = client.restore("r", CHAIN, pages, seconds)
@@ -146,7 +144,7 @@ def restore(client: CacheClient, seconds: float = 2.0) -> tuple[int, MissReason]
     return len(result.tiers), result.miss_reason
 
 
-def comes_back(client: CacheClient) -> bool:
+def comes_back(client: ListClient) -> bool:
     """Whether the client finds a service that has come to its senses."""
     until = time.monotonic() + 5
     while time.monotonic() < until:
@@ -228,7 +226,7 @@ def test_events_that_do_not_fit_are_a_shorter_restore(
     ("load", "good"),
     [
         (lambda first, count: iter(()), 0),
-        (lambda first, count: frames(first, 2, PAYLOADS), 0),
+        (lambda first, count: frames(first, 2, PAYLOADS), 2),
         (lambda first, count: frames(first, count, [p[:-1] for p in PAYLOADS]), 0),
         (lambda first, count: frames(first, count, [p + b"x" for p in PAYLOADS]), 0),
         (lambda first, count: frames(first, count, [b""] * 4), 0),
@@ -366,7 +364,7 @@ def test_a_status_alone_is_nonsense_and_the_keeper_goes_on_asking(
 ) -> None:
     breaker = Breaker(time.monotonic, wait_seconds=0.05, wait_seconds_max=0.1)
     namespace = NamespaceId(bytes(32))
-    client = CacheClient(moody[1], namespace, BLOCK_BYTES, 64, "test", "stream", breaker=breaker)
+    client = ListClient(moody[1], namespace, BLOCK_BYTES, 64, "test", "stream", breaker=breaker)
     try:
         assert restore(client) == (4, MissReason.NONE)
         moody[0].mood = mood
@@ -387,7 +385,7 @@ def test_a_store_that_is_answered_by_a_status_alone_is_refused(
 ) -> None:
     breaker = Breaker(time.monotonic, wait_seconds=0.05, wait_seconds_max=0.1)
     namespace = NamespaceId(bytes(32))
-    client = CacheClient(moody[1], namespace, BLOCK_BYTES, 64, "test", "stream", breaker=breaker)
+    client = ListClient(moody[1], namespace, BLOCK_BYTES, 64, "test", "stream", breaker=breaker)
     pages = [np.frombuffer(payload, dtype=np.uint8) for payload in PAYLOADS]
     try:
         assert restore(client) == (4, MissReason.NONE)

@@ -12,19 +12,22 @@ import math
 import queue
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import PUBLIC_SCOPE, BlockHash
+from tests.page_kinds import contents, device_pages, in_turn
 from worker.admission import pages_needed
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_port import RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
+from worker.landing import Landing, Source
 from worker.model_loader import LoadedModel, load_model
 from worker.preemption import PREEMPTIONS_MAX
 from worker.requests import (
@@ -63,21 +66,26 @@ class ShakyCache:
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Landing,
         timeout_seconds: float,
         hints: Any = None,
         recompute_seconds: float | None = None,
     ) -> RestoreResult:
         self._misbehave()
         count = 0
-        for block, page in zip(chain, pages, strict=True):
+        for index, block in enumerate(chain):
             with self._lock:
                 content = self._blocks.get(block)
+                tells = self._random.random() < 0.5
+            (room, *_) = pages.room(index, 1)
+            room[:] = 255 if content is None else np.frombuffer(content, np.uint8)
+            pages.push(index, [room])
+            pages.settle(index, 1, in_turn)
             if content is None:
-                page[:] = 255
                 break
-            page[:] = memoryview(content)
             count += 1
+            if tells:
+                pages.landed([Tier.HOST] * (count - len(pages.tiers)))
         reason = MissReason.NONE if count == len(chain) else MissReason.EVICTED
         return RestoreResult((Tier.HOST,) * count, reason)
 
@@ -85,12 +93,11 @@ class ShakyCache:
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Source,
         hints: Any = None,
     ) -> StoreResult:
         self._misbehave()
-        for block, page in zip(chain, pages, strict=True):
-            content = page.tobytes()
+        for block, content in zip(chain, contents(pages), strict=True):
             with self._lock:
                 known = self._blocks.setdefault(block, content)
             torch.testing.assert_close(_floats(known), _floats(content))
@@ -239,7 +246,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Any]:
     return load_model(directory, block_tokens=BLOCK_TOKENS), model.eval()
 
 
-def test_a_thousand_requests_end_and_leave_every_page(tiny: tuple[LoadedModel, Any]) -> None:
+@pytest.fixture(params=["in place", "on a device"])
+def pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of engines made from now on."""
+    if request.param == "in place":
+        yield
+        return
+    with device_pages() as (kind, _):
+        monkeypatch.setattr("worker.engine.KvPages", kind)
+        yield
+
+
+def test_a_thousand_requests_end_and_leave_every_page(
+    tiny: tuple[LoadedModel, Any], pages: None
+) -> None:
     loaded, plain = tiny
     cache = ShakyCache()
     limits = EngineSettings(

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 
 from tests.attention_cases import DEVICE, Case, attended, cases, expected
+from tests.decoding import Decoding
 from tests.tiny_models import COMMON, EXPERTS, LOGIT_TOLERANCE, WINDOW, plain_logits, save_tiny
 from worker.attention import triton_backend
 from worker.attention.choose import AttentionChoice
@@ -74,16 +75,17 @@ def test_long_contexts_are_cut_into_parts(page: int, window: int | None) -> None
 def test_parts_of_a_context_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = []
 
-    def watched(*asked: object) -> triton_backend.Work:
+    def watched(*asked: object) -> object:
         planned.append(triton_backend_plan(*asked))  # type: ignore[arg-type]
         return planned[-1]
 
     triton_backend_plan = triton_backend.plan_work
     monkeypatch.setattr(triton_backend, "plan_work", watched)
     agrees(Case(spans=((199, 1), (7, 3))))
-    (work,) = planned
-    assert work.sums.tolist() == [[0, 0, work.slot_count]]
-    assert work.slot_count > 1
+    ((entries, _, _, sums),) = planned
+    slots = entries[entries[:, 4] >= 0, 4]
+    assert sums.tolist() == [[0, 0, len(slots)]]
+    assert len(slots) > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -114,3 +116,35 @@ def test_models_attend_by_the_kernels(kind: str, tmp_path: Path) -> None:
     expected_rows = torch.cat([wanted[49:50], wanted[:20], wanted[50:]])
     difference = (torch.cat([got, last]).cpu() - expected_rows).abs().max()
     assert float(difference / expected_rows.abs().max()) < LOGIT_TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
+def test_recorded_steps_are_filled_anew(kind: str, tmp_path: Path) -> None:
+    """Contexts of a page and of many, in more parts than some have pages; windows, sinks."""
+    settings = {**COMMON, "num_hidden_layers": 2, "head_dim": 16, **MORE.get(kind, {})}
+    save_tiny(tmp_path, kind, settings)
+    loaded = load_model(tmp_path, block_tokens=16, device=DEVICE.type)
+    choice = AttentionChoice("triton", "", TritonBackend)
+    decoding = Decoding(loaded, choice, 4, 100, seed=5)
+    for which in ([0, 1, 2], [3, 0, 1], [2], [1], [3, 2]):
+        usual, recorded = decoding.both(which)
+        difference = (usual - recorded).abs().max() / usual.abs().max()
+        assert float(difference) < LOGIT_TOLERANCE
+    assert decoding.decodes.replayed_count == 5
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
+def test_graphs_are_replayed(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "llama", {**COMMON, "head_dim": 16})
+    loaded = load_model(tmp_path, block_tokens=16, device="cuda")
+    assert loaded.attention.name == "triton+graphs"
+    kvs = [KvPages(loaded.layout, 8, DEVICE, touched_count=8) for _ in range(2)]
+    plain = AttentionChoice("triton", "", TritonBackend)
+    usual = ModelRunner(loaded.model, kvs[0], plain)
+    graphs = ModelRunner(loaded.model, kvs[1], loaded.attention)
+    tables = [[PageId(5), PageId(1)], [PageId(2), PageId(7)], [PageId(0), PageId(3)]]
+    for at in range(20):
+        spans = [Span([7 + at + n], at, table, 1) for n, table in enumerate(tables)]
+        torch.testing.assert_close(graphs.run(spans), usual.run(spans), atol=1e-3, rtol=1e-3)
+    assert graphs.decodes is not None
+    assert (graphs.decodes.replayed_count, graphs.decodes.problems) == (20, {})

@@ -28,9 +28,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import PUBLIC_SCOPE, BlockHash
 from kvtier.scopes import ScopePath, chain_scope
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_port import RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
 from worker.errors import PromptTooLongError, QueueFullError
+from worker.landing import PageBytes
 from worker.model_loader import LoadedModel, load_model
 from worker.requests import (
     CacheMode,

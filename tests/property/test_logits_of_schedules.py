@@ -104,10 +104,9 @@ def step(rng: random.Random, runner: ModelRunner, waiting: list[Sequence]) -> li
 def move(kv: KvPages, one: Sequence) -> None:
     """Its whole blocks leave as bytes and come back into other pages; the rest is forgotten."""
     whole = one.computed // BLOCK_TOKENS
-    landed = kv.landing_bytes(one.spare[:whole])
-    for source, target in zip(kv.export_bytes(one.pages[:whole]), landed, strict=True):
+    landed = kv.landing(one.spare[:whole])
+    for source, target in zip(kv.source(one.pages[:whole]), landed, strict=True):
         target[:] = source.copy()
-    kv.import_bytes(one.spare[:whole], landed)
     one.pages, one.spare = one.spare, one.pages
     one.computed = whole * BLOCK_TOKENS
 

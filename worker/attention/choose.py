@@ -4,6 +4,7 @@ The first that the model's self-test passes with is used, and is told: in the lo
 `GetModel.attention`. Starting thread.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,9 +14,15 @@ import torch
 from worker.attention.backend import AttentionBackend
 from worker.attention.dense import flash_with_sums, gives_sums
 from worker.attention.torch_backend import GatheringBackend, InPlaceBackend
+from worker.attention.varlen_backend import (
+    VarlenBackend,
+    VarlenKernel,
+    varlen_kernel,
+    varlen_problem,
+)
 from worker.kv_pages import KvPages
 
-__all__ = ["AttentionChoice", "attention_choices"]
+__all__ = ["AttentionChoice", "attention_choices", "varlen_choices"]
 
 PROBE_TOLERANCE = 1e-5
 
@@ -25,12 +32,19 @@ class AttentionChoice:
     """One way of attending."""
 
     name: str
-    """`gather+sdpa`, `pages+sdpa` or `triton`, and `+latents` where those are absorbed."""
+    """`gather+sdpa`, `pages+sdpa`, `varlen`, `triton`; with `+latents` where those are absorbed,
+    `+graphs` where decode steps are recorded."""
     why: str
     """In words, for whoever reads the log."""
     make: Callable[[KvPages], AttentionBackend]
     absorbs: bool = False
     """Layers with latents do not expand their whole context at each step."""
+
+    records: bool = False
+    """Decode steps are recorded: its shapes follow from the size of a batch alone."""
+
+    def recording(self) -> "AttentionChoice":
+        return replace(self, name=f"{self.name}+graphs", records=True)
 
     def absorbing(self) -> "AttentionChoice":
         return replace(self, name=f"{self.name}+latents", absorbs=True)
@@ -45,14 +59,31 @@ def attention_choices(device: torch.device) -> tuple[AttentionChoice, ...]:
         why = "torch's kernel for processors gives log-sum-exp, so single queries read pages"
         return (AttentionChoice(InPlaceBackend.name, why, InPlaceBackend), gathering)
     if device.type == "cuda":
-        if importlib.util.find_spec("triton") is None:
-            return (replace(gathering, why="Triton is not installed (extra gpu), so torch alone"),)
-        # Imported only here: a processor has no use for it, and it takes a second.
-        from worker.attention.triton_backend import TritonBackend
-
-        why = "our kernels read pages by block tables"
-        return (AttentionChoice(TritonBackend.name, why, TritonBackend), gathering)
+        return (*_with_triton(), *varlen_choices(device, gathering, varlen_kernel()))
     return (gathering,)
+
+
+def _with_triton() -> tuple[AttentionChoice, ...]:
+    if importlib.util.find_spec("triton") is None:
+        return ()
+    # Imported only here: a processor has no use for it, and it takes a second.
+    from worker.attention.triton_backend import TritonBackend
+
+    why = "our kernels read pages by block tables"
+    choice = AttentionChoice(TritonBackend.name, why, TritonBackend)
+    return (choice.recording(), choice)
+
+
+def varlen_choices(
+    device: torch.device, gathering: AttentionChoice, kernel: VarlenKernel | None
+) -> tuple[AttentionChoice, ...]:
+    """By `kernel`, where it does on the device what it should, and by `gathering`."""
+    problem = varlen_problem(kernel, device)
+    if problem:
+        return (replace(gathering, why=f"torch alone; {problem}"),)
+    why = "torch's kernel for sequences of many lengths does what it should"
+    make = functools.partial(VarlenBackend, kernel=kernel)
+    return (AttentionChoice(VarlenBackend.name, why, make), gathering)
 
 
 def _kernel_with_sums() -> bool:

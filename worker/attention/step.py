@@ -14,9 +14,14 @@ from numpy.typing import NDArray
 
 from worker.paged_columns import PagedColumns
 
-__all__ = ["AttentionStep", "SpanPlace"]
+__all__ = ["AttentionStep", "MakeNumbers", "Numbers", "SpanPlace", "placed", "split"]
 
 Made = TypeVar("Made")
+
+Numbers = NDArray[np.int64]
+MakeNumbers = Callable[["AttentionStep"], Sequence[Numbers]]
+"""What follows from a step's spans. Of a step that is filled again and again its shapes may follow
+from how many spans there are, and from nothing else of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +55,18 @@ class AttentionStep:
     layer: int = -1
     """The layer whose new keys and values were written last."""
     memo: dict[Hashable, object] = field(default_factory=dict)
+    table_pages: int | None = None
+    """Of a step that is filled again and again: as long is the table of each span."""
 
     @staticmethod
     def of(
         spans: Sequence[tuple[int, int, Sequence[int]]], block_tokens: int, device: torch.device
     ) -> "AttentionStep":
         """`spans`: start, count of tokens and pages of each."""
-        places, positions, slots = [], [], []
-        row = 0
-        for start, count, pages in spans:
-            end = start + count
-            table = np.asarray(pages[: -(-end // block_tokens)], dtype=np.int64)
-            at = np.arange(start, end)
-            places.append(SpanPlace(row, count, end, table))
-            positions.append(at)
-            slots.append(table[at // block_tokens])
-            row += count
-        at = np.concatenate(positions)
+        places, numbers = placed(spans, block_tokens)
         # One copy to the device for all of it.
-        numbers = torch.from_numpy(np.stack([at, np.concatenate(slots), at % block_tokens]))
-        on_device = numbers.to(device)
-        return AttentionStep(
-            tuple(places), block_tokens, device, on_device[0], on_device[1], on_device[2]
-        )
+        on_device = torch.from_numpy(numbers).to(device)
+        return AttentionStep(places, block_tokens, device, on_device[0], on_device[1], on_device[2])
 
     @property
     def fresh(self) -> bool:
@@ -85,6 +79,10 @@ class AttentionStep:
             self.memo[name] = make()
         return cast(Made, self.memo[name])
 
+    def sent(self, name: Hashable, make: MakeNumbers) -> list[torch.Tensor]:
+        """What `make` says of this step, on the device in one copy; made once for a name."""
+        return self.once(name, lambda: split(self, make(self))[1])
+
     def tensor(self, numbers: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self.device)
 
@@ -96,3 +94,31 @@ class AttentionStep:
             ("pages", span, first_page), lambda: self.tensor(self.spans[span].pages[first_page:])
         )
         return self.once(("rows", span, first_page, shape), lambda: columns.row_index(pages))
+
+
+def placed(
+    spans: Sequence[tuple[int, int, Sequence[int]]], block_tokens: int
+) -> tuple[tuple[SpanPlace, ...], Numbers]:
+    """Where `spans` (start, count of tokens, pages) are in a step; and of each token its position,
+    page and offset, `[3, tokens]`."""
+    places, positions, slots = [], [], []
+    row = 0
+    for start, count, pages in spans:
+        end = start + count
+        table = np.asarray(pages[: -(-end // block_tokens)], dtype=np.int64)
+        at = np.arange(start, end)
+        places.append(SpanPlace(row, count, end, table))
+        positions.append(at)
+        slots.append(table[at // block_tokens])
+        row += count
+    at = np.concatenate(positions)
+    return tuple(places), np.stack([at, np.concatenate(slots), at % block_tokens])
+
+
+def split(
+    step: AttentionStep, arrays: Sequence[Numbers]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`arrays` on the step's device, in one run and each as a view of it."""
+    whole = step.tensor(np.concatenate([array.ravel() for array in arrays]))
+    parts = torch.split(whole, [array.size for array in arrays])
+    return whole, [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]

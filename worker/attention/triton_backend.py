@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import triton
-from numpy.typing import NDArray
 
 from worker.attention.backend import Options
-from worker.attention.step import AttentionStep
+from worker.attention.step import AttentionStep, Numbers
 from worker.attention.triton_kernels import attend_work, sum_parts
 from worker.kv_pages import KvPages
 from worker.paged_columns import PagedColumns
@@ -28,8 +27,6 @@ PART_PAGES_MIN = 4
 PARTS_MAX = 64
 PROGRAMS_PER_PROCESSOR = 2
 
-Numbers = NDArray[np.int64]
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -43,14 +40,15 @@ class Work:
     """`[spans, pages of the longest]`."""
     sums: torch.Tensor
     """`[queries cut into parts, 3]`: query, first slot, slots."""
-    slot_count: int
 
 
 def plan_work(
     step: AttentionStep, window: int | None, group: int, tile_rows: int, parts_wanted: int
-) -> Work:
-    """`group` heads share a key head; a single query's context is cut into at most `parts_wanted`
-    parts."""
+) -> list[Numbers]:
+    """What `Work` has, in its order. `group` heads share a key head; a single query's context is
+    cut into at most `parts_wanted` parts; into as many in a step that is filled again and again,
+    some of which may have no page."""
+    fixed = step.table_pages is not None
     entries: list[tuple[int, int, int, int, int]] = []
     sums: list[tuple[int, int, int]] = []
     slots = 0
@@ -62,7 +60,8 @@ def plan_work(
             begin, end = oldest // step.block_tokens, last // step.block_tokens + 1
             parts = 1
             if span.query_count == 1:
-                parts = min(parts_wanted, PARTS_MAX, max(1, (end - begin) // PART_PAGES_MIN))
+                most = parts_wanted if fixed else max(1, (end - begin) // PART_PAGES_MIN)
+                parts = min(parts_wanted, PARTS_MAX, most)
             if parts == 1:
                 entries.append((index, first_row, begin, end, -1))
                 continue
@@ -73,29 +72,16 @@ def plan_work(
             for part in range(parts):
                 slot = slots - parts + part
                 entries.append((index, first_row, bounds[part], bounds[part + 1], slot))
-    return _on_device(step, entries, sums, slots)
-
-
-def _on_device(
-    step: AttentionStep,
-    entries: list[tuple[int, int, int, int, int]],
-    sums: list[tuple[int, int, int]],
-    slots: int,
-) -> Work:
-    tables = np.zeros((len(step.spans), max(len(span.pages) for span in step.spans)), np.int64)
+    width = step.table_pages or max(len(span.pages) for span in step.spans)
+    tables = np.zeros((len(step.spans), width), np.int64)
     for row, span in zip(tables, step.spans, strict=True):
         row[: len(span.pages)] = span.pages
-    arrays: list[Numbers] = [
+    return [
         np.array(entries, np.int64).reshape(-1, 5),
         np.array([(s.query_start, s.query_count, s.context) for s in step.spans], np.int64),
         tables,
         np.array(sums, np.int64).reshape(-1, 3),
     ]
-    # One copy to the device for all of it.
-    whole = step.tensor(np.concatenate([array.ravel() for array in arrays]))
-    parts = torch.split(whole, [array.size for array in arrays])
-    made = [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
-    return Work(made[0], made[1], made[2], made[3], slots)
 
 
 class TritonBackend:
@@ -131,12 +117,15 @@ class TritonBackend:
         value_dim, group = values.at.dim, heads // keys.heads
         query = query if query.stride(2) == 1 else query.contiguous()
         rows = self._tile_rows(step, group, max(dim, value_dim))
-        work = step.once(
-            ("work", options.window, group, rows),
-            lambda: plan_work(step, options.window, group, rows, self._parts(step, keys.heads)),
+        window, parts = options.window, self._parts(step, keys.heads)
+        work = Work(
+            *step.sent(
+                ("work", window, group, rows, parts),
+                lambda step: plan_work(step, window, group, rows, parts),
+            )
         )
         out = query.new_empty(tokens, heads, value_dim)
-        slots = max(work.slot_count, 1)
+        slots = len(work.sums) * min(parts, PARTS_MAX) or 1
         part = torch.empty(slots, heads, value_dim, dtype=torch.float32, device=query.device)
         part_sum = torch.empty(slots, heads, 2, dtype=torch.float32, device=query.device)
         sinks = out if options.sinks is None else options.sinks

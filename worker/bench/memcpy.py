@@ -6,7 +6,7 @@ import numpy as np
 
 from worker.bench.memory import PathMemory
 from worker.bench.turns import Turn, seconds
-from worker.cache_port import PageBytes
+from worker.landing import PageBytes
 
 __all__ = ["Memcpy"]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from kvtier.bench.errors import BenchError
 from kvtier.keys import BlockHash
-from worker.cache_port import PageBytes
+from worker.landing import PageBytes
 
 __all__ = ["PathMemory"]
 

@@ -17,6 +17,7 @@ from worker.bench.tls import BenchTls
 from worker.bench.turns import Turn, seconds
 from worker.cache_client import CacheClient
 from worker.cache_session import TransportChoice
+from worker.host_pages import HostPages
 
 __all__ = ["OurClient"]
 
@@ -54,7 +55,8 @@ class OurClient:
             store_seconds_max=_WAIT_SECONDS_MAX,
         )
         # Connects: nothing has this name.
-        self._client.restore("bench", memory.chain(-1)[:1], memory.targets[:1], _WAIT_SECONDS_MAX)
+        first = HostPages(memory.targets[:1])
+        self._client.restore("bench", memory.chain(-1)[:1], first, _WAIT_SECONDS_MAX)
         if not self._client.connected():
             raise BenchError(f"no session over {transport}: {self._client.counts()}")
 
@@ -74,18 +76,20 @@ class OurClient:
 
     def store(self, chain: list[BlockHash]) -> None:
         """Stores the prefix under new names. Raises BenchError."""
-        result = self._client.store("bench", chain, self._memory.sources)
+        result = self._client.store("bench", chain, HostPages(self._memory.sources))
         if result.stored_count != len(chain):
             raise BenchError(f"not everything was stored: {result}, {self._client.counts()}")
 
     def _restore(self, chain: list[BlockHash]) -> None:
-        result = self._client.restore("bench", chain, self._memory.targets, _WAIT_SECONDS_MAX)
+        result = self._client.restore(
+            "bench", chain, HostPages(self._memory.targets), _WAIT_SECONDS_MAX
+        )
         if len(result.tiers) != len(chain):
             raise BenchError(f"{result.miss_reason.name} ended a restore: {self._client.counts()}")
 
     def _restore_one(self, chain: list[BlockHash], index: int) -> float:
         one = chain[index : index + 1]
-        target = self._memory.targets[index : index + 1]
+        target = HostPages(self._memory.targets[index : index + 1])
         began = time.perf_counter()
         result = self._client.restore("bench", one, target, _WAIT_SECONDS_MAX)
         took = time.perf_counter() - began

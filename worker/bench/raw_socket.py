@@ -26,7 +26,7 @@ from kvtier.tls import ClientTls, client_context, server_context
 from worker.bench.memory import PathMemory
 from worker.bench.tls import BenchTls
 from worker.bench.turns import Turn, seconds
-from worker.cache_port import PageBytes
+from worker.landing import PageBytes
 
 __all__ = ["RawSocket", "raw_socket"]
 

@@ -18,6 +18,7 @@ from kvtier.keys import PUBLIC_SCOPE
 from worker.cache_port import CachePort
 from worker.engine import Engine, EngineSettings
 from worker.model_loader import LoadedModel
+from worker.registered_memory import RegisteredMemory
 from worker.requests import (
     CacheMode,
     EngineEvent,
@@ -59,10 +60,13 @@ class Answer:
 
 @contextmanager
 def fresh_engine(
-    loaded: LoadedModel, settings: EngineSettings, cache: CachePort | None
+    loaded: LoadedModel,
+    settings: EngineSettings,
+    cache: CachePort | None,
+    registered: RegisteredMemory | None = None,
 ) -> Iterator[Engine]:
-    """A started engine; stopped, and its pages gone, at the end."""
-    engine = Engine(loaded, settings, cache)
+    """A started engine; stopped, and its pages gone, at the end. `registered`: as in `cache`."""
+    engine = Engine(loaded, settings, cache, registered=registered)
     engine.start()
     try:
         tokens = range(_WARM_UP_BLOCKS * loaded.block_tokens)

@@ -27,8 +27,15 @@ from kvtier.cli.processes import ServiceProcess
 from worker.attention.interface import IMPLEMENTATION
 from worker.bench.ttft_asking import Answer, ask, fresh_engine
 from worker.bench.ttft_settings import TtftSettings
-from worker.bench.waiting import WAIT_SECONDS_MAX, until_connected, until_stored, until_written
+from worker.bench.waiting import (
+    WAIT_SECONDS_MAX,
+    until_connected,
+    until_registered,
+    until_stored,
+    until_written,
+)
 from worker.cache_client import CacheClient
+from worker.device_copies import copy_lanes, registered_for
 from worker.engine import Engine, EngineSettings
 from worker.model_loader import LoadedModel
 
@@ -63,6 +70,7 @@ class TierBench:
         self, loaded: LoadedModel, settings: TtftSettings, context_tokens: int, directory: Path
     ) -> None:
         self._loaded = loaded
+        self._registered = registered_for(loaded.model.device)
         self._directory = directory
         self._prompt_tokens = context_tokens - 1
         size = loaded.block_tokens
@@ -138,7 +146,7 @@ class TierBench:
 
     @contextmanager
     def _engine(self, client: CacheClient) -> Iterator[Engine]:
-        with fresh_engine(self._loaded, self._engine_settings, client) as engine:
+        with fresh_engine(self._loaded, self._engine_settings, client, self._registered) as engine:
             until_connected(client)
             yield engine
 
@@ -165,8 +173,12 @@ class TierBench:
             self._loaded.block_tokens,
             "bench-ttft",
             store_seconds_max=WAIT_SECONDS_MAX,
+            copy_lanes=copy_lanes(self._loaded.model.device),
+            registered=self._registered,
         )
         try:
+            if self._registered is not None:
+                until_registered(client)
             yield client
         finally:
             client.close()

@@ -4,7 +4,7 @@ Each has a bound; past it nothing can be measured. Any thread.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kvtier.bench.errors import BenchError
 from kvtier.channels import open_channel
@@ -12,7 +12,14 @@ from kvtier.cli.processes import ServiceProcess
 from kvtier.v1 import cache_pb2, cache_pb2_grpc
 from worker.cache_client import CacheClient
 
-__all__ = ["WAIT_SECONDS_MAX", "until", "until_connected", "until_stored", "until_written"]
+__all__ = [
+    "WAIT_SECONDS_MAX",
+    "until",
+    "until_connected",
+    "until_registered",
+    "until_stored",
+    "until_written",
+]
 
 WAIT_SECONDS_MAX = 600.0
 _POLL_SECONDS = 0.02
@@ -22,6 +29,18 @@ _STATS_SECONDS_MAX = 10.0
 def until_connected(client: CacheClient) -> None:
     """Until `client` has a session. Raises BenchError."""
     until("the worker's session", client.connected)
+
+
+def until_registered(client: CacheClient) -> None:
+    """Until `client` has registered the arena with its device. Raises BenchError, also where it was
+    refused."""
+    until("the arena to be registered", lambda: _registered(client.counts()))
+
+
+def _registered(counts: Mapping[str, int]) -> bool:
+    if counts.get("arenas_not_registered"):
+        raise BenchError("the system refused to register the arena with the device")
+    return counts.get("arenas_registered", 0) > 0
 
 
 def until_stored(client: CacheClient, blocks: int) -> None:

@@ -31,9 +31,9 @@ from kvtier.keys import (
 )
 from kvtier.v1 import bulk_pb2, bulk_pb2_grpc, cache_pb2_grpc
 from kvtier.v1 import cache_pb2 as pb
+from tests.page_kinds import ListClient
 from worker.arena_handover import take_arena
 from worker.bulk_lane import BulkLanes, Loaded
-from worker.cache_client import CacheClient
 from worker.transfer import ArenaMap, page_checksum
 
 Acquired = pb.AcquirePrefixResponse | pb.AcquireResidentResponse
@@ -195,12 +195,12 @@ def empty_pages(count: int, block_bytes: int = BLOCK_BYTES) -> list[Page]:
 
 
 @pytest.fixture
-def make_client(namespace: NamespaceId) -> Iterator[Callable[..., CacheClient]]:
-    clients: list[CacheClient] = []
+def make_client(namespace: NamespaceId) -> Iterator[Callable[..., ListClient]]:
+    clients: list[ListClient] = []
 
-    def make(address: str, transport: str = "auto", **options: Any) -> CacheClient:
+    def make(address: str, transport: str = "auto", **options: Any) -> ListClient:
         clients.append(
-            CacheClient(
+            ListClient(
                 address,
                 options.pop("namespace_id", namespace),
                 options.pop("block_bytes", BLOCK_BYTES),

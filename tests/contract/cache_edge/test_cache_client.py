@@ -1,5 +1,7 @@
-"""The worker's client keeps CachePort's promises against a real service, on both transports."""
+"""The worker's client keeps CachePort's promises against a real service: on every transport, into
+and out of every kind of pages."""
 
+import gc
 import logging
 import os
 import socket
@@ -20,12 +22,33 @@ from worker.arena_handover import take_arena
 from worker.breaker import Breaker
 from worker.cache_port import StoreResult
 from worker.cache_session import open_session
+from worker.registered_memory import RegisteredMemory
 from worker.transfer import ArenaMap
 
+BLOCK_BYTES = 1_200_000
+"""About what blocks are of here."""
 
-@pytest.fixture(params=["shared_memory", "bulk", "stream"])
-def client(request: pytest.FixtureRequest, service: Any, make_client: Any) -> Any:
-    return make_client(service.address, request.param)
+WAYS = [
+    ("shared_memory", "in place"),
+    ("shared_memory", "staged"),
+    ("shared_memory", "registered"),
+    ("bulk", "in place"),
+    ("bulk", "staged"),
+    ("stream", "in place"),
+    ("stream", "staged"),
+]
+
+
+@pytest.fixture(params=WAYS, ids=" ".join)
+def client(
+    request: pytest.FixtureRequest, service: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    transport, kind = request.param
+    if kind != "in place":
+        # So that there are several parts, and fewer are under way than there are.
+        monkeypatch.setattr("worker.cache_restore.PART_BYTES", 2 * BLOCK_BYTES)
+        monkeypatch.setattr("worker.device_pages.IN_FLIGHT_BYTES", BLOCK_BYTES)
+    return make_client(service.address, transport, kind=kind)
 
 
 def test_what_was_stored_is_restored_byte_for_byte(client: Any, tools: Any) -> None:
@@ -183,6 +206,30 @@ def test_an_arena_that_cannot_be_touched_costs_no_keeper_and_no_session(
     assert not [each for each in threading.enumerate() if each.name == "cache-keeper"]
 
 
+def test_an_arena_is_registered_for_as_long_as_a_client_has_it(
+    make_service: Any, make_client: Any, tools: Any
+) -> None:
+    service = make_service()
+    known: dict[int, int] = {}
+
+    def register(address: int, size: int) -> str:
+        known[address] = size
+        return "" if len(known) < 3 else "refused"
+
+    size = service.settings.host.capacity_bytes
+    memory = RegisteredMemory(register, known.__delitem__, size // 4)
+    client = make_client(service.address, "shared_memory", registered=memory)
+    waiting = threading.Event()
+    while not client.counts().get("arenas_not_registered"):
+        waiting.wait(0.02)
+    assert memory.registered_bytes == 2 * (size // 4)
+    known.popitem()  # What was refused.
+    client.close()
+    del client
+    gc.collect()
+    assert not known
+
+
 def test_a_session_that_a_probe_opens_beside_the_close_is_closed_too(
     make_service: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,12 +254,13 @@ def test_a_session_that_a_probe_opens_beside_the_close_is_closed_too(
     service.until(lambda stats: stats.session_count == 0)
 
 
+@pytest.mark.parametrize("kind", ["in place", "staged", "registered"])
 def test_corrupt_bytes_cut_the_prefix_and_are_reported(
-    make_service: Any, make_client: Any, tools: Any
+    make_service: Any, make_client: Any, tools: Any, kind: str
 ) -> None:
     """A bit of the arena flips after the commit; the restore ends before that block."""
     service = make_service(ssd={"enabled": False})
-    client = make_client(service.address, "shared_memory")
+    client = make_client(service.address, "shared_memory", kind=kind)
     chain = tools.fresh_chain(4)
     client.store("r", chain, tools.filled_pages(chain))
     opened = service.stub.OpenSession(tools.open_request("shared_memory"), timeout=5)

@@ -25,9 +25,10 @@ def service(make_service: Any) -> Any:
     return make_service(host={"capacity_bytes": "1MiB"}, ssd={"enabled": False})
 
 
-@pytest.fixture
-def client(service: Any, make_client: Any) -> Any:
-    return make_client(service.address, "shared_memory", block_bytes=BLOCK_BYTES)
+@pytest.fixture(params=["in place", "staged"])
+def client(service: Any, make_client: Any, request: pytest.FixtureRequest) -> Any:
+    kind = request.param
+    return make_client(service.address, "shared_memory", block_bytes=BLOCK_BYTES, kind=kind)
 
 
 def check_restored(client: Any, tools: Any, chain: Any, count: int) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from kvtier.keys import BlockHash, NamespaceId
+from tests.page_kinds import ListClient
 from worker.breaker import Breaker
-from worker.cache_client import CacheClient
 
 BLOCK_BYTES = 256 * 1024
 
@@ -78,13 +78,13 @@ def start(directory: Path) -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[..., CacheClient]]:
-    clients: list[CacheClient] = []
+def connect() -> Iterator[Callable[..., ListClient]]:
+    clients: list[ListClient] = []
 
-    def make(address: str, breaker: Breaker | None = None) -> CacheClient:
+    def make(address: str, breaker: Breaker | None = None) -> ListClient:
         namespace = NamespaceId(bytes(range(32)))
         clients.append(
-            CacheClient(
+            ListClient(
                 address, namespace, BLOCK_BYTES, 64, "test", store_seconds_max=2.0, breaker=breaker
             )
         )

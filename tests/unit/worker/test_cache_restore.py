@@ -12,6 +12,7 @@ from kvtier.keys import BlockHash, pack_hashes, payload_checksum
 from kvtier.v1 import cache_pb2 as pb
 from worker.cache_restore import Restore, Restored, Wanted
 from worker.cache_session import CacheSession
+from worker.host_pages import HostPages
 from worker.transfer import CopyLanes, NonsenseError
 
 BLOCK_BYTES = 64
@@ -115,7 +116,10 @@ def restore(
         lanes = CopyLanes(1)
         try:
             Restore(
-                session, lanes, lambda: 0.0, Wanted(CHAIN, pages, 10.0, recompute_seconds=COST)
+                session,
+                lanes,
+                lambda: 0.0,
+                Wanted(CHAIN, HostPages(pages), 10.0, recompute_seconds=COST),
             ).run("r", restored)
         finally:
             lanes.close()

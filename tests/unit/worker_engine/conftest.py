@@ -1,7 +1,8 @@
 """A tiny real model, and what a test needs to watch an engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import PUBLIC_SCOPE, BlockHash
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from tests.page_kinds import ThreadedCopies, contents, device_pages, land
+from worker.cache_port import RestoreResult, StoreResult
 from worker.engine import Engine, EngineSettings
+from worker.landing import Landing, Source
 from worker.model_loader import LoadedModel, load_model
 from worker.requests import (
     EngineEvent,
@@ -71,31 +74,28 @@ class MemoryCache:
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Landing,
         timeout_seconds: float,
         hints: Any = None,
         recompute_seconds: float | None = None,
     ) -> RestoreResult:
-        tiers = []
-        for block, page in zip(chain, pages, strict=True):
-            if block not in self.blocks:
-                return RestoreResult(tuple(tiers), MissReason.NEVER_STORED)
-            page[:] = memoryview(self.blocks[block])
-            tiers.append(self.tier)
-        return RestoreResult(tuple(tiers), MissReason.NONE)
+        known = list(takewhile(self.blocks.__contains__, chain))
+        land(pages, [self.blocks[block] for block in known])
+        reason = MissReason.NONE if len(known) == len(chain) else MissReason.NEVER_STORED
+        return RestoreResult((self.tier,) * len(known), reason)
 
     def store(
         self,
         request_id: str,
         chain: Sequence[BlockHash],
-        pages: Sequence[PageBytes],
+        pages: Source,
         hints: Any = None,
     ) -> StoreResult:
         self.stored_chains.append(list(chain))
         new = 0
-        for block, page in zip(chain, pages, strict=True):
+        for block, content in zip(chain, contents(pages), strict=True):
             new += block not in self.blocks
-            self.blocks.setdefault(block, page.tobytes())
+            self.blocks.setdefault(block, content)
         return StoreResult(new, len(chain) - new, 0)
 
     def connected(self) -> bool:
@@ -222,3 +222,11 @@ def clock() -> Clock:
 @pytest.fixture
 def watcher() -> Callable[[], Watcher]:
     return Watcher
+
+
+@pytest.fixture
+def pages_on_a_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ThreadedCopies]]:
+    """Engines have their pages on a device from now on; what copies there, for each of them."""
+    with device_pages() as (kind, made):
+        monkeypatch.setattr("worker.engine.KvPages", kind)
+        yield made

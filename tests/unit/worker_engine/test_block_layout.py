@@ -49,10 +49,10 @@ class Worker:
         tokens = torch.arange(states[0].shape[1])
         for columns, full in zip(self._columns(), states, strict=True):
             columns.write(torch.full_like(tokens, PAGE), tokens, self.mine(full))
-        block[self._part.start : self._part.stop] = self._kv.export_bytes([PAGE])[0]
+        block[self._part.start : self._part.stop] = self._kv.source([PAGE])[0]
 
     def read(self, block: np.ndarray) -> States:
-        self._kv.landing_bytes([PAGE])[0][:] = block[self._part.start : self._part.stop]
+        self._kv.landing([PAGE])[0][:] = block[self._part.start : self._part.stop]
         return [columns.tiles[PAGE].flatten(0, 1) for columns in self._columns()]
 
     def mine(self, full: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Pages on a device: transfers land in host memory, and the pages are never theirs to keep."""
+"""Pages on a device: copies are under way while the engine goes on, and nobody waits for them."""
 
 import threading
 from typing import Any
@@ -6,24 +6,16 @@ from typing import Any
 import pytest
 
 from kvtier.blocks import MissReason, Tier
+from tests.page_kinds import land
 from worker.cache_port import RestoreResult
-from worker.kv_pages import KvPages
 from worker.requests import EndReason, RequestId
 
 PROMPT = list(range(3, 43))
 
 
-class DevicePages(KvPages):
-    """What a device's pages do to transfers, in host memory."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.direct = False
-
-
 @pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.engine.KvPages", DevicePages)
+def copies(pages_on_a_device: Any) -> Any:
+    return pages_on_a_device
 
 
 class LateCache:
@@ -32,6 +24,7 @@ class LateCache:
     def __init__(self) -> None:
         self.release = threading.Event()
         self.entered = threading.Event()
+        self.error: BaseException | None = None
 
     def restore(
         self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
@@ -40,8 +33,11 @@ class LateCache:
             return RestoreResult((), MissReason.NEVER_STORED)
         self.entered.set()
         assert self.release.wait(60)
-        for page in pages:
-            page[:] = 63
+        try:
+            land(pages, [bytes([63]) * pages.page_bytes] * len(chain))
+        except BaseException as error:
+            self.error = error
+            raise
         return RestoreResult((Tier.HOST,) * len(chain), MissReason.NONE)
 
     def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
@@ -54,11 +50,12 @@ class LateCache:
         return None
 
 
-def test_what_is_stored_comes_back(bench: Any, memory_cache: Any) -> None:
+def test_what_is_stored_comes_back(bench: Any, memory_cache: Any, copies: Any) -> None:
     bench.run(bench.engine(memory_cache), bench.request("a", PROMPT, new=9))
     (again,) = bench.run(bench.engine(memory_cache), bench.request("b", PROMPT, new=9))
     assert again.tokens() == bench.plain_greedy(PROMPT, 9)
     assert again.end.usage.hit_tokens_by_tier == {Tier.HOST: 32}
+    assert [each.staged_count > 0 for each in copies] == [True, True]
 
 
 def test_a_load_that_ends_after_its_request_was_cancelled_touches_no_page(
@@ -73,28 +70,80 @@ def test_a_load_that_ends_after_its_request_was_cancelled_touches_no_page(
     engine.cancel(RequestId("late"))
     other = PROMPT[::-1]
     engine.submit(bench.request("after", other, new=9), after)
-    while not after.ends:
+    for _ in range(200):
         engine.step()
         engine.check_integrity()
+    # It had all of the pool, while the call had not returned.
+    assert after.tokens() == bench.plain_greedy(other, 9)
     cache.release.set()
-    while not engine.step():
+    for _ in range(200):
+        if cache.error is not None and not engine.step():
+            break
         engine.wait(1.0)
+    assert type(cache.error).__name__ == "RevokedError"
     (again,) = bench.run(engine, bench.request("again", other, new=9))
     assert again.end.usage.hit_tokens_by_tier == {Tier.GPU: 32}
-    assert again.tokens() == after.tokens() == bench.plain_greedy(other, 9)
+    assert again.tokens() == after.tokens()
 
 
-@pytest.mark.parametrize("copying", ["export_bytes", "landing_bytes"])
 def test_no_memory_for_a_transfer_costs_the_transfer_only(
-    bench: Any, memory_cache: Any, monkeypatch: pytest.MonkeyPatch, copying: str
+    bench: Any, memory_cache: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.run(bench.engine(memory_cache), bench.request("a", PROMPT))
-    monkeypatch.setattr(DevicePages, copying, _no_memory)
+    known = dict(memory_cache.blocks)
+    monkeypatch.setattr("tests.page_kinds.ThreadedCopies.staging", _no_memory)
     engine = bench.engine(memory_cache)
     (watcher,) = bench.run(engine, bench.request("b", PROMPT, new=9))
     assert watcher.tokens() == bench.plain_greedy(PROMPT, 9)
     assert watcher.end.end_reason is EndReason.LENGTH
-    assert engine.stats().skipped_stores_total == (2 if copying == "export_bytes" else 0)
+    assert watcher.end.usage.hit_tokens == 0
+    assert memory_cache.blocks == known
+
+
+def test_a_store_that_hangs_is_given_up_for_its_pages(bench: Any, watcher: Any) -> None:
+    """There are few to lend on a device: here none."""
+    cache = StuckStore()
+    engine = bench.engine(cache, load_threads=1, page_count=6, running_requests_max=1)
+    first, second = watcher(), watcher()
+    unasked = {"cache_timeout_seconds": 0.0}
+    engine.submit(bench.request("a", PROMPT[:24], new=1, **unasked), first)
+    while not first.ends:
+        engine.step()
+    assert cache.entered.wait(60)  # 3 of 6 pages are with the store
+    engine.submit(bench.request("b", PROMPT[::-1][:8], new=41, **unasked), second)
+    steps = 0
+    while not second.ends:
+        assert engine.step()
+        engine.check_integrity()
+        steps += 1
+    assert steps == 41
+    assert second.tokens() == bench.plain_greedy(PROMPT[::-1][:8], 41)
+    assert engine.stats().preemptions_total == 0
+    assert engine.stats().skipped_stores_total == 1
+    cache.release.set()
+    cache.ended.wait(60)
+    assert type(cache.error).__name__ == "RevokedError"
+    engine.check_integrity()
+
+
+class StuckStore(LateCache):
+    """A store reads its pages only when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+
+    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
+        self.entered.set()
+        assert self.release.wait(60)
+        try:
+            with pages.lend([0]):
+                return None
+        except BaseException as error:
+            self.error = self.error or error
+            raise
+        finally:
+            self.ended.set()
 
 
 def _no_memory(*args: Any) -> None:

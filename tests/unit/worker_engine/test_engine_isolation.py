@@ -13,7 +13,8 @@ import pytest
 from kvtier.blocks import Tier
 from kvtier.keys import PUBLIC_SALT, BlockHash, ChainScope, ScopeSalt, block_chain
 from kvtier.scopes import ScopePath, chain_scope
-from worker.cache_port import PageBytes, RestoreResult, StoreResult
+from worker.cache_port import RestoreResult, StoreResult
+from worker.landing import PageBytes
 from worker.requests import CacheMode
 
 SECRET = bytes(range(32))
