@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from kvtier.keys import BlockHash, Namespace, block_chain, pack_hashes
 from kvtier.v1 import describe_pb2, describe_pb2_grpc, inference_pb2
 from worker.errors import RequestDeadlineError
+from worker.grid import Grid
 from worker.request_desk import RequestDesk, ScopeRuns
 from worker.servicer import read_ask
 
@@ -43,21 +44,23 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
         block_bytes: int,
         *,
         whole_units: bool,
+        grid: Grid,
     ) -> None:
-        """`whole_units`: only these are hits of the engine."""
+        """`whole_units`: only these are hits of the engine; on a `grid`, only whole pieces."""
         self._desk = desk
         self._engine = engine
         self._model = model
         self._namespace = namespace
         self._block_bytes = block_bytes
         self._whole_units = whole_units
+        self._grid = grid
 
     async def DescribePrompt(
         self, request: describe_pb2.DescribePromptRequest, context: Context
     ) -> describe_pb2.DescribePromptResponse:
         said = await self._desk.describe(read_ask(_as_generate(request)))
         token_ids, block_tokens = said.token_ids, self._namespace.block_tokens
-        count = (len(token_ids) - 1) // block_tokens
+        count = self._grid.whole((len(token_ids) - 1) // block_tokens)
         reusable = block_chain(self._namespace, said.scope, token_ids)[:count]
         others = []
         for scope, runs in said.others if request.other_scopes else ():
@@ -71,7 +74,7 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
             block_tokens=block_tokens,
             prompt_tokens=len(token_ids),
             block_hashes=pack_hashes(reusable),
-            resident_count=await self._resident(reusable),
+            resident_count=self._grid.whole(await self._resident(reusable)),
             whole_units=self._whole_units,
             other_scopes=others,
         )

@@ -59,7 +59,12 @@ class Engine:
         load_threads: int = LOAD_THREADS,
         on_failure: Callable[[], object] = lambda: None,
     ) -> None:
-        """`on_failure` is called on the engine's thread once it met its own bug and gave up."""
+        """`on_failure` is called on the engine's thread once it met its own bug and gave up.
+
+        Raises ValueError for `settings` that give no page, or whole units over a fixed grid.
+        """
+        if loaded.grid.fixed and settings.units.whole:
+            raise ValueError("hits end on the grid of a deterministic model, not at units' ends")
         self._loaded = loaded
         self._settings = settings
         self._clock = clock
@@ -94,7 +99,7 @@ class Engine:
         chain = BlockChain(self._loaded.namespace, request.scope)
         chain.extend(request.token_ids)
         account = PromptAccount(len(request.token_ids), self._loaded.block_tokens)
-        live = LiveRequest(request, sink, chain, self._clock(), account)
+        live = LiveRequest(request, sink, chain, self._clock(), account, self._loaded.grid)
         with self._news:
             if self._closed is not None:
                 raise self._closed("the worker takes no requests any more")
@@ -252,6 +257,7 @@ class Engine:
             Residency(kv, pool, self._clock, units),
             traffic,
             self._clock,
+            self._loaded.grid,
         )
         return StepLoop(state, ModelRunner(model, kv, self._loaded.attention))
 

@@ -8,6 +8,7 @@
     ├── TransformersVersionError     the installed transformers is older than what is tested
     ├── ArchitectureRefusedError     its KV cannot be cached correctly
     ├── SelfTestFailedError          paged logits differ from the plain model's
+    ├── DeterminismRefusedError      warm answers cannot be bit-equal to cold ones here
     ├── ModelUnknownError            this worker serves another model
     ├── TenantUnknownError           not in the worker's tenants
     ├── InvalidScopeError            a project or user that cannot be one, or is missing
@@ -38,6 +39,7 @@ __all__ = [
     "AdapterRefusedError",
     "ArchitectureRefusedError",
     "CheckpointError",
+    "DeterminismRefusedError",
     "DeviceUnavailableError",
     "EngineFailedError",
     "InvalidCacheControlError",
@@ -94,6 +96,10 @@ class ArchitectureRefusedError(WorkerError):
 
 class SelfTestFailedError(WorkerError):
     reason = "SELF_TEST_FAILED"
+
+
+class DeterminismRefusedError(WorkerError):
+    reason = "DETERMINISM_REFUSED"
 
 
 class ModelUnknownError(WorkerError):

@@ -1,7 +1,7 @@
 """A checkpoint directory becomes a model that is known to cache correctly, or a typed refusal.
 
     files -> configuration -> refuse what blocks cannot name -> regime of RoPE -> weights
-          -> adapter merged -> layout -> self-test
+          -> adapter merged -> layout -> self-test (-> determinism)
 
 Invariant: a `LoadedModel` has passed the self-test, so its paged logits are those of the plain
 model. Nothing is fetched: local files only. Runs once, on the starting thread.
@@ -17,9 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
 from worker.adapters import merge_adapter, read_adapter
 from worker.attention.choose import AttentionChoice
+from worker.determinism import check_repeatable, pin_torch, recipe
 from worker.errors import ArchitectureRefusedError, CheckpointError, DeviceUnavailableError
+from worker.grid import NO_GRID, Grid
 from worker.layout import BlockLayout, probe_layout
-from worker.namespace import checkpoint_namespace
+from worker.namespace import ENGINE_ID, checkpoint_namespace
 from worker.proven_attention import prove_attention
 from worker.rope_regime import Regime, RegimeName, choose_regime
 from worker.transformers_version import check_transformers
@@ -56,6 +58,8 @@ class LoadedModel:
     largest logit; within `worker.self_test.TOLERANCES`."""
     model: Any
     """An unmodified transformers decoder in evaluation mode."""
+    grid: Grid = NO_GRID
+    """Of a deterministic model: its namespace is of this grid."""
 
     @property
     def context_tokens(self) -> int:
@@ -79,14 +83,17 @@ def load_model(
     block_tokens: int = DEFAULT_BLOCK_TOKENS,
     rope_regime: RegimeName = "short",
     adapter: Path | None = None,
+    deterministic_tokens: int | None = None,
 ) -> LoadedModel:
     """Loads the checkpoint in `directory` and proves that it can be cached.
 
     `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16"; for
     `rope_regime` see `worker.rope_regime`. `adapter` is a LoRA adapter's directory, merged into the
-    weights. Raises CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
-    SelfTestFailedError, DeviceUnavailableError, TransformersVersionError, ValueError for a bad
-    argument.
+    weights. `deterministic_tokens`: warm answers are bit-equal to cold ones, computed in pieces of
+    so many tokens, in whole blocks; torch is set to fixed orders for the whole process. Raises
+    CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
+    SelfTestFailedError, DeterminismRefusedError, DeviceUnavailableError, TransformersVersionError,
+    ValueError for a bad argument.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
@@ -94,6 +101,10 @@ def load_model(
         raise ValueError(f"rope_regime must be short or long, not {rope_regime!r}")
     check_transformers()
     _check_device(device)
+    grid = NO_GRID
+    if deterministic_tokens is not None:
+        grid = Grid.of(deterministic_tokens, block_tokens)
+        pin_torch(torch.device(device))
     weight_files = _weight_files(directory)
     config = _read_config(directory)
     refuse_uncacheable(config)
@@ -105,7 +116,13 @@ def load_model(
         merge_adapter(model, lora)
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
-    attention, difference = prove_attention(model, layout, regime.context_tokens)
+    attention, difference = prove_attention(
+        model, layout, regime.context_tokens, deterministic=grid.fixed
+    )
+    engine = ENGINE_ID
+    if grid.fixed:
+        check_repeatable(model, layout, regime.context_tokens, attention, grid)
+        engine = f"{ENGINE_ID};{recipe(model.device, attention.name, grid)}"
     name = directory.resolve().name
     return LoadedModel(
         name=name if lora is None else f"{name}:{lora.name}",
@@ -121,11 +138,13 @@ def load_model(
             layout,
             regime.name,
             "" if lora is None else lora.digest,
+            engine,
         ),
         layout=layout,
         attention=attention,
         difference=difference,
         model=model,
+        grid=grid,
     )
 
 

@@ -78,7 +78,8 @@ async def start_worker(settings: WorkerSettings) -> RunningWorker:
 
     Raises SettingsError, AddressInUseError, TlsRequiredError, TlsFileError, and of
     `worker.errors`: CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
-    SelfTestFailedError, DeviceUnavailableError, JournalLockedError, JournalDirectoryError.
+    SelfTestFailedError, DeterminismRefusedError, DeviceUnavailableError, JournalLockedError,
+    JournalDirectoryError.
     """
     async with AsyncExitStack() as parts:
         return await _build(settings, parts)
@@ -159,6 +160,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
             loaded.namespace,
             loaded.block_bytes,
             whole_units=settings.cache.units.whole,
+            grid=loaded.grid,
         ),
         server.server,
     )
@@ -173,6 +175,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
             "listen": bound[0],
             "attention": loaded.attention.name,
             "why": loaded.attention.why,
+            "deterministic": loaded.namespace.engine if loaded.grid.fixed else "no",
         },
     )
     return RunningWorker(bound[0], loaded.name, failed, parts.pop_all())
@@ -249,6 +252,7 @@ def _load_model(settings: WorkerSettings) -> LoadedModel:
         block_tokens=settings.pool.block_tokens,
         rope_regime=settings.rope_regime,
         adapter=settings.adapter,
+        deterministic_tokens=settings.step_tokens if settings.deterministic else None,
     )
     regime = loaded.regime
     if regime.context_tokens < regime.model_context_tokens:
@@ -320,4 +324,5 @@ def _describe(
         prefix_unit=settings.prefix_unit,
         prefix_unit_parts=settings.prefix_unit_parts if whole else (),
         prefix_unit_interval_tokens=settings.prefix_unit_interval_tokens if whole else 0,
+        deterministic_piece_tokens=loaded.grid.piece_tokens,
     )

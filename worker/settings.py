@@ -161,6 +161,8 @@ class WorkerSettings(ServiceSettings):
     rope_regime: Literal["short", "long"] = "short"
     """Of a checkpoint whose RoPE has two, chosen by length."""
     step_tokens: int = Field(default=512, ge=1, le=1 << 20)
+    deterministic: bool = False
+    """Warm answers are bit-equal to cold ones: `worker.determinism`."""
     default_completion_tokens: int = Field(default=256, ge=1)
     request_deadline_seconds: Seconds = 600.0
     drain_seconds: Seconds = 10.0
@@ -190,4 +192,9 @@ class WorkerSettings(ServiceSettings):
             raise ValueError("tenants: a name is there twice")
         if self.step_tokens < self.pool.block_tokens:
             raise ValueError("step_tokens: a step must hold at least one block")
+        if self.deterministic and self.cache.units.whole:
+            raise ValueError(
+                "deterministic: hits end on the grid of step_tokens, and so not at prefix units;"
+                " it does not go with cache.prefix_unit=deepseek"
+            )
         return self

@@ -18,6 +18,7 @@ STATUS_TABLE: StatusTable = {
     errors.TransformersVersionError: _Code.FAILED_PRECONDITION,
     errors.ArchitectureRefusedError: _Code.FAILED_PRECONDITION,
     errors.SelfTestFailedError: _Code.FAILED_PRECONDITION,
+    errors.DeterminismRefusedError: _Code.FAILED_PRECONDITION,
     errors.ModelUnknownError: _Code.NOT_FOUND,
     errors.TenantUnknownError: _Code.NOT_FOUND,
     errors.InvalidScopeError: _Code.INVALID_ARGUMENT,

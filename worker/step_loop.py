@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 from worker.admitting import Admitting
-from worker.batch import Pending, plan_pieces
+from worker.batch import Pending, plan_pieces, plan_whole_pieces
 from worker.endings import Endings
 from worker.engine_state import EngineState
 from worker.engine_stats import EngineStats
@@ -43,6 +43,10 @@ class _Work:
     @property
     def decodes(self) -> bool:
         return len(self.span.token_ids) == 1
+
+    @property
+    def wanted(self) -> bool:
+        return self.live.phase is Phase.RUNNING and self.sequence.finish is None
 
 
 class StepLoop:
@@ -110,6 +114,17 @@ class StepLoop:
         if not works:
             return settled or ended or admitted
         self._steps += 1
+        if self._state.grid.fixed:
+            for work in works:
+                # What comes before it in the step may have ended its request.
+                if work.wanted:
+                    self._compute([work])
+        else:
+            self._compute(works)
+        return True
+
+    def _compute(self, works: Sequence[_Work]) -> None:
+        """One forward, and what follows from it."""
         began = self._state.clock()
         try:
             logits = self._runner.run([work.span for work in works])
@@ -119,13 +134,12 @@ class StepLoop:
             for work in works:
                 problem = f"the model failed: {type(error).__name__}"
                 self._endings.end(work.live, EndReason.ERROR, problem)
-            return True
+            return
         pieces = [work.span for work in works if not work.decodes]
         seconds = self._state.clock() - began
         self._prefill_rate.step(pieces, len(works) - len(pieces), seconds)
         for work, row in zip(works, rows, strict=True):
             self._advance(work, row)
-        return True
 
     def stats(self) -> EngineStats:
         state = self._state
@@ -186,7 +200,11 @@ class StepLoop:
             if not state.residency.parked(live, sequence)
         ]
         pendings = [Pending(s.computed, s.known, live is first) for live, s in pairs]
-        ends = plan_pieces(pendings, state.settings.step_tokens, state.block_tokens)
+        step_tokens = state.settings.step_tokens
+        if state.grid.fixed:
+            ends = plan_whole_pieces(pendings, step_tokens, state.grid)
+        else:
+            ends = plan_pieces(pendings, step_tokens, state.block_tokens)
         works = []
         for (live, sequence), end in zip(pairs, ends, strict=True):
             # Making room for one may put back another.

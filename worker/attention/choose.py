@@ -29,6 +29,8 @@ class AttentionChoice:
     why: str
     """In words, for whoever reads the log."""
     make: Callable[[KvPages], AttentionBackend]
+    by_place: bool = True
+    """Its sums depend on which pages a sequence has, or on what else is in the step."""
     absorbs: bool = False
     """Layers with latents do not expand their whole context at each step."""
 
@@ -39,7 +41,10 @@ class AttentionChoice:
 def attention_choices(device: torch.device) -> tuple[AttentionChoice, ...]:
     """At least one."""
     gathering = AttentionChoice(
-        GatheringBackend.name, "torch alone, which runs everywhere", GatheringBackend
+        GatheringBackend.name,
+        "torch alone, which runs everywhere",
+        GatheringBackend,
+        by_place=False,
     )
     if device.type == "cpu" and _kernel_with_sums():
         why = "torch's kernel for processors gives log-sum-exp, so single queries read pages"

@@ -215,7 +215,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model", "context_tokens", "block_tokens", "block_bytes", "architecture", "dtype", "attention", "page_count", "free_page_count", "cache_connected", "ttl_classes", "prefix_unit", "prefix_unit_parts", "prefix_unit_interval_tokens")
+    __slots__ = ("model", "context_tokens", "block_tokens", "block_bytes", "architecture", "dtype", "attention", "page_count", "free_page_count", "cache_connected", "ttl_classes", "prefix_unit", "prefix_unit_parts", "prefix_unit_interval_tokens", "deterministic_piece_tokens")
     class TtlClassesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +237,7 @@ class GetModelResponse(_message.Message):
     PREFIX_UNIT_FIELD_NUMBER: _ClassVar[int]
     PREFIX_UNIT_PARTS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_UNIT_INTERVAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DETERMINISTIC_PIECE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     context_tokens: int
     block_tokens: int
@@ -251,4 +252,5 @@ class GetModelResponse(_message.Message):
     prefix_unit: str
     prefix_unit_parts: _containers.RepeatedScalarFieldContainer[str]
     prefix_unit_interval_tokens: int
-    def __init__(self, model: _Optional[str] = ..., context_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., attention: _Optional[str] = ..., page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., cache_connected: bool = ..., ttl_classes: _Optional[_Mapping[str, _duration_pb2.Duration]] = ..., prefix_unit: _Optional[str] = ..., prefix_unit_parts: _Optional[_Iterable[str]] = ..., prefix_unit_interval_tokens: _Optional[int] = ...) -> None: ...
+    deterministic_piece_tokens: int
+    def __init__(self, model: _Optional[str] = ..., context_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., attention: _Optional[str] = ..., page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., cache_connected: bool = ..., ttl_classes: _Optional[_Mapping[str, _duration_pb2.Duration]] = ..., prefix_unit: _Optional[str] = ..., prefix_unit_parts: _Optional[_Iterable[str]] = ..., prefix_unit_interval_tokens: _Optional[int] = ..., deterministic_piece_tokens: _Optional[int] = ...) -> None: ...
