@@ -26,7 +26,6 @@ from worker.errors import EngineFailedError, PromptTooLongError, QueueFullError
 from worker.kv_pages import KvPages
 from worker.live_request import LiveRequest
 from worker.model_loader import LoadedModel
-from worker.model_runner import ModelRunner
 from worker.page_pool import PagePool
 from worker.prompt_account import PromptAccount
 from worker.requests import EndReason, EngineRequest, EventSink, RequestId
@@ -93,10 +92,11 @@ class Engine:
         """Accepts `request`; from here on `sink` gets its events.
 
         Raises QueueFullError, PromptTooLongError when it passes the model's context or the pool can
-        never hold it, ShuttingDownError, EngineFailedError, ValueError for counts below 1.
+        never hold it, AdapterUnknownError, ShuttingDownError, EngineFailedError, ValueError for
+        counts below 1.
         """
         self._check(request)
-        chain = BlockChain(self._loaded.namespace, request.scope)
+        chain = BlockChain(self._loaded.namespace_of(request.adapter), request.scope)
         chain.extend(request.token_ids)
         account = PromptAccount(len(request.token_ids), self._loaded.block_tokens)
         live = LiveRequest(request, sink, chain, self._clock(), account, self._loaded.grid)
@@ -259,7 +259,7 @@ class Engine:
             self._clock,
             self._loaded.grid,
         )
-        return StepLoop(state, ModelRunner(model, kv, self._loaded.attention))
+        return StepLoop(state, self._loaded.runner(kv))
 
     def _check(self, request: EngineRequest) -> None:
         counts = (len(request.token_ids), request.max_completion_tokens, request.sample_count)

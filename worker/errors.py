@@ -10,6 +10,7 @@
     ├── SelfTestFailedError          paged logits differ from the plain model's
     ├── DeterminismRefusedError      warm answers cannot be bit-equal to cold ones here
     ├── ModelUnknownError            this worker serves another model
+    ├── AdapterUnknownError          this worker has no adapter of that name
     ├── TenantUnknownError           not in the worker's tenants
     ├── InvalidScopeError            a project or user that cannot be one, or is missing
     ├── ScopeTooWideError            cache_scope is wider than what the tenant is granted
@@ -37,6 +38,7 @@ from kvtier.errors import KvtierError
 __all__ = [
     "AdapterError",
     "AdapterRefusedError",
+    "AdapterUnknownError",
     "ArchitectureRefusedError",
     "CheckpointError",
     "DeterminismRefusedError",
@@ -104,6 +106,10 @@ class DeterminismRefusedError(WorkerError):
 
 class ModelUnknownError(WorkerError):
     reason = "MODEL_UNKNOWN"
+
+
+class AdapterUnknownError(WorkerError):
+    reason = "ADAPTER_UNKNOWN"
 
 
 class TenantUnknownError(WorkerError):

@@ -89,7 +89,7 @@ class LiveRequest:
     def cache_hints(self) -> CacheHints:
         """What the cache service is told of its blocks."""
         asked = self.request
-        return CacheHints(asked.one_off, asked.ttl_seconds, asked.owners)
+        return CacheHints(asked.one_off, asked.ttl_seconds, asked.owners, adapter=asked.adapter)
 
     @property
     def open_sequences(self) -> Sequence[TokenSequence]:

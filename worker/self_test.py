@@ -28,7 +28,7 @@ from worker.layout import BlockLayout
 from worker.model_runner import ModelRunner, Span
 from worker.position_test import check_positions
 
-__all__ = ["TOLERANCES", "logit_difference", "run_self_test"]
+__all__ = ["TOLERANCES", "logit_difference", "plain_logits", "run_self_test"]
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference allowed, as a share of the largest logit. Wrong masks differ by about 1.
@@ -67,7 +67,7 @@ def _check_logits(
     vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(0, vocabulary, (count,), generator=generator).tolist()
-    expected = _plain_logits(model, prompt)
+    expected = plain_logits(model, prompt)
 
     def compare(what: str, got: torch.Tensor, right: torch.Tensor) -> float:
         difference = logit_difference(model, layout.dtype, got, right)
@@ -108,7 +108,8 @@ def _check_logits(
     return max(seen)
 
 
-def _plain_logits(model: Any, prompt: list[int]) -> torch.Tensor:
+def plain_logits(model: Any, prompt: list[int]) -> torch.Tensor:
+    """`[tokens, vocabulary]`, float32. Leaves `model` set to eager attention."""
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         output = model(input_ids=torch.tensor([prompt], device=model.device), use_cache=False)

@@ -10,6 +10,7 @@ the journal has it. Main thread and its event loop.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
 from kvtier.v1 import describe_pb2_grpc, inference_pb2, inference_pb2_grpc
+from worker.adapter_ports import AdapterPorts
+from worker.breaker import Breaker
 from worker.cache_client import CacheClient
 from worker.cache_port import CachePort
 from worker.chat import load_prompt_encoder
@@ -131,6 +134,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
             context_tokens=loaded.context_tokens,
             vocabulary_size=loaded.vocabulary_size,
             default_completion_tokens=settings.default_completion_tokens,
+            adapters=frozenset(loaded.adapted),
         ),
         encoder=encoder,
         tenants=tenants,
@@ -156,8 +160,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         DescribeServicer(
             desk,
             engine,
-            loaded.name,
-            loaded.namespace,
+            loaded.namespace_of,
             loaded.block_bytes,
             whole_units=settings.cache.units.whole,
             grid=loaded.grid,
@@ -253,6 +256,8 @@ def _load_model(settings: WorkerSettings) -> LoadedModel:
         rope_regime=settings.rope_regime,
         adapter=settings.adapter,
         deterministic_tokens=settings.step_tokens if settings.deterministic else None,
+        adapters=settings.adapters,
+        adapter_bytes_max=settings.adapter_bytes_max,
     )
     regime = loaded.regime
     if regime.context_tokens < regime.model_context_tokens:
@@ -269,16 +274,22 @@ def _load_model(settings: WorkerSettings) -> LoadedModel:
 def _connect_cache(settings: WorkerSettings, peers: Peers, loaded: LoadedModel) -> CachePort | None:
     if not settings.cache.address:
         return None
-    return CacheClient(
-        settings.cache.address,
-        namespace_id=loaded.namespace.id,
-        block_bytes=loaded.block_bytes,
-        block_tokens=loaded.block_tokens,
-        client_name=settings.node,
-        transport=settings.cache.transport,
-        credentials=peers.cache,
-        lane_tls=peers.cache_lane,
-    )
+    breaker = Breaker(time.monotonic)
+
+    def connect(adapter: str) -> CachePort:
+        return CacheClient(
+            settings.cache.address,
+            namespace_id=loaded.namespace_of(adapter).id,
+            block_bytes=loaded.block_bytes,
+            block_tokens=loaded.block_tokens,
+            client_name=settings.node,
+            transport=settings.cache.transport,
+            credentials=peers.cache,
+            lane_tls=peers.cache_lane,
+            breaker=breaker,
+        )
+
+    return AdapterPorts(connect) if loaded.adapted else connect("")
 
 
 def _make_engine(
@@ -325,4 +336,5 @@ def _describe(
         prefix_unit_parts=settings.prefix_unit_parts if whole else (),
         prefix_unit_interval_tokens=settings.prefix_unit_interval_tokens if whole else 0,
         deterministic_piece_tokens=loaded.grid.piece_tokens,
+        adapters=sorted(loaded.adapted),
     )

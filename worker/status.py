@@ -20,6 +20,7 @@ STATUS_TABLE: StatusTable = {
     errors.SelfTestFailedError: _Code.FAILED_PRECONDITION,
     errors.DeterminismRefusedError: _Code.FAILED_PRECONDITION,
     errors.ModelUnknownError: _Code.NOT_FOUND,
+    errors.AdapterUnknownError: _Code.NOT_FOUND,
     errors.TenantUnknownError: _Code.NOT_FOUND,
     errors.InvalidScopeError: _Code.INVALID_ARGUMENT,
     errors.ScopeTooWideError: _Code.PERMISSION_DENIED,

@@ -216,7 +216,9 @@ class StepLoop:
     def _work(self, live: LiveRequest, sequence: TokenSequence, end: int) -> _Work:
         tokens = sequence.tokens(sequence.computed, end)
         # Also in the middle of a prompt: `_advance` judges the span's KV by them.
-        return _Work(live, sequence, Span(tokens, sequence.computed, sequence.table.pages, 1))
+        adapter = live.request.adapter
+        span = Span(tokens, sequence.computed, sequence.table.pages, 1, adapter)
+        return _Work(live, sequence, span)
 
     def _advance(self, work: _Work, row: LogitRow) -> None:
         live, sequence, span = work.live, work.sequence, work.span
