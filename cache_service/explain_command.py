@@ -20,6 +20,7 @@ from cache_service.explanation import Explanation, acquire_data
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
     DEFAULT_WORKER,
+    AdapterOption,
     AddressOption,
     JsonOption,
     ProjectOption,
@@ -57,6 +58,7 @@ def explain(
     project: ProjectOption = "",
     user: UserOption = "",
     cache_scope: ScopeOption = None,
+    adapter: AdapterOption = "",
     system: SystemOption = "",
     raw: RawOption = False,
     prices: Annotated[
@@ -73,7 +75,9 @@ def explain(
         _show_acquires(request, address, as_json)
         return
     try:
-        asked = prompt_request(prompt, tenant, project, user, cache_scope, system, raw=raw)
+        asked = prompt_request(
+            prompt, tenant, project, user, cache_scope, system, raw=raw, adapter=adapter
+        )
         asked.other_scopes = True
         said = _explained(asked, address, worker, prices)
     except PromptError as error:

@@ -30,6 +30,7 @@ from cache_service.prefix_choice import (
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
     DEFAULT_WORKER,
+    AdapterOption,
     AddressOption,
     JsonOption,
     ProjectOption,
@@ -74,6 +75,7 @@ def pin(
     project: ProjectOption = "",
     user: UserOption = "",
     cache_scope: ScopeOption = None,
+    adapter: AdapterOption = "",
     system: SystemOption = "",
     raw: RawOption = False,
     as_json: JsonOption = False,
@@ -83,7 +85,9 @@ def pin(
     Only what is cached now can be pinned; send the prompt first. Again for the same owner moves the
     end.
     """
-    chosen = PrefixChoice(prompt, block, namespace, tenant, project, user, cache_scope, system, raw)
+    chosen = PrefixChoice(
+        prompt, block, namespace, tenant, project, user, cache_scope, system, raw, adapter
+    )
     chosen.check("pin")
     if not owner:
         misused("pin", "say for whom with --owner")

@@ -44,6 +44,7 @@ class PrefixChoice:
     cache_scope: Scope | None
     system: str
     raw: bool
+    adapter: str
 
     def check(self, command: str) -> None:
         """Raises typer.Exit unless one of both ways is taken."""
@@ -65,6 +66,7 @@ class PrefixChoice:
                 self.cache_scope,
                 self.system,
                 raw=self.raw,
+                adapter=self.adapter,
             )
             return cached_end(described(asked, worker), address)
         except PromptError as error:

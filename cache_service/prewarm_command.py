@@ -26,6 +26,7 @@ from cache_service.prefix_choice import (
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
     DEFAULT_WORKER,
+    AdapterOption,
     AddressOption,
     JsonOption,
     ProjectOption,
@@ -60,6 +61,7 @@ def prewarm(
     project: ProjectOption = "",
     user: UserOption = "",
     cache_scope: ScopeOption = None,
+    adapter: AdapterOption = "",
     system: SystemOption = "",
     raw: RawOption = False,
     as_json: JsonOption = False,
@@ -68,7 +70,9 @@ def prewarm(
 
     Its reads wait their turn behind requests. What it brought leaves like any block.
     """
-    chosen = PrefixChoice(prompt, block, namespace, tenant, project, user, cache_scope, system, raw)
+    chosen = PrefixChoice(
+        prompt, block, namespace, tenant, project, user, cache_scope, system, raw, adapter
+    )
     chosen.check("prewarm")
     request = pb.PrewarmPrefixRequest(bytes_max=_bytes(limit))
     end = chosen.end("prewarm", worker, address)

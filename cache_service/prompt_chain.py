@@ -21,6 +21,7 @@ from kvtier.v1 import describe_pb2, describe_pb2_grpc, explain_pb2, explain_pb2_
 __all__ = [
     "DEFAULT_CACHE",
     "DEFAULT_WORKER",
+    "AdapterOption",
     "AddressOption",
     "CachedEnd",
     "JsonOption",
@@ -62,6 +63,7 @@ UserOption = Annotated[str, typer.Option(help="Whose, within the project.")]
 ScopeOption = Annotated[
     Scope | None, typer.Option("--cache-scope", help="As the request would say it.")
 ]
+AdapterOption = Annotated[str, typer.Option(help="Of the worker, for whose requests it is.")]
 SystemOption = Annotated[str, typer.Option(help="The system message before the prompt.")]
 RawOption = Annotated[bool, typer.Option("--raw", help="The prompt is text, no chat message.")]
 
@@ -83,6 +85,7 @@ def prompt_request(
     system: str,
     *,
     raw: bool,
+    adapter: str,
 ) -> describe_pb2.DescribePromptRequest:
     """'-' reads standard input. Raises PromptError."""
     if raw and system:
@@ -91,6 +94,7 @@ def prompt_request(
         tenant_id=tenant,
         project_id=project,
         user_id=user,
+        adapter=adapter,
         cache_scope=f"CACHE_SCOPE_{(cache_scope or 'unspecified').upper()}",
     )
     text = _text(prompt)

@@ -19,6 +19,7 @@ from cache_service.command_errors import cache_problem
 from cache_service.prompt_chain import (
     DEFAULT_CACHE,
     DEFAULT_WORKER,
+    AdapterOption,
     AddressOption,
     JsonOption,
     ProjectOption,
@@ -88,6 +89,7 @@ def purge(
     project: ProjectOption = "",
     user: UserOption = "",
     cache_scope: ScopeOption = None,
+    adapter: AdapterOption = "",
     system: SystemOption = "",
     raw: RawOption = False,
     as_json: JsonOption = False,
@@ -112,7 +114,7 @@ def purge(
     if target is None:
         try:
             who = (tenant or "default", project, user)
-            asked = prompt_request(prompt, *who, cache_scope, system, raw=raw)
+            asked = prompt_request(prompt, *who, cache_scope, system, raw=raw, adapter=adapter)
             chain = described(asked, worker)
         except PromptError as error:
             misused("purge", str(error)) if error.misused else fail(str(error))

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from worker.adapter_config import CONFIG, LoraConfig, parse_config
 from worker.errors import AdapterError, AdapterRefusedError
 
-__all__ = ["LoraAdapter", "merge_adapter", "read_adapter"]
+__all__ = ["LoraAdapter", "merge_adapter", "read_adapter", "targets_of"]
 
 WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -71,6 +71,13 @@ def merge_adapter(model: Any, adapter: LoraAdapter) -> None:
     Each changed module gets a weight of its own, so one that was tied to it stays as it was. Raises
     AdapterRefusedError, and `model` is unchanged then.
     """
+    for name, module in targets_of(model, adapter).items():
+        _merge(adapter, name, module)
+
+
+def targets_of(model: Any, adapter: LoraAdapter) -> dict[str, torch.nn.Module]:
+    """The layers of `model` that `adapter` changes, by path: all that its files name and hold, and
+    fitting. Raises AdapterRefusedError."""
     modules = dict(model.named_modules())
     _refuse("is of another model: this one has no", adapter, set(adapter.a) - set(modules))
     targets = {
@@ -86,8 +93,7 @@ def merge_adapter(model: Any, adapter: LoraAdapter) -> None:
     _refuse("names, and has no weights for,", adapter, set(targets) - set(adapter.a))
     for name, module in targets.items():
         _check_fits(adapter, name, module)
-    for name, module in targets.items():
-        _merge(adapter, name, module)
+    return targets
 
 
 def _read(directory: Path, name: str) -> bytes:

@@ -103,11 +103,12 @@ class Admitting:
             return False
         # A block's hash names all before it: it can be at this place only.
         block = live.leader.chain.hashes[resident]
-        leaders = (other.leader for other in self._state.running if other.keeps)
         return any(
-            leader.sealed_blocks <= resident
-            and leader.chain.hashes[resident : resident + 1] == [block]
-            for leader in leaders
+            other.leader.sealed_blocks <= resident
+            and other.leader.chain.hashes[resident : resident + 1] == [block]
+            and resident < other.kept_count(len(other.leader.chain.hashes))
+            for other in self._state.running
+            if other.keeps
         )
 
     def _fits(self, live: LiveRequest) -> bool:
@@ -199,7 +200,10 @@ class Admitting:
 
     def _restored(self, live: LiveRequest, outcome: LoadOutcome) -> None:
         state, sequence = self._state, live.leader
-        tiers, tokens = outcome.result.tiers, len(outcome.result.tiers) * state.block_tokens
+        # A part of a piece is computed with the rest of it.
+        whole = live.grid.whole(outcome.first_block + len(outcome.result.tiers))
+        tiers = outcome.result.tiers[: max(0, whole - outcome.first_block)]
+        tokens = len(tiers) * state.block_tokens
         ours = _whole_blocks(live, state.block_tokens) - outcome.first_block
         live.account.reused(outcome.first_block, tiers[: max(0, ours)])
         state.restored(live, tokens)
@@ -211,8 +215,9 @@ class Admitting:
 
 
 def _reserves(live: LiveRequest) -> bool:
-    """Whether it was put back so often that it stays from now on."""
-    return live.preemptions >= PREEMPTIONS_MAX
+    """Whether it was put back so often that it stays from now on, or may never be: on a grid what
+    it would lose would be computed again in other pieces."""
+    return live.grid.fixed or live.preemptions >= PREEMPTIONS_MAX
 
 
 def _whole_blocks(live: LiveRequest, block_tokens: int) -> int:

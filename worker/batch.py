@@ -7,12 +7,17 @@ is computed in the same shapes. The one that must get on has a block before all 
 
 Where nobody decodes, no answer stops while a step runs, so the step may be larger: a piece costs
 the reading of all weights, its past gathered once more, and the model's calls, whatever its size.
+
+On a grid (`worker/grid.py`) a piece is whole or waits; each piece, and each decode, is a forward of
+its own, so what there is beside it is nothing to it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Pending", "next_piece_end", "plan_pieces", "step_size"]
+from worker.grid import Grid
+
+__all__ = ["Pending", "next_piece_end", "plan_pieces", "plan_whole_pieces", "step_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +69,20 @@ def next_piece_end(pending: Pending, room: int, step_tokens: int, block_tokens: 
     if end - pending.computed <= room:
         return end
     return max((pending.computed + room) // block_tokens * block_tokens, pending.computed)
+
+
+def plan_whole_pieces(pendings: Sequence[Pending], step_tokens: int, grid: Grid) -> list[int]:
+    """The same on a grid: every decode, one piece at least, and more while they fit in the step."""
+    ends = [pending.known if pending.decodes else pending.computed for pending in pendings]
+    room = step_tokens - sum(pending.decodes for pending in pendings)
+    pieces = [place for place, pending in enumerate(pendings) if not pending.decodes]
+    pieces.sort(key=lambda place: not pendings[place].must_advance)
+    for turn, place in enumerate(pieces):
+        pending = pendings[place]
+        end = grid.piece_end(pending.computed, pending.known)
+        size = end - pending.computed
+        if turn and size > room:
+            break
+        room -= size
+        ends[place] = end
+    return ends

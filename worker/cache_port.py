@@ -32,6 +32,8 @@ class CacheHints:
     """Of a store: after how many blocks of the chain units end."""
     marks_forks: bool = False
     """Of a store: where it parts from others a unit ends."""
+    adapter: str = ""
+    """In whose namespace the chain is, by the worker's own name for it; empty: the base's."""
 
     @property
     def ttl(self) -> Duration | None:

@@ -22,7 +22,7 @@ from kvtier.keys import BlockHash, pack_hashes
 from kvtier.v1 import cache_pb2
 from worker.cache_port import NO_HINTS, CacheHints, StoreResult
 from worker.cache_session import CacheSession
-from worker.landing import PageBytes, Source
+from worker.landing import Source
 from worker.transfer import (
     CopyLanes,
     NonsenseError,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from kvtier.keys import BlockHash, Namespace, block_chain, pack_hashes
 from kvtier.v1 import describe_pb2, describe_pb2_grpc, inference_pb2
 from worker.errors import RequestDeadlineError
+from worker.grid import Grid
 from worker.request_desk import RequestDesk, ScopeRuns
 from worker.servicer import read_ask
 
@@ -32,46 +33,47 @@ class ResidentCounter(Protocol):
 
 
 class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
-    """Names prompts for a worker of `namespace`."""
+    """Names prompts for a worker; `namespace_of` gives that of an adapter, or of none."""
 
     def __init__(
         self,
         desk: RequestDesk,
         engine: ResidentCounter,
-        model: str,
-        namespace: Namespace,
+        namespace_of: Callable[[str], Namespace],
         block_bytes: int,
         *,
         whole_units: bool,
+        grid: Grid,
     ) -> None:
-        """`whole_units`: only these are hits of the engine."""
+        """`whole_units`: only these are hits of the engine; on a `grid`, only whole pieces."""
         self._desk = desk
         self._engine = engine
-        self._model = model
-        self._namespace = namespace
+        self._namespace_of = namespace_of
         self._block_bytes = block_bytes
         self._whole_units = whole_units
+        self._grid = grid
 
     async def DescribePrompt(
         self, request: describe_pb2.DescribePromptRequest, context: Context
     ) -> describe_pb2.DescribePromptResponse:
         said = await self._desk.describe(read_ask(_as_generate(request)))
-        token_ids, block_tokens = said.token_ids, self._namespace.block_tokens
-        count = (len(token_ids) - 1) // block_tokens
-        reusable = block_chain(self._namespace, said.scope, token_ids)[:count]
+        namespace = self._namespace_of(said.adapter)
+        token_ids, block_tokens = said.token_ids, namespace.block_tokens
+        count = self._grid.whole((len(token_ids) - 1) // block_tokens)
+        reusable = block_chain(namespace, said.scope, token_ids)[:count]
         others = []
         for scope, runs in said.others if request.other_scopes else ():
             await asyncio.sleep(0)  # long prompts take milliseconds each
-            chain = block_chain(self._namespace, scope, token_ids)[:count]
+            chain = block_chain(namespace, scope, token_ids)[:count]
             others.append(_scoped_chain(runs, chain))
         return describe_pb2.DescribePromptResponse(
-            model=self._model,
-            namespace_id=self._namespace.id,
+            model=said.model,
+            namespace_id=namespace.id,
             block_bytes=self._block_bytes,
             block_tokens=block_tokens,
             prompt_tokens=len(token_ids),
             block_hashes=pack_hashes(reusable),
-            resident_count=await self._resident(reusable),
+            resident_count=self._grid.whole(await self._resident(reusable)),
             whole_units=self._whole_units,
             other_scopes=others,
         )
@@ -119,6 +121,7 @@ def _as_generate(request: describe_pb2.DescribePromptRequest) -> inference_pb2.G
         cache_scope=request.cache_scope,
         project_id=request.project_id,
         user_id=request.user_id,
+        adapter=request.adapter,
     )
     match request.WhichOneof("prompt"):
         case "chat":

@@ -28,7 +28,6 @@ from worker.errors import EngineFailedError, PromptTooLongError, QueueFullError
 from worker.kv_pages import KvPages
 from worker.live_request import LiveRequest
 from worker.model_loader import LoadedModel
-from worker.model_runner import ModelRunner
 from worker.page_pool import PagePool
 from worker.prompt_account import PromptAccount
 from worker.registered_memory import RegisteredMemory
@@ -66,7 +65,12 @@ class Engine:
         registered: RegisteredMemory | None = None,
     ) -> None:
         """`on_failure` is called on the engine's thread once it met its own bug and gave up;
-        `registered`: what of host memory is registered with the model's device."""
+        `registered`: what of host memory is registered with the model's device.
+
+        Raises ValueError for `settings` that give no page, or whole units over a fixed grid.
+        """
+        if loaded.grid.fixed and settings.units.whole:
+            raise ValueError("hits end on the grid of a deterministic model, not at units' ends")
         self._loaded = loaded
         self._settings = settings
         self._clock = clock
@@ -96,13 +100,14 @@ class Engine:
         """Accepts `request`; from here on `sink` gets its events.
 
         Raises QueueFullError, PromptTooLongError when it passes the model's context or the pool can
-        never hold it, ShuttingDownError, EngineFailedError, ValueError for counts below 1.
+        never hold it, AdapterUnknownError, ShuttingDownError, EngineFailedError, ValueError for
+        counts below 1.
         """
         self._check(request)
-        chain = BlockChain(self._loaded.namespace, request.scope)
+        chain = BlockChain(self._loaded.namespace_of(request.adapter), request.scope)
         chain.extend(request.token_ids)
         account = PromptAccount(len(request.token_ids), self._loaded.block_tokens)
-        live = LiveRequest(request, sink, chain, self._clock(), account)
+        live = LiveRequest(request, sink, chain, self._clock(), account, self._loaded.grid)
         with self._news:
             if self._closed is not None:
                 raise self._closed("the worker takes no requests any more")
@@ -264,12 +269,9 @@ class Engine:
             Residency(kv, pool, self._clock, units),
             traffic,
             self._clock,
+            self._loaded.grid,
         )
-        return StepLoop(state, self._make_runner(kv))
-
-    def _make_runner(self, kv: KvPages) -> ModelRunner:
-        loaded = self._loaded
-        return ModelRunner(loaded.model, kv, loaded.attention, loaded.context_tokens)
+        return StepLoop(state, self._loaded.runner(kv))
 
     def _check(self, request: EngineRequest) -> None:
         counts = (len(request.token_ids), request.max_completion_tokens, request.sample_count)

@@ -16,6 +16,7 @@ from worker.cache_traffic import CacheTraffic
 from worker.deadlines import Deadlines
 from worker.engine_settings import EngineSettings
 from worker.fair_share import FairShare
+from worker.grid import NO_GRID, Grid
 from worker.live_request import LiveRequest, Phase
 from worker.residency import Residency
 from worker.waiting_room import WaitingRoom
@@ -32,6 +33,7 @@ class EngineState:
     residency: Residency
     traffic: CacheTraffic | None
     clock: Callable[[], float]
+    grid: Grid = NO_GRID
     waiting: WaitingRoom = field(default_factory=WaitingRoom)
     running: list[LiveRequest] = field(default_factory=list)
     """In order of admission; loading ones too."""

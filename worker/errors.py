@@ -8,7 +8,9 @@
     ├── TransformersVersionError     the installed transformers is older than what is tested
     ├── ArchitectureRefusedError     its KV cannot be cached correctly
     ├── SelfTestFailedError          paged logits differ from the plain model's
+    ├── DeterminismRefusedError      warm answers cannot be bit-equal to cold ones here
     ├── ModelUnknownError            this worker serves another model
+    ├── AdapterUnknownError          this worker has no adapter of that name
     ├── TenantUnknownError           not in the worker's tenants
     ├── InvalidScopeError            a project or user that cannot be one, or is missing
     ├── ScopeTooWideError            cache_scope is wider than what the tenant is granted
@@ -36,8 +38,10 @@ from kvtier.errors import KvtierError
 __all__ = [
     "AdapterError",
     "AdapterRefusedError",
+    "AdapterUnknownError",
     "ArchitectureRefusedError",
     "CheckpointError",
+    "DeterminismRefusedError",
     "DeviceUnavailableError",
     "EngineFailedError",
     "InvalidCacheControlError",
@@ -96,8 +100,16 @@ class SelfTestFailedError(WorkerError):
     reason = "SELF_TEST_FAILED"
 
 
+class DeterminismRefusedError(WorkerError):
+    reason = "DETERMINISM_REFUSED"
+
+
 class ModelUnknownError(WorkerError):
     reason = "MODEL_UNKNOWN"
+
+
+class AdapterUnknownError(WorkerError):
+    reason = "ADAPTER_UNKNOWN"
 
 
 class TenantUnknownError(WorkerError):

@@ -17,6 +17,7 @@ from kvtier.blocks import MissReason
 from kvtier.keys import BlockChain, BlockHash
 from worker.admission import pages_needed, pages_soon
 from worker.cache_port import CacheHints
+from worker.grid import NO_GRID, Grid
 from worker.prompt_account import PromptAccount
 from worker.requests import CacheMode, EngineRequest, EngineUsage, EventSink
 from worker.sequence import TokenSequence
@@ -42,6 +43,8 @@ class LiveRequest:
     from when that is there."""
     arrived: float
     account: PromptAccount
+    grid: Grid = NO_GRID
+    """Where its pieces end, whatever runs beside it."""
     phase: Phase = Phase.WAITING
     sequences: list[TokenSequence] = field(default_factory=list)
     miss_reason: MissReason = MissReason.NONE
@@ -86,7 +89,7 @@ class LiveRequest:
     def cache_hints(self) -> CacheHints:
         """What the cache service is told of its blocks."""
         asked = self.request
-        return CacheHints(asked.one_off, asked.ttl_seconds, asked.owners)
+        return CacheHints(asked.one_off, asked.ttl_seconds, asked.owners, adapter=asked.adapter)
 
     @property
     def open_sequences(self) -> Sequence[TokenSequence]:
@@ -110,10 +113,14 @@ class LiveRequest:
 
     def reusable_count(self, block_tokens: int) -> int:
         """Leading blocks of the leader's chain that may be reused: whole, and leaving at least one
-        token to compute."""
+        token to compute; in whole pieces where there is a grid."""
         if self.request.cache_mode is CacheMode.BYPASS:
             return 0
-        return (self.leader.known - 1) // block_tokens
+        return self.grid.whole((self.leader.known - 1) // block_tokens)
+
+    def kept_count(self, blocks: int) -> int:
+        """Of so many leading computed blocks those that others may find, if it keeps any."""
+        return self.grid.kept(blocks, self.prompt_tokens)
 
     def reusable_chain(self, block_tokens: int) -> Sequence[BlockHash]:
         return self.leader.chain.hashes[: self.reusable_count(block_tokens)]

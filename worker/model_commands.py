@@ -8,7 +8,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -62,12 +62,26 @@ def check(
     rope_regime: Annotated[
         RopeRegime, typer.Option("--rope-regime", help="Of a checkpoint that has two.")
     ] = RopeRegime.SHORT,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Prove that it computes the same each time.")
+    ] = False,
+    step_tokens: Annotated[
+        int, typer.Option("--step-tokens", min=1, max=1 << 20, help="Pieces of --deterministic.")
+    ] = 512,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead.")] = False,
 ) -> None:
     """Loads the checkpoint as a worker would, proves that pages give the plain model's logits, and
     shows what would be cached; or says why it is refused."""
     try:
-        report = _report(directory, adapter, dtype.value, device, block_tokens, rope_regime.value)
+        report = _report(
+            directory,
+            adapter=adapter,
+            dtype=dtype.value,
+            device=device,
+            block_tokens=block_tokens,
+            rope_regime=rope_regime.value,
+            deterministic_tokens=step_tokens if deterministic else None,
+        )
     except KvtierError as error:
         if as_json:
             refused = {"served": False, "reason": error.reason, "problem": str(error)}
@@ -82,15 +96,8 @@ def check(
     Console().print(report_table(report))
 
 
-def _report(
-    directory: Path,
-    adapter: Path | None,
-    dtype: str,
-    device: str,
-    block_tokens: int,
-    rope_regime: Literal["short", "long"],
-) -> "ModelReport":
-    """Raises KvtierError when the model would be refused."""
+def _report(directory: Path, **how: Any) -> "ModelReport":
+    """`how`: as `load_model` takes it. Raises KvtierError when the model would be refused."""
     check_transformers()
     # Late: --help should not take the seconds that torch takes.
     from transformers.utils import logging
@@ -99,13 +106,4 @@ def _report(
     from worker.model_report import report_on
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return report_on(
-        load_model(
-            directory,
-            dtype=dtype,
-            device=device,
-            block_tokens=block_tokens,
-            rope_regime=rope_regime,
-            adapter=adapter,
-        )
-    )
+    return report_on(load_model(directory, **how))

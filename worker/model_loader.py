@@ -1,25 +1,39 @@
 """A checkpoint directory becomes a model that is known to cache correctly, or a typed refusal.
 
     files -> configuration -> refuse what blocks cannot name -> regime of RoPE -> weights
-          -> adapter merged -> layout -> self-test
+          -> adapter merged, or adapters hooked -> layout -> self-test
+          (-> adapters' proof, determinism)
 
 Invariant: a `LoadedModel` has passed the self-test, so its paged logits are those of the plain
 model. Nothing is fetched: local files only. Runs once, on the starting thread.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from kvtier.keys import DEFAULT_BLOCK_TOKENS, Namespace
-from worker.adapters import merge_adapter, read_adapter
+from worker.adapter_proof import prove_adapters
+from worker.adapters import LoraAdapter, merge_adapter, read_adapter
+from worker.added_adapters import AdaptedRunner, AddedAdapters
 from worker.attention.choose import AttentionChoice
-from worker.errors import ArchitectureRefusedError, CheckpointError, DeviceUnavailableError
+from worker.determinism import check_repeatable, pin_torch, recipe
+from worker.errors import (
+    AdapterUnknownError,
+    ArchitectureRefusedError,
+    CheckpointError,
+    DeviceUnavailableError,
+)
+from worker.grid import NO_GRID, Grid
+from worker.kv_pages import KvPages
 from worker.layout import BlockLayout, probe_layout
-from worker.namespace import checkpoint_namespace
+from worker.model_runner import ModelRunner
+from worker.namespace import ENGINE_ID, checkpoint_namespace
 from worker.proven_attention import prove_attention
 from worker.rope_regime import Regime, RegimeName, choose_regime
 from worker.transformers_version import check_transformers
@@ -32,6 +46,9 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+NO_ADAPTERS: Mapping[str, Path] = MappingProxyType({})
+ADAPTER_BYTES_MAX = 1 << 30
 
 CACHEABLE_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
@@ -56,11 +73,33 @@ class LoadedModel:
     largest logit; within `worker.self_test.TOLERANCES`."""
     model: Any
     """An unmodified transformers decoder in evaluation mode."""
+    grid: Grid = NO_GRID
+    """Of a deterministic model: its namespace is of this grid."""
+    added: AddedAdapters | None = None
+    """Adapters that requests may name."""
+    adapted: Mapping[str, Namespace] = field(default_factory=dict)
+    """The namespaces of `added`, by name."""
 
     @property
     def context_tokens(self) -> int:
         """Of prompt and completion together; past them the model would compute something else."""
         return self.regime.context_tokens
+
+    def namespace_of(self, adapter: str) -> Namespace:
+        """That of one of the added adapters; "": the base's. Raises AdapterUnknownError."""
+        if not adapter:
+            return self.namespace
+        if adapter not in self.adapted:
+            raise AdapterUnknownError(
+                f"{self.name} has no adapter {adapter}; it has {_list(self.adapted)}"
+            )
+        return self.adapted[adapter]
+
+    def runner(self, kv: KvPages) -> ModelRunner:
+        """What computes on the pages of `kv`, with the added adapters."""
+        if self.added is None:
+            return ModelRunner(self.model, kv, self.attention, self.context_tokens)
+        return AdaptedRunner(self.model, kv, self.attention, self.added)
 
     @property
     def block_bytes(self) -> int:
@@ -79,34 +118,68 @@ def load_model(
     block_tokens: int = DEFAULT_BLOCK_TOKENS,
     rope_regime: RegimeName = "short",
     adapter: Path | None = None,
+    deterministic_tokens: int | None = None,
+    adapters: Mapping[str, Path] = NO_ADAPTERS,
+    adapter_bytes_max: int = ADAPTER_BYTES_MAX,
 ) -> LoadedModel:
     """Loads the checkpoint in `directory` and proves that it can be cached.
 
     `dtype` is "auto" (as stored, float32 on a CPU), "float32", "bfloat16" or "float16"; for
     `rope_regime` see `worker.rope_regime`. `adapter` is a LoRA adapter's directory, merged into the
-    weights. Raises CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
-    SelfTestFailedError, DeviceUnavailableError, TransformersVersionError, ValueError for a bad
-    argument.
+    weights; `adapters` are such directories by name, added to the requests that name them, of
+    `adapter_bytes_max` together. `deterministic_tokens`: warm answers are bit-equal to cold ones,
+    computed in pieces of so many tokens, in whole blocks; torch is set to fixed orders for the
+    whole process. Raises
+    CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
+    SelfTestFailedError, DeterminismRefusedError, DeviceUnavailableError, TransformersVersionError,
+    ValueError for a bad argument.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if rope_regime not in get_args(RegimeName):
         raise ValueError(f"rope_regime must be short or long, not {rope_regime!r}")
+    if adapter is not None and adapters:
+        raise ValueError("an adapter that is merged takes no others beside it")
     check_transformers()
     _check_device(device)
+    grid = NO_GRID
+    if deterministic_tokens is not None:
+        grid = Grid.of(deterministic_tokens, block_tokens)
+        pin_torch(torch.device(device))
     weight_files = _weight_files(directory)
     config = _read_config(directory)
     refuse_uncacheable(config)
     text_config = config.get_text_config()
     regime = choose_regime(text_config, rope_regime)
     lora = None if adapter is None else read_adapter(adapter)
+    loras = {name: read_adapter(path) for name, path in adapters.items()}
     model = _read_model(directory, config, _pick_dtype(dtype, device), device)
     if lora is not None:
         merge_adapter(model, lora)
+    # Before anything looks at how the model attends: a layer with a hook is read by nobody else.
+    added = AddedAdapters(model, loras, adapter_bytes_max) if loras else None
     regime.pin(model)
     layout = probe_layout(model, block_tokens)
-    attention, difference = prove_attention(model, layout, regime.context_tokens)
+    attention, difference = prove_attention(
+        model, layout, regime.context_tokens, deterministic=grid.fixed
+    )
+    if added is not None:
+        attention = attention.unrecorded()
+        prove_adapters(model, layout, regime.context_tokens, attention, loras, added)
+    engine = ENGINE_ID
+    if grid.fixed:
+        check_repeatable(model, layout, regime.context_tokens, attention, grid)
+        engine = f"{ENGINE_ID};{recipe(model.device, attention.name, grid)}"
     name = directory.resolve().name
+    namespace = checkpoint_namespace(
+        directory,
+        weight_files,
+        config,
+        layout,
+        regime.name,
+        "" if lora is None else lora.digest,
+        engine,
+    )
     return LoadedModel(
         name=name if lora is None else f"{name}:{lora.name}",
         architecture=type(model).__name__,
@@ -114,19 +187,25 @@ def load_model(
         regime=regime,
         vocabulary_size=int(text_config.vocab_size),
         stop_token_ids=_stop_token_ids(directory, text_config),
-        namespace=checkpoint_namespace(
-            directory,
-            weight_files,
-            config,
-            layout,
-            regime.name,
-            "" if lora is None else lora.digest,
-        ),
+        namespace=namespace,
         layout=layout,
         attention=attention,
         difference=difference,
         model=model,
+        grid=grid,
+        added=added,
+        adapted={name: _adapted(namespace, lora, grid) for name, lora in loras.items()},
     )
+
+
+def _adapted(base: Namespace, lora: LoraAdapter, grid: Grid) -> Namespace:
+    """That of the adapter merged, within the same tolerance; but not to the same bits."""
+    engine = f"{base.engine};added" if grid.fixed else base.engine
+    return replace(base, adapter=lora.digest, engine=engine)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def refuse_uncacheable(config: Any) -> None:

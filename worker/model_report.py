@@ -52,6 +52,8 @@ class ModelReport:
     layout: str
     layers: tuple[LayerRun, ...]
     namespace_id: str
+    deterministic_piece_tokens: int
+    """0: warm answers may differ from cold ones in their last bits."""
     adapter: str
     """The digest of what was merged, or empty."""
     logit_difference: float
@@ -82,6 +84,7 @@ def report_on(loaded: LoadedModel) -> ModelReport:
         layout=layout.describe(),
         layers=_layer_runs(loaded),
         namespace_id=loaded.namespace.id.hex(),
+        deterministic_piece_tokens=loaded.grid.piece_tokens,
         adapter=loaded.namespace.adapter,
         logit_difference=loaded.difference,
         logit_tolerance=TOLERANCES[layout.dtype],
@@ -126,11 +129,16 @@ def report_table(report: ModelReport) -> Table:
         "blocks are named in": report.namespace_id,
         "paged logits": f"within {report.logit_difference:.1e} of the plain model's"
         f" (at most {report.logit_tolerance:.0e} is right)",
+        "deterministic": _deterministic_text(report.deterministic_piece_tokens),
         "with": f"transformers {report.transformers}, torch {report.torch}",
     }
     for what, value in rows.items():
         table.add_row(what, value)
     return table
+
+
+def _deterministic_text(piece_tokens: int) -> str:
+    return f"in pieces of {piece_tokens:,} tokens" if piece_tokens else "no"
 
 
 def _layers_text(run: LayerRun) -> str:

@@ -33,6 +33,8 @@ class Span:
     """The sequence's pages, long enough for the span."""
     wanted_logits: int
     """Of how many of its last tokens the logits are wanted."""
+    adapter: str = ""
+    """Which of the added adapters it is computed with; empty: none."""
 
     @property
     def end(self) -> int:

@@ -29,11 +29,13 @@ def checkpoint_namespace(
     layout: BlockLayout,
     rope_regime: str | None,
     adapter: str = "",
+    engine: str = ENGINE_ID,
 ) -> Namespace:
     """The namespace of `layout` over the files of `directory`. Raises OSError.
 
     `rope_regime` is None for a checkpoint that has one set of frequencies; `adapter` is the digest
-    of what was merged into its weights, or empty.
+    of what was merged into its weights, or empty; `engine` starts with `ENGINE_ID` and says what
+    else of this engine is in the bytes.
     """
     files = [directory / "config.json", *weight_files]
     return Namespace(
@@ -42,7 +44,7 @@ def checkpoint_namespace(
         dtype=str(layout.dtype).removeprefix("torch."),
         block_tokens=layout.block_tokens,
         rope=_rope_text(config.get_text_config(), rope_regime),
-        engine=ENGINE_ID,
+        engine=engine,
         adapter=adapter,
     )
 

@@ -20,13 +20,17 @@ log = logging.getLogger(__name__)
 
 
 def prove_attention(
-    model: Any, layout: BlockLayout, context_tokens: int
+    model: Any, layout: BlockLayout, context_tokens: int, *, deterministic: bool = False
 ) -> tuple[AttentionChoice, float]:
-    """The way, and the difference of logits that `run_self_test` saw with it.
+    """The way, and the difference of logits that `run_self_test` saw with it. `deterministic`: of
+    those whose sums are the same in any pages.
 
     Raises as `run_self_test` does for the last of the device's ways.
     """
     choices = attention_choices(model.device)
+    if deterministic:
+        # The last, which gathers, is always one of them.
+        choices = tuple(choice for choice in choices if not choice.by_place)
     if has_latents(survey(model), layout):
         # What is done for latents has another shape in each step.
         plain = [choice for choice in choices if not choice.records]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from worker.cache_control import CacheControl, check_cache_control
 from worker.chat import ChatMessage, PromptEncoder, check_roles
 from worker.errors import (
+    AdapterUnknownError,
     InvalidLimitError,
     ModelUnknownError,
     PromptEmptyError,
@@ -28,6 +29,7 @@ __all__ = [
     "Prompt",
     "TextPrompt",
     "TokenPrompt",
+    "adapter_of",
     "check_ask",
     "completion_limit",
     "encode",
@@ -77,6 +79,8 @@ class Ask:
     ignore_end_of_sequence: bool = False
     priority: int | None = None
     """None: what the tenant has by itself."""
+    adapter: str = ""
+    """Empty: what `model` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +92,39 @@ class ModelLimits:
     """Prompt and one sample's completion together."""
     vocabulary_size: int
     default_completion_tokens: int
+    adapters: frozenset[str] = frozenset()
+    """Those that requests may name."""
+
+    def full_name(self, adapter: str) -> str:
+        """Of the model with an adapter, or with none: as replies and usage events call it."""
+        return f"{self.model}:{adapter}" if adapter else self.model
+
+
+def adapter_of(ask: Ask, limits: ModelLimits) -> str:
+    """The adapter that is asked for, by `adapter` or by a model called MODEL:ADAPTER; empty: none.
+
+    Raises ModelUnknownError, AdapterUnknownError.
+    """
+    asked = ask.adapter
+    if ask.model not in ("", limits.model):
+        base, _, named = ask.model.rpartition(":")
+        if base != limits.model or asked not in ("", named):
+            raise ModelUnknownError(
+                f"this worker serves {limits.model}; leave `model` empty or ask for that",
+                serves=limits.model,
+            )
+        asked = named
+    if asked and asked not in limits.adapters:
+        there = ", ".join(sorted(limits.adapters)) or "none"
+        raise AdapterUnknownError(
+            f"{limits.model} has no adapter {asked} here; it has {there}", serves=limits.model
+        )
+    return asked
 
 
 def check_ask(ask: Ask, limits: ModelLimits, encoder: PromptEncoder) -> None:
     """All that can be told without tokenizing."""
-    if ask.model and ask.model != limits.model:
-        raise ModelUnknownError(
-            f"this worker serves {limits.model}; leave `model` empty or ask for that",
-            serves=limits.model,
-        )
+    adapter_of(ask, limits)
     _check_limits(ask)
     _check_stops(ask, limits.vocabulary_size)
     check_sampling(ask.sampling, ask.sample_count)

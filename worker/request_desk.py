@@ -24,6 +24,7 @@ from worker.request_checks import (
     ChatPrompt,
     ModelLimits,
     TokenPrompt,
+    adapter_of,
     check_ask,
     completion_limit,
     encode,
@@ -58,6 +59,9 @@ ScopeRuns = tuple[tuple[str, int | None], ...]
 class Description:
     """A prompt as the engine would get it."""
 
+    model: str
+    """With its adapter, as usage events call it."""
+    adapter: str
     token_ids: tuple[int, ...]
     scope: ChainScope
     others: tuple[tuple[ChainScope, ScopeRuns], ...]
@@ -106,6 +110,7 @@ class RequestDesk:
         arrival, start_time_ns = time.monotonic(), time.time_ns()
         ttl = ttl_seconds(ask.cache.ttl_class, self._limits.ttl_classes)
         path, token_ids, limit = await self._taken_in(ask)
+        adapter = adapter_of(ask, self._model)
         priority = self._tenants.priority(ask.caller, ask.priority)
         seconds = self._limits.deadline_seconds
         if time_remaining is not None:
@@ -115,7 +120,7 @@ class RequestDesk:
         admitted = AdmittedRequest(
             request_id=request_id,
             tenant_id=ask.caller.tenant_id,
-            model=self._model.model,
+            model=self._model.full_name(adapter),
             node=self._limits.node,
             client_request_id=ask.client_request_id,
             start_time_ns=start_time_ns,
@@ -136,6 +141,7 @@ class RequestDesk:
             cache_timeout_seconds=ask.cache.timeout_seconds,
             tenant=ask.caller.tenant_id,
             priority=priority,
+            adapter=adapter,
             deadline=deadline,
         )
         plan = GenerationPlan(admitted, request, ask.stop, arrival, deadline, ask.cache.ttl_class)
@@ -155,7 +161,9 @@ class RequestDesk:
                 others[self._tenants.chain_scope(rung, at)] = scope_runs(rung, at)
         own = self._tenants.chain_scope(path, ends)
         others.pop(own, None)
-        return Description(token_ids, own, tuple(others.items()))
+        adapter = adapter_of(ask, self._model)
+        model = self._model.full_name(adapter)
+        return Description(model, adapter, token_ids, own, tuple(others.items()))
 
     def drain(self) -> None:
         """Refuses new requests from now on."""

@@ -87,6 +87,8 @@ class EngineRequest:
     """Who shares the engine with others: the organisation."""
     priority: int = 0
     """The higher goes first."""
+    adapter: str = ""
+    """One of the model's added adapters; empty: none."""
     deadline: float = math.inf
     """On the engine's clock: it ends then, as DEADLINE, wherever it stands."""
 

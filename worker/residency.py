@@ -62,7 +62,8 @@ class Residency:
 
     def usable(self, live: LiveRequest) -> int:
         """Of those at the last look, how many a hit may have."""
-        return self._tree.whole_count(live.leader.chain.hashes, live.resident_hint)
+        count = self._tree.whole_count(live.leader.chain.hashes, live.resident_hint)
+        return live.grid.whole(count)
 
     def reserves(self, live: LiveRequest) -> bool:
         return live in self._reserving
@@ -161,7 +162,8 @@ class Residency:
     def seal(self, live: LiveRequest, sequence: TokenSequence) -> int:
         """Makes the sequence's computed full blocks resident; how many of them were written: new,
         and not counted before."""
-        full, first = sequence.computed // self._block_tokens, sequence.sealed_blocks
+        full = live.kept_count(sequence.computed // self._block_tokens)
+        first = sequence.sealed_blocks
         if first >= full:
             return 0
         middle = max(first, _written_blocks(live, sequence, full))
@@ -244,6 +246,8 @@ class Residency:
 
     def _take_resident(self, live: LiveRequest, chain: Sequence[BlockHash]) -> list[PageId]:
         """What keeps blocks puts off their end too, as its store would."""
+        if live.grid.fixed:
+            chain = chain[: live.grid.whole(len(self._tree.match(chain)))]
         if live.request.one_off:
             return self._tree.hold(chain)
         return self._tree.use(chain, live.until(self._clock()) if live.keeps else 0.0)

@@ -3,9 +3,9 @@
 One random prompt of two and a half blocks is computed by the plain model (transformers' eager
 attention, no cache) and by pages: in chunks, its end beside its own beginning as another request,
 and again with every full block taken out as bytes and put back into other pages, its last ones one
-by one, and three at once. A wrong mask, a state outside the cache or a mixed-up layout shows as a difference. What
-lies past those tokens, windows and the context's end, is proved by `worker.position_test` without
-computing it.
+by one, and three at once. A wrong mask, a state outside the cache or a mixed-up layout shows as a
+difference. What lies past those tokens, windows and the context's end, is proved by
+`worker.position_test` without computing it.
 
 A model that chooses experts chooses others when two are as good and rounding decides, and a token
 with other experts has other logits, in plain transformers too. So in half precision such a model is
@@ -16,6 +16,7 @@ Bound: eight blocks of tokens, four times `ROW_COUNT` and four, whatever the mod
 but for compute; runs on the starting thread.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,11 +25,19 @@ from worker.attention.choose import AttentionChoice
 from worker.attention.interface import IMPLEMENTATION
 from worker.errors import SelfTestFailedError
 from worker.kv_pages import KvPages, PageId
+from worker.landing import PageBytes
 from worker.layout import BlockLayout
 from worker.model_runner import ModelRunner, Span
 from worker.position_test import check_positions
 
-__all__ = ["TOLERANCES", "logit_difference", "run_self_test"]
+__all__ = [
+    "TOLERANCES",
+    "fill_pages",
+    "logit_difference",
+    "page_contents",
+    "plain_logits",
+    "run_self_test",
+]
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference allowed, as a share of the largest logit. Wrong masks differ by about 1.
@@ -67,7 +76,7 @@ def _check_logits(
     vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(0, vocabulary, (count,), generator=generator).tolist()
-    expected = _plain_logits(model, prompt)
+    expected = plain_logits(model, prompt)
 
     def compare(what: str, got: torch.Tensor, right: torch.Tensor) -> float:
         difference = logit_difference(model, layout.dtype, got, right)
@@ -90,7 +99,7 @@ def _check_logits(
     seen.append(compare("neighbouring", both, wanted))
 
     full = (count - 1) // size
-    _move(kv, pages[:full], other[:full])
+    fill_pages(kv, other[:full], page_contents(kv, pages[:full]))
     start, first_single = full * size, max(full * size, count - SINGLE_COUNT)
     if start < first_single:
         restored = runner.run(
@@ -111,18 +120,24 @@ def _check_logits(
     return max(seen)
 
 
-def _move(kv: KvPages, pages: list[PageId], others: list[PageId]) -> None:
-    """Their bytes, as a store takes them out and a load puts them back."""
-    source, landing = kv.source(pages), kv.landing(others)
-    for index in range(len(pages)):
-        with source.lend([index]) as (content,):
-            (room,) = landing.room(index, 1)
-            room[:] = content
-            landing.push(index, [room])
+def page_contents(kv: KvPages, pages: Sequence[PageId]) -> list[PageBytes]:
+    """Copies of their bytes, as a store takes them out."""
+    with kv.source(pages).lend(range(len(pages))) as contents:
+        return [content.copy() for content in contents]
+
+
+def fill_pages(kv: KvPages, pages: Sequence[PageId], contents: Sequence[PageBytes]) -> None:
+    """Their bytes put in, as a load does it."""
+    landing = kv.landing(pages)
+    for index, content in enumerate(contents):
+        (room,) = landing.room(index, 1)
+        room[:] = content
+        landing.push(index, [room])
     landing.settle(0, len(pages), lambda count, work: sum(map(work, range(count))))
 
 
-def _plain_logits(model: Any, prompt: list[int]) -> torch.Tensor:
+def plain_logits(model: Any, prompt: list[int]) -> torch.Tensor:
+    """`[tokens, vocabulary]`, float32. Leaves `model` set to eager attention."""
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         output = model(input_ids=torch.tensor([prompt], device=model.device), use_cache=False)

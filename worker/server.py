@@ -10,6 +10,7 @@ the journal has it. Main thread and its event loop.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
 from kvtier.v1 import describe_pb2_grpc, inference_pb2, inference_pb2_grpc
+from worker.adapter_ports import AdapterPorts
+from worker.breaker import Breaker
 from worker.cache_client import CacheClient
 from worker.cache_port import CachePort
 from worker.chat import load_prompt_encoder
@@ -80,7 +83,8 @@ async def start_worker(settings: WorkerSettings) -> RunningWorker:
 
     Raises SettingsError, AddressInUseError, TlsRequiredError, TlsFileError, and of
     `worker.errors`: CheckpointError, ArchitectureRefusedError, AdapterError, AdapterRefusedError,
-    SelfTestFailedError, DeviceUnavailableError, JournalLockedError, JournalDirectoryError.
+    SelfTestFailedError, DeterminismRefusedError, DeviceUnavailableError, JournalLockedError,
+    JournalDirectoryError.
     """
     async with AsyncExitStack() as parts:
         return await _build(settings, parts)
@@ -135,6 +139,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
             context_tokens=loaded.context_tokens,
             vocabulary_size=loaded.vocabulary_size,
             default_completion_tokens=settings.default_completion_tokens,
+            adapters=frozenset(loaded.adapted),
         ),
         encoder=encoder,
         tenants=tenants,
@@ -160,10 +165,10 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         DescribeServicer(
             desk,
             engine,
-            loaded.name,
-            loaded.namespace,
+            loaded.namespace_of,
             loaded.block_bytes,
             whole_units=settings.cache.units.whole,
+            grid=loaded.grid,
         ),
         server.server,
     )
@@ -178,6 +183,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
             "listen": bound[0],
             "attention": loaded.attention.name,
             "why": loaded.attention.why,
+            "deterministic": loaded.namespace.engine if loaded.grid.fixed else "no",
         },
     )
     return RunningWorker(bound[0], loaded.name, failed, parts.pop_all())
@@ -254,6 +260,9 @@ def _load_model(settings: WorkerSettings) -> LoadedModel:
         block_tokens=settings.pool.block_tokens,
         rope_regime=settings.rope_regime,
         adapter=settings.adapter,
+        deterministic_tokens=settings.step_tokens if settings.deterministic else None,
+        adapters=settings.adapters,
+        adapter_bytes_max=settings.adapter_bytes_max,
     )
     regime = loaded.regime
     if regime.context_tokens < regime.model_context_tokens:
@@ -272,18 +281,24 @@ def _connect_cache(
 ) -> CachePort | None:
     if not settings.cache.address:
         return None
-    return CacheClient(
-        settings.cache.address,
-        namespace_id=loaded.namespace.id,
-        block_bytes=loaded.block_bytes,
-        block_tokens=loaded.block_tokens,
-        client_name=settings.node,
-        transport=settings.cache.transport,
-        credentials=peers.cache,
-        lane_tls=peers.cache_lane,
-        copy_lanes=copy_lanes(loaded.model.device),
-        registered=registered,
-    )
+    breaker = Breaker(time.monotonic)
+
+    def connect(adapter: str) -> CachePort:
+        return CacheClient(
+            settings.cache.address,
+            namespace_id=loaded.namespace_of(adapter).id,
+            block_bytes=loaded.block_bytes,
+            block_tokens=loaded.block_tokens,
+            client_name=settings.node,
+            transport=settings.cache.transport,
+            credentials=peers.cache,
+            lane_tls=peers.cache_lane,
+            breaker=breaker,
+            copy_lanes=copy_lanes(loaded.model.device),
+            registered=registered,
+        )
+
+    return AdapterPorts(connect) if loaded.adapted else connect("")
 
 
 def _make_engine(
@@ -331,4 +346,6 @@ def _describe(
         prefix_unit=settings.prefix_unit,
         prefix_unit_parts=settings.prefix_unit_parts if whole else (),
         prefix_unit_interval_tokens=settings.prefix_unit_interval_tokens if whole else 0,
+        deterministic_piece_tokens=loaded.grid.piece_tokens,
+        adapters=sorted(loaded.adapted),
     )

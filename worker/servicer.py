@@ -107,6 +107,7 @@ def read_ask(request: inference_pb2.GenerateRequest) -> Ask:
         client_request_id=request.client_request_id,
         ignore_end_of_sequence=request.ignore_end_of_sequence,
         priority=request.priority if request.HasField("priority") else None,
+        adapter=request.adapter,
     )
 
 

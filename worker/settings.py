@@ -30,6 +30,8 @@ __all__ = [
 
 ENV_PREFIX = "KVTIER_WORKER_"
 TTL_SECONDS_MAX = 366 * 24 * 3600
+ADAPTERS_MAX = 32
+"""Each that is in use is a session at the cache service."""
 
 
 def _split(value: Any) -> Any:
@@ -51,13 +53,13 @@ TenantGrant = Annotated[Grant, BeforeValidator(_parse), PlainSerializer(str)]
 
 
 def _pairs(value: Any) -> Any:
-    """Environment and command line give one text: NAME=SECONDS, separated by commas."""
+    """Environment and command line give one text: NAME=VALUE, separated by commas."""
     if not isinstance(value, str):
         return value
     pairs = [pair.partition("=") for pair in _split(value)]
     if len({name for name, _, _ in pairs}) != len(pairs):
         raise ValueError("a name is there twice")
-    return {name.strip(): seconds.strip() for name, _, seconds in pairs}
+    return {name.strip(): what.strip() for name, _, what in pairs}
 
 
 TtlClasses = Annotated[
@@ -67,6 +69,13 @@ TtlClasses = Annotated[
     ],
     BeforeValidator(_pairs),
     Field(max_length=16),
+]
+
+
+Adapters = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Path],
+    BeforeValidator(_pairs),
+    Field(max_length=ADAPTERS_MAX),
 ]
 
 
@@ -145,6 +154,10 @@ class WorkerSettings(ServiceSettings):
     """A Hugging Face checkpoint's directory."""
     adapter: Path | None = None
     """A LoRA adapter's directory, merged into the checkpoint at start."""
+    adapters: Adapters = Field(default_factory=dict)
+    """LoRA adapters' directories by the names that requests call them, added at run time."""
+    adapter_bytes_max: ByteSize = Field(default=ByteSize(1 << 30), ge=0)
+    """Memory for all of `adapters`."""
     listen: OptionalListenAddress = "127.0.0.1:7421"
     node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
     tenants: Annotated[tuple[TenantGrant, ...], BeforeValidator(_split)] = (
@@ -163,6 +176,8 @@ class WorkerSettings(ServiceSettings):
     step_tokens: int = Field(default=512, ge=1, le=1 << 20)
     prompt_step_tokens: int = Field(default=1024, ge=0, le=1 << 20)
     """Of a step in which nobody decodes, where it is more than `step_tokens`."""
+    deterministic: bool = False
+    """Warm answers are bit-equal to cold ones: `worker.determinism`."""
     default_completion_tokens: int = Field(default=256, ge=1)
     request_deadline_seconds: Seconds = 600.0
     drain_seconds: Seconds = 10.0
@@ -192,4 +207,11 @@ class WorkerSettings(ServiceSettings):
             raise ValueError("tenants: a name is there twice")
         if self.step_tokens < self.pool.block_tokens:
             raise ValueError("step_tokens: a step must hold at least one block")
+        if self.adapter is not None and self.adapters:
+            raise ValueError("adapters: there is one merged already, by the setting adapter")
+        if self.deterministic and self.cache.units.whole:
+            raise ValueError(
+                "deterministic: hits end on the grid of step_tokens, and so not at prefix units;"
+                " it does not go with cache.prefix_unit=deepseek"
+            )
         return self

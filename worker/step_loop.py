@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
 from worker.admitting import Admitting
-from worker.batch import Pending, plan_pieces, step_size
+from worker.batch import Pending, plan_pieces, plan_whole_pieces, step_size
 from worker.endings import Endings
 from worker.engine_state import EngineState
 from worker.engine_stats import EngineStats
@@ -43,6 +43,10 @@ class _Work:
     @property
     def decodes(self) -> bool:
         return len(self.span.token_ids) == 1
+
+    @property
+    def wanted(self) -> bool:
+        return self.live.phase is Phase.RUNNING and self.sequence.finish is None
 
 
 class StepLoop:
@@ -110,6 +114,17 @@ class StepLoop:
         if not works:
             return settled or ended or admitted
         self._steps += 1
+        if self._state.grid.fixed:
+            for work in works:
+                # What comes before it in the step may have ended its request.
+                if work.wanted:
+                    self._compute([work])
+        else:
+            self._compute(works)
+        return True
+
+    def _compute(self, works: Sequence[_Work]) -> None:
+        """One forward, and what follows from it."""
         began = self._state.clock()
         try:
             logits = self._runner.run([work.span for work in works])
@@ -119,13 +134,12 @@ class StepLoop:
             for work in works:
                 problem = f"the model failed: {type(error).__name__}"
                 self._endings.end(work.live, EndReason.ERROR, problem)
-            return True
+            return
         pieces = [work.span for work in works if not work.decodes]
         seconds = self._state.clock() - began
         self._prefill_rate.step(pieces, len(works) - len(pieces), seconds)
         for work, row in zip(works, rows, strict=True):
             self._advance(work, row)
-        return True
 
     def stats(self) -> EngineStats:
         state = self._state
@@ -187,8 +201,11 @@ class StepLoop:
         ]
         pendings = [Pending(s.computed, s.known, live is first) for live, s in pairs]
         settings = state.settings
-        size = step_size(pendings, settings.step_tokens, settings.prompt_step_tokens)
-        ends = plan_pieces(pendings, size, state.block_tokens)
+        if state.grid.fixed:
+            ends = plan_whole_pieces(pendings, settings.step_tokens, state.grid)
+        else:
+            size = step_size(pendings, settings.step_tokens, settings.prompt_step_tokens)
+            ends = plan_pieces(pendings, size, state.block_tokens)
         works = []
         for (live, sequence), end in zip(pairs, ends, strict=True):
             # Making room for one may put back another.
@@ -200,7 +217,9 @@ class StepLoop:
     def _work(self, live: LiveRequest, sequence: TokenSequence, end: int) -> _Work:
         tokens = sequence.tokens(sequence.computed, end)
         # Also in the middle of a prompt: `_advance` judges the span's KV by them.
-        return _Work(live, sequence, Span(tokens, sequence.computed, sequence.table.pages, 1))
+        adapter = live.request.adapter
+        span = Span(tokens, sequence.computed, sequence.table.pages, 1, adapter)
+        return _Work(live, sequence, span)
 
     def _advance(self, work: _Work, row: LogitRow) -> None:
         live, sequence, span = work.live, work.sequence, work.span

@@ -97,3 +97,16 @@ def test_what_a_worker_refuses_is_refused_with_its_reason(tmp_path: Path) -> Non
         assert (status, out) == (1, "")
         assert reason in err
     assert check(tmp_path / "tiny", "--dtype", "int3")[0] == 2
+
+
+def test_it_proves_that_a_model_computes_the_same_each_time(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "llama", COMMON)
+    ordinary = checked(tmp_path, "--block-tokens", 16)
+    try:
+        proved = checked(tmp_path, "--block-tokens", 16, "--deterministic", "--step-tokens", 50)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert ordinary["deterministic_piece_tokens"] == 0
+    assert proved["deterministic_piece_tokens"] == 48
+    assert proved["attention"] == "gather+sdpa"
+    assert proved["namespace_id"] != ordinary["namespace_id"]

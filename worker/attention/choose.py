@@ -37,6 +37,8 @@ class AttentionChoice:
     why: str
     """In words, for whoever reads the log."""
     make: Callable[[KvPages], AttentionBackend]
+    by_place: bool = True
+    """Its sums depend on which pages a sequence has, or on what else is in the step."""
     absorbs: bool = False
     """Layers with latents do not expand their whole context at each step."""
 
@@ -46,6 +48,9 @@ class AttentionChoice:
     def recording(self) -> "AttentionChoice":
         return replace(self, name=f"{self.name}+graphs", records=True)
 
+    def unrecorded(self) -> "AttentionChoice":
+        return replace(self, name=self.name.removesuffix("+graphs"), records=False)
+
     def absorbing(self) -> "AttentionChoice":
         return replace(self, name=f"{self.name}+latents", absorbs=True)
 
@@ -53,7 +58,10 @@ class AttentionChoice:
 def attention_choices(device: torch.device) -> tuple[AttentionChoice, ...]:
     """At least one."""
     gathering = AttentionChoice(
-        GatheringBackend.name, "torch alone, which runs everywhere", GatheringBackend
+        GatheringBackend.name,
+        "torch alone, which runs everywhere",
+        GatheringBackend,
+        by_place=False,
     )
     if device.type == "cpu" and _kernel_with_sums():
         why = "torch's kernel for processors gives log-sum-exp, so single queries read pages"

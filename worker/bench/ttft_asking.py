@@ -97,8 +97,10 @@ def ask_together(
     completion_tokens: int,
     mode: CacheMode = CacheMode.DEFAULT,
     cache_timeout_seconds: float | None = None,
+    adapters: Sequence[str] | None = None,
 ) -> list[Answer]:
-    """All at once, each to its end, greedy and without stop tokens. Raises BenchError."""
+    """All at once, each to its end, greedy and without stop tokens; `adapters`: one for each
+    prompt, none where it is not said. Raises BenchError."""
     ended = threading.Semaphore(0)
     requests = [
         EngineRequest(
@@ -108,8 +110,9 @@ def ask_together(
             PUBLIC_SCOPE,
             cache_mode=mode,
             cache_timeout_seconds=cache_timeout_seconds,
+            adapter=adapter,
         )
-        for prompt in prompts
+        for prompt, adapter in zip(prompts, adapters or [""] * len(prompts), strict=True)
     ]
     answers = [Answer(time.perf_counter()) for _ in prompts]
     for request, answer in zip(requests, answers, strict=True):

@@ -75,6 +75,9 @@ Priority = Annotated[
         "--priority", min=-2, max=2, help="The higher goes first, as far as it is granted."
     ),
 ]
+Adapter = Annotated[
+    str, typer.Option("--adapter", help="One of the worker's adapters; by itself, none.")
+]
 MaxTokens = Annotated[
     int, typer.Option("--max-tokens", min=1, max=2**31 - 1, help="Tokens to generate at most.")
 ]
@@ -110,6 +113,7 @@ def generate(
     one_off: OneOff = False,
     ttl_class: TtlClass = "",
     priority: Priority = None,
+    adapter: Adapter = "",
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     top_p: TopP = None,
@@ -132,6 +136,7 @@ def generate(
     text = _prompt_text(prompt)
     request = _request(tenant, project, user, cache_scope, priority, max_tokens)
     request.client_request_id = _checked(name)
+    request.adapter = _checked(adapter)
     words = SamplingWords(
         temperature=temperature,
         top_p=top_p,
@@ -181,6 +186,7 @@ def chat(
     one_off: OneOff = False,
     ttl_class: TtlClass = "",
     priority: Priority = None,
+    adapter: Adapter = "",
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
     system: Annotated[str, typer.Option("--system", help="System message.")] = "",
@@ -193,6 +199,7 @@ def chat(
         while line := _next_line():
             history.messages.add(role="user", content=line)
             request = _request(tenant, project, user, cache_scope, priority, max_tokens)
+            request.adapter = _checked(adapter)
             set_sampling(request, SamplingWords(temperature=temperature))
             set_cache(request, cache, cache_timeout, one_off, _checked(ttl_class))
             request.chat.CopyFrom(history)

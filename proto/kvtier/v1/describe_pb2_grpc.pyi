@@ -44,7 +44,7 @@ class DescribeServiceStub:
     With them the cache service can be asked about the prompt; they say nothing of its text to whoever
     lacks the worker's secret. Preconditions: as for Generate. Changes nothing: no page, no recency, no
     usage event.
-    Errors: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+    Errors: MODEL_UNKNOWN, ADAPTER_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_MESSAGES (INVALID_ARGUMENT); SCOPE_TOO_WIDE (PERMISSION_DENIED);
     PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED) when too many prompts wait for
     the tokenizer; DEADLINE (DEADLINE_EXCEEDED) when the engine does not answer in 30 s;
@@ -67,7 +67,7 @@ class DescribeServiceAsyncStub(DescribeServiceStub):
     With them the cache service can be asked about the prompt; they say nothing of its text to whoever
     lacks the worker's secret. Preconditions: as for Generate. Changes nothing: no page, no recency, no
     usage event.
-    Errors: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+    Errors: MODEL_UNKNOWN, ADAPTER_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_MESSAGES (INVALID_ARGUMENT); SCOPE_TOO_WIDE (PERMISSION_DENIED);
     PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED) when too many prompts wait for
     the tokenizer; DEADLINE (DEADLINE_EXCEEDED) when the engine does not answer in 30 s;
@@ -93,7 +93,7 @@ class DescribeServiceServicer(metaclass=_abc_1.ABCMeta):
         With them the cache service can be asked about the prompt; they say nothing of its text to whoever
         lacks the worker's secret. Preconditions: as for Generate. Changes nothing: no page, no recency, no
         usage event.
-        Errors: MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+        Errors: MODEL_UNKNOWN, ADAPTER_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_MESSAGES (INVALID_ARGUMENT); SCOPE_TOO_WIDE (PERMISSION_DENIED);
         PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL (RESOURCE_EXHAUSTED) when too many prompts wait for
         the tokenizer; DEADLINE (DEADLINE_EXCEEDED) when the engine does not answer in 30 s;

@@ -81,7 +81,7 @@ class SamplingParameters(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "max_completion_tokens", "sampling", "sample_count", "stop", "cache_mode", "client_request_id", "ignore_end_of_sequence", "cache_scope", "project_id", "user_id", "cache_timeout", "one_off", "ttl_class", "stop_token_ids", "logprobs", "priority")
+    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "max_completion_tokens", "sampling", "sample_count", "stop", "cache_mode", "client_request_id", "ignore_end_of_sequence", "cache_scope", "project_id", "user_id", "cache_timeout", "one_off", "ttl_class", "stop_token_ids", "logprobs", "priority", "adapter")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class GenerateRequest(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     model: str
     chat: ChatPrompt
@@ -124,7 +125,8 @@ class GenerateRequest(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: int
     priority: int
-    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., max_completion_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., sample_count: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., client_request_id: _Optional[str] = ..., ignore_end_of_sequence: bool = ..., cache_scope: _Optional[_Union[CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., cache_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl_class: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    adapter: str
+    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., max_completion_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., sample_count: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., client_request_id: _Optional[str] = ..., ignore_end_of_sequence: bool = ..., cache_scope: _Optional[_Union[CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., cache_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl_class: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[int] = ..., priority: _Optional[int] = ..., adapter: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "delta", "sample_end", "usage")
@@ -215,7 +217,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model", "context_tokens", "block_tokens", "block_bytes", "architecture", "dtype", "attention", "page_count", "free_page_count", "cache_connected", "ttl_classes", "prefix_unit", "prefix_unit_parts", "prefix_unit_interval_tokens")
+    __slots__ = ("model", "context_tokens", "block_tokens", "block_bytes", "architecture", "dtype", "attention", "page_count", "free_page_count", "cache_connected", "ttl_classes", "prefix_unit", "prefix_unit_parts", "prefix_unit_interval_tokens", "deterministic_piece_tokens", "adapters")
     class TtlClassesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +239,8 @@ class GetModelResponse(_message.Message):
     PREFIX_UNIT_FIELD_NUMBER: _ClassVar[int]
     PREFIX_UNIT_PARTS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_UNIT_INTERVAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DETERMINISTIC_PIECE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     model: str
     context_tokens: int
     block_tokens: int
@@ -251,4 +255,6 @@ class GetModelResponse(_message.Message):
     prefix_unit: str
     prefix_unit_parts: _containers.RepeatedScalarFieldContainer[str]
     prefix_unit_interval_tokens: int
-    def __init__(self, model: _Optional[str] = ..., context_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., attention: _Optional[str] = ..., page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., cache_connected: bool = ..., ttl_classes: _Optional[_Mapping[str, _duration_pb2.Duration]] = ..., prefix_unit: _Optional[str] = ..., prefix_unit_parts: _Optional[_Iterable[str]] = ..., prefix_unit_interval_tokens: _Optional[int] = ...) -> None: ...
+    deterministic_piece_tokens: int
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., context_tokens: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., attention: _Optional[str] = ..., page_count: _Optional[int] = ..., free_page_count: _Optional[int] = ..., cache_connected: bool = ..., ttl_classes: _Optional[_Mapping[str, _duration_pb2.Duration]] = ..., prefix_unit: _Optional[str] = ..., prefix_unit_parts: _Optional[_Iterable[str]] = ..., prefix_unit_interval_tokens: _Optional[int] = ..., deterministic_piece_tokens: _Optional[int] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...

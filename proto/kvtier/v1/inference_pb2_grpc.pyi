@@ -53,7 +53,7 @@ class InferenceServiceStub:
     model's context, and the worker's deadline for a request, or the call's own when sooner.
     Errors before `started` (INVALID_LIMIT, INVALID_SAMPLING and TOKEN_ID_OUT_OF_RANGE name the
     `field` in their metadata, and in `conflicts_with` another that it does not go with):
-    MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+    MODEL_UNKNOWN, ADAPTER_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
     INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
     SCOPE_TOO_WIDE, PRIORITY_NOT_GRANTED (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
@@ -92,7 +92,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     model's context, and the worker's deadline for a request, or the call's own when sooner.
     Errors before `started` (INVALID_LIMIT, INVALID_SAMPLING and TOKEN_ID_OUT_OF_RANGE name the
     `field` in their metadata, and in `conflicts_with` another that it does not go with):
-    MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+    MODEL_UNKNOWN, ADAPTER_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
     TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
     INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
     SCOPE_TOO_WIDE, PRIORITY_NOT_GRANTED (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
@@ -134,7 +134,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         model's context, and the worker's deadline for a request, or the call's own when sooner.
         Errors before `started` (INVALID_LIMIT, INVALID_SAMPLING and TOKEN_ID_OUT_OF_RANGE name the
         `field` in their metadata, and in `conflicts_with` another that it does not go with):
-        MODEL_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
+        MODEL_UNKNOWN, ADAPTER_UNKNOWN, TENANT_UNKNOWN (NOT_FOUND); INVALID_SCOPE, PROMPT_EMPTY,
         TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
         INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
         SCOPE_TOO_WIDE, PRIORITY_NOT_GRANTED (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL

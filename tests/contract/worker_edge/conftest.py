@@ -1,6 +1,7 @@
 """A real worker in this process: gRPC, engine, journal, and a checkpoint of a few kilobytes; a real
 cache service beside it for who asks."""
 
+import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
@@ -65,6 +67,30 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 parameter.mul_(8.0)
     model.save_pretrained(directory)
     return directory
+
+
+@pytest.fixture
+def save_adapter(tmp_path: Path) -> Callable[..., Path]:
+    """Saves LoRA adapters for `checkpoint`: two layers of 32 wide with one KV head of 16."""
+
+    def save(name: str, seed: int = 3) -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["v_proj"]}
+        (directory / "adapter_config.json").write_text(json.dumps(config))
+        generator = torch.Generator().manual_seed(seed)
+        prefix = "base_model.model.model.layers"
+        tensors = {
+            f"{prefix}.{layer}.self_attn.v_proj.lora_{side}.weight": torch.randn(
+                shape, generator=generator
+            )
+            for layer in range(2)
+            for side, shape in (("A", (2, 32)), ("B", (16, 2)))
+        }
+        save_file(tensors, directory / "adapter_model.safetensors")
+        return directory
+
+    return save
 
 
 StartWorker = Callable[..., Awaitable[tuple[RunningWorker, Any]]]

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from kvtier.errors import read_error
 from kvtier.v1 import inference_pb2 as pb
@@ -18,22 +16,8 @@ TEXT = "once upon a time " * 8
 
 
 @pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    """For `checkpoint`: two layers of 32 wide with one KV head of 16."""
-    directory = tmp_path / "poet"
-    directory.mkdir()
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["v_proj"]}
-    (directory / "adapter_config.json").write_text(json.dumps(config))
-    generator = torch.Generator().manual_seed(3)
-    tensors = {
-        f"base_model.model.model.layers.{layer}.self_attn.v_proj.lora_{side}.weight": torch.randn(
-            shape, generator=generator
-        )
-        for layer in range(2)
-        for side, shape in (("A", (2, 32)), ("B", (16, 2)))
-    }
-    save_file(tensors, directory / "adapter_model.safetensors")
-    return directory
+def adapter(save_adapter) -> Path:
+    return save_adapter("poet")
 
 
 async def ask(stub, model: str = "") -> tuple[list[int], pb.GenerateUsage]:

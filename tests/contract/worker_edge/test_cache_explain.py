@@ -191,3 +191,27 @@ async def test_what_cannot_be_explained_is_one_clear_line(cache_server: Any, sta
         assert (failed.returncode, failed.stdout) == (status, ""), failed
         assert failed.stderr.count("\n") == 1
         assert reason in failed.stderr
+
+
+async def test_a_prompt_of_an_adapter_is_explained_in_its_own_blocks(
+    cache_server: Any, start: Any, save_adapter: Any
+) -> None:
+    mine = f"adapters=poet={save_adapter('poet')}"
+    running, stub = await start(f"cache.address={cache_server.listen}", mine)
+
+    async def hit(*words: str) -> int:
+        printed = await cli(cache_server.listen, running.listen, "--raw", "--json", PROMPT, *words)
+        assert (printed.returncode, printed.stderr) == (0, "")
+        data = json.loads(printed.stdout)
+        assert data["prompt_tokens"] == len(PROMPT)
+        return data["hit_tokens"]  # type: ignore[no-any-return]
+
+    request = inference_pb2.GenerateRequest(
+        tenant_id="acme", text=PROMPT, max_completion_tokens=1, adapter="poet"
+    )
+    assert [response async for response in stub.Generate(request)]
+    assert await hit() == 0
+    assert await hit("--adapter", "poet") == (len(PROMPT) - 1) // 16 * 16
+    refused = await cli(cache_server.listen, running.listen, PROMPT, "--adapter", "bard")
+    assert refused.returncode == 1
+    assert "ADAPTER_UNKNOWN" in refused.stderr

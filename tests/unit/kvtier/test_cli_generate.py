@@ -104,6 +104,13 @@ def test_json_is_one_object_with_numbers_and_decimal_text(worker, till):
     assert (data["logprobs"], data["error"]) == (None, None)
 
 
+def test_an_adapter_goes_into_the_request(worker, till):
+    generate(worker, till)
+    generate(worker, till, "hi", "--adapter", "poet")
+    run("chat", "--adapter", "clerk", "--address", worker.address, "--billing", "", typed="hi\n")
+    assert [request.adapter for request in worker.requests] == ["", "poet", "clerk"]
+
+
 def test_a_priority_is_asked_for_only_where_one_is_named(worker, till):
     generate(worker, till)
     generate(worker, till, "hi", "--priority", "-2")
