@@ -58,6 +58,7 @@ test-oldest: $(OTHER_TRANSFORMERS)/$(OLDEST_TRANSFORMERS)/.ready  ## the matrix 
 test-versions: $(patsubst %,$(OTHER_TRANSFORMERS)/%/.ready,$(OLDEST_TRANSFORMERS) $(NEWER_TRANSFORMERS))  ## all of the models' tests with the oldest and a newer one
 	@set -e; $(foreach version,$(OLDEST_TRANSFORMERS) $(NEWER_TRANSFORMERS),echo "== transformers $(version)"; \
 	  ($(call laid_over,$(version)) && $(BIN)/python -m pytest $(ARGS) tests/unit/worker_engine tests/contract/test_adapters.py \
+	    tests/contract/test_added_adapters.py tests/contract/test_deterministic.py \
 	    tests/contract/test_architectures.py tests/contract/test_more_architectures.py tests/contract/test_rope_by_length.py);)
 
 check: $(STAMP)  ## ruff and mypy only
