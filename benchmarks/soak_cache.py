@@ -2,11 +2,11 @@
 
     python benchmarks/soak_cache.py [--seconds 600] [--processes 16] [--threads 4] [--json FILE]
 
-Processes of several threads each store and restore chains of a shared pool, half over shared memory
-and half over the stream, some with next to no time; every restored byte is compared. Meanwhile a
-process is killed (kill -9) every few seconds and another takes its place. In the first half of the
-time the service is killed too, or stopped (SIGSTOP) for a second, and comes back over its data. In
-the second half it lives, so that its memory can be seen to stay flat.
+Processes of several threads each store and restore chains of a shared pool, in turn over the
+stream, shared memory and the bulk lane, some with next to no time; every restored byte is compared.
+Meanwhile a process is killed (kill -9) every few seconds and another takes its place. In the first
+half of the time the service is killed too, or stopped (SIGSTOP) for a second, and comes back over
+its data. In the second half it lives, so that its memory can be seen to stay flat.
 
 At the end the clients go, and the service must hold no session, lease or reservation, no slab
 but those of cached blocks, and verify every block of its SSD. Exit status 1 when it does not, when
@@ -52,6 +52,7 @@ BLOCK_TOKENS = 16
 CHAINS = 300
 CHAIN_BLOCKS_MAX = 48
 """Together about three times what memory and SSD hold."""
+TRANSPORTS: tuple[TransportChoice, ...] = ("stream", "shared_memory", "bulk")
 SETTINGS = {
     "host.capacity_bytes": "96MiB",
     "ssd.capacity_bytes": "256MiB",
@@ -96,7 +97,7 @@ def be_client(address: str, seed: int, threads: int) -> int:
 
     def work(number: int) -> None:
         chance = random.Random(f"{seed}/{number}")
-        transport: TransportChoice = "shared_memory" if number % 2 else "stream"
+        transport = TRANSPORTS[number % len(TRANSPORTS)]
         client = CacheClient(
             address, NamespaceId(bytes(32)), BLOCK_BYTES, BLOCK_TOKENS, "soak", transport
         )
@@ -156,6 +157,7 @@ class Soak:
             "listen": self.address,
             "data_directory": self.directory / "data",
             "socket_path": self.directory / "a",
+            "bulk.listen": "127.0.0.1:0",
             "log.level": "WARNING",
             **SETTINGS,
         }
