@@ -7,6 +7,7 @@ blocks.
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kvtier.blocks import Tier
 from kvtier.keys import PUBLIC_SCOPE
 from tests.contract.test_adapters import MADE, NEW_TOKENS, greedy, make_adapter, prompts
 from tests.tiny_models import BLOCK_TOKENS, COMMON, LATENT, BytesCache, save_tiny
+from worker.adapter_ports import AdapterPorts
 from worker.engine import Engine, EngineSettings
 from worker.errors import AdapterError, AdapterRefusedError, AdapterUnknownError
 from worker.model_loader import LoadedModel, load_model
@@ -116,13 +118,16 @@ def test_nobody_reuses_blocks_of_another_adapter_or_of_none(tmp_path: Path) -> N
     save_tiny(tmp_path / "base", "llama", COMMON)
     for seed, adapter in enumerate(NAMES):
         make_adapter(tmp_path / "base", tmp_path / adapter, seed, **VALUES)
-    loaded, cache, prompt = load(tmp_path, *NAMES), BytesCache(), prompts()[1]
-    for count, adapter in enumerate(("", "poet", "clerk"), 1):
+    loaded, prompt = load(tmp_path, *NAMES), prompts()[1]
+    kept: defaultdict[str, BytesCache] = defaultdict(BytesCache)
+    cache = AdapterPorts(kept.__getitem__)
+    for adapter in ("", "poet", "clerk"):
         engine = engine_of(loaded, cache)
         assert ask(engine, [(adapter, prompt)])[0][2] == 0
         engine.stop()
-        # Prompt and answer make six whole blocks.
-        assert len(cache.blocks) == 6 * count
+        # Prompt and answer make six whole blocks, which go where the adapter's go and nowhere else.
+        assert len(kept[adapter].blocks) == 6
+    assert {len(each.blocks) for each in kept.values()} == {6}
     engine = engine_of(loaded, cache)
     for adapter in ("clerk", "", "poet"):
         assert ask(engine, [(adapter, prompt)])[0][2] == 80
