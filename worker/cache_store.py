@@ -235,10 +235,8 @@ class Store:
         lanes = self._session.lanes
         assert lanes is not None
         with self._pages.lend(missing) as pages:
-            blocks = [
-                (index, self._chain[index], page)
-                for index, page in zip(missing, pages, strict=True)
-            ]
+            hashes = [self._chain[index] for index in missing]
+            blocks = list(zip(missing, hashes, pages, strict=True))
             return lanes.store(reservation_id, blocks, self._deadline, go_on)
 
     def _send(self, reservation_id: str, missing: list[int]) -> list[int]:

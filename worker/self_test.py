@@ -3,9 +3,9 @@
 One random prompt of two and a half blocks is computed by the plain model (transformers' eager
 attention, no cache) and by pages: in chunks, its end beside its own beginning as another request,
 and again with every full block taken out as bytes and put back into other pages, its last ones one
-by one, and three at once. A wrong mask, a state outside the cache or a mixed-up layout shows as a
-difference. What lies past those tokens, windows and the context's end, is proved by
-`worker.position_test` without computing it.
+by one, and three single tokens at once. A wrong mask, a state outside the cache or a mixed-up
+layout shows as a difference. What lies past those tokens, windows and the context's end, is proved
+by `worker.position_test` without computing it.
 
 A model that chooses experts chooses others when two are as good and rounding decides, and a token
 with other experts has other logits, in plain transformers too. So in half precision such a model is

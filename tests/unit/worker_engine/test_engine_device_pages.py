@@ -25,6 +25,8 @@ class LateCache:
         self.release = threading.Event()
         self.entered = threading.Event()
         self.error: BaseException | None = None
+        self.left = threading.Event()
+        """The load that came late has its error, or has none."""
 
     def restore(
         self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
@@ -38,6 +40,8 @@ class LateCache:
         except BaseException as error:
             self.error = error
             raise
+        finally:
+            self.left.set()
         return RestoreResult((Tier.HOST,) * len(chain), MissReason.NONE)
 
     def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
@@ -76,8 +80,9 @@ def test_a_load_that_ends_after_its_request_was_cancelled_touches_no_page(
     # It had all of the pool, while the call had not returned.
     assert after.tokens() == bench.plain_greedy(other, 9)
     cache.release.set()
+    assert cache.left.wait(60)
     for _ in range(200):
-        if cache.error is not None and not engine.step():
+        if not engine.step():
             break
         engine.wait(1.0)
     assert type(cache.error).__name__ == "RevokedError"
