@@ -233,8 +233,9 @@ class Acquiring:
         return limit if asked_seconds is None else min(limit, asked_seconds)
 
     def _make_ready(self, lease: Lease, ready_count: int) -> None:
-        for row in lease.rows[lease.ready_count : ready_count]:
-            self.ready_bytes += self._index.tree.payload_bytes(row)
+        # Of one kind: a match ends where another begins.
+        payload_bytes = self._index.tree.payload_bytes(lease.rows[0])
+        self.ready_bytes += (ready_count - lease.ready_count) * payload_bytes
         self._leases.make_ready(lease, ready_count)
 
     def _end(self, lease: Lease, reason: MissReason) -> EndView:
@@ -258,4 +259,4 @@ def _resident_until(tree: BlockTree, rows: list[int], first: int) -> int:
 
 def _ready(tree: BlockTree, rows: list[int], first: int, end: int) -> ReadyView:
     run = rows[first:end]
-    return ReadyView(first, tuple(map(tree.slab, run)), tuple(map(tree.checksum, run)))
+    return ReadyView(first, tuple(tree.slabs(run)), tuple(tree.checksums(run)))

@@ -7,7 +7,7 @@ may have been given to another block. Children hang in a doubly linked list thro
 Everybody in this room reads here; only `BlockIndex` and its parts write. Event loop only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,6 +116,18 @@ class BlockTree:
         page = self.columns.slab_page[row]
         assert page != NOWHERE
         return Slab(page * PAGE_BYTES, rounded(self.payload_bytes(row)))
+
+    def slabs(self, rows: Sequence[int]) -> list[Slab]:
+        """As `slab` of each. REQUIRES: they are of one kind."""
+        pages = self.columns.array("slab_page")[np.array(rows)].astype(np.int64)
+        assert (pages != NOWHERE).all()
+        size = rounded(self.payload_bytes(rows[0]))
+        return [Slab(offset, size) for offset in (pages * PAGE_BYTES).tolist()]
+
+    def checksums(self, rows: Sequence[int]) -> list[int]:
+        """As `checksum` of each."""
+        found: list[int] = self.columns.array("host_checksum")[np.array(rows)].tolist()
+        return found
 
     def checksum(self, row: int) -> int:
         """Of the copy in host memory."""

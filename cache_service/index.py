@@ -261,8 +261,7 @@ class BlockIndex(IndexLeaving):
         columns, rows = self.tree.columns, list(rows)
         if len(rows) >= _VECTOR_MIN and self._departures is None:
             at = np.array(rows)
-            there = (columns.array("slab_page")[at] != NOWHERE) & (columns.array("cached")[at] != 0)
-            self._host.refresh_many(at[there])
+            self._host.refresh_many(at[self._there(at)])
             return
         for row in rows:
             if columns.slab_page[row] != NOWHERE and columns.cached[row]:
@@ -291,7 +290,47 @@ class BlockIndex(IndexLeaving):
         self._free_slab(row)
         self.tree.let_go(row)
 
+    def pin_run(self, rows: Sequence[int]) -> None:
+        """As `pin` of each. REQUIRES: no row twice."""
+        if len(rows) < _VECTOR_MIN:
+            for row in rows:
+                self.pin(row)
+            return
+        columns, at = self.tree.columns, np.array(rows)
+        pins = columns.array("pins")
+        pins[at] += 1
+        first = at[pins[at] == 1]
+        self._pinned.update(first.tolist())
+        self._host.withhold_many(first[self._there(first)])
+
+    def unpin_run(self, rows: Sequence[int]) -> None:
+        """As `unpin` of each. REQUIRES: no row twice."""
+        if len(rows) < _VECTOR_MIN:
+            for row in rows:
+                self.unpin(row)
+            return
+        columns, at = self.tree.columns, np.array(rows)
+        pins = columns.array("pins")
+        assert (pins[at] > 0).all()
+        # A last pin is looked at by itself where it lets its block leave, or what is left of it.
+        last = at[pins[at] == 1]
+        there = self._there(last)
+        stays = there & (columns.array("host_children")[last] != 0)
+        pins[at[pins[at] > 1]] -= 1
+        pins[last[stays]] = 0
+        self._pinned.difference_update(last[stays].tolist())
+        self._host.withhold_many(last[stays])
+        for row in last[~stays].tolist():
+            self.unpin(row)
+
     # -- below -------------------------------------------------------------------------------------
+
+    def _there(self, at: "NDArray[np.int64]") -> "NDArray[np.bool_]":
+        """Which of the rows are cached with a copy in host memory."""
+        columns = self.tree.columns
+        there: NDArray[np.bool_] = columns.array("slab_page")[at] != NOWHERE
+        there &= columns.array("cached")[at] != 0
+        return there
 
     def _count_uses(self, rows: list[int]) -> None:
         """Notes when and how often; what is no longer cached has nothing to note, and is reset."""

@@ -59,8 +59,7 @@ class LeaseTable:
                 f"this session holds {len(held)} leases; release some first", lease_count=len(held)
             )
         lease = Lease(secrets.token_hex(16), session_id, rows)
-        for row in rows:
-            self._index.pin(row)
+        self._index.pin_run(lease.rows)
         self._leases[lease.lease_id] = lease
         held.add(lease.lease_id)
         self._deadlines.set(lease.lease_id, deadline)
@@ -92,8 +91,7 @@ class LeaseTable:
 
     def trim(self, lease: Lease) -> None:
         """Lets go of the blocks that did not become readable."""
-        for row in lease.rows[lease.ready_count :]:
-            self._index.unpin(row)
+        self._index.unpin_run(lease.rows[lease.ready_count :])
         del lease.rows[lease.ready_count :]
 
     def renew(self, session_id: str, lease_id: str, deadline: float) -> bool:
@@ -130,8 +128,7 @@ class LeaseTable:
         held.discard(lease.lease_id)
         if not held:
             del self._by_session[lease.session_id]
-        for row in lease.rows:
-            self._index.unpin(row)
+        self._index.unpin_run(lease.rows)
 
     def pins(self) -> dict[int, int]:
         """How often each block is leased, for integrity checks."""

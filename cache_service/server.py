@@ -107,9 +107,6 @@ class CacheServer:
         ticker = asyncio.create_task(_tick(cache))
         stack.push_async_callback(_cancel, ticker)
 
-        if settings.bulk.listen:
-            self.bulk_listen = self._start_bulk(stack, cache)
-
         audit = AuditLog(settings.data_directory / "audit")
         stack.push_async_callback(audit.close, settings.drain_seconds)
         check, limits = own_session_only(cache), settings.call_limits
@@ -118,6 +115,8 @@ class CacheServer:
         registry.register(CallMetrics(grpc_server.calls))
         servicer = CacheServicer(cache, intake, str(settings.arena_socket_path))
         line_calls = LineCalls(servicer, grpc_server.errors, grpc_server.calls)
+        if settings.bulk.listen:
+            self.bulk_listen = self._start_bulk(stack, cache, line_calls)
         handover = ArenaHandover(settings.arena_socket_path, cache.arena.fd, cache, line_calls)
         handover.start()
         stack.push_async_callback(handover.stop)
@@ -132,11 +131,11 @@ class CacheServer:
         names = [service.name for service in served]
         self.listen = (await grpc_server.start(settings.addresses, names))[0]
 
-    def _start_bulk(self, stack: AsyncExitStack, cache: Cache) -> str:
+    def _start_bulk(self, stack: AsyncExitStack, cache: Cache, calls: LineCalls) -> str:
         settings = self._settings
         tls = server_context(settings.security)
         listener = BulkListener(
-            settings.bulk.listen, tls, cache.bulk, settings.bulk.connections_max
+            settings.bulk.listen, tls, cache.bulk, calls, settings.bulk.connections_max
         )
         address = listener.start()
         stack.push_async_callback(listener.stop)

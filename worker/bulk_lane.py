@@ -1,7 +1,7 @@
 """The bulk lane's client side: connections of one session, and what travels over them.
 
     load:  LOAD -> DATA straight into the caller's pages, hashed as it lands
-    store: STORE -> GO -> DATA from the caller's pages -> DONE
+    store: STORE -> GO -> DATA from the caller's pages, hashed as it leaves -> DONE
 
 A connection that breaks costs nothing but itself: the call gets another ticket over the control
 lane and goes on with the block it was at, at most `RESUMES_MAX` times. Invariant: a page counts as
@@ -69,6 +69,8 @@ class BulkLanes:
         self._lock = threading.Lock()
         self._idle: list[_Lane] = []
         self._closed = False
+        self._takes_calls = False
+        """What the service said last."""
         self.resumed_count = 0
         """Calls' connections that broke and were replaced. Written under the lock."""
 
@@ -91,16 +93,32 @@ class BulkLanes:
     def store(
         self,
         reservation_id: str,
-        blocks: Sequence[tuple[int, PageBytes]],
+        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
         deadline: float,
         begun: Callable[[], None],
-    ) -> None:
-        """Sends `blocks` (index in the chain, page): all that the reservation is missing.
+    ) -> list[int]:
+        """Sends `blocks` (index in the chain, hash, page): all that the reservation is missing.
+        Their checksums, taken of each piece when the kernel has just copied it.
 
         Calls `begun` before the first byte, when the service waits for nothing but them; whenever
         a connection took over, again. Raises as `load`.
         """
-        self._going_on(lambda lane: lane.store(reservation_id, blocks, deadline, begun), deadline)
+        sums: list[int | None] = [None] * len(blocks)
+        self._going_on(
+            lambda lane: lane.store(reservation_id, blocks, deadline, begun, sums), deadline
+        )
+        # A block may stand of which a send that failed had passed the last byte.
+        return [
+            page_checksum(block_hash, page) if checksum is None else checksum
+            for checksum, (_, block_hash, page) in zip(sums, blocks, strict=True)
+        ]
+
+    def line(self, deadline: float) -> socket.socket | None:
+        """A connection that carries the session's calls from now on; None where the service takes
+        none. The caller owns it. Raises as `load`. REQUIRES: `connect` was called."""
+        if not self._takes_calls:
+            return None
+        return self._open(deadline).to_line(deadline)
 
     def connect(self, deadline: float) -> None:
         """Opens a connection for later. Raises as `load`."""
@@ -149,6 +167,7 @@ class BulkLanes:
             raise LaneStoppedError("TLS_REQUIRED")
         if not 0 < opened.port < 65536 or len(opened.ticket) != bulk.TICKET_BYTES:
             raise NonsenseError("the service named a bulk lane without port or ticket")
+        self._takes_calls = opened.takes_calls
         host = opened.host or self._host
         connection = socket.create_connection(
             (host, opened.port), _seconds_left(deadline, self._clock)
@@ -172,30 +191,29 @@ class Loaded:
 
 
 class _Checksums:
-    """Checksums of pages whose bytes land, in order."""
+    """Checksums of blocks whose bytes pass, in order."""
 
-    def __init__(self, blocks: Sequence[tuple[BlockHash, PageBytes, int]]) -> None:
-        """`blocks`: hash, page, and the checksum it must have."""
+    def __init__(self, blocks: Sequence[tuple[BlockHash, PageBytes]]) -> None:
         self._blocks = blocks
         self._at = 0
-        self._landed_bytes = 0
+        self._passed_bytes = 0
         self._digest: xxhash.xxh3_64 | None = None
 
-    def landed(self, piece: memoryview) -> bool | None:
-        """The next bytes, of one page. None within it, at its end whether it is right."""
-        block_hash, page, checksum = self._blocks[self._at]
+    def passed(self, piece: memoryview) -> int | None:
+        """The next bytes, of one page. None within it, at its end its checksum."""
+        block_hash, page = self._blocks[self._at]
         if len(piece) == page.nbytes:
             found = page_checksum(block_hash, page)
         else:
             if self._digest is None:
                 self._digest = xxhash.xxh3_64(seed=checksum_seed(block_hash))
             self._digest.update(piece)
-            self._landed_bytes += len(piece)
-            if self._landed_bytes < page.nbytes:
+            self._passed_bytes += len(piece)
+            if self._passed_bytes < page.nbytes:
                 return None
-            found, self._digest, self._landed_bytes = self._digest.intdigest(), None, 0
+            found, self._digest, self._passed_bytes = self._digest.intdigest(), None, 0
         self._at += 1
-        return found == checksum
+        return found
 
 
 class _Lane:
@@ -216,6 +234,13 @@ class _Lane:
             self._frames.send(Frame(Kind.HELLO, length=len(ticket)), ticket, deadline=deadline)
             self._answer(Kind.WELCOME, 0, deadline)
 
+    def to_line(self, deadline: float) -> socket.socket:
+        """The connection, which carries no blocks any more."""
+        with self._judged(deadline):
+            self._frames.send(Frame(Kind.CALLS), deadline=deadline)
+            self._answer(Kind.WELCOME, 0, deadline)
+        return self._frames.detach()
+
     def load(
         self,
         lease_id: str,
@@ -230,13 +255,14 @@ class _Lane:
         payload = bulk.pack_load(_raw_id(lease_id), len(rest))
         at = first + loaded.count
         run = BlockRun(range(at, at + len(rest)), [page.data for _, page, _ in rest])
-        sums = _Checksums(rest)
+        sums = _Checksums([(block_hash, page) for block_hash, page, _ in rest])
+        promised = iter([checksum for _, _, checksum in rest])
         with self._judged(deadline):
             self._frames.send(
                 Frame(Kind.LOAD, self._call, at, length=len(payload)), payload, deadline=deadline
             )
             while not run.ended():
-                right = self._receive(run, sums, loaded, deadline)
+                right = self._receive(run, sums, promised, loaded, deadline)
                 if not right or self._clock() >= deadline:
                     self.usable = run.ended()
                     return
@@ -245,6 +271,7 @@ class _Lane:
         self,
         run: BlockRun,
         sums: _Checksums,
+        promised: Iterator[int],
         loaded: Loaded,
         deadline: float,
     ) -> bool:
@@ -255,22 +282,26 @@ class _Lane:
         pieces = run.take(frame.length)
         self._frames.receive_pieces(pieces, deadline)
         for piece in pieces:
-            right = sums.landed(piece)
-            if right is False:
+            found = sums.passed(piece)
+            if found is None:
+                continue
+            if found != next(promised):
                 return False
-            loaded.count += right is not None
+            loaded.count += 1
         return True
 
     def store(
         self,
         reservation_id: str,
-        blocks: Sequence[tuple[int, PageBytes]],
+        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
         deadline: float,
         begun: Callable[[], None],
+        sums: list[int | None],
     ) -> None:
+        """Fills `sums`, by block."""
         self._call += 1
         payload = _raw_id(reservation_id)
-        indexes, views = [index for index, _ in blocks], [page.data for _, page in blocks]
+        indexes, views = [index for index, _, _ in blocks], [page.data for _, _, page in blocks]
         with self._judged(deadline):
             self._frames.send(
                 Frame(Kind.STORE, self._call, length=len(payload)), payload, deadline=deadline
@@ -279,8 +310,14 @@ class _Lane:
             if standing > len(blocks):
                 raise NonsenseError("more blocks stand than are missing")
             begun()
+            passing = _Checksums([(block_hash, page) for _, block_hash, page in blocks[standing:]])
+            at = standing
             for frame, pieces in BlockRun(indexes, views, standing).frames(self._call):
                 self._frames.send(frame, *pieces, deadline=deadline)
+                # Now, while the CPU's cache has them.
+                for piece in pieces:
+                    sums[at] = passing.passed(piece)
+                    at += sums[at] is not None
             if self._answer(Kind.DONE, self._call, deadline).index != len(blocks):
                 raise NonsenseError("a store was done before its last block")
 

@@ -80,10 +80,11 @@ class CacheSession:
         arena: ArenaMap | None,
         connection: socket.socket | None,
         lanes: BulkLanes | None = None,
+        takes_calls: bool = False,
     ) -> None:
-        """`connection`: to the arena's socket."""
+        """`connection`: to the arena's socket, or a line; `takes_calls`: over it."""
         self._line: SessionLine | None = None
-        if connection is not None and opened.arena.takes_calls:
+        if connection is not None and takes_calls:
             self._line = SessionLine(connection)
             stub = LineStub(stub, self._line).as_stub()
         self.stub = stub
@@ -261,7 +262,8 @@ def _open_shared(
         and previous.instance_id == (opened.service_instance_id)
     ):
         arena = previous.arena
-    return CacheSession(stub, channel, opened, arena, connection)
+    takes_calls = opened.arena.takes_calls
+    return CacheSession(stub, channel, opened, arena, connection, takes_calls=takes_calls)
 
 
 def _open_bulk(
@@ -289,7 +291,9 @@ def _open_bulk(
     lanes = BulkLanes(ask, _host(terms.address), terms.lane_tls, secure)
     try:
         # Now, not with the first blocks: whether it can be reached is known before it is chosen.
-        lanes.connect(time.monotonic() + timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        lanes.connect(deadline)
+        line = _line(lanes, deadline, passed_over)
     except (grpc.RpcError, OSError, ValueError, *LANE_FAILURES) as error:
         stub.CloseSession(
             cache_pb2.CloseSessionRequest(session_id=opened.session_id), timeout=timeout_seconds
@@ -298,7 +302,17 @@ def _open_bulk(
             raise
         passed_over["bulk"] = _word(error)
         return None
-    return CacheSession(stub, channel, opened, None, None, lanes)
+    return CacheSession(stub, channel, opened, None, line, lanes, takes_calls=True)
+
+
+def _line(lanes: BulkLanes, deadline: float, passed_over: dict[str, str]) -> socket.socket | None:
+    """None, and why, where the service takes no further connection: blocks go over the first one,
+    calls over gRPC."""
+    try:
+        return lanes.line(deadline)
+    except LaneStoppedError as error:
+        passed_over["line"] = error.reason
+        return None
 
 
 def _word(error: BaseException) -> str:

@@ -36,9 +36,6 @@ __all__ = ["Store"]
 FRAME_BYTES = 1024 * 1024
 ABORT_SECONDS_MAX = 5.0
 
-HASHED_BYTES = 4 * 1024 * 1024
-"""What one thread hashes at a time, beside another that sends."""
-
 FIRST_SLICE_BYTES = 8 * 1024 * 1024
 """What is reserved while nothing is copied yet."""
 
@@ -46,6 +43,10 @@ SLICE_GROWTH = 4
 SLICE_BYTES_MAX = 128 * 1024 * 1024
 """Each slice is larger than the one before: the service's work on it is still hidden behind the
 copies of that one, and fewer slices are fewer calls, two for each."""
+
+LANE_SLICE_GROWTH = 6
+LANE_SLICE_BYTES_MAX = 256 * 1024 * 1024
+"""Over a lane the sender also waits at each slice's end until the service has its last byte."""
 
 
 class Store:
@@ -143,11 +144,14 @@ class Store:
         count = len(self._chain)
         if self._session.arena is None and self._session.lanes is None:
             return [count]
+        growth, size_max = SLICE_GROWTH, SLICE_BYTES_MAX
+        if self._session.arena is None:
+            growth, size_max = LANE_SLICE_GROWTH, LANE_SLICE_BYTES_MAX
         block_bytes = len(self._pages[0])
         size, end, ends = FIRST_SLICE_BYTES, 0, list[int]()
         while (end := end + max(1, size // block_bytes)) < count:
             ends.append(end)
-            size = min(SLICE_BYTES_MAX, SLICE_GROWTH * size)
+            size = min(size_max, growth * size)
         return [*ends, count]
 
     def _reserve(self, request_id: str, end: int) -> "grpc.Future[cache_pb2.ReserveBlocksResponse]":
@@ -227,25 +231,10 @@ class Store:
     def _send_bulk(
         self, reservation_id: str, missing: list[int], go_on: Callable[[], None]
     ) -> list[int]:
-        """One thread sends, the others hash; whoever sent helps with what is left."""
         lanes = self._session.lanes
         assert lanes is not None
-        checksums = [0] * len(missing)
-        blocks = [(index, self._pages[index]) for index in missing]
-        size = max(1, HASHED_BYTES // len(self._pages[0]))
-
-        def work(part: int) -> bool:
-            if part == 0:
-                lanes.store(reservation_id, blocks, self._deadline, go_on)
-                return True
-            for i in range((part - 1) * size, min(part * size, len(missing))):
-                checksums[i] = page_checksum(self._chain[missing[i]], blocks[i][1])
-            return self._clock() < self._deadline
-
-        parts = 1 + -(-len(missing) // size)
-        if self._lanes.run(parts, work) < parts:
-            raise TimeUpError("the time for a store is up")
-        return checksums
+        blocks = [(index, self._chain[index], self._pages[index]) for index in missing]
+        return lanes.store(reservation_id, blocks, self._deadline, go_on)
 
     def _send(self, reservation_id: str, missing: list[int]) -> list[int]:
         checksums = [page_checksum(self._chain[index], self._pages[index]) for index in missing]

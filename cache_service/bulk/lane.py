@@ -1,6 +1,7 @@
 """One connection of the bulk lane, served by a thread of its own.
 
     TLS -> HELLO (ticket) -> WELCOME -> { LOAD -> DATA ... | STORE -> GO -> DATA ... -> DONE }
+                                     -> CALLS: the loop's, as the session's line, to its end
 
 The thread asks the loop for a transfer (`LoopDoor`), moves its bytes between socket and arena, and
 gives it back, whatever happens. Bytes are moved and not looked at: their checksum is the client's.
@@ -12,12 +13,14 @@ import concurrent.futures
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from cache_service.bulk.transfers import LaneEntry, LoadTransfer, StoreTransfer, Transfers
-from cache_service.errors import TicketRefusedError
+from cache_service.errors import SessionUnknownError, TicketRefusedError
+from cache_service.session_line import LineDoor, SessionLine
 from kvtier.bulk import (
     FROM_CLIENT,
     BlockRun,
@@ -107,6 +110,7 @@ class Lane:
         connection: socket.socket,
         tls: ssl.SSLContext | None,
         transfers: Transfers,
+        calls: LineDoor,
         door: LoopDoor,
         stall_seconds: float,
     ) -> None:
@@ -118,6 +122,7 @@ class Lane:
         self._connection = connection
         self._frames = FrameSocket(connection, FROM_CLIENT, stall_seconds)
         self._transfers = transfers
+        self._calls = calls
         self._door = door
 
     def cut(self) -> None:
@@ -130,6 +135,8 @@ class Lane:
         except MalformedFrameError as error:
             log.warning("a bulk connection ends: %s", error)
             self._frames.say_goodbye(Frame(Kind.STOP, 0, StopReason.MALFORMED_FRAME))
+        except SessionUnknownError as error:
+            self._frames.say_goodbye(Frame(Kind.STOP, 0, stop_reason(error.reason)))
         except TicketRefusedError as error:
             log.warning("the bulk lane refused a ticket")
             self._frames.say_goodbye(Frame(Kind.STOP, 0, stop_reason(error.reason)))
@@ -154,6 +161,9 @@ class Lane:
                     self._load(entry, frame)
                 elif frame.kind is Kind.STORE:
                     self._store(entry, frame)
+                elif frame.kind is Kind.CALLS:
+                    self._carry_calls(entry)
+                    return
                 else:
                     raise MalformedFrameError(f"a {frame.kind.name} between calls")
         finally:
@@ -172,6 +182,29 @@ class Lane:
             return self._transfers.enter(ticket, principal_key, self.cut)
 
         return self._door.ask(enter, self._transfers.leave)
+
+    def _carry_calls(self, entry: LaneEntry) -> None:
+        """The loop has the connection until it ends, which it does with its session. Raises
+        MalformedFrameError, SessionUnknownError."""
+        if isinstance(self._connection, ssl.SSLSocket):
+            raise MalformedFrameError("a connection with TLS carries no calls")
+        ended = threading.Event()
+
+        async def begin() -> SessionLine:
+            line = SessionLine(self._transfers.attached(entry), self._calls)
+            line.ended.add_done_callback(lambda _: ended.set())
+            return line
+
+        async def hand_over() -> SessionLine:
+            self._connection.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(lambda: line, self._connection)
+            return line
+
+        line = self._door.ask(begin, SessionLine.cut)
+        self._frames.send(Frame(Kind.WELCOME))
+        self._door.ask(hand_over, SessionLine.cut)
+        ended.wait()
 
     def _principal_key(self) -> str | None:
         """Whom the connection proves: nobody, in clear. Raises OSError."""

@@ -16,6 +16,7 @@ import time
 
 from cache_service.bulk.lane import Lane, LoopDoor
 from cache_service.bulk.transfers import Transfers
+from cache_service.session_line import LineDoor
 from kvtier.bulk import Frame, Kind, StopReason, pack
 from kvtier.bulk_socket import STALL_SECONDS
 from kvtier.listening import AddressInUseError
@@ -30,19 +31,21 @@ OUT_OF_DESCRIPTORS_SECONDS = 0.1
 
 
 class BulkListener:
-    """Listens on `address`, "HOST:PORT"; with `tls`, mutually."""
+    """Listens on `address`, "HOST:PORT"; with `tls`, mutually. `calls` answers those of lines."""
 
     def __init__(
         self,
         address: str,
         tls: ssl.SSLContext | None,
         transfers: Transfers,
+        calls: LineDoor,
         connections_max: int,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._address = address
         self._tls = tls
         self._transfers = transfers
+        self._calls = calls
         self._connections_max = connections_max
         self._stall_seconds = stall_seconds
         self._lock = threading.Lock()
@@ -105,7 +108,9 @@ class BulkListener:
                 self._refuse(connection)
                 continue
             try:
-                lane = Lane(connection, self._tls, self._transfers, door, self._stall_seconds)
+                lane = Lane(
+                    connection, self._tls, self._transfers, self._calls, door, self._stall_seconds
+                )
             except OSError:
                 connection.close()
                 continue

@@ -27,7 +27,7 @@ from cache_service.lease import Lease
 from cache_service.parts import Parts
 from cache_service.reservation import ENDED_MESSAGE, Reservation, ReservationState
 from cache_service.side import Side
-from cache_service.views import Transport
+from cache_service.views import AttachedView, Transport
 from kvtier.bulk import StopReason, stop_reason
 from kvtier.keys import BlockHash
 
@@ -45,6 +45,11 @@ class BulkPlace:
     """Empty: where the control lane does."""
     port: int
     tls: bool
+
+    @property
+    def takes_calls(self) -> bool:
+        """A connection may become a session's line: the loop reads what is in clear."""
+        return not self.tls
 
 
 @dataclass(eq=False, slots=True)
@@ -135,6 +140,11 @@ class Transfers(Side):
         self._lanes.discard(lane)
         self._tickets.leave(lane.session_id)
 
+    def attached(self, lane: LaneEntry) -> AttachedView:
+        """Whose calls the connection may carry. Raises SessionUnknownError."""
+        session = self._parts.lifetimes.session(lane.session_id)
+        return AttachedView(session.session_id, session.not_after)
+
     # -- transfers ---------------------------------------------------------------------------------
 
     def begin_load(self, lane: LaneEntry, lease_id: str, first: int, count: int) -> LoadTransfer:
@@ -152,9 +162,8 @@ class Transfers(Side):
             )
         rows = lease.rows[first : first + count]
         tree, size = parts.index.tree, session.block_bytes
-        views = [parts.arena.view(tree.slab(row))[:size] for row in rows]
-        for row in rows:
-            parts.index.pin(row)
+        views = parts.arena.views(tree.slabs(rows), size)
+        parts.index.pin_run(rows)
         transfer = LoadTransfer(lane, lease, rows, views)
         self._loads.add(transfer)
         return transfer
@@ -164,8 +173,7 @@ class Transfers(Side):
         self._loads.discard(transfer)
         self._parts.tally.bulk_moved("sent", transfer.sent_bytes)
         transfer.views.clear()
-        for row in transfer.rows:
-            self._parts.index.unpin(row)
+        self._parts.index.unpin_run(transfer.rows)
         self._parts.room.changed()
 
     async def begin_store(self, lane: LaneEntry, reservation_id: str) -> StoreTransfer:
@@ -186,7 +194,7 @@ class Transfers(Side):
             lane,
             list(reservation.missing),
             list(reservation.hashes),
-            [self._parts.arena.view(slab)[:block_bytes] for slab in reservation.slabs],
+            self._parts.arena.views(reservation.slabs, block_bytes),
             reservation.landed_count,
             reservation.landed_count,
         )

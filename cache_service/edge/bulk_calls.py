@@ -35,4 +35,5 @@ class BulkServicer(bulk_pb2_grpc.BulkServiceServicer):
             ticket=ticket,
             ticket_ttl=wire.duration(TICKET_SECONDS),
             tls=place.tls,
+            takes_calls=place.takes_calls,
         )

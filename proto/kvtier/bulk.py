@@ -5,7 +5,7 @@ MalformedFrameError. Pure; any thread.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -64,11 +64,12 @@ class Kind(IntEnum):
     DATA = 6
     DONE = 7
     STOP = 8
+    CALLS = 9
 
 
 _KINDS = {int(kind): kind for kind in Kind}
 
-FROM_CLIENT = frozenset({Kind.HELLO, Kind.LOAD, Kind.STORE, Kind.DATA})
+FROM_CLIENT = frozenset({Kind.HELLO, Kind.LOAD, Kind.STORE, Kind.DATA, Kind.CALLS})
 FROM_SERVICE = frozenset({Kind.WELCOME, Kind.GO, Kind.DATA, Kind.DONE, Kind.STOP})
 
 _LENGTHS = {
@@ -79,11 +80,12 @@ _LENGTHS = {
     Kind.GO: 0,
     Kind.DONE: 0,
     Kind.STOP: 0,
+    Kind.CALLS: 0,
 }
 """Of every kind whose payload has one length."""
 
 _WITH_INDEX = frozenset({Kind.LOAD, Kind.GO, Kind.DATA, Kind.DONE, Kind.STOP})
-_WITHOUT_CALL = frozenset({Kind.HELLO, Kind.WELCOME})
+_WITHOUT_CALL = frozenset({Kind.HELLO, Kind.WELCOME, Kind.CALLS})
 
 
 class StopReason(IntEnum):
@@ -202,18 +204,13 @@ class BlockRun:
         self.whole_count, self._offset = at, offset
         return pieces
 
-    def frames(self, call: int) -> list[tuple[Frame, list[memoryview]]]:
+    def frames(self, call: int) -> Iterator[tuple[Frame, list[memoryview]]]:
         """The DATA of all that is left, about `FRAME_BYTES_MAX` bytes each; a block that would go
-        over a frame's end begins the next one where it fits there.
-
-        All at once: between two system calls that move a frame the CPU's cache has none of this.
-        """
-        frames: list[tuple[Frame, list[memoryview]]] = []
+        over a frame's end begins the next one where it fits there."""
         while not self.ended():
             index, offset = self.place()
             size = self._frame_bytes()
-            frames.append((Frame(Kind.DATA, call, index, offset, size), self.take(size)))
-        return frames
+            yield Frame(Kind.DATA, call, index, offset, size), self.take(size)
 
     def _frame_bytes(self) -> int:
         size = min(FRAME_BYTES_MAX, len(self._views[self.whole_count]) - self._offset)

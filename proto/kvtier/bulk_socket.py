@@ -132,6 +132,10 @@ class FrameSocket:
             # Not SSLSocket.shutdown: that would let the owner read on without TLS.
             socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
 
+    def detach(self) -> socket.socket:
+        """The connection, for something else. Not to be used here any more."""
+        return self._connection
+
     def close(self) -> None:
         self._connection.close()
 

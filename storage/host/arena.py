@@ -11,6 +11,7 @@ event loop only; views may be read and written from any thread.
 
 import fcntl
 import os
+from collections.abc import Sequence
 
 from kvtier.memory import huge_bytes, mapped
 from storage.errors import CapacityError
@@ -108,6 +109,11 @@ class HostArena:
     def view(self, slab: Slab) -> memoryview:
         """The slab's bytes, page-aligned, `slab.size_bytes` long, shared with every client."""
         return self._view[slab.offset : slab.offset + slab.size_bytes]
+
+    def views(self, slabs: Sequence[Slab], size_bytes: int) -> list[memoryview]:
+        """The first bytes of each slab, as `view` has them."""
+        whole = self._view
+        return [whole[offset : offset + size_bytes] for offset, _ in slabs]
 
     def close(self) -> None:
         """Unmaps and closes. Views that are still held keep the mapping until they go."""

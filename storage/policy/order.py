@@ -66,6 +66,9 @@ class EvictionOrder(Protocol):
     def withhold(self, slot: int) -> None:
         """It may not be a victim until it is offered again."""
 
+    def withhold_many(self, slots: Slots) -> None:
+        """The same for many."""
+
     def victim(self) -> int | None:
         """The offered block worth least, which stays in the order; None when none is offered."""
 

@@ -109,6 +109,9 @@ class SlotOrder:
     def withhold(self, slot: int) -> None:
         self._offered[slot] = 0
 
+    def withhold_many(self, slots: Slots) -> None:
+        view(self._offered)[slots] = 0
+
     def victim(self) -> int | None:
         return self._leaves[0].first()
 

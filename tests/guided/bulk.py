@@ -1,7 +1,8 @@
 """A guided fuzzer for the service's end of the bulk lane: python -m tests.guided.bulk [flags]
 
-An input is what a client says after its ticket: raw bytes, and frames with ids that are good. The
-lane answers or hangs up; then no transfer is under way and every slab is accounted for.
+An input is what a client says after its ticket: raw bytes, frames with ids that are good, and calls
+of a session's line. The lane answers or hangs up; then no transfer is under way and every slab is
+accounted for.
 """
 
 import asyncio
@@ -23,9 +24,19 @@ with atheris.instrument_imports(
 
 from cache_service.bulk.transfers import BulkPlace
 from cache_service.cache import Cache
+from cache_service.edge.line_calls import LineCalls
+from cache_service.intake import StreamIntake
 from cache_service.listener import QuietListener
+from cache_service.servicer import CacheServicer
+from cache_service.status import STATUS_TABLE
 from cache_service.views import CacheLimits, MatchView, Transport
-from kvtier.keys import NamespaceId, payload_checksum
+from kvtier.access import CallLimits
+from kvtier.calls import Calls
+from kvtier.keys import NamespaceId, pack_hashes, payload_checksum
+from kvtier.serving import ErrorInterceptor
+from kvtier.session_line import LineFrame, Method
+from kvtier.session_line import pack as pack_line
+from kvtier.v1 import cache_pb2
 from storage.host.arena import HostArena
 from tests.guided.byte_choices import ByteChoices, chains
 from tests.guided.running import fuzz
@@ -44,6 +55,8 @@ class World:
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.arena = HostArena(64 * BLOCK_BYTES, extent_bytes=16 * BLOCK_BYTES)
         self.cache = self.on_loop(self.started)
+        servicer = CacheServicer(self.cache, StreamIntake(), "none")
+        self.calls = LineCalls(servicer, ErrorInterceptor(STATUS_TABLE), Calls(CallLimits()))
         self.listener = socket.create_server(("127.0.0.1", 0))
 
     async def started(self) -> Cache:
@@ -89,12 +102,12 @@ class World:
         assert (stats.lease_count, stats.reservation_count) == (0, 0)
 
 
-def said(choices: ByteChoices, lease_id: str, reservation_id: str) -> bytes:
+def said(choices: ByteChoices, session_id: str, lease_id: str, reservation_id: str) -> bytes:
     words = b""
     for _ in range(12):
         if choices.left <= 0:
             break
-        what = choices.randrange(6)
+        what = choices.randrange(7)
         call = choices.choice([1, 2, choices.getrandbits(8)])
         index, offset = choices.choice([0, 1, choices.getrandbits(32)]), choices.choice([0, 1000])
         if what == 0:
@@ -108,6 +121,12 @@ def said(choices: ByteChoices, lease_id: str, reservation_id: str) -> bytes:
         elif what in (3, 4):
             length = choices.choice([BLOCK_BYTES, 1000, 3096])
             words += bulk.pack(Frame(Kind.DATA, call, index, offset, length)) + bytes(length)
+        elif what == 5:
+            asked = cache_pb2.AcquireResidentRequest(
+                session_id=session_id, block_hashes=pack_hashes(chains(1))
+            )
+            frame = LineFrame(call, Method.ACQUIRE_RESIDENT, asked.SerializeToString())
+            words += choices.choice([bulk.pack(Frame(Kind.CALLS)), b""]) + pack_line(frame)
         else:
             words += bulk.pack(
                 Frame(choices.choice(list(Kind)), call, index, offset, choices.getrandbits(64))
@@ -124,14 +143,16 @@ def one_input(data: bytes) -> None:
     session_id, ticket, lease_id, reservation_id = WORLD.on_loop(WORLD.begun)
     client = socket.create_connection(WORLD.listener.getsockname())
     connection, _ = WORLD.listener.accept()
-    lane = Lane(connection, None, WORLD.cache.bulk, LoopDoor(WORLD.loop), STALL_SECONDS)
+    lane = Lane(
+        connection, None, WORLD.cache.bulk, WORLD.calls, LoopDoor(WORLD.loop), STALL_SECONDS
+    )
     thread = threading.Thread(target=lane.run)
     with client:
         client.settimeout(20)
         if choices.randrange(8):
             client.sendall(bulk.pack(Frame(Kind.HELLO, length=len(ticket))) + ticket)
         with contextlib.suppress(OSError):
-            client.sendall(said(choices, lease_id, reservation_id))
+            client.sendall(said(choices, session_id, lease_id, reservation_id))
             client.shutdown(socket.SHUT_WR)
         thread.start()
         with contextlib.suppress(OSError):

@@ -96,7 +96,7 @@ class TwinLife(RuleBasedStateMachine):
         self.vector_min, cache_service.index._VECTOR_MIN = cache_service.index._VECTOR_MIN, 2
         self.runs, self.each = Side(policy, departures), Side(policy, departures)
         self.offset = 0
-        self.pinned: list[BlockHash] = []
+        self.pinned: list[list[BlockHash]] = []
 
     def row(self, side: Side, block_hash: BlockHash) -> int:
         return side.index.tree.find(block_hash)
@@ -195,23 +195,25 @@ class TwinLife(RuleBasedStateMachine):
 
     @rule(path=paths, size=st.sampled_from(SIZES))
     def pin(self, path: list[int], size: int) -> None:
-        block_hash = hashes_of(path, size)[-1]
-        if self.row(self.runs, block_hash) != ABSENT:
-            self.pinned.append(block_hash)
-            for side in (self.runs, self.each):
-                side.index.pin(self.row(side, block_hash))
+        """As a lease does: all that is there, from the beginning on."""
+        hashes = [h for h in hashes_of(path, size) if self.row(self.runs, h) != ABSENT]
+        self.pinned.append(hashes)
+        self.runs.index.pin_run([self.row(self.runs, each) for each in hashes])
+        for each in hashes:
+            self.each.index.pin(self.row(self.each, each))
 
     @rule()
     def unpin(self) -> None:
         if self.pinned:
-            block_hash = self.pinned.pop()
-            for side in (self.runs, self.each):
-                side.index.unpin(self.row(side, block_hash))
+            hashes = self.pinned.pop()
+            self.runs.index.unpin_run([self.row(self.runs, each) for each in hashes])
+            for each in hashes:
+                self.each.index.unpin(self.row(self.each, each))
 
     @rule(path=paths, size=st.sampled_from(SIZES))
     def drop_from_the_ssd(self, path: list[int], size: int) -> None:
         block_hash = hashes_of(path, size)[-1]
-        if block_hash in self.pinned:
+        if any(block_hash in each for each in self.pinned):
             return
         for side in (self.runs, self.each):
             row = self.row(side, block_hash)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14kvtier/v1/bulk.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\")\n\x13OpenBulkLaneRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"~\n\x14OpenBulkLaneResponse\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12-\n\nticket_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0b\n\x03tls\x18\x05 \x01(\x08\x32^\n\x0b\x42ulkService\x12O\n\x0cOpenBulkLane\x12\x1e.kvtier.v1.OpenBulkLaneRequest\x1a\x1f.kvtier.v1.OpenBulkLaneResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14kvtier/v1/bulk.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\")\n\x13OpenBulkLaneRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x93\x01\n\x14OpenBulkLaneResponse\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12-\n\nticket_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0b\n\x03tls\x18\x05 \x01(\x08\x12\x13\n\x0btakes_calls\x18\x06 \x01(\x08\x32^\n\x0b\x42ulkService\x12O\n\x0cOpenBulkLane\x12\x1e.kvtier.v1.OpenBulkLaneRequest\x1a\x1f.kvtier.v1.OpenBulkLaneResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OPENBULKLANEREQUEST']._serialized_start=67
   _globals['_OPENBULKLANEREQUEST']._serialized_end=108
-  _globals['_OPENBULKLANERESPONSE']._serialized_start=110
-  _globals['_OPENBULKLANERESPONSE']._serialized_end=236
-  _globals['_BULKSERVICE']._serialized_start=238
-  _globals['_BULKSERVICE']._serialized_end=332
+  _globals['_OPENBULKLANERESPONSE']._serialized_start=111
+  _globals['_OPENBULKLANERESPONSE']._serialized_end=258
+  _globals['_BULKSERVICE']._serialized_start=260
+  _globals['_BULKSERVICE']._serialized_end=354
 # @@protoc_insertion_point(module_scope)

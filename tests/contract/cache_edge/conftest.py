@@ -253,9 +253,11 @@ class Peer:
         pages = pages or filled_pages(chain)
         missing = list(reserved.missing_indexes)
         if self.lanes is not None:
-            blocks = [(index, pages[index]) for index in missing]
-            self.lanes.store(reserved.reservation_id, blocks, time.monotonic() + 10, lambda: None)
-            return [page_checksum(chain[index], pages[index]) for index in missing]
+            blocks = [(index, chain[index], pages[index]) for index in missing]
+            until = time.monotonic() + 10
+            sums = self.lanes.store(reserved.reservation_id, blocks, until, lambda: None)
+            assert sums == [page_checksum(block_hash, page) for _, block_hash, page in blocks]
+            return sums
         if self.arena is not None:
             for index, offset in zip(missing, reserved.slab_offsets, strict=True):
                 self.arena.slab(offset)[:] = pages[index]
@@ -407,7 +409,9 @@ def open_peer() -> Iterator[Callable[..., Peer]]:
         if peer.connection is not None:
             peer.connection.close()
         else:
-            peer.service.stub.CloseSession(pb.CloseSessionRequest(session_id=peer.id), timeout=5)
+            request = pb.CloseSessionRequest(session_id=peer.id)
+            with contextlib.suppress(grpc.RpcError):  # a test may have ended the service
+                peer.service.stub.CloseSession(request, timeout=5)
 
 
 @pytest.fixture

@@ -49,8 +49,21 @@ def test_without_shared_memory_a_client_takes_the_lane(
     client = make_client(other_host.address, "auto")
     assert client.store("r", chain, tools.filled_pages(chain)).stored_count == 3
     assert len(client.restore("r", chain, pages, 10.0).tiers) == 3
-    assert other_host.bulk_side().lane_count > 0
-    assert "sessions_not_over_bulk" not in client.counts()
+    assert other_host.bulk_side().lane_count == 2  # of blocks, and of calls
+    assert not [name for name in client.counts() if name.startswith("sessions_not_over")][1:]
+    assert client.counts()["sessions_not_over_shared_memory"] == 1
+
+
+def test_where_there_is_no_second_connection_calls_go_over_grpc(
+    make_service: Any, make_client: Any, tools: Any
+) -> None:
+    small = make_service(bulk={"listen": "127.0.0.1:0", "connections_max": 1})
+    chain, pages = tools.fresh_chain(3), tools.empty_pages(3)
+    client = make_client(small.address, "bulk")
+    assert client.store("r", chain, tools.filled_pages(chain)).stored_count == 3
+    assert len(client.restore("r", chain, pages, 10.0).tiers) == 3
+    assert client.counts()["sessions_not_over_line"] == 1
+    assert small.bulk_side().lane_count == 1
 
 
 def test_the_lane_is_in_clear_only_where_the_control_lane_may_be(make_service: Any) -> None:

@@ -42,16 +42,22 @@ def secured_ticket(secure: Any, pki: Pki, file: Path, tools: Any) -> bytes:
             bulk_pb2.OpenBulkLaneRequest(session_id=opened.session_id), timeout=10
         )
         assert given.tls
+        assert not given.takes_calls
         return given.ticket
 
 
-def greeted(secure: Any, context: Any, ticket: bytes) -> Frame:
+def greeted(secure: Any, context: Any, ticket: bytes, *more: Frame) -> Frame:
+    """The last answer: to the ticket, or to the last of `more`."""
     host, _, port = secure.server.bulk_listen.rpartition(":")
     raw = socket.create_connection((host, int(port)), 10)
     with context.wrap_socket(raw, server_hostname=host) as connection:
         frames = FrameSocket(connection, bulk.FROM_SERVICE)
         frames.send(Frame(Kind.HELLO, length=32), ticket)
-        return frames.receive_header(time.monotonic() + 10)
+        answer = frames.receive_header(time.monotonic() + 10)
+        for frame in more:
+            frames.send(frame)
+            answer = frames.receive_header(time.monotonic() + 10)
+        return answer
 
 
 def test_over_tls_a_ticket_is_for_the_key_that_asked(secure: Any, pki: Pki, tools: Any) -> None:
@@ -61,6 +67,13 @@ def test_over_tls_a_ticket_is_for_the_key_that_asked(secure: Any, pki: Pki, tool
     assert (stolen.kind, stolen.index) == (Kind.STOP, StopReason.TICKET_REFUSED)
     own = greeted(secure, pki.lane_tls(mine), secured_ticket(secure, pki, mine, tools))
     assert own.kind is Kind.WELCOME
+
+
+def test_over_tls_a_connection_carries_no_calls(secure: Any, pki: Pki, tools: Any) -> None:
+    mine = pki.client_file(role_uri(Role.ENGINE))
+    ticket = secured_ticket(secure, pki, mine, tools)
+    stopped = greeted(secure, pki.lane_tls(mine), ticket, Frame(Kind.CALLS))
+    assert (stopped.kind, stopped.index) == (Kind.STOP, StopReason.MALFORMED_FRAME)
 
 
 def test_over_tls_nobody_gets_in_without_a_certificate_of_the_authority(

@@ -1,7 +1,10 @@
-"""Calls over the arena's socket: the answers of the gRPC calls, for the socket's own session."""
+"""Calls over a session's line, which is the arena's socket or a connection of the bulk lane: the
+answers of the gRPC calls, for the line's own session."""
 
 import contextlib
 import socket
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from kvtier.keys import pack_hashes
 from kvtier.session_line import FROM_SERVICE, Frames, LineFrame, Method, Outcome, pack
 from kvtier.v1 import cache_pb2 as pb
+from worker.bulk_lane import IDLE_MAX
 
 SECONDS = 10.0
 
@@ -52,14 +56,32 @@ def reason(frame: LineFrame) -> str:
     return info.reason
 
 
-@pytest.fixture
-def peer(service: Any, open_peer: Any) -> Any:
-    return open_peer(service, "shared_memory")
+TRANSPORTS = ("shared_memory", "bulk")
+both_transports = pytest.mark.parametrize("transport", TRANSPORTS)
+
+
+@pytest.fixture(params=TRANSPORTS)
+def peer(service: Any, open_peer: Any, request: Any) -> Any:
+    return open_peer(service, request.param)
 
 
 @pytest.fixture
-def line(peer: Any) -> Line:
-    return Line(peer.connection)
+def line_of() -> Iterator[Callable[[Any], Line]]:
+    with contextlib.ExitStack() as made:
+
+        def make(peer: Any) -> Line:
+            if peer.lanes is None:
+                return Line(peer.connection)
+            until = time.monotonic() + SECONDS
+            peer.lanes.connect(until)
+            return Line(made.enter_context(peer.lanes.line(until)))
+
+        yield make
+
+
+@pytest.fixture
+def line(peer: Any, line_of: Callable[[Any], Line]) -> Line:
+    return line_of(peer)
 
 
 def acquire(peer: Any, chain: Any) -> pb.AcquireResidentRequest:
@@ -85,6 +107,7 @@ def test_a_prefix_goes_in_and_out_over_the_line_alone(peer: Any, line: Line, too
     assert pb.CommitBlocksResponse.FromString(committed.message).committed_count == 3
     acquired = line.ask(Method.ACQUIRE_RESIDENT, acquire(peer, chain))
     answered = pb.AcquireResidentResponse.FromString(acquired.message)
+    peer.chains[answered.match.lease_id] = chain
     assert peer.read([answered]) == [page.tobytes() for page in tools.filled_pages(chain)]
     looked = line.ask(
         Method.LOOKUP_PREFIX,
@@ -103,10 +126,11 @@ def test_what_is_wrong_is_told_in_grpcs_words(peer: Any, line: Line, tools: Any)
     assert reason(line.ask(Method.COMMIT_BLOCKS, unknown)) == "RESERVATION_UNKNOWN"
 
 
+@both_transports
 def test_a_line_serves_its_own_session_only(
-    service: Any, open_peer: Any, peer: Any, line: Line, tools: Any
+    service: Any, open_peer: Any, peer: Any, line: Line, tools: Any, transport: str
 ) -> None:
-    other, chain = open_peer(service, "shared_memory"), tools.fresh_chain(1)
+    other, chain = open_peer(service, transport), tools.fresh_chain(1)
     assert reason(line.ask(Method.ACQUIRE_RESIDENT, acquire(other, chain))) == "SESSION_UNKNOWN"
     foreign = other.reserve(chain)
     taken = pb.CommitBlocksRequest(
@@ -122,7 +146,13 @@ def test_a_session_closed_over_grpc_is_over_on_its_line(
 ) -> None:
     service.stub.CloseSession(pb.CloseSessionRequest(session_id=peer.id), timeout=SECONDS)
     asked = acquire(peer, tools.fresh_chain(1))
-    assert reason(line.ask(Method.ACQUIRE_RESIDENT, asked)) == "SESSION_UNKNOWN"
+    try:
+        assert reason(line.ask(Method.ACQUIRE_RESIDENT, asked)) == "SESSION_UNKNOWN"
+    except (EOFError, OSError):
+        assert peer.lanes is not None  # whose connections are cut with the next tick
+    if peer.lanes is not None:
+        with pytest.raises((EOFError, OSError)):
+            line.next()
 
 
 @pytest.mark.parametrize(
@@ -134,14 +164,28 @@ def test_a_session_closed_over_grpc_is_over_on_its_line(
         b"GET / HTTP/1.1\r\n\r\n",
     ],
 )
-def test_what_is_no_call_cuts_the_line_and_ends_the_session(
-    service: Any, peer: Any, line: Line, said: bytes
+def test_what_is_no_call_cuts_the_line(
+    service: Any, peer: Any, line: Line, said: bytes, tools: Any
 ) -> None:
     before = service.stats().session_count
     line.connection.sendall(said)
     with pytest.raises((EOFError, ConnectionResetError)):
         line.next()
-    service.until(lambda stats: stats.session_count < before)
+    if peer.lanes is None:  # whose connection the session hangs on
+        service.until(lambda stats: stats.session_count < before)
+    else:
+        peer.store(tools.fresh_chain(1))
+
+
+def test_a_line_that_ends_is_no_connection_of_the_bulk_lane_any_more(
+    service: Any, open_peer: Any, line_of: Callable[[Any], Line]
+) -> None:
+    peer = open_peer(service, "bulk")
+    lines = [line_of(peer) for _ in range(3)]
+    service.until(lambda _: service.server.cache.bulk.lane_count == 3 + IDLE_MAX)
+    for line in lines:
+        line.connection.close()
+    service.until(lambda _: service.server.cache.bulk.lane_count == IDLE_MAX)
 
 
 def test_many_calls_at_once_are_each_answered(peer: Any, line: Line, tools: Any) -> None:
@@ -175,23 +219,27 @@ def test_one_that_does_not_read_its_answers_is_not_read_from(
         answered += 1
 
 
-def test_a_service_that_ends_ends_the_line(make_service: Any, open_peer: Any, tools: Any) -> None:
+@both_transports
+def test_a_service_that_ends_ends_the_line(
+    make_service: Any, open_peer: Any, line_of: Callable[[Any], Line], tools: Any, transport: str
+) -> None:
     ending = make_service()
-    peer = open_peer(ending, "shared_memory")
-    line = Line(peer.connection)
+    peer = open_peer(ending, transport)
+    line = line_of(peer)
     line.ask(Method.ACQUIRE_RESIDENT, acquire(peer, tools.fresh_chain(1)))
     ending.end()
     with pytest.raises((EOFError, ConnectionResetError)):
         line.next()
 
 
+@both_transports
 def test_a_service_that_ends_answers_the_calls_under_way_first(
-    make_service: Any, open_peer: Any, tools: Any
+    make_service: Any, open_peer: Any, line_of: Callable[[Any], Line], tools: Any, transport: str
 ) -> None:
     ending, chain = make_service(), tools.fresh_chain(2)
-    first, second = (open_peer(ending, "shared_memory") for _ in range(2))
+    first, second = (open_peer(ending, transport) for _ in range(2))
     first.reserve(chain[:1])
-    line = Line(second.connection)
+    line = line_of(second)
     answer = line.ask(Method.RESERVE_BLOCKS, reserve(second, chain))
     reserved = pb.ReserveBlocksResponse.FromString(answer.message)
     assert list(reserved.missing_indexes) == [1]

@@ -21,6 +21,6 @@ def test_kills_of_clients_and_service_leave_nothing_over(tmp_path: Path) -> None
     assert report.exists(), done.stderr
     result = json.loads(report.read_text())
     # A service that is a few seconds old is still filling up: its growth says nothing yet.
-    assert set(result["problems"]) <= {"memory grew"}, result
+    assert set(result["problems"]) <= {"memory grew"}, (result, done.stderr)
     assert not any(result["left_over"].values())
     assert result["counts"]["service_starts"] > 1
