@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from kvtier.blocks import MissReason
 from worker.cache_client import CacheClient
+from worker.cache_port import RestoreResult, StoreResult
 from worker.device_copies import CopyEvent
 from worker.device_pages import DeviceLanding, DeviceSource
 from worker.host_pages import HostPages
@@ -173,6 +175,24 @@ class ListClient(CacheClient):
     def store(self, request_id: str, chain: Any, pages: Any, *rest: Any) -> Any:
         with source_in(self._kind, pages) as source:
             return super().store(request_id, chain, source, *rest)
+
+
+class IdleCache:
+    """A cache service that has nothing and takes nothing: what a test changes nothing about."""
+
+    def restore(
+        self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
+    ) -> RestoreResult:
+        return RestoreResult((), MissReason.NEVER_STORED)
+
+    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> StoreResult:
+        return StoreResult(0, 0, len(chain))
+
+    def connected(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """It has nothing."""
 
 
 def land(landing: Landing, payloads: Sequence[bytes]) -> None:

@@ -8,7 +8,6 @@ with those that were stored. One service serves them all. The others are refused
 reason.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ import torch
 from kvtier.blocks import Tier
 from kvtier.cli.processes import LocalCluster
 from kvtier.keys import BlockHash
+from tests.cache_cluster import cache_cluster
 from tests.tiny_models import (
     BLOCK_TOKENS,
     COMMON,
@@ -287,21 +287,8 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
-    with tempfile.TemporaryDirectory(prefix="kvt-") as directory:  # sockets need a short path
-        cluster = LocalCluster(
-            Path(directory),
-            Path("no-model"),
-            cache_settings={
-                "host.capacity_bytes": "128MiB",
-                "ssd.capacity_bytes": "128MiB",
-                "ssd.segment_bytes": "16MiB",
-                "limits.load_timeout_seconds": 60,
-            },
-        )
-        try:
-            yield Matrix(tmp_path_factory.mktemp("models"), cluster)
-        finally:
-            cluster.kill()
+    with cache_cluster() as cluster:
+        yield Matrix(tmp_path_factory.mktemp("models"), cluster)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ beside it, as several samples, and as the next turn of what was computed before.
 by an ordinary worker shows that it would not be so by itself.
 """
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from kvtier.blocks import Tier
 from kvtier.cli.processes import LocalCluster
 from kvtier.keys import PUBLIC_SCOPE
+from tests.cache_cluster import cache_cluster
 from tests.contract.test_architectures import SUPPORTED, Witness
 from tests.tiny_models import BLOCK_TOKENS, BytesCache, save_tiny
 from worker.engine import Engine, EngineSettings
@@ -196,22 +196,9 @@ class Story:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with tempfile.TemporaryDirectory(prefix="kvt-") as directory:  # sockets need a short path
-        made = LocalCluster(
-            Path(directory),
-            Path("no-model"),
-            cache_settings={
-                "host.capacity_bytes": "128MiB",
-                "ssd.capacity_bytes": "128MiB",
-                "ssd.segment_bytes": "16MiB",
-                "limits.load_timeout_seconds": 60,
-            },
-        )
+    with cache_cluster() as made:
         made.start_cache()
-        try:
-            yield made
-        finally:
-            made.kill()
+        yield made
 
 
 def test_from_every_tier_after_a_restart_and_with_neighbours_it_says_what_it_said_cold(

@@ -127,6 +127,15 @@ async def start(checkpoint: Path, tmp_path: Path) -> AsyncIterator[StartWorker]:
         yield start_one
 
 
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file of the scopes' secret: workers that share it name prompts alike."""
+    path = tmp_path / "secret"
+    path.write_bytes(bytes(range(32)))
+    path.chmod(0o600)
+    return path
+
+
 StartCache = Callable[..., Awaitable[CacheServer]]
 
 

@@ -33,12 +33,9 @@ async def ask(stub, model: str = "") -> tuple[list[int], pb.GenerateUsage]:
 
 
 async def test_worker_with_an_adapter_shares_a_cache_with_its_base_and_no_block(
-    start_cache, start, adapter, tmp_path
+    start_cache, start, adapter, secret, tmp_path
 ):
     cache = await start_cache()
-    secret = tmp_path / "secret"
-    secret.write_bytes(bytes(range(32)))
-    secret.chmod(0o600)
     shared = (f"cache.address={cache.listen}", f"scope_secret_file={secret}")
     base, to_base = await start(*shared, f"data_directory={tmp_path / 'base'}")
     first, _ = await ask(to_base, "tiny")

@@ -9,7 +9,7 @@ import pytest
 from kvtier.errors import read_error
 from kvtier.v1 import describe_pb2, describe_pb2_grpc
 from kvtier.v1 import inference_pb2 as pb
-from worker.__main__ import main
+from tests.contract.worker_edge.starts import arguments, refuses
 from worker.usage_journal import UsageJournal
 from worker.usage_outbox import UsageOutbox
 
@@ -39,12 +39,9 @@ async def ask(stub, **who: str) -> tuple[list[int], str, int]:
 
 
 async def test_each_adapter_has_its_blocks_in_every_tier_and_its_name_in_every_event(
-    start_cache, start, adapters, tmp_path
+    start_cache, start, adapters, secret, tmp_path
 ):
     cache = await start_cache()
-    secret = tmp_path / "secret"
-    secret.write_bytes(bytes(range(32)))
-    secret.chmod(0o600)
     shared = (
         f"cache.address={cache.listen}",
         f"scope_secret_file={secret}",
@@ -140,18 +137,5 @@ async def test_requests_of_all_adapters_run_at_once(start, adapters):
 def test_start_that_cannot_have_the_adapters_is_refused(
     more, problem, capsys, checkpoint, adapters, tmp_path
 ):
-    values = (
-        f"model={checkpoint}",
-        "listen=127.0.0.1:0",
-        "security.development=true",
-        f"data_directory={tmp_path / 'data'}",
-        "threads=1",
-        setting(adapters),
-        more,
-    )
-    try:
-        status: object = main([word for value in values for word in ("--set", value)])
-    except SystemExit as ended:  # settings that cannot be used are told while they are read
-        status = ended.code
-    assert status == 2
-    assert problem in capsys.readouterr().err
+    argv = arguments(checkpoint, tmp_path / "data", setting(adapters), more)
+    assert problem in refuses(capsys, argv)

@@ -9,7 +9,7 @@ import torch
 
 from kvtier.v1 import describe_pb2, describe_pb2_grpc
 from kvtier.v1 import inference_pb2 as pb
-from worker.__main__ import main
+from tests.contract.worker_edge.starts import arguments, refuses
 
 TEXT = "the same question, again and again; " * 5
 """180 tokens: two pieces of 64 and a rest."""
@@ -37,11 +37,8 @@ async def ask(stub, text: str) -> tuple[list, int]:
     return said, responses[-1].usage.tokens.hit_tokens
 
 
-async def test_it_says_so_and_hits_whole_pieces(start_cache, start, tmp_path):
+async def test_it_says_so_and_hits_whole_pieces(start_cache, start, secret, tmp_path):
     cache = await start_cache()
-    secret = tmp_path / "secret"
-    secret.write_bytes(bytes(range(32)))
-    secret.chmod(0o600)
     mode = (
         "deterministic=true",
         "step_tokens=70",
@@ -96,17 +93,5 @@ def test_start_that_cannot_be_deterministic_is_refused(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    values = (
-        f"model={checkpoint}",
-        "listen=127.0.0.1:0",
-        "security.development=true",
-        f"data_directory={tmp_path / 'data'}",
-        "deterministic=true",
-        more,
-    )
-    try:
-        status: object = main([word for value in values for word in ("--set", value)])
-    except SystemExit as ended:  # settings that cannot be used are told while they are read
-        status = ended.code
-    assert status == 2
-    assert reason in capsys.readouterr().err
+    argv = arguments(checkpoint, tmp_path / "data", "deterministic=true", more)
+    assert reason in refuses(capsys, argv)

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 
 import grpc
 import pytest
@@ -15,39 +14,13 @@ from kvtier.errors import read_error
 from kvtier.settings import load
 from kvtier.v1 import inference_pb2 as pb
 from kvtier.v1 import inference_pb2_grpc
-from worker.__main__ import main, serve
+from tests.contract.worker_edge.starts import arguments, refuses
+from worker.__main__ import serve
 from worker.settings import WorkerSettings
 from worker.usage_event import UsageEnd
 from worker.usage_journal import UsageJournal
 from worker.usage_journal_format import SegmentHead, encode, segment_path
 from worker.usage_outbox import UsageOutbox
-
-
-def arguments(checkpoint: Path, data: Path, *overrides: str) -> list[str]:
-    values = (
-        f"model={checkpoint}",
-        "listen=127.0.0.1:0",
-        "security.development=true",
-        f"data_directory={data}",
-        "threads=1",
-        "pool.page_bytes=16MiB",
-        "drain_seconds=120",
-        *overrides,
-    )
-    return [word for value in values for word in ("--set", value)]
-
-
-def refuses(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
-    """The one line that a start with `argv` ends with; status 2."""
-    capsys.readouterr()
-    try:
-        status = main(argv)
-    except SystemExit as exit_:
-        status = exit_.code
-    assert status == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    return captured.err.strip().splitlines()[-1]
 
 
 def test_a_directory_that_is_no_checkpoint_is_refused(capsys, tmp_path):

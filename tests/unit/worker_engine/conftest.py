@@ -1,5 +1,6 @@
 """A tiny real model, and what a test needs to watch an engine."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -152,6 +153,27 @@ class Bench:
                 return
         raise AssertionError("the engine does not come to an end")
 
+    def run_beside_a_held_store(
+        self, engine: Engine, prompt: Sequence[int], entered: threading.Event
+    ) -> None:
+        """A request that needs all of six pages runs to its end, a token each step, although three
+        of them are with a store that does not return; `entered`: it was called."""
+        unasked = {"cache_timeout_seconds": 0.0}
+        first, second = Watcher(), Watcher()
+        engine.submit(self.request("a", prompt[:24], new=1, **unasked), first)
+        while not first.ends:
+            engine.step()
+        assert entered.wait(60)
+        engine.submit(self.request("b", prompt[::-1][:8], new=41, **unasked), second)
+        steps = 0
+        while not second.ends:
+            assert engine.step()
+            engine.check_integrity()
+            steps += 1
+        assert steps == 41
+        assert second.tokens() == self.plain_greedy(prompt[::-1][:8], 41)
+        assert engine.stats().preemptions_total == 0
+
     def plain_greedy(self, tokens: Sequence[int], new: int) -> list[int]:
         """What the unmodified model generates, without any cache."""
         reference = AutoModelForCausalLM.from_pretrained(self.loaded_from, dtype=torch.float32)
@@ -222,6 +244,14 @@ def clock() -> Clock:
 @pytest.fixture
 def watcher() -> Callable[[], Watcher]:
     return Watcher
+
+
+@pytest.fixture(params=["in place", "on a device"])
+def pages(request: pytest.FixtureRequest) -> str:
+    """Where engines have them from now on."""
+    if request.param == "on a device":
+        request.getfixturevalue("pages_on_a_device")
+    return str(request.param)
 
 
 @pytest.fixture

@@ -6,21 +6,17 @@ from typing import Any
 import pytest
 
 from kvtier.blocks import MissReason, Tier
-from tests.page_kinds import land
+from tests.page_kinds import IdleCache, land
 from worker.cache_port import RestoreResult
 from worker.requests import EndReason, RequestId
 
 PROMPT = list(range(3, 43))
 
 
-@pytest.fixture(autouse=True, params=["in place", "on a device"])
-def pages(request: pytest.FixtureRequest) -> str:
-    if request.param == "on a device":
-        request.getfixturevalue("pages_on_a_device")
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("pages")
 
 
-class HangingCache:
+class HangingCache(IdleCache):
     """Calls return only when the test lets them; then they write garbage."""
 
     def __init__(self) -> None:
@@ -38,12 +34,6 @@ class HangingCache:
     def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
         self.entered.set()
         assert self.release.wait(60)
-
-    def connected(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        return None
 
 
 class RaisingCache(HangingCache):
@@ -211,25 +201,12 @@ def test_other_requests_compute_while_one_loads(bench: Any, watcher: Any, clock:
 
 
 def test_pages_that_a_hung_store_holds_cost_a_running_request_no_step(
-    bench: Any, watcher: Any, clock: Any
+    bench: Any, clock: Any
 ) -> None:
     cache = HangingCache()
     engine = bench.engine(cache, clock=clock, load_threads=1, page_count=6)
-    first, second = watcher(), watcher()
-    unasked = {"cache_timeout_seconds": 0.0}
-    engine.submit(bench.request("a", PROMPT[:24], new=1, **unasked), first)
-    while not first.ends:
-        engine.step()
-    assert cache.entered.wait(60)  # 3 of 6 pages are with the store
-    engine.submit(bench.request("b", PROMPT[::-1][:8], new=41, **unasked), second)
-    steps = 0
-    while not second.ends:
-        assert engine.step()
-        engine.check_integrity()
-        steps += 1
-    assert steps == 41
-    assert second.tokens() == bench.plain_greedy(PROMPT[::-1][:8], 41)
-    assert engine.stats().preemptions_total == engine.stats().abandoned_transfers_total == 0
+    bench.run_beside_a_held_store(engine, PROMPT, cache.entered)
+    assert engine.stats().abandoned_transfers_total == 0
     cache.release.set()
     for _ in range(200):
         stats = engine.stats()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kvtier.blocks import MissReason, Tier
-from tests.page_kinds import land
+from tests.page_kinds import IdleCache, land
 from worker.cache_port import RestoreResult
 from worker.requests import EndReason, RequestId
 
@@ -18,7 +18,7 @@ def copies(pages_on_a_device: Any) -> Any:
     return pages_on_a_device
 
 
-class LateCache:
+class LateCache(IdleCache):
     """Restores whatever is asked for, but only when the test lets it: bytes of other blocks."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class LateCache:
         self, request_id: str, chain: Any, pages: Any, timeout_seconds: float, *costs: Any
     ) -> Any:
         if request_id != "late":
-            return RestoreResult((), MissReason.NEVER_STORED)
+            return super().restore(request_id, chain, pages, timeout_seconds)
         self.entered.set()
         assert self.release.wait(60)
         try:
@@ -43,15 +43,6 @@ class LateCache:
         finally:
             self.left.set()
         return RestoreResult((Tier.HOST,) * len(chain), MissReason.NONE)
-
-    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
-        return None
-
-    def connected(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        return None
 
 
 def test_what_is_stored_comes_back(bench: Any, memory_cache: Any, copies: Any) -> None:
@@ -108,28 +99,14 @@ def test_no_memory_for_a_transfer_costs_the_transfer_only(
     assert memory_cache.blocks == known
 
 
-def test_a_store_that_hangs_is_given_up_for_its_pages(bench: Any, watcher: Any) -> None:
+def test_a_store_that_hangs_is_given_up_for_its_pages(bench: Any) -> None:
     """There are few to lend on a device: here none."""
     cache = StuckStore()
     engine = bench.engine(cache, load_threads=1, page_count=6, running_requests_max=1)
-    first, second = watcher(), watcher()
-    unasked = {"cache_timeout_seconds": 0.0}
-    engine.submit(bench.request("a", PROMPT[:24], new=1, **unasked), first)
-    while not first.ends:
-        engine.step()
-    assert cache.entered.wait(60)  # 3 of 6 pages are with the store
-    engine.submit(bench.request("b", PROMPT[::-1][:8], new=41, **unasked), second)
-    steps = 0
-    while not second.ends:
-        assert engine.step()
-        engine.check_integrity()
-        steps += 1
-    assert steps == 41
-    assert second.tokens() == bench.plain_greedy(PROMPT[::-1][:8], 41)
-    assert engine.stats().preemptions_total == 0
+    bench.run_beside_a_held_store(engine, PROMPT, cache.entered)
     assert engine.stats().skipped_stores_total == 1
     cache.release.set()
-    cache.ended.wait(60)
+    assert cache.ended.wait(60)
     assert type(cache.error).__name__ == "RevokedError"
     engine.check_integrity()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvtier.blocks import MissReason, Tier
-from tests.page_kinds import in_turn
+from tests.page_kinds import IdleCache, in_turn
 from worker.cache_port import RestoreResult
 from worker.prefix_units import PrefixUnits
 from worker.requests import RequestId
@@ -15,14 +15,10 @@ from worker.requests import RequestId
 PROMPT = list(range(3, 43))  # Five blocks of eight, four of which can be loaded.
 
 
-@pytest.fixture(autouse=True, params=["in place", "on a device"])
-def pages(request: pytest.FixtureRequest) -> str:
-    if request.param == "on a device":
-        request.getfixturevalue("pages_on_a_device")
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("pages")
 
 
-class HalfWayCache:
+class HalfWayCache(IdleCache):
     """Two blocks land; the rest only when the test lets it, as garbage."""
 
     def __init__(self, blocks: dict[Any, bytes]) -> None:
@@ -43,15 +39,6 @@ class HalfWayCache:
         for index in range(2, len(chain)):
             self._land(pages, index, bytes([63]) * pages.page_bytes)
         raise OSError("gone")
-
-    def store(self, request_id: str, chain: Any, pages: Any, hints: Any = None) -> Any:
-        return None
-
-    def connected(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        return None
 
     def _land(self, pages: Any, index: int, content: bytes) -> None:
         (room,) = pages.room(index, 1)
