@@ -37,8 +37,9 @@ class _DeviceUse:
         self._pages = tuple(pages)
         self._fence = copies.fence()
         self._lock = threading.Lock()
-        self._under_way: dict[int, CopyEvent] = {}
-        """By number, in the order in which they began."""
+        self._under_way: dict[int, tuple[CopyEvent, PageBytes]] = {}
+        """By number, in the order in which they began. The host memory is kept with each: whatever
+        goes wrong, nobody else gets it while it is copied to or from."""
         self._begun = 0
         self._revoked = False
         self._spare: list[PageBytes] = []
@@ -48,7 +49,7 @@ class _DeviceUse:
         return len(self._pages)
 
     def close(self) -> None:
-        for event in list(self._under_way.values()):
+        for event, _ in list(self._under_way.values()):
             event.wait()
 
     def revoke(self) -> bool:
@@ -59,32 +60,32 @@ class _DeviceUse:
     @property
     def quiet(self) -> bool:
         with self._lock:
-            return self._revoked and all(event.done() for event in self._under_way.values())
+            return self._revoked and all(event.done() for event, _ in self._under_way.values())
 
     def _begin_load(self, host: PageBytes, index: int) -> int:
         with self._lock:
             self._check()
             event = self._copies.load(host, self._pages[index], self._fence)
-            return self._note(event)
+            return self._note(event, host)
 
     def _begin_store(self, index: int, host: PageBytes) -> int:
         with self._lock:
             self._check()
             event = self._copies.store(self._pages[index], host, self._fence)
-            return self._note(event)
+            return self._note(event, host)
 
     def _check(self) -> None:
         if self._revoked:
             raise RevokedError("the engine took its pages back")
 
-    def _note(self, event: CopyEvent) -> int:
+    def _note(self, event: CopyEvent, host: PageBytes) -> int:
         self._begun += 1
-        self._under_way[self._begun] = event
+        self._under_way[self._begun] = event, host
         return self._begun
 
     def _wait(self, copy: int) -> None:
         # It stays in the list until it is over, for whoever asks whether all is quiet.
-        self._under_way[copy].wait()
+        self._under_way[copy][0].wait()
         with self._lock:
             del self._under_way[copy]
 

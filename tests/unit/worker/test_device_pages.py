@@ -5,7 +5,9 @@ The device here copies when the test says so, one copy at a time, in any order.
 """
 
 import contextlib
+import gc
 import itertools
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -343,3 +345,45 @@ def _cut(sizes: list[int]) -> list[int]:
     """Ends of ranges, at most all of the chain."""
     ends = itertools.accumulate(sizes)
     return sorted({min(COUNT, end) for end in ends})
+
+
+@dataclass
+class ForgetfulCopies(SteppedCopies):
+    """As a device: of the host memory that it copies to it knows an address, and keeps nothing."""
+
+    hosts: "list[weakref.ref[PageBytes]]" = field(default_factory=list)
+    fails_at: int = COUNT
+
+    def store(self, page: int, host: PageBytes, after: Any) -> Any:
+        if len(self.hosts) == self.fails_at:
+            raise RuntimeError("CUDA out of memory")
+        self.hosts.append(weakref.ref(host))
+        return Fence(passed=False)
+
+    def load(self, host: PageBytes, page: int, after: Any) -> Any:
+        self.hosts.append(weakref.ref(host))
+        return Fence(passed=False)
+
+
+def test_memory_that_a_copy_is_under_way_to_is_nobody_elses() -> None:
+    """Also when a later copy of the same store could not begin: staging is not given back."""
+    copies = ForgetfulCopies(registered=False, fails_at=2)
+    source = DeviceSource(copies, range(COUNT))
+    with pytest.raises(RuntimeError, match="out of memory"), source.lend([0, 1, 2]):
+        raise AssertionError("a page was lent that was not copied")
+    gc.collect()
+    under_way = [host() for host in copies.hosts]
+    assert len(under_way) == 2
+    assert all(host is not None for host in under_way)
+    assert not source._spare
+    source.close()
+
+
+def test_memory_that_a_copy_is_under_way_from_is_nobody_elses() -> None:
+    copies = ForgetfulCopies(registered=False)
+    landing = DeviceLanding(copies, range(COUNT))
+    landing.push(0, landing.room(0, 2))
+    landing.revoke()
+    gc.collect()
+    assert [host() is not None for host in copies.hosts] == [True, True]
+    landing.close()
