@@ -81,9 +81,7 @@ class HostRuns:
     def leave(self, rows: Sequence[int]) -> list[Slab]:
         """Their slabs, in order. REQUIRES: a result of `leaving`, and nothing happened since."""
         columns, at = self._tree.columns, np.array(rows)
-        size = rounded(self._tree.payload_bytes(rows[0]))
-        offsets = columns.array("slab_page")[at].astype(np.int64) * PAGE_BYTES
-        slabs = [Slab(offset, size) for offset in offsets.tolist()]
+        slabs = self._tree.slabs(rows)
         self._order.evict_run(rows)
         columns.array("slab_page")[at] = NOWHERE
         columns.array("host_children")[at[1:]] = 0

@@ -151,7 +151,7 @@ class BulkSettings(SettingsModel):
 
     listen: OptionalListenAddress = ""
     """Empty: none."""
-    connections_max: PositiveInt = 64
+    connections_max: PositiveInt = 96
 
 
 class LogSettings(SettingsModel):

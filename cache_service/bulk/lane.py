@@ -204,6 +204,7 @@ class Lane:
         line = self._door.ask(begin, SessionLine.cut)
         self._frames.send(Frame(Kind.WELCOME))
         self._door.ask(hand_over, SessionLine.cut)
+        # As long as the session at most: the tick cuts connections of sessions that ended.
         ended.wait()
 
     def _principal_key(self) -> str | None:
