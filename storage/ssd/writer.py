@@ -15,7 +15,6 @@ from storage.codec import Codec
 from storage.env import Env
 from storage.errors import (
     BlockTooLargeError,
-    CorruptBlockError,
     StorageError,
     TierIOError,
 )
@@ -34,15 +33,15 @@ from storage.ssd.key_ring import KeyRing
 from storage.ssd.owner_rows import OwnerNumbers
 from storage.ssd.planning import Part, plan_append
 from storage.ssd.reader import BlockReader
+from storage.ssd.relog_reads import RelogReads, chunks
 from storage.ssd.segments import SEALED, Segment, SegmentTable, freed
 from storage.ssd.wear import Wear
-from storage.tier import NEVER, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation, rounded
+from storage.tier import NEVER, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation
 
 __all__ = ["SegmentWriter"]
 
 _RECORDS_PER_WRITE_MAX = 128
 """Header pages kept for one vectored write."""
-_RELOG_BUFFER_BYTES_MAX = 32 << 20
 _ZEROS_BYTES = 1 << 20
 
 
@@ -67,7 +66,7 @@ class SegmentWriter:
         self._env = env
         self._table = table
         self._index = index
-        self._reader = BlockReader(env, table, keys)
+        self._relog_reads = RelogReads(BlockReader(env, table, keys))
         self._keys = keys
         self._sequence = first_sequence
         self._owners = owners
@@ -170,7 +169,7 @@ class SegmentWriter:
         sizes = [_placeholder(record, location) for record, location in items]
         plan_append(self._table, sizes, self._env.random_seed)
         moved: list[SsdLocation | None] = []
-        for chunk in _chunks(items):
+        for chunk in chunks(items):
             moved += self._relog_chunk(chunk, unit_ends)
         return moved
 
@@ -218,6 +217,7 @@ class SegmentWriter:
         if self._failure is None:
             with contextlib.suppress(TierIOError):
                 self._apply(IndexBatch(put_wear=replace(self.wear, note=self._note)))
+        self._relog_reads.close()
         self._index.close()
         for segment in self._table.view:
             self._env.close(segment.fd)
@@ -337,23 +337,13 @@ class SegmentWriter:
     def _relog_chunk(
         self, chunk: Sequence[tuple[BlockRecord, SsdLocation]], unit_ends: Collection[bytes]
     ) -> list[SsdLocation | None]:
-        buffer = aligned_buffer(sum(rounded(location.stored_bytes) for _, location in chunk))
+        found = self._relog_reads.read(chunk)
         good: list[StoredBlock] = []
-        intact: list[bool] = []
-        start = 0
-        for record, location in chunk:
-            view = buffer[start : start + rounded(location.stored_bytes)]
-            start += view.nbytes
-            try:
-                header = self._reader.read_stored(record, location, view)
-            except CorruptBlockError:
-                intact.append(False)
-            else:
-                intact.append(True)
-                ends = header.unit_end or record.block_hash in unit_ends
-                good.append(self._again(header, view)._replace(unit_end=ends))
+        for header, view in (each for each in found if each is not None):
+            unit_end = header.unit_end or header.record.block_hash in unit_ends
+            good.append(self._again(header, view)._replace(unit_end=unit_end))
         written = iter(self._append(good, (), ()))
-        return [next(written) if ok else None for ok in intact]
+        return [None if each is None else next(written) for each in found]
 
     def _again(self, header: RecordHeader, view: memoryview) -> StoredBlock:
         """The record as it is; one in clear is encrypted where new ones are."""
@@ -375,20 +365,6 @@ class SegmentWriter:
 def _placeholder(record: BlockRecord, location: SsdLocation) -> StoredBlock:
     """For planning: as large as the block will be. Its codec has no part in that."""
     return stored_block(record, Codec.NONE, location.stored_bytes, memoryview(b""))
-
-
-def _chunks(
-    items: Sequence[tuple[BlockRecord, SsdLocation]],
-) -> Iterator[Sequence[tuple[BlockRecord, SsdLocation]]]:
-    """Runs whose bytes fit the buffer; a larger single block is a run of its own."""
-    start, size = 0, 0
-    for i, (_, location) in enumerate(items):
-        size += rounded(location.stored_bytes)
-        if size > _RELOG_BUFFER_BYTES_MAX and i > start:
-            yield items[start:i]
-            start, size = i, rounded(location.stored_bytes)
-    if start < len(items):
-        yield items[start:]
 
 
 def _io_error(verb: str, error: OSError) -> TierIOError:
