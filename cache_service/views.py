@@ -68,7 +68,7 @@ class CacheLimits:
     """SSD reads that one acquire keeps in flight at most, and how many bytes they should be: as
     many blocks as fit these, but 8 of any size."""
     read_ahead_bytes: int = 16 * 1024 * 1024
-    write_batch_blocks: int = 64
+    write_batch_blocks: int = 256
     write_batch_bytes: int = 64 * 1024 * 1024
     pending_write_share_max: float = 0.5
     """Share of the arena that waiting writes hold; past it new blocks wait without being held."""
