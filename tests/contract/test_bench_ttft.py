@@ -18,7 +18,13 @@ from worker.bench import ttft as command
 from worker.bench import ttft_model, ttft_peers
 from worker.bench.ttft_asking import Answer, fresh_engine
 from worker.bench.ttft_decode import rate_of
-from worker.bench.ttft_figures import context_row, decode_rows, peer_decode, peer_results
+from worker.bench.ttft_figures import (
+    context_row,
+    decode_rows,
+    peer_decode,
+    peer_results,
+    with_shared,
+)
 from worker.bench.ttft_run import ContextRounds, DecodeRounds
 from worker.bench.ttft_settings import TtftSettings
 from worker.bench.ttft_tables import show
@@ -109,6 +115,7 @@ def test_a_small_run_has_every_key(result: Any) -> None:
     for row in result["decode"]:
         assert set(row) >= DECODE_KEYS
         assert row["tokens_per_second"] > 0
+        assert row["shared_tokens_per_second"] > 0
 
 
 def test_engines_that_nobody_looked_for_are_named(result: Any) -> None:
@@ -247,6 +254,9 @@ def test_decoding_is_counted_while_all_decode() -> None:
     rows = decode_rows((1, 8), 4096, [[10.0, 30.0], [20.0, 40.0], [10.0, 40.0]])
     assert [row["tokens_per_second"] for row in rows] == [10.0, 40.0]
     assert [row["over_first"] for row in rows] == [1.0, 3.0]
+    with_shared(rows, [[10.0, 50.0], [20.0, 60.0], [10.0, 60.0]])
+    assert [row["shared_tokens_per_second"] for row in rows] == [10.0, 60.0]
+    assert [row["shared_over_first"] for row in rows] == [1.0, 5.0]
     decode = DecodeRounds([[10.0], [30.0], [20.0]], [[[20.0], [10.0], [20.0]]])
     (peer,) = peer_decode(0, (1,), 4096, decode)
     assert (peer["tokens_per_second"], peer["our_ratio_to_it"]) == (20.0, 1.0)

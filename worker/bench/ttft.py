@@ -21,7 +21,13 @@ from kvtier.bench.options import given
 from kvtier.bench.tables import table_console
 from kvtier.cli.progress import step
 from kvtier.errors import KvtierError
-from worker.bench.ttft_figures import context_row, decode_rows, peer_decode, peer_results
+from worker.bench.ttft_figures import (
+    context_row,
+    decode_rows,
+    peer_decode,
+    peer_results,
+    with_shared,
+)
 from worker.bench.ttft_model import SHAPES, checkpoint_of
 from worker.bench.ttft_peers import EnginePeer, engine_peers
 from worker.bench.ttft_run import Measured, measure
@@ -171,7 +177,8 @@ def _decode(settings: TtftSettings, measured: Measured) -> list[dict[str, Any]]:
     if measured.decode is None:
         return []
     counts = settings.decode_requests
-    return decode_rows(counts, settings.decode_context, measured.decode.ours)
+    rows = decode_rows(counts, settings.decode_context, measured.decode.ours)
+    return with_shared(rows, measured.decode.shared)
 
 
 def _peer(

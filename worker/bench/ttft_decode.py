@@ -1,4 +1,4 @@
-"""Tokens a second of requests that decode at once, each in a context of its own.
+"""Tokens a second of requests that decode at once, in contexts of their own and in a shared one.
 
 Contexts are computed once and stay in pages; a round asks them again with another end. Counted is
 from the moment at which the last of the requests has its first token to the first one's end, so
@@ -45,21 +45,37 @@ class DecodeBench:
     def prompts(self, number: int, count: int) -> list[list[int]]:
         """Of round `number` for `count` requests."""
         generator = torch.Generator().manual_seed(1000 + number)
-        return [
-            context[: self._hit] + random_tokens(self._loaded, len(context) - self._hit, generator)
-            for context in self._contexts[:count]
-        ]
+        return self._with_ends(self._contexts[:count], generator)
 
-    def round(self, number: int) -> list[float]:
-        """Tokens a second for each number of requests, in the settings' order."""
+    def shared_prompts(self, number: int, count: int) -> list[list[int]]:
+        """The same for requests that all ask of the first one's context."""
+        generator = torch.Generator().manual_seed(2000 + number)
+        return self._with_ends(self._contexts[:1] * count, generator)
+
+    def round(self, number: int) -> tuple[list[float], list[float]]:
+        """Tokens a second for each number of requests, in the settings' order: in contexts of their
+        own, and in a shared one."""
         counts = self._settings.decode_requests
-        rates = dict[int, float]()
+        own, shared = dict[int, float](), dict[int, float]()
         for step in range(len(counts)):
             count = counts[(number + step) % len(counts)]
-            prompts = self.prompts(number, count)
-            answers = ask_together(self._engine, prompts, self._settings.decode_tokens)
-            rates[count] = rate_of(answers)
-        return [rates[count] for count in counts]
+            own[count] = self._rate(self.prompts(number, count))
+            shared[count] = self._rate(self.shared_prompts(number, count))
+        return [own[count] for count in counts], [shared[count] for count in counts]
+
+    def _with_ends(
+        self, contexts: Sequence[Sequence[int]], generator: torch.Generator
+    ) -> list[list[int]]:
+        return [
+            [
+                *context[: self._hit],
+                *random_tokens(self._loaded, len(context) - self._hit, generator),
+            ]
+            for context in contexts
+        ]
+
+    def _rate(self, prompts: Sequence[Sequence[int]]) -> float:
+        return rate_of(ask_together(self._engine, prompts, self._settings.decode_tokens))
 
 
 def decode_settings(loaded: LoadedModel, settings: TtftSettings) -> EngineSettings:

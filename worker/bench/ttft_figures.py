@@ -12,7 +12,7 @@ from typing import Any
 from worker.bench.ttft_run import ContextRounds, DecodeRounds
 from worker.bench.ttft_tiers import Round
 
-__all__ = ["context_row", "decode_rows", "peer_decode", "peer_results"]
+__all__ = ["context_row", "decode_rows", "peer_decode", "peer_results", "with_shared"]
 
 _TIERS = ("gpu", "host", "ssd")
 
@@ -53,6 +53,18 @@ def decode_rows(
         }
         for place, count in enumerate(counts)
     ]
+
+
+def with_shared(
+    rows: list[dict[str, Any]], shared: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
+    """`decode_rows` with the rates of those that decode in one context, by the same first row."""
+    for place, row in enumerate(rows):
+        rates = [each[place] for each in shared]
+        row["shared_tokens_per_second"] = median(rates)
+        pairs = zip(rates, rows[0]["rounds"], strict=True)
+        row["shared_over_first"] = median([rate / first for rate, first in pairs])
+    return rows
 
 
 def peer_results(place: int, contexts: Sequence[ContextRounds]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ The first round of each warms up and is dropped. Main thread.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +49,8 @@ class DecodeRounds:
 
     ours: list[list[float]]
     peers: list[list[list[float]]]
+    shared: list[list[float]] = field(default_factory=list)
+    """Ours, where all decode in one context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _decode(
         bench = DecodeBench(loaded, engine, settings, told)
         for number in range(settings.rounds + 1):
             told(f"decoding, {f'round {number} of {settings.rounds}' if number else 'warming up'}")
-            ours = bench.round(number)
+            ours, shared = bench.round(number)
             theirs = [
                 [
                     peer.decode(bench.prompts(number, count), settings.decode_tokens)
@@ -122,6 +124,7 @@ def _decode(
             ]
             if number:
                 rows.ours.append(ours)
+                rows.shared.append(shared)
                 for row, rates in zip(rows.peers, theirs, strict=True):
                     row.append(rates)
     return rows

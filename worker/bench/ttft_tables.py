@@ -84,7 +84,7 @@ def _decode(rows: list[dict[str, Any]]) -> Table:
     table = bench_table(
         f"\nDecoding at once, in {rows[0]['context_tokens']:,}\ntokens each (8 over 1:\nat least"
         f" {DECODE_OVER_ONE_MIN[8]:.0f})",
-        *("requests", "tokens/s", f"over {rows[0]['requests']}"),
+        *("requests", "tokens/s", f"over {rows[0]['requests']}", "in one context", "over it"),
     )
     for row in rows:
         bar = DECODE_OVER_ONE_MIN.get(row["requests"]) if rows[0]["requests"] == 1 else None
@@ -92,6 +92,8 @@ def _decode(rows: list[dict[str, Any]]) -> Table:
             str(row["requests"]),
             number(row["tokens_per_second"], 1),
             at_least(row["over_first"], bar),
+            number(row["shared_tokens_per_second"], 1),
+            at_least(row["shared_over_first"], bar),
         )
     return table
 

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from kvtier.errors import read_error
-from kvtier.v1 import describe_pb2, describe_pb2_grpc
+from kvtier.v1 import describe_pb2, describe_pb2_grpc, usage_pb2
 from kvtier.v1 import inference_pb2 as pb
 from tests.contract.worker_edge.starts import arguments, refuses
 from worker.usage_journal import UsageJournal
@@ -28,14 +28,23 @@ def setting(adapters: dict[str, Path]) -> str:
     return "adapters=" + ",".join(f"{name}={path}" for name, path in adapters.items())
 
 
+async def ask_with_usage(stub, **who: str) -> tuple[list[int], usage_pb2.TokenUsage]:
+    responses = await answer(stub, **who)
+    return [t for r in responses for t in r.delta.token_ids], responses[-1].usage.tokens
+
+
 async def ask(stub, **who: str) -> tuple[list[int], str, int]:
     """Tokens, the model's name and hit tokens."""
+    responses = await answer(stub, **who)
+    tokens = [t for r in responses for t in r.delta.token_ids]
+    return tokens, responses[0].started.model, responses[-1].usage.tokens.hit_tokens
+
+
+async def answer(stub, **who: str) -> list[pb.GenerateResponse]:
     request = pb.GenerateRequest(
         tenant_id="acme", text=TEXT, max_completion_tokens=8, ignore_end_of_sequence=True, **who
     )
-    responses = [response async for response in stub.Generate(request)]
-    tokens = [t for r in responses for t in r.delta.token_ids]
-    return tokens, responses[0].started.model, responses[-1].usage.tokens.hit_tokens
+    return [response async for response in stub.Generate(request)]
 
 
 async def test_each_adapter_has_its_blocks_in_every_tier_and_its_name_in_every_event(
@@ -84,6 +93,31 @@ async def test_each_adapter_has_its_blocks_in_every_tier_and_its_name_in_every_e
         base = await described()
         assert base.namespace_id != poet.namespace_id
         assert base.block_hashes != poet.block_hashes
+
+
+async def test_each_adapter_has_its_blocks_from_the_ssd_after_both_services_restarted(
+    start_cache, start, adapters, secret, tmp_path
+):
+    on_disk = {
+        "data_directory": str(tmp_path / "cache"),
+        "ssd": {"enabled": True, "capacity_bytes": "64MiB", "segment_bytes": "8MiB"},
+    }
+    cache = await start_cache(**on_disk)
+    shared = (f"scope_secret_file={secret}", setting(adapters))
+    first = (f"cache.address={cache.listen}", f"data_directory={tmp_path / 'first'}")
+    worker, stub = await start(*shared, *first)
+    cold = {name: await ask(stub, adapter=name) for name in ("", "poet", "clerk")}
+    assert len({tuple(tokens) for tokens, _, _ in cold.values()}) == 3
+    await worker.drain()
+    await cache.stop()
+
+    cache = await start_cache(**on_disk)
+    second = (f"cache.address={cache.listen}", f"data_directory={tmp_path / 'second'}")
+    worker, stub = await start(*shared, *second)
+    for name in ("clerk", "", "poet"):
+        tokens, usage = await ask_with_usage(stub, adapter=name)
+        assert tokens == cold[name][0], name
+        assert usage.hit_tokens == usage.hit_tokens_by_tier.ssd == REUSABLE, name
 
 
 @pytest.mark.parametrize(
