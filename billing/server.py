@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from billing.ledger import Ledger
 from billing.ledger_store import LedgerStore
 from billing.metrics import BillingMetrics
+from billing.price_book import settled
 from billing.price_book_file import load_price_book
 from billing.roles import RULES
 from billing.servicer import UsageParts, UsageServicer
 from billing.settings import BillingSettings
 from billing.status import STATUS_TABLE
+from billing.usage_sums import stored_texts
 from kvtier.access import Access, own_tenant_only
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
@@ -73,6 +75,7 @@ async def _build(
     book = load_price_book(settings.price_book)
     store = LedgerStore(settings.data_directory)
     parts.callback(store.close)
+    book = settled(book, store.read(stored_texts))
     ledger = Ledger(store, book, clock_ns, metrics)
     parts.push_async_callback(asyncio.to_thread, ledger.close)
     metrics.opened(ledger.head)

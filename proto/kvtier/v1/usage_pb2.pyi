@@ -235,7 +235,7 @@ class Invoice(_message.Message):
     def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ...) -> None: ...
 
 class InvoiceLine(_message.Message):
-    __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version", "cache_write_ttl_class")
+    __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version", "cache_write_ttl_class", "rule")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_CLASS_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +244,7 @@ class InvoiceLine(_message.Message):
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITE_TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
     model: str
     token_class: str
     quantity_tokens: int
@@ -252,7 +253,8 @@ class InvoiceLine(_message.Message):
     amount: str
     price_book_version: str
     cache_write_ttl_class: str
-    def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ...) -> None: ...
+    rule: str
+    def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ..., rule: _Optional[str] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
     __slots__ = ()
@@ -307,7 +309,7 @@ class PriceBookVersion(_message.Message):
     def __init__(self, version: _Optional[str] = ..., effective_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., source: _Optional[str] = ..., invoice_decimals: _Optional[int] = ..., prices: _Optional[_Iterable[_Union[ModelPrice, _Mapping]]] = ..., content_hash: _Optional[str] = ...) -> None: ...
 
 class ModelPrice(_message.Message):
-    __slots__ = ("model_pattern", "hit_price", "miss_price", "output_price", "unit_tokens", "cache_write_prices")
+    __slots__ = ("model_pattern", "hit_price", "miss_price", "output_price", "unit_tokens", "cache_write_prices", "rules")
     class CacheWritePricesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -321,10 +323,12 @@ class ModelPrice(_message.Message):
     OUTPUT_PRICE_FIELD_NUMBER: _ClassVar[int]
     UNIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITE_PRICES_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     model_pattern: str
     hit_price: str
     miss_price: str
     output_price: str
     unit_tokens: int
     cache_write_prices: _containers.ScalarMap[str, str]
-    def __init__(self, model_pattern: _Optional[str] = ..., hit_price: _Optional[str] = ..., miss_price: _Optional[str] = ..., output_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., cache_write_prices: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    rules: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_pattern: _Optional[str] = ..., hit_price: _Optional[str] = ..., miss_price: _Optional[str] = ..., output_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., cache_write_prices: _Optional[_Mapping[str, str]] = ..., rules: _Optional[_Iterable[str]] = ...) -> None: ...
