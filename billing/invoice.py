@@ -13,13 +13,17 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, select
 
+from billing.account_month import settle_month
 from billing.errors import InvalidPeriodError, TenantUnknownError
 from billing.ledger_schema import entries
 from billing.line import LineKey, saved_by_hits
 from billing.money import EXACT, UNIT_TOKENS, ZERO, round_line
+from billing.month import month_of
 from billing.period import Period
 from billing.price_book import PriceVersion
 from billing.price_card import CACHE_WRITE, METERS
+from billing.settlement import Adjustment, CreditState
+from billing.terms import Terms, TermsSheet
 from billing.usage import TenantId
 from billing.usage_sums import UsageSum, usage_sums
 
@@ -57,17 +61,31 @@ class Invoice:
     unrated_request_count: int
     cache_writes: tuple[tuple[str, int], ...] = ()
     """(TTL class, tokens), charged or not, without those of unrated requests."""
+    terms: Terms | None = None
+    """None: the tenant has none, or the period is no calendar month."""
+    adjustments: tuple[Adjustment, ...] = ()
+    """What terms add and take off."""
+    credits: tuple[CreditState, ...] = ()
+    """What is left of each valid credit after this invoice."""
 
     @property
     def total(self) -> Decimal:
         total = ZERO
-        for line in self.lines:
-            total = EXACT.add(total, line.amount)
+        for amount in (*(x.amount for x in self.lines), *(x.amount for x in self.adjustments)):
+            total = EXACT.add(total, amount)
         return total
 
 
-def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> Invoice:
-    """The statement of `tenant_id`. Raises TenantUnknownError, InvalidPeriodError."""
+NO_TERMS = TermsSheet()
+
+
+def invoice_of(
+    connection: Connection, tenant_id: TenantId, period: Period, sheet: TermsSheet = NO_TERMS
+) -> Invoice:
+    """The statement of `tenant_id`; terms apply where `period` is a calendar month of UTC.
+
+    Raises TenantUnknownError, InvalidPeriodError.
+    """
     known = select(entries.c.position).where(entries.c.tenant_id == tenant_id).limit(1)
     if connection.execute(known).first() is None:
         raise TenantUnknownError(
@@ -84,18 +102,23 @@ def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> I
             currencies=",".join(currencies),
         )
     lines, saved = invoice_lines(rated)
+    month = month_of(period)
+    settled = settle_month(connection, tenant_id, month, sheet, rated) if month else None
     cache_writes = Counter[str]()
     for each in rated:
         cache_writes.update(each.cache_writes)
     return Invoice(
         tenant_id=tenant_id,
         period=period,
-        currency=currencies[0] if currencies else "",
+        currency=currencies[0] if currencies else settled.terms.currency if settled else "",
         lines=lines,
         saved=saved,
         request_count=sum(each.request_count for each in sums),
         unrated_request_count=sum(each.request_count for each in sums if each.version is None),
         cache_writes=tuple(sorted(cache_writes.items())),
+        terms=settled.terms if settled else None,
+        adjustments=settled.settlement.adjustments if settled else (),
+        credits=settled.settlement.credits if settled else (),
     )
 
 

@@ -1,11 +1,13 @@
 """Exact amounts: decimals that are never rounded by accident.
 
 Invariant: arithmetic through `EXACT` is exact or raises; nothing here ever touches a float. The one
-place that rounds is `round_line`, called once per invoice line. Pure functions, any thread.
+places that round are `round_line` and `round_fraction`, one of them once per invoice line. Pure
+functions, any thread.
 """
 
 import re
 from decimal import ROUND_HALF_EVEN, Clamped, Context, Decimal, Inexact, InvalidOperation, Overflow
+from fractions import Fraction
 
 __all__ = [
     "EXACT",
@@ -15,6 +17,7 @@ __all__ = [
     "amount_of",
     "parse_factor",
     "parse_price",
+    "round_fraction",
     "round_line",
     "to_text",
 ]
@@ -67,6 +70,12 @@ def round_line(amount: Decimal, decimals: int) -> Decimal:
     context = Context(prec=400, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
     rounded = amount.quantize(Decimal(1).scaleb(-decimals), context=context)
     return rounded if rounded else rounded.copy_abs()
+
+
+def round_fraction(amount: Fraction, decimals: int) -> Decimal:
+    """As `round_line`, of an amount that no decimal may be equal to: one of hours."""
+    scaled = round(amount * 10**decimals)  # half to even, in integers
+    return EXACT.scaleb(Decimal(scaled), -decimals)
 
 
 def to_text(amount: Decimal) -> str:

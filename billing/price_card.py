@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
+from typing import NamedTuple
 
 from billing.line import LineKey
 from billing.money import EXACT, ONE, UNIT_TOKENS, ZERO
@@ -153,8 +154,7 @@ class StorageRate:
     meter: StorageMeter
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """Which layers hold: places in the card's tuples, -1 for none."""
 
     step: int = -1
@@ -234,8 +234,8 @@ class RateCard:
         return "; ".join(name for name, _ in self.layers(selection)[1:])
 
     def key(self, selection: Selection, meter: str, ttl_class: str) -> LineKey:
-        """Of lines of `meter`, which has a rate. `ttl_class`: of cache writes."""
-        at = (selection, meter, ttl_class if meter == CACHE_WRITE else "")
+        """Of lines of `meter`, which has a rate. `ttl_class`: of cache writes, else empty."""
+        at = (selection, meter, ttl_class)
         found = self._keys.get(at)
         if found is None:
             if len(self._keys) >= _KEYS_REMEMBERED:

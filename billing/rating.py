@@ -14,6 +14,7 @@ charged; which tokens an end counts is the worker's rule (docs/billing.md), and 
 event counts none. What has no tokens has no line. Pure, any thread.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -103,20 +104,22 @@ def rated_lines(facts: Facts, version: PriceVersion) -> tuple[RatedLine, ...]:
         return ()
     tokens = facts.tokens
     bands = selections(facts, version, card)
-    charges = _charges(tokens, card, bands[-1][1])
+    last = bands[-1][1]
     lines: list[RatedLine] = []
     position = 0
-    for meter, quantity in charges:
-        start, position = position, position + quantity
-        if meter in ("output", "request") or position > tokens.prompt:
-            parts = [(bands[-1][1], quantity)]
-        else:
-            parts = _split(bands, start, position)
-        for selection, part in parts:
-            key = card.key(selection, meter, tokens.cache_write_ttl_class)
-            lines.append(RatedLine(key, part))
+    for meter, quantity in _charges(tokens, card, card.rates(last)):
+        ttl_class = tokens.cache_write_ttl_class if meter == CACHE_WRITE else ""
+        if len(bands) == 1 or meter in _WHOLE or position >= tokens.prompt:
+            lines.append(RatedLine(card.key(last, meter, ttl_class), quantity))
+            continue
+        for selection, part in _split(bands, position, position + quantity):
+            lines.append(RatedLine(card.key(selection, meter, ttl_class), part))
+        position += quantity
     return tuple(lines)
 
+
+_WHOLE = ("output", "request")
+"""No places of the prompt."""
 
 _BASE = [(0, Selection())]
 
@@ -155,9 +158,10 @@ def selections(facts: Facts, version: PriceVersion, card: RateCard) -> list[tupl
     ]
 
 
-def _charges(tokens: TokenCounts, card: RateCard, last: Selection) -> list[tuple[str, int]]:
+def _charges(
+    tokens: TokenCounts, card: RateCard, rates: Mapping[str, Decimal]
+) -> list[tuple[str, int]]:
     """(meter, quantity) in the order of lines; those of the prompt as they follow in it."""
-    rates = card.rates(last)
     short = tokens.prompt < card.hits.minimum_prompt_tokens
     hit = 0 if short or tokens.hit < card.hits.minimum_hit_tokens else tokens.hit
     hit -= hit % card.hits.step_tokens
@@ -171,14 +175,12 @@ def _charges(tokens: TokenCounts, card: RateCard, last: Selection) -> list[tuple
         charges += [(CACHE_WRITE, written), ("miss", miss - written), ("output", tokens.output)]
     else:
         charges += [("miss", miss), ("output", tokens.output), (CACHE_WRITE, written)]
-    if tokens.prompt or tokens.output:
-        charges += [("request", 1)] if "request" in rates else []
     up = card.round_up_tokens
-    return [
-        (meter, quantity if meter == "request" else -(-quantity // up) * up)
-        for meter, quantity in charges
-        if quantity
-    ]
+    if up > 1:
+        charges = [(meter, -(-quantity // up) * up) for meter, quantity in charges]
+    if "request" in rates and (tokens.prompt or tokens.output):
+        charges.append(("request", 1))
+    return [charge for charge in charges if charge[1]]
 
 
 def _hits(tokens: TokenCounts, hit: int, priced: frozenset[str]) -> list[tuple[str, int]]:
@@ -197,8 +199,6 @@ def _hits(tokens: TokenCounts, hit: int, priced: frozenset[str]) -> list[tuple[s
 
 def _split(bands: list[tuple[int, Selection]], start: int, end: int) -> list[tuple[Selection, int]]:
     """[start, end) of a prompt's positions, by band."""
-    if len(bands) == 1:
-        return [(bands[0][1], end - start)]
     limits = [limit for limit, _ in bands[1:]] + [end]
     parts = []
     for (low, selection), high in zip(bands, limits, strict=True):

@@ -26,6 +26,7 @@ from billing.roles import RULES
 from billing.servicer import UsageParts, UsageServicer
 from billing.settings import BillingSettings
 from billing.status import STATUS_TABLE
+from billing.terms_file import load_terms
 from billing.usage_sums import stored_texts
 from kvtier.access import Access, own_tenant_only
 from kvtier.metrics_page import serve_metrics
@@ -60,7 +61,7 @@ async def start_billing(
     """Builds and starts everything.
 
     Raises AddressInUseError, TlsRequiredError, TlsFileError and of `billing.errors`:
-    PriceBookError, LedgerReadOnlyError, LedgerLockedError, LedgerTooNewError,
+    PriceBookError, TermsError, LedgerReadOnlyError, LedgerLockedError, LedgerTooNewError,
     LedgerForeignError, LedgerUnavailableError.
     """
     async with AsyncExitStack() as parts:
@@ -73,6 +74,7 @@ async def _build(
     check_listeners(settings.addresses, settings.security)
     metrics = BillingMetrics()
     book = load_price_book(settings.price_book)
+    terms = load_terms(settings.terms)
     store = LedgerStore(settings.data_directory)
     parts.callback(store.close)
     book = settled(book, store.read(stored_texts))
@@ -83,6 +85,7 @@ async def _build(
         ledger=ledger,
         store=store,
         book=book,
+        terms=terms,
         clock_ns=clock_ns,
         metrics=metrics,
         intake=_executor(parts, "intake", 1),

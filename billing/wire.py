@@ -183,7 +183,21 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
         request_count=invoice.request_count,
         unrated_request_count=invoice.unrated_request_count,
         cache_writes=_cache_writes(invoice.cache_writes),
+        adjustments=[
+            usage_pb2.InvoiceAdjustment(
+                kind=each.kind.value,
+                name=each.name,
+                amount=format(each.amount, "f"),
+                quantity=each.quantity,
+            )
+            for each in invoice.adjustments
+        ],
     )
+    if invoice.terms is not None:
+        message.terms, message.terms_hash = invoice.terms.name, invoice.terms.id
+    for state in invoice.credits:
+        credit = message.credits.add(name=state.credit.name, left_amount=to_text(state.left))
+        credit.expire_time.FromNanoseconds(state.credit.end_ns)
     if invoice.period.start_ns is not None:
         message.start_time.FromNanoseconds(invoice.period.start_ns)
     if invoice.period.end_ns is not None:

@@ -211,7 +211,7 @@ class GetInvoiceResponse(_message.Message):
     def __init__(self, invoice: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
 
 class Invoice(_message.Message):
-    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes")
+    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes", "adjustments", "terms", "terms_hash", "credits")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +222,10 @@ class Invoice(_message.Message):
     REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNRATED_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITES_FIELD_NUMBER: _ClassVar[int]
+    ADJUSTMENTS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_HASH_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
@@ -232,7 +236,33 @@ class Invoice(_message.Message):
     request_count: int
     unrated_request_count: int
     cache_writes: _containers.RepeatedCompositeFieldContainer[CacheWrites]
-    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ...) -> None: ...
+    adjustments: _containers.RepeatedCompositeFieldContainer[InvoiceAdjustment]
+    terms: str
+    terms_hash: str
+    credits: _containers.RepeatedCompositeFieldContainer[InvoiceCredit]
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., adjustments: _Optional[_Iterable[_Union[InvoiceAdjustment, _Mapping]]] = ..., terms: _Optional[str] = ..., terms_hash: _Optional[str] = ..., credits: _Optional[_Iterable[_Union[InvoiceCredit, _Mapping]]] = ...) -> None: ...
+
+class InvoiceAdjustment(_message.Message):
+    __slots__ = ("kind", "name", "amount", "quantity")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    amount: str
+    quantity: int
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., amount: _Optional[str] = ..., quantity: _Optional[int] = ...) -> None: ...
+
+class InvoiceCredit(_message.Message):
+    __slots__ = ("name", "left_amount", "expire_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEFT_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    left_amount: str
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., left_amount: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class InvoiceLine(_message.Message):
     __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version", "cache_write_ttl_class", "rule")
