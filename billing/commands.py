@@ -23,6 +23,7 @@ from billing.statement import (
     REPORT_FIGURES,
     book_data,
     invoice_data,
+    invoice_rows,
     report_data,
     verification_data,
 )
@@ -107,7 +108,7 @@ def invoice(
         case Format.CSV:
             keys = ("tenant", *_LINE_KEYS, "currency")
             extra = {"tenant": data["tenant"], "currency": data["currency"]}
-            _print_csv(keys, [{**line, **extra} for line in data["lines"]])
+            _print_csv(keys, [{**line, **extra} for line in invoice_rows(data)])
         case Format.TABLE:
             show_invoice(_console(), data)
 
@@ -151,6 +152,7 @@ _LINE_KEYS = (
     "unit_tokens",
     "amount",
     "price_book_version",
+    "rule",
 )
 
 

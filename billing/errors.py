@@ -2,6 +2,7 @@
 
     BillingError
     ├── PriceBookError               the book does not hold together; names the line
+    ├── TermsError                   the terms do not hold together; names the line
     ├── LedgerUnavailableError       the database refuses; send again
     ├── LedgerLockedError            another billing service has it open
     ├── LedgerTooNewError            written by a newer kvtier
@@ -31,6 +32,7 @@ __all__ = [
     "LedgerUnavailableError",
     "PriceBookError",
     "TenantUnknownError",
+    "TermsError",
     "TooManyEventsError",
     "TooManyRowsError",
 ]
@@ -42,6 +44,10 @@ class BillingError(KvtierError):
 
 class PriceBookError(BillingError):
     reason = "PRICE_BOOK_INVALID"
+
+
+class TermsError(BillingError):
+    reason = "TERMS_INVALID"
 
 
 class LedgerUnavailableError(BillingError):

@@ -1,26 +1,35 @@
 """Invoices: one tenant's statement of a period.
 
-A line is a model, a token class and a price version. A line's amount is the exact amount rounded
-once, half to even, to the version's `invoice_decimals`; the total is the exact sum of the lines'
-amounts, so it can be checked by adding up what is printed. Reads one snapshot; a reader's thread.
+A line is a model, a price version and a line key: a token class at a price. A line's amount is the
+exact amount rounded once, half to even, to the version's `invoice_decimals`; the total is the exact
+sum of the lines' amounts, so it can be checked by adding up what is printed. Reads one snapshot; a
+reader's thread.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
+from billing.account_month import settle_month
 from billing.errors import InvalidPeriodError, TenantUnknownError
-from billing.ledger_schema import cache_write_tokens, cache_write_ttl_class, entries
-from billing.money import EXACT, ZERO, amount_of, round_line
+from billing.ledger_schema import entries
+from billing.line import LineKey, saved_by_hits
+from billing.money import EXACT, UNIT_TOKENS, ZERO, round_line
+from billing.month import month_of
 from billing.period import Period
-from billing.price_book import Price, PriceVersion
-from billing.rating import CACHE_WRITE, TOKEN_CLASSES, price_of_class
-from billing.report import period_filter, saved_by_hits, stored_versions
+from billing.price_book import PriceVersion
+from billing.price_card import CACHE_WRITE, METERS
+from billing.settlement import Adjustment, CreditState
+from billing.terms import Terms, TermsSheet
 from billing.usage import TenantId
+from billing.usage_sums import UsageSum, usage_sums
 
-__all__ = ["Invoice", "InvoiceLine", "invoice_of"]
+__all__ = ["Invoice", "InvoiceLine", "invoice_lines", "invoice_of"]
+
+_ORDER = {name: place for place, name in enumerate((*METERS[:-1], CACHE_WRITE, METERS[-1]))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,9 @@ class InvoiceLine:
     amount: Decimal
     price_version: str
     cache_write_ttl_class: str = ""
+    unit_tokens: int = UNIT_TOKENS
+    rule: str = ""
+    """What made the price beside the base rates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,123 +61,102 @@ class Invoice:
     unrated_request_count: int
     cache_writes: tuple[tuple[str, int], ...] = ()
     """(TTL class, tokens), charged or not, without those of unrated requests."""
+    terms: Terms | None = None
+    """None: the tenant has none, or the period is no calendar month."""
+    adjustments: tuple[Adjustment, ...] = ()
+    """What terms add and take off."""
+    credits: tuple[CreditState, ...] = ()
+    """What is left of each valid credit after this invoice."""
 
     @property
     def total(self) -> Decimal:
         total = ZERO
-        for line in self.lines:
-            total = EXACT.add(total, line.amount)
+        for amount in (*(x.amount for x in self.lines), *(x.amount for x in self.adjustments)):
+            total = EXACT.add(total, amount)
         return total
 
 
-@dataclass(frozen=True, slots=True)
-class _Usage:
-    """What the ledger has of one model under one price version."""
-
-    model: str
-    version: PriceVersion
-    price: Price
-    quantities: dict[str, int]
-    cache_writes: dict[str, int]
-    """By TTL class."""
-
-    def lines(self) -> list[InvoiceLine]:
-        lines = [
-            self._line(name, self.quantities[name], price_of_class(self.price, name))
-            for name in TOKEN_CLASSES
-            if self.quantities[name]
-        ]
-        for ttl_class, quantity in sorted(self.cache_writes.items()):
-            unit_price = self.price.cache_write_price(ttl_class)
-            if unit_price is not None:
-                lines.append(self._line(CACHE_WRITE, quantity, unit_price, ttl_class))
-        return lines
-
-    def saved(self) -> Decimal:
-        exact = saved_by_hits(self.quantities["hit"], self.price)
-        return round_line(exact, self.version.invoice_decimals)
-
-    def _line(
-        self, token_class: str, quantity: int, unit_price: Decimal, ttl_class: str = ""
-    ) -> InvoiceLine:
-        amount = round_line(amount_of(quantity, unit_price), self.version.invoice_decimals)
-        version = self.version.name
-        return InvoiceLine(
-            self.model, token_class, quantity, unit_price, amount, version, ttl_class
-        )
+NO_TERMS = TermsSheet()
 
 
-def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> Invoice:
-    """The statement of `tenant_id`. Raises TenantUnknownError, InvalidPeriodError."""
+def invoice_of(
+    connection: Connection, tenant_id: TenantId, period: Period, sheet: TermsSheet = NO_TERMS
+) -> Invoice:
+    """The statement of `tenant_id`; terms apply where `period` is a calendar month of UTC.
+
+    Raises TenantUnknownError, InvalidPeriodError.
+    """
     known = select(entries.c.position).where(entries.c.tenant_id == tenant_id).limit(1)
     if connection.execute(known).first() is None:
         raise TenantUnknownError(
             f'the ledger has no event of tenant "{tenant_id}"; a report by tenant names those it'
             " has"
         )
-    usages, request_count, unrated_count = _usages(connection, tenant_id, period)
-    currencies = sorted({usage.version.currency for usage in usages})
+    sums = usage_sums(connection, period, tenant_id)
+    rated = [each for each in sums if each.version is not None]
+    currencies = sorted({each.version.currency for each in rated if each.version is not None})
     if len(currencies) > 1:
         raise InvalidPeriodError(
             f"the period is priced in {' and '.join(currencies)}; ask for one invoice up to the"
             " change of currency and one from there",
             currencies=",".join(currencies),
         )
-    saved, cache_writes = ZERO, Counter[str]()
-    for usage in usages:
-        saved = EXACT.add(saved, usage.saved())
-        cache_writes.update(usage.cache_writes)
+    lines, saved = invoice_lines(rated)
+    month = month_of(period)
+    settled = settle_month(connection, tenant_id, month, sheet, rated) if month else None
+    cache_writes = Counter[str]()
+    for each in rated:
+        cache_writes.update(each.cache_writes)
     return Invoice(
         tenant_id=tenant_id,
         period=period,
-        currency=currencies[0] if currencies else "",
-        lines=tuple(line for usage in usages for line in usage.lines()),
+        currency=currencies[0] if currencies else settled.terms.currency if settled else "",
+        lines=lines,
         saved=saved,
-        request_count=request_count,
-        unrated_request_count=unrated_count,
+        request_count=sum(each.request_count for each in sums),
+        unrated_request_count=sum(each.request_count for each in sums if each.version is None),
         cache_writes=tuple(sorted(cache_writes.items())),
+        terms=settled.terms if settled else None,
+        adjustments=settled.settlement.adjustments if settled else (),
+        credits=settled.settlement.credits if settled else (),
     )
 
 
-def _usages(
-    connection: Connection, tenant_id: TenantId, period: Period
-) -> tuple[list[_Usage], int, int]:
-    """Usage by model and price version, oldest price first; requests; unrated requests."""
-    tiers = (entries.c.hit_gpu, entries.c.hit_host, entries.c.hit_ssd, entries.c.hit_shared)
-    statement = (
-        select(
-            entries.c.model,
-            entries.c.price_id,
-            cache_write_ttl_class.label("ttl_class"),
-            func.sum(cache_write_tokens).label("cache_write"),
-            func.count().label("request_count"),
-            func.sum(sum(tiers[1:], start=tiers[0])).label("hit"),
-            func.sum(entries.c.miss).label("miss"),
-            func.sum(entries.c.output).label("output"),
-        )
-        .where(*period_filter(period, tenant_id))
-        .group_by(entries.c.model, entries.c.price_id, cache_write_ttl_class)
+def invoice_lines(sums: Sequence[UsageSum]) -> tuple[tuple[InvoiceLine, ...], Decimal]:
+    """Lines by model, then oldest price first; what hits saved, rounded as lines are."""
+    lines: list[InvoiceLine] = []
+    saved = ZERO
+    for each in sorted(sums, key=_order):
+        assert each.version is not None, "unrated usage has no lines"
+        lines += [
+            _line(each.model, each.version, key, quantity)
+            for key, quantity in sorted(each.quantities.items(), key=lambda item: _place(item[0]))
+        ]
+        exact = ZERO
+        for key, quantity in each.quantities.items():
+            exact = EXACT.add(exact, saved_by_hits(key, quantity))
+        saved = EXACT.add(saved, round_line(exact, each.version.invoice_decimals))
+    return tuple(lines), saved
+
+
+def _order(found: UsageSum) -> tuple[str, int, str]:
+    assert found.version is not None
+    return found.model, found.version.effective_time_ns, found.version.name
+
+
+def _place(key: LineKey) -> tuple[int, str, str, Decimal]:
+    return _ORDER[key.meter], key.ttl_class, key.rule, key.unit_price
+
+
+def _line(model: str, version: PriceVersion, key: LineKey, quantity: int) -> InvoiceLine:
+    return InvoiceLine(
+        model=model,
+        token_class=key.meter,
+        quantity_tokens=quantity,
+        unit_price=key.unit_price,
+        amount=round_line(key.amount(quantity), version.invoice_decimals),
+        price_version=version.name,
+        cache_write_ttl_class=key.ttl_class,
+        unit_tokens=key.per,
+        rule=key.rule,
     )
-    versions = stored_versions(connection)
-    usages: dict[tuple[str, str], _Usage] = {}
-    request_count = unrated_count = 0
-    for row in connection.execute(statement):
-        request_count += row.request_count
-        version = versions[row.price_id] if row.price_id is not None else None
-        price = version.price_of(row.model) if version is not None else None
-        if version is None or price is None:
-            unrated_count += row.request_count
-            continue
-        usage = usages.setdefault(
-            (row.model, version.id),
-            _Usage(row.model, version, price, dict.fromkeys(TOKEN_CLASSES, 0), {}),
-        )
-        for name in TOKEN_CLASSES:
-            usage.quantities[name] += int(getattr(row, name))
-        if row.cache_write:
-            usage.cache_writes[row.ttl_class] = int(row.cache_write)
-    ordered = sorted(
-        usages.values(),
-        key=lambda usage: (usage.model, usage.version.effective_time_ns, usage.version.name),
-    )
-    return ordered, request_count, unrated_count

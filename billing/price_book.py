@@ -3,34 +3,52 @@
 A version holds from its `effective_time` until the next one's; the *event's end time* picks it,
 never the clock, so an event rated late costs the same. The ledger names a version by the SHA-256 of
 its canonical text; versions that were used are stored there, so old amounts can be recomputed
-without the file. Frozen data, any thread.
+without the file. Format 1 has a `Price` for each pattern of models, format 2 a `RateCard`; both are
+rated as cards. Frozen data, any thread.
 """
 
 import hashlib
 import json
-import re
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
-from typing import NewType
+from typing import Any, NewType
 
+from billing.calendar import Calendar, Window
 from billing.money import parse_price, to_text
+from billing.price_card import ANY_CLASS, CACHE_WRITE, Change, Rate, RateCard
+from billing.price_text import (
+    FORMAT,
+    canonical,
+    card_data,
+    card_of_data,
+    time_data,
+    time_of_data,
+    whole,
+)
 
-__all__ = ["ANY_CLASS", "Price", "PriceBook", "PriceId", "PriceVersion", "version_from_text"]
-
-ANY_CLASS = "*"
-"""Every TTL class without a price of its own, "" (without an end) too."""
+__all__ = [
+    "ANY_CLASS",
+    "Price",
+    "PriceBook",
+    "PriceId",
+    "PriceVersion",
+    "settled",
+    "version_from_text",
+]
 
 PriceId = NewType("PriceId", str)
 """SHA-256 of a version's canonical text, hexadecimal."""
 
+_MODELS_REMEMBERED = 1_024
+
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Prices of one kind of model, per UNIT_TOKENS tokens of each class."""
+    """Prices of one kind of model, per UNIT_TOKENS tokens of each class: all that format 1 has."""
 
     model_pattern: str
     """A model's name; "*" stands for any run of characters, "?" for one."""
@@ -40,20 +58,12 @@ class Price:
     cache_write: tuple[tuple[str, Decimal], ...] = ()
     """(TTL class, price on top of miss and output), by class; ANY_CLASS for all others."""
 
-    def cache_write_price(self, ttl_class: str) -> Decimal | None:
-        """None: such tokens cost nothing beside miss and output."""
-        prices = dict(self.cache_write)
-        return prices.get(ttl_class, prices.get(ANY_CLASS))
-
-    def fits(self, model: str) -> bool:
-        return _compiled(self.model_pattern).fullmatch(model) is not None
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"([*?])", pattern)
-    wild = {"*": ".*", "?": "."}
-    return re.compile("".join(wild.get(part) or re.escape(part) for part in parts), re.DOTALL)
+    @property
+    def card(self) -> RateCard:
+        """What rating goes by."""
+        writes = tuple((f"{CACHE_WRITE}:{name}", Rate(price)) for name, price in self.cache_write)
+        rates = (("hit", Rate(self.hit)), ("miss", Rate(self.miss)), ("output", Rate(self.output)))
+        return RateCard(self.model_pattern, Change((*writes, *rates)))
 
 
 @dataclass(frozen=True)
@@ -66,32 +76,72 @@ class PriceVersion:
     source: str
     invoice_decimals: int
     """Places an invoice line's amount is rounded to."""
-    prices: tuple[Price, ...]
-    """The first that fits a model holds."""
+    prices: tuple[Price, ...] = ()
+    """Of format 1; then there are no `rate_cards`."""
+    rate_cards: tuple[RateCard, ...] = ()
+    """Of format 2."""
+    calendars: tuple[Calendar, ...] = ()
+    windows: tuple[Window, ...] = ()
 
-    def price_of(self, model: str) -> Price | None:
-        """None: this version does not cover the model."""
-        return next((price for price in self.prices if price.fits(model)), None)
+    @cached_property
+    def cards(self) -> tuple[RateCard, ...]:
+        return self.rate_cards or tuple(price.card for price in self.prices)
+
+    @cached_property
+    def linear(self) -> bool:
+        """Whether every card prices sums as the sum of its parts."""
+        return all(card.linear for card in self.cards)
+
+    def card_of(self, model: str) -> RateCard | None:
+        """The first card that fits; None: this version does not cover the model."""
+        found = self._by_model
+        if model not in found:
+            if len(found) >= _MODELS_REMEMBERED:
+                found.clear()
+            found[model] = next((card for card in self.cards if card.fits(model)), None)
+        return found[model]
+
+    def window_at(self, names: Sequence[str], time_ns: int) -> int:
+        """Place in `names` of the first window that holds; -1 when none does."""
+        for place, name in enumerate(names):
+            window, calendar = self._windows[name]
+            if window.holds(calendar, time_ns):
+                return place
+        return -1
 
     @cached_property
     def text(self) -> str:
         """Canonical text, one line of ASCII JSON. Frozen: its hash names the version."""
-        fields = {
+        fields: dict[str, Any] = {
             "currency": self.currency,
             "effective_time_ns": self.effective_time_ns,
             "invoice_decimals": self.invoice_decimals,
             "name": self.name,
-            "prices": [
-                [p.model_pattern, to_text(p.hit), to_text(p.miss), to_text(p.output), *_written(p)]
-                for p in self.prices
-            ],
             "source": self.source,
         }
-        return json.dumps(fields, separators=(",", ":"), ensure_ascii=True)
+        if self.rate_cards:
+            cards = [card_data(card) for card in self.rate_cards]
+            times = time_data(self.calendars, self.windows)
+            return canonical({**fields, **times, "cards": cards, "format": FORMAT})
+        prices = [
+            [p.model_pattern, to_text(p.hit), to_text(p.miss), to_text(p.output), *_written(p)]
+            for p in self.prices
+        ]
+        return canonical({**fields, "prices": prices})
 
     @cached_property
     def id(self) -> PriceId:
         return PriceId(hashlib.sha256(self.text.encode()).hexdigest())
+
+    @cached_property
+    def _by_model(self) -> dict[str, RateCard | None]:
+        """Only remembers."""
+        return {}
+
+    @cached_property
+    def _windows(self) -> dict[str, tuple[Window, Calendar]]:
+        calendars = {calendar.name: calendar for calendar in self.calendars}
+        return {window.name: (window, calendars[window.calendar]) for window in self.windows}
 
 
 @dataclass(frozen=True)
@@ -117,7 +167,7 @@ class PriceBook:
     def version_for(self, time_ns: int, model: str) -> PriceVersion | None:
         """The version in effect, if it has a price for `model`."""
         version = self.version_at(time_ns)
-        return version if version is not None and version.price_of(model) else None
+        return version if version is not None and version.card_of(model) else None
 
 
 def _read(
@@ -137,17 +187,54 @@ def _written(price: Price) -> list[list[list[str]]]:
 def version_from_text(text: str) -> PriceVersion:
     """Inverse of `PriceVersion.text`. Raises ValueError when `text` is not exactly such a line."""
     try:
-        fields = json.loads(text)
-        version = PriceVersion(
-            name=fields["name"],
-            effective_time_ns=fields["effective_time_ns"],
-            currency=fields["currency"],
-            source=fields["source"],
-            invoice_decimals=fields["invoice_decimals"],
-            prices=tuple(_read(*parts) for parts in fields["prices"]),
-        )
-    except (KeyError, TypeError) as error:
+        version = _version_of(json.loads(text))
+        same = version.text == text
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
         raise ValueError(f"not a stored price version: {error}") from None
-    if version.text != text:
+    if not same:
         raise ValueError("not the canonical text of a price version")
     return version
+
+
+def _version_of(fields: dict[str, Any]) -> PriceVersion:
+    if not all(isinstance(fields[name], str) for name in ("name", "currency", "source")):
+        raise TypeError("name, currency and source are text")
+    version = PriceVersion(
+        name=fields["name"],
+        effective_time_ns=whole(fields["effective_time_ns"]),
+        currency=fields["currency"],
+        source=fields["source"],
+        invoice_decimals=whole(fields["invoice_decimals"]),
+    )
+    if "format" not in fields:
+        return replace(version, prices=tuple(_read(*parts) for parts in fields["prices"]))
+    if fields["format"] != FORMAT:
+        raise ValueError(f"a price version of format {fields['format']}, of a newer kvtier")
+    calendars, windows = time_of_data(fields)
+    cards = tuple(card_of_data(each) for each in fields["cards"])
+    return replace(version, rate_cards=cards, calendars=calendars, windows=windows)
+
+
+def settled(book: PriceBook, stored_texts: Iterable[str]) -> PriceBook:
+    """`book`, with the stored version in place of one that differs by nothing but what this
+    machine's zone data says: what was promised stays, whoever changes the clocks later."""
+    kept = {}
+    for text in stored_texts:
+        try:
+            version = version_from_text(text)
+        except ValueError:
+            continue  # verification is who says that it was changed
+        kept[version.name] = version
+    return PriceBook(
+        tuple(
+            kept[each.name]
+            if each.name in kept and _timeless(each) == _timeless(kept[each.name])
+            else each
+            for each in book.versions
+        )
+    )
+
+
+def _timeless(version: PriceVersion) -> PriceVersion:
+    calendars = tuple(replace(calendar, offsets=()) for calendar in version.calendars)
+    return replace(version, calendars=calendars)

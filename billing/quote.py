@@ -1,17 +1,17 @@
 """A quote: what tokens cost at a time, before or beside any entry.
 
 Invariant: for the tokens and end time of an event, a quote's amount is the sum that `rating` posts:
-both add `amounts_by_class`. Writes nothing. Pure, any thread.
+both add the same lines. Writes nothing. Pure, any thread.
 """
 
 from dataclasses import dataclass
 from decimal import Decimal
 
 from billing.errors import InvalidUsageError
+from billing.line import RatedLine, saved_by_hits, total_of
 from billing.money import EXACT, ZERO
 from billing.price_book import PriceBook
-from billing.rating import amounts_by_class
-from billing.report import saved_by_hits
+from billing.rating import Facts, rated_lines
 from billing.usage import TokenCounts, token_refusal
 
 __all__ = ["Quote", "quote"]
@@ -27,9 +27,12 @@ class Quote:
     currency: str = ""
     """Empty: no version covers the model at that time."""
     price_version: str = ""
+    lines: tuple[RatedLine, ...] = ()
 
 
-def quote(book: PriceBook, model: str, tokens: TokenCounts, end_time_ns: int) -> Quote:
+def quote(
+    book: PriceBook, model: str, tokens: TokenCounts, end_time_ns: int, service_class: str = ""
+) -> Quote:
     """What `tokens` of `model` cost when a request ends at that time. Raises InvalidUsageError."""
     refusal = token_refusal(tokens)
     if refusal is not None:
@@ -39,10 +42,10 @@ def quote(book: PriceBook, model: str, tokens: TokenCounts, end_time_ns: int) ->
             problem=refusal.value,
         )
     version = book.version_for(end_time_ns, model)
-    price = version.price_of(model) if version is not None else None
-    if version is None or price is None:
+    if version is None:
         return Quote()
-    amount = ZERO
-    for _, _, part in amounts_by_class(tokens, price):
-        amount = EXACT.add(amount, part)
-    return Quote(amount, saved_by_hits(tokens.hit, price), version.currency, version.name)
+    lines = rated_lines(Facts(model, tokens, end_time_ns, service_class), version)
+    saved = ZERO
+    for line in lines:
+        saved = EXACT.add(saved, saved_by_hits(line.key, line.quantity))
+    return Quote(total_of(lines), saved, version.currency, version.name, lines)

@@ -1,45 +1,28 @@
 """Usage reports: tokens, exact amounts and savings, summed by tenant, model, day or hour.
 
-Tokens are summed by the database as integers per model and price version, and priced afterwards:
-amounts are linear in tokens, so this is, to the last digit, the sum of the postings. Nothing is
-rounded here. Days and hours are UTC. Reads one snapshot; runs on a reader's thread.
+The sums are those of the postings, to the last digit (`usage_sums`). Nothing is rounded here. Days
+and hours are UTC. Reads one snapshot; runs on a reader's thread.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection
 
 from billing.errors import InvalidGroupError, TooManyRowsError
-from billing.ledger_schema import (
-    cache_write_tokens,
-    cache_write_ttl_class,
-    entries,
-    price_versions,
-)
-from billing.money import EXACT, ZERO, amount_of
+from billing.ledger_schema import entries
+from billing.line import saved_by_hits
+from billing.money import EXACT, ZERO
 from billing.period import DAY_NS, HOUR_NS, Period
-from billing.price_book import Price, PriceId, PriceVersion, version_from_text
+from billing.usage_sums import UsageSum, usage_sums
 
-__all__ = [
-    "DIMENSIONS",
-    "UsageQuery",
-    "UsageRow",
-    "period_filter",
-    "saved_by_hits",
-    "stored_versions",
-    "usage_rows",
-]
+__all__ = ["DIMENSIONS", "UsageQuery", "UsageRow", "usage_rows"]
 
 DIMENSIONS = ("tenant", "model", "day", "hour")
 ROWS_MAX = 20_000
 """Of a report: about 4 MiB on the wire."""
-
-_GROUPS_MAX = 200_000
-"""Of the database's answer, which is also split by model and price version."""
 
 _SUMS = ("hit_gpu", "hit_host", "hit_ssd", "hit_shared", "miss", "output")
 
@@ -94,105 +77,35 @@ class UsageRow:
 
 def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     """Rows ordered by group, then currency. Raises TooManyRowsError over ROWS_MAX."""
-    versions = stored_versions(connection)
-    rows: dict[tuple[tuple[str, ...], str], UsageRow] = {}
-    for found in _grouped(connection, query):
-        version = versions[found.price_id] if found.price_id is not None else None
-        group = tuple(
-            _label(name, value)
-            for name, value in zip(query.group_by, found[: len(query.group_by)], strict=True)
-        )
-        currency = version.currency if version is not None else ""
-        row = rows.setdefault((group, currency), UsageRow(group, currency))
-        _add(row, found, version.price_of(found.price_model) if version is not None else None)
-    if len(rows) > ROWS_MAX:
-        raise _too_many()
-    return [rows[key] for key in sorted(rows)]
-
-
-def saved_by_hits(hit_tokens: int, price: Price) -> Decimal:
-    """What `hit_tokens` would have cost more as miss tokens, exactly."""
-    return EXACT.subtract(amount_of(hit_tokens, price.miss), amount_of(hit_tokens, price.hit))
-
-
-def stored_versions(connection: Connection) -> dict[PriceId, PriceVersion]:
-    """Every price version that rated an event, as it was then."""
-    return {
-        PriceId(row.price_id): version_from_text(row.text)
-        for row in connection.execute(select(price_versions))
-    }
-
-
-def period_filter(period: Period, tenant_id: str) -> list[ColumnElement[bool]]:
-    """Conditions on `entries` for events that ended in `period`."""
-    conditions: list[ColumnElement[bool]] = []
-    if tenant_id:
-        conditions.append(entries.c.tenant_id == tenant_id)
-    if period.start_ns is not None:
-        conditions.append(entries.c.end_time_ns >= period.start_ns)
-    if period.end_ns is not None:
-        conditions.append(entries.c.end_time_ns < period.end_ns)
-    return conditions
-
-
-def _grouped(connection: Connection, query: UsageQuery) -> Sequence[Any]:
     columns = {
         "tenant": entries.c.tenant_id,
         "model": entries.c.model,
         "day": entries.c.end_time_ns // DAY_NS,
         "hour": entries.c.end_time_ns // HOUR_NS,
     }
-    dimensions = [columns[name].label(name) for name in query.group_by]
-    statement = (
-        select(
-            *dimensions,
-            entries.c.model.label("price_model"),
-            entries.c.price_id,
-            cache_write_ttl_class.label("ttl_class"),
-            func.sum(cache_write_tokens).label("cache_write"),
-            func.count().label("request_count"),
-            *(func.sum(entries.c[name]).label(name) for name in _SUMS),
+    chosen = [columns[name].label(name) for name in query.group_by]
+    rows: dict[tuple[tuple[str, ...], str], UsageRow] = {}
+    for found in usage_sums(connection, query.period, query.tenant_id, chosen):
+        group = tuple(map(_label, query.group_by, found.group))
+        currency = found.version.currency if found.version is not None else ""
+        _add(rows.setdefault((group, currency), UsageRow(group, currency)), found)
+    if len(rows) > ROWS_MAX:
+        raise TooManyRowsError(
+            f"the report has more than {ROWS_MAX} rows; name a tenant, a shorter period or fewer"
+            " groups"
         )
-        .where(*period_filter(query.period, query.tenant_id))
-        .group_by(
-            *(columns[name] for name in query.group_by),
-            entries.c.model,
-            entries.c.price_id,
-            cache_write_ttl_class,
-        )
-        .limit(_GROUPS_MAX + 1)
-    )
-    found = connection.execute(statement).all()
-    if len(found) > _GROUPS_MAX:
-        raise _too_many()
-    return found
+    return [rows[key] for key in sorted(rows)]
 
 
-def _too_many() -> TooManyRowsError:
-    return TooManyRowsError(
-        f"the report has more than {ROWS_MAX} rows; name a tenant, a shorter period or fewer groups"
-    )
-
-
-def _add(row: UsageRow, found: Any, price: Price | None) -> None:
+def _add(row: UsageRow, found: UsageSum) -> None:
     row.request_count += found.request_count
     for name in _SUMS:
-        setattr(row, name, getattr(row, name) + int(getattr(found, name)))
-    written = int(found.cache_write)
-    if written:
-        row.cache_writes[found.ttl_class] = row.cache_writes.get(found.ttl_class, 0) + written
-    if price is None:
-        return
-    hit = int(found.hit_gpu + found.hit_host + found.hit_ssd + found.hit_shared)
-    parts = (
-        (hit, price.hit),
-        (int(found.miss), price.miss),
-        (int(found.output), price.output),
-        (written, price.cache_write_price(found.ttl_class) or ZERO),
-    )
-    for quantity, unit_price in parts:
-        row.amount = EXACT.add(row.amount, amount_of(quantity, unit_price))
-    row.saved = EXACT.add(row.saved, saved_by_hits(hit, price))
+        setattr(row, name, getattr(row, name) + found.tokens[name])
+    for ttl_class, count in found.cache_writes.items():
+        row.cache_writes[ttl_class] = row.cache_writes.get(ttl_class, 0) + count
+    for key, quantity in found.quantities.items():
+        row.amount = EXACT.add(row.amount, key.amount(quantity))
+        row.saved = EXACT.add(row.saved, saved_by_hits(key, quantity))
 
 
 def _label(dimension: str, value: Any) -> str:

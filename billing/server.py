@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from billing.ledger import Ledger
 from billing.ledger_store import LedgerStore
 from billing.metrics import BillingMetrics
+from billing.price_book import settled
 from billing.price_book_file import load_price_book
 from billing.roles import RULES
 from billing.servicer import UsageParts, UsageServicer
 from billing.settings import BillingSettings
 from billing.status import STATUS_TABLE
+from billing.terms_file import load_terms
+from billing.usage_sums import stored_texts
 from kvtier.access import Access, own_tenant_only
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
@@ -58,7 +61,7 @@ async def start_billing(
     """Builds and starts everything.
 
     Raises AddressInUseError, TlsRequiredError, TlsFileError and of `billing.errors`:
-    PriceBookError, LedgerReadOnlyError, LedgerLockedError, LedgerTooNewError,
+    PriceBookError, TermsError, LedgerReadOnlyError, LedgerLockedError, LedgerTooNewError,
     LedgerForeignError, LedgerUnavailableError.
     """
     async with AsyncExitStack() as parts:
@@ -71,8 +74,10 @@ async def _build(
     check_listeners(settings.addresses, settings.security)
     metrics = BillingMetrics()
     book = load_price_book(settings.price_book)
+    terms = load_terms(settings.terms)
     store = LedgerStore(settings.data_directory)
     parts.callback(store.close)
+    book = settled(book, store.read(stored_texts))
     ledger = Ledger(store, book, clock_ns, metrics)
     parts.push_async_callback(asyncio.to_thread, ledger.close)
     metrics.opened(ledger.head)
@@ -80,6 +85,7 @@ async def _build(
         ledger=ledger,
         store=store,
         book=book,
+        terms=terms,
         clock_ns=clock_ns,
         metrics=metrics,
         intake=_executor(parts, "intake", 1),

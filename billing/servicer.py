@@ -25,6 +25,7 @@ from billing.metrics import BillingMetrics
 from billing.price_book import PriceBook
 from billing.quote import quote
 from billing.report import UsageQuery, usage_rows
+from billing.terms import TermsSheet
 from billing.usage import TenantId
 from billing.wire import (
     end_time_of,
@@ -62,6 +63,7 @@ class UsageParts:
     ledger: Ledger
     store: LedgerStore
     book: PriceBook
+    terms: TermsSheet
     clock_ns: Callable[[], int]
     metrics: BillingMetrics
     intake: Executor
@@ -148,7 +150,9 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.GetInvoiceResponse:
         tenant, period = TenantId(request.tenant_id), period_of(request)
         invoice = await self._read(
-            lambda connection: invoice_message(invoice_of(connection, tenant, period))
+            lambda connection: invoice_message(
+                invoice_of(connection, tenant, period, self._parts.terms)
+            )
         )
         return usage_pb2.GetInvoiceResponse(invoice=invoice)
 

@@ -25,6 +25,8 @@ class BillingSettings(ServiceSettings):
     data_directory: Path = Path(".kvtier/billing")
     price_book: Path | None = None
     """None: the example that ships with kvtier."""
+    terms: Path | None = None
+    """None: nobody has any."""
     metrics_listen: OptionalListenAddress = ""
     drain_seconds: float = Field(default=5.0, ge=0, le=600)
     log: LogSettings = LogSettings()

@@ -12,7 +12,14 @@ from typing import Any
 from billing.money import EXACT, to_text
 from kvtier.v1 import usage_pb2
 
-__all__ = ["REPORT_FIGURES", "book_data", "invoice_data", "report_data", "verification_data"]
+__all__ = [
+    "REPORT_FIGURES",
+    "book_data",
+    "invoice_data",
+    "invoice_rows",
+    "report_data",
+    "verification_data",
+]
 
 REPORT_FIGURES = (
     "request_count",
@@ -67,10 +74,50 @@ def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
                 "unit_tokens": line.unit_tokens,
                 "amount": line.amount,
                 "price_book_version": line.price_book_version,
+                "rule": line.rule,
             }
             for line in invoice.lines
         ],
+        "terms": invoice.terms,
+        "terms_hash": invoice.terms_hash,
+        "adjustments": [
+            {
+                "kind": each.kind,
+                "name": each.name,
+                "quantity": each.quantity,
+                "amount": each.amount,
+            }
+            for each in invoice.adjustments
+        ],
+        "credits": [
+            {
+                "name": each.name,
+                "left": each.left_amount,
+                "expires": each.expire_time.ToJsonString(),
+            }
+            for each in invoice.credits
+        ],
     }
+
+
+def invoice_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lines, then adjustments in the shape of lines, so that amounts add up to the total."""
+    blank = dict.fromkeys(("cache_write_ttl_class", "unit_price", "unit_tokens"), "")
+    return [
+        *data["lines"],
+        *(
+            {
+                **blank,
+                "model": "",
+                "token_class": each["kind"],
+                "quantity_tokens": each["quantity"],
+                "amount": each["amount"],
+                "price_book_version": data["terms"],
+                "rule": each["name"],
+            }
+            for each in data["adjustments"]
+        ),
+    ]
 
 
 def verification_data(found: usage_pb2.VerifyLedgerResponse) -> dict[str, Any]:
@@ -104,6 +151,7 @@ def book_data(response: usage_pb2.GetPriceBookResponse) -> dict[str, Any]:
                         "output": price.output_price,
                         "cache_write": dict(price.cache_write_prices),
                         "unit_tokens": price.unit_tokens,
+                        "rules": list(price.rules),
                     }
                     for price in version.prices
                 ],

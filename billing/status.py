@@ -14,6 +14,7 @@ from billing.errors import (
     LedgerUnavailableError,
     PriceBookError,
     TenantUnknownError,
+    TermsError,
     TooManyEventsError,
     TooManyRowsError,
 )
@@ -24,6 +25,7 @@ __all__ = ["STATUS_TABLE"]
 STATUS_TABLE: StatusTable = {
     BillingError: StatusCode.INTERNAL,
     PriceBookError: StatusCode.FAILED_PRECONDITION,
+    TermsError: StatusCode.FAILED_PRECONDITION,
     LedgerUnavailableError: StatusCode.UNAVAILABLE,
     LedgerLockedError: StatusCode.UNAVAILABLE,
     LedgerTooNewError: StatusCode.FAILED_PRECONDITION,

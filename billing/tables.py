@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from billing.statement import invoice_rows
+
 __all__ = ["show_book", "show_invoice", "show_report", "show_verification"]
 
 _HEADINGS = {
@@ -28,7 +30,16 @@ _HEADINGS = {
     "token_class": "class",
     "price_book_version": "prices of",
 }
-_WORDS = {"tenant", "model", "day", "hour", "currency", "token_class", "price_book_version"}
+_WORDS = {
+    "tenant",
+    "model",
+    "day",
+    "hour",
+    "currency",
+    "token_class",
+    "price_book_version",
+    "rule",
+}
 _UNRATED = "unrated"
 _UNBOUND = 100_000
 """Columns: wider than any table, so that measuring one does not already fit it to the screen."""
@@ -54,7 +65,7 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
 
 def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
     start, end = data["period"]["start"] or "the beginning", data["period"]["end"] or "now"
-    keys = (
+    keys = [
         "model",
         "token_class",
         "quantity_tokens",
@@ -62,15 +73,18 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
         "unit_tokens",
         "amount",
         "price_book_version",
-    )
+    ]
+    rows = invoice_rows(data)
+    if any(row["rule"] for row in rows):
+        keys.append("rule")
     lines = [
         {
             **line,
             "token_class": _class_of(line),
-            "unit_price": grouped(line["unit_price"]),
+            "unit_price": grouped(line["unit_price"]) if line["unit_price"] else "",
             "amount": grouped(line["amount"]),
         }
-        for line in data["lines"]
+        for line in rows
     ]
     total = {
         "model": "total",
@@ -88,6 +102,13 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
         written = cache_writes_text(data["cache_writes"])
         console.print(
             f"of miss and output, written to the cache: {written}", highlight=False, markup=False
+        )
+    for each in data["credits"]:
+        console.print(
+            f"credit {each['name']}: {data['currency']} {grouped(each['left'])} left, until"
+            f" {each['expires']}",
+            highlight=False,
+            markup=False,
         )
     if data["unrated_request_count"]:
         console.print(
@@ -117,7 +138,7 @@ def show_book(console: Console, data: Mapping[str, Any]) -> None:
     for version in data["versions"]:
         console.print(
             f"{version['version']}: from {version['effective_time']},"
-            f" {version['currency']} per 1,000,000 tokens",
+            f" {version['currency']}{_per(version['prices'])}",
             style="bold",
             highlight=False,
             markup=False,
@@ -139,6 +160,14 @@ def show_book(console: Console, data: Mapping[str, Any]) -> None:
                 *([escape(more)] if written else []),
             )
         console.print(table)
+        for price in version["prices"]:
+            for rule in price["rules"]:
+                console.print(f"{price['model']}: {rule}", highlight=False, markup=False)
+
+
+def _per(prices: Sequence[Mapping[str, Any]]) -> str:
+    units = list(dict.fromkeys(price["unit_tokens"] for price in prices))
+    return f" per {' and '.join(f'{each:,}' for each in units)} tokens"
 
 
 def cache_writes_text(writes: Mapping[str, int]) -> str:

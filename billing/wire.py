@@ -14,9 +14,11 @@ from billing.errors import InvalidPeriodError, InvalidUsageError
 from billing.invoice import Invoice
 from billing.ledger_verify import Verification
 from billing.meter import Outcome, RecordStatus, Submission
-from billing.money import UNIT_TOKENS, to_text
+from billing.money import to_text
 from billing.period import Period
 from billing.price_book import PriceVersion
+from billing.price_card import CACHE_WRITE, RateCard, Selection
+from billing.price_words import rules_of
 from billing.quote import Quote
 from billing.report import UsageRow
 from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
@@ -168,10 +170,11 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
                 token_class=line.token_class,
                 quantity_tokens=line.quantity_tokens,
                 unit_price=to_text(line.unit_price),
-                unit_tokens=UNIT_TOKENS,
+                unit_tokens=line.unit_tokens,
                 amount=format(line.amount, "f"),
                 price_book_version=line.price_version,
                 cache_write_ttl_class=line.cache_write_ttl_class,
+                rule=line.rule,
             )
             for line in invoice.lines
         ],
@@ -180,7 +183,21 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
         request_count=invoice.request_count,
         unrated_request_count=invoice.unrated_request_count,
         cache_writes=_cache_writes(invoice.cache_writes),
+        adjustments=[
+            usage_pb2.InvoiceAdjustment(
+                kind=each.kind.value,
+                name=each.name,
+                amount=format(each.amount, "f"),
+                quantity=each.quantity,
+            )
+            for each in invoice.adjustments
+        ],
     )
+    if invoice.terms is not None:
+        message.terms, message.terms_hash = invoice.terms.name, invoice.terms.id
+    for state in invoice.credits:
+        credit = message.credits.add(name=state.credit.name, left_amount=to_text(state.left))
+        credit.expire_time.FromNanoseconds(state.credit.end_ns)
     if invoice.period.start_ns is not None:
         message.start_time.FromNanoseconds(invoice.period.start_ns)
     if invoice.period.end_ns is not None:
@@ -207,21 +224,30 @@ def version_message(version: PriceVersion) -> usage_pb2.PriceBookVersion:
         currency_code=version.currency,
         source=version.source,
         invoice_decimals=version.invoice_decimals,
-        prices=[
-            usage_pb2.ModelPrice(
-                model_pattern=price.model_pattern,
-                hit_price=to_text(price.hit),
-                miss_price=to_text(price.miss),
-                output_price=to_text(price.output),
-                unit_tokens=UNIT_TOKENS,
-                cache_write_prices={name: to_text(each) for name, each in price.cache_write},
-            )
-            for price in version.prices
-        ],
+        prices=map(_price_message, version.cards),
         content_hash=version.id,
     )
     message.effective_time.FromNanoseconds(version.effective_time_ns)
     return message
+
+
+def _price_message(card: RateCard) -> usage_pb2.ModelPrice:
+    """Base rates, and in words what changes them."""
+    rates = {meter: to_text(rate) for meter, rate in card.rates(Selection()).items()}
+    write = f"{CACHE_WRITE}:"
+    return usage_pb2.ModelPrice(
+        model_pattern=card.model_pattern,
+        hit_price=rates["hit"],
+        miss_price=rates["miss"],
+        output_price=rates["output"],
+        unit_tokens=card.per,
+        cache_write_prices={
+            meter.removeprefix(write): rate
+            for meter, rate in rates.items()
+            if meter.startswith(write)
+        },
+        rules=rules_of(card),
+    )
 
 
 def _ns(time: Timestamp | Duration) -> int:

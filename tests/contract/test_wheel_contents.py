@@ -35,6 +35,7 @@ def test_top_level_is_the_five_rooms(names: list[str]) -> None:
         "kvtier/v1/cache.proto",
         "kvtier/cli/main.py",
         "billing/default_prices.toml",
+        "billing/books/anthropic.toml",
         "worker/requests.py",
     ],
 )

@@ -25,8 +25,9 @@ from billing.period import Period
 from billing.price_book import Price, PriceBook, PriceVersion, version_from_text
 from billing.price_book_file import parse_price_book
 from billing.rating import rate
-from billing.report import UsageQuery, stored_versions, usage_rows
+from billing.report import UsageQuery, usage_rows
 from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent, event_from_text, event_text
+from billing.usage_sums import stored_versions
 
 NOW = 1_000_000 * 10**9
 

@@ -211,7 +211,7 @@ class GetInvoiceResponse(_message.Message):
     def __init__(self, invoice: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
 
 class Invoice(_message.Message):
-    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes")
+    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes", "adjustments", "terms", "terms_hash", "credits")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +222,10 @@ class Invoice(_message.Message):
     REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNRATED_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITES_FIELD_NUMBER: _ClassVar[int]
+    ADJUSTMENTS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    TERMS_HASH_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
@@ -232,10 +236,36 @@ class Invoice(_message.Message):
     request_count: int
     unrated_request_count: int
     cache_writes: _containers.RepeatedCompositeFieldContainer[CacheWrites]
-    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ...) -> None: ...
+    adjustments: _containers.RepeatedCompositeFieldContainer[InvoiceAdjustment]
+    terms: str
+    terms_hash: str
+    credits: _containers.RepeatedCompositeFieldContainer[InvoiceCredit]
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., adjustments: _Optional[_Iterable[_Union[InvoiceAdjustment, _Mapping]]] = ..., terms: _Optional[str] = ..., terms_hash: _Optional[str] = ..., credits: _Optional[_Iterable[_Union[InvoiceCredit, _Mapping]]] = ...) -> None: ...
+
+class InvoiceAdjustment(_message.Message):
+    __slots__ = ("kind", "name", "amount", "quantity")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    amount: str
+    quantity: int
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., amount: _Optional[str] = ..., quantity: _Optional[int] = ...) -> None: ...
+
+class InvoiceCredit(_message.Message):
+    __slots__ = ("name", "left_amount", "expire_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LEFT_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    left_amount: str
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., left_amount: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class InvoiceLine(_message.Message):
-    __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version", "cache_write_ttl_class")
+    __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version", "cache_write_ttl_class", "rule")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKEN_CLASS_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +274,7 @@ class InvoiceLine(_message.Message):
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITE_TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
     model: str
     token_class: str
     quantity_tokens: int
@@ -252,7 +283,8 @@ class InvoiceLine(_message.Message):
     amount: str
     price_book_version: str
     cache_write_ttl_class: str
-    def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ...) -> None: ...
+    rule: str
+    def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ..., rule: _Optional[str] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
     __slots__ = ()
@@ -307,7 +339,7 @@ class PriceBookVersion(_message.Message):
     def __init__(self, version: _Optional[str] = ..., effective_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., source: _Optional[str] = ..., invoice_decimals: _Optional[int] = ..., prices: _Optional[_Iterable[_Union[ModelPrice, _Mapping]]] = ..., content_hash: _Optional[str] = ...) -> None: ...
 
 class ModelPrice(_message.Message):
-    __slots__ = ("model_pattern", "hit_price", "miss_price", "output_price", "unit_tokens", "cache_write_prices")
+    __slots__ = ("model_pattern", "hit_price", "miss_price", "output_price", "unit_tokens", "cache_write_prices", "rules")
     class CacheWritePricesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -321,10 +353,12 @@ class ModelPrice(_message.Message):
     OUTPUT_PRICE_FIELD_NUMBER: _ClassVar[int]
     UNIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITE_PRICES_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     model_pattern: str
     hit_price: str
     miss_price: str
     output_price: str
     unit_tokens: int
     cache_write_prices: _containers.ScalarMap[str, str]
-    def __init__(self, model_pattern: _Optional[str] = ..., hit_price: _Optional[str] = ..., miss_price: _Optional[str] = ..., output_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., cache_write_prices: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    rules: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_pattern: _Optional[str] = ..., hit_price: _Optional[str] = ..., miss_price: _Optional[str] = ..., output_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., cache_write_prices: _Optional[_Mapping[str, str]] = ..., rules: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -44,8 +44,20 @@ INVOICE = {
             "unit_tokens": 1_000_000,
             "amount": "12345.000096",
             "price_book_version": "example-2024-08",
+            "rule": "",
         }
     ],
+    "terms": "",
+    "adjustments": [],
+    "credits": [],
+}
+SETTLED = INVOICE | {
+    "terms": "contract 17",
+    "adjustments": [
+        {"kind": "allowance", "name": "free", "quantity": 9_876_543_210, "amount": "-987.654321"},
+        {"kind": "credit", "name": "welcome", "quantity": 0, "amount": "-11357.345775"},
+    ],
+    "credits": [{"name": "welcome", "left": "88642.654225", "expires": "2027-01-01T00:00:00Z"}],
 }
 
 
@@ -103,3 +115,11 @@ def test_an_ordinary_invoice_is_a_table_on_eighty_columns() -> None:
         "0.000096",
         "example-2024-08",
     ]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_no_digit_of_what_terms_add_is_cut_at_any_width(width: int) -> None:
+    text = printed(show_invoice, width, SETTLED)
+    for digits in ("-987.654321", "9,876,543,210", "-11,357.345775", "12,345.000096"):
+        assert digits in text
+    assert "88,642.654225" in text.replace("\n", " ")

@@ -6,6 +6,7 @@ import pytest
 from billing.errors import PriceBookError
 from billing.price_book import PriceBook, version_from_text
 from billing.price_book_file import load_price_book, parse_price_book
+from billing.price_card import Selection
 
 JANUARY_15 = 1_799_971_200 * 10**9
 
@@ -24,17 +25,17 @@ def test_the_events_time_picks_the_version(book: PriceBook) -> None:
 def test_the_first_pattern_that_fits_holds(book: PriceBook) -> None:
     first = book.versions[0]
     for model, miss in (("big-1", "4"), ("big-", "4"), ("small", "1"), ("a big-1", "1")):
-        price = first.price_of(model)
-        assert price is not None
-        assert price.miss == Decimal(miss)
+        card = first.card_of(model)
+        assert card is not None
+        assert card.rates(Selection())["miss"] == Decimal(miss)
 
 
 def test_a_pattern_takes_letters_as_they_are() -> None:
     text = _book(model='"m.[1]?"')
     version = parse_price_book(text, "b").versions[0]
-    assert version.price_of("m.[1]x") is not None
-    assert version.price_of("m.1x") is None
-    assert version.price_of("mx[1]x") is None
+    assert version.card_of("m.[1]x") is not None
+    assert version.card_of("m.1x") is None
+    assert version.card_of("mx[1]x") is None
 
 
 def test_a_model_without_a_price_has_no_version() -> None:
@@ -62,9 +63,10 @@ def test_any_change_of_a_version_changes_its_name_in_the_ledger(book_text: str) 
 
 def test_the_book_that_ships_is_an_example_and_says_so() -> None:
     version = load_price_book(None).versions[0]
-    price = version.price_of("any model")
-    assert price is not None
-    assert (price.hit, price.miss, price.output) == (Decimal("0.1"), Decimal(1), Decimal(2))
+    card = version.card_of("any model")
+    assert card is not None
+    rates = card.rates(Selection())
+    assert rates == {"hit": Decimal("0.1"), "miss": Decimal(1), "output": Decimal(2)}
     assert version.currency == "CNY"
     assert "EXAMPLE" in version.source
 

@@ -140,7 +140,9 @@ def test_an_invoice_adds_up_in_every_format(run: Run) -> None:
         "unit_tokens": 1_000_000,
         "amount": "1.234560",
         "price_book_version": "example-2024-08",
+        "rule": "",
     }
+    assert (data["terms"], data["adjustments"], data["credits"]) == ("", [], [])
     printed = run("invoice", "--tenant", "acme", "--format", "csv").stdout
     amounts = [row["amount"] for row in csv.DictReader(io.StringIO(printed))]
     assert amounts == [line["amount"] for line in data["lines"]]
@@ -182,6 +184,7 @@ def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
             "output": "2",
             "cache_write": {},
             "unit_tokens": 1_000_000,
+            "rules": [],
         }
     ]
     table = run("prices").stdout

@@ -1,0 +1,178 @@
+"""Sums of usage: tokens and line quantities by group, model and price version.
+
+Where a version's prices are linear the database adds up tokens and the sums are rated; elsewhere
+each event is rated and the quantities are added up by line key. Both are, to the last digit, the
+sums of the postings: amounts are linear in a key's quantity. Nothing is rounded here. Reads one
+snapshot; runs on a reader's thread.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+
+from billing.errors import TooManyRowsError
+from billing.ledger_schema import (
+    cache_write_tokens,
+    cache_write_ttl_class,
+    entries,
+    price_versions,
+)
+from billing.line import LineKey
+from billing.period import Period
+from billing.price_book import PriceId, PriceVersion, version_from_text
+from billing.rating import Facts, facts_of, rated_lines
+from billing.usage import TokenCounts, event_from_text
+
+__all__ = ["UsageSum", "period_filter", "stored_texts", "stored_versions", "usage_sums"]
+
+GROUPS_MAX = 200_000
+"""Of the database's answer, which is also split by model and price version."""
+
+_ROWS_AT_ONCE = 1_000
+_SUMS = ("hit_gpu", "hit_host", "hit_ssd", "hit_shared", "miss", "output")
+
+
+@dataclass(slots=True)
+class UsageSum:
+    """Of one group of events, of one model, under one price version."""
+
+    group: tuple[Any, ...]
+    """Values of the columns that were asked for, in their order."""
+    model: str
+    version: PriceVersion | None
+    """None: unrated."""
+    request_count: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
+    """By hit_gpu, hit_host, hit_ssd, hit_shared, miss and output."""
+    cache_writes: Counter[str] = field(default_factory=Counter)
+    """By TTL class."""
+    quantities: Counter[LineKey] = field(default_factory=Counter)
+
+    def rate(self, facts: Facts) -> None:
+        """Adds what a request, or a linear version's sum of requests, is charged."""
+        if self.version is not None:
+            for line in rated_lines(facts, self.version):
+                self.quantities[line.key] += line.quantity
+
+    def count(self, tokens: TokenCounts, request_count: int) -> None:
+        self.request_count += request_count
+        for name in _SUMS:
+            self.tokens[name] += getattr(tokens, name)
+        if tokens.cache_write:
+            self.cache_writes[tokens.cache_write_ttl_class] += tokens.cache_write
+
+
+def usage_sums(
+    connection: Connection,
+    period: Period,
+    tenant_id: str,
+    columns: Sequence[ColumnElement[Any]] = (),
+) -> list[UsageSum]:
+    """By the values of `columns` of entries. Raises TooManyRowsError over GROUPS_MAX."""
+    versions = stored_versions(connection)
+    each = [price_id for price_id, version in versions.items() if not version.linear]
+    conditions = period_filter(period, tenant_id)
+    sums: dict[tuple[Any, ...], UsageSum] = {}
+
+    def sum_of(group: tuple[Any, ...], model: str, price_id: str | None) -> UsageSum:
+        found = sums.get((group, model, price_id))
+        if found is None:
+            if len(sums) >= GROUPS_MAX:
+                raise too_many_groups()
+            version = versions[PriceId(price_id)] if price_id is not None else None
+            found = sums[group, model, price_id] = UsageSum(group, model, version)
+        return found
+
+    linear = or_(entries.c.price_id.is_(None), entries.c.price_id.not_in(each))
+    for row in _added_up(connection, columns, [*conditions, linear]):
+        found = sum_of(tuple(row[: len(columns)]), row.price_model, row.price_id)
+        tokens = _tokens_of(row)
+        found.count(tokens, row.request_count)
+        found.rate(Facts(row.price_model, tokens, 0))
+    if each:
+        for row in _one_by_one(connection, columns, [*conditions, entries.c.price_id.in_(each)]):
+            event = event_from_text(row.event)
+            found = sum_of(tuple(row[: len(columns)]), event.model, row.price_id)
+            found.count(event.tokens, 1)
+            found.rate(facts_of(event))
+    return list(sums.values())
+
+
+def stored_texts(connection: Connection) -> list[str]:
+    """Canonical texts of the price versions that rated events."""
+    return list(connection.execute(select(price_versions.c.text)).scalars())
+
+
+def stored_versions(connection: Connection) -> dict[PriceId, PriceVersion]:
+    """Every price version that rated an event, as it was then."""
+    return {
+        PriceId(row.price_id): version_from_text(row.text)
+        for row in connection.execute(select(price_versions))
+    }
+
+
+def period_filter(period: Period, tenant_id: str) -> list[ColumnElement[bool]]:
+    """Conditions on `entries` for events that ended in `period`."""
+    conditions: list[ColumnElement[bool]] = []
+    if tenant_id:
+        conditions.append(entries.c.tenant_id == tenant_id)
+    if period.start_ns is not None:
+        conditions.append(entries.c.end_time_ns >= period.start_ns)
+    if period.end_ns is not None:
+        conditions.append(entries.c.end_time_ns < period.end_ns)
+    return conditions
+
+
+def too_many_groups() -> TooManyRowsError:
+    return TooManyRowsError(
+        "the report has too many rows; name a tenant, a shorter period or fewer groups"
+    )
+
+
+def _added_up(
+    connection: Connection,
+    columns: Sequence[ColumnElement[Any]],
+    conditions: Sequence[ColumnElement[bool]],
+) -> Sequence[Any]:
+    statement = (
+        select(
+            *columns,
+            entries.c.model.label("price_model"),
+            entries.c.price_id,
+            cache_write_ttl_class.label("ttl_class"),
+            func.sum(cache_write_tokens).label("cache_write"),
+            func.count().label("request_count"),
+            *(func.sum(entries.c[name]).label(name) for name in _SUMS),
+        )
+        .where(and_(True, *conditions))
+        .group_by(*columns, entries.c.model, entries.c.price_id, cache_write_ttl_class)
+        .limit(GROUPS_MAX + 1)
+    )
+    found = connection.execute(statement).all()
+    if len(found) > GROUPS_MAX:
+        raise too_many_groups()
+    return found
+
+
+def _one_by_one(
+    connection: Connection,
+    columns: Sequence[ColumnElement[Any]],
+    conditions: Sequence[ColumnElement[bool]],
+) -> Iterator[Any]:
+    statement = select(*columns, entries.c.event, entries.c.price_id).where(and_(True, *conditions))
+    yield from connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(statement)
+
+
+def _tokens_of(row: Any) -> TokenCounts:
+    counts = {name: int(getattr(row, name)) for name in _SUMS}
+    hit = counts["hit_gpu"] + counts["hit_host"] + counts["hit_ssd"] + counts["hit_shared"]
+    return TokenCounts(
+        prompt=hit + counts["miss"],
+        hit=hit,
+        **counts,
+        cache_write=int(row.cache_write),
+        cache_write_ttl_class=row.ttl_class,
+    )
