@@ -12,7 +12,7 @@ from decimal import Decimal
 from sqlalchemy import Connection, func, select
 
 from billing.errors import InvalidPeriodError, TenantUnknownError
-from billing.ledger_schema import cache_write_tokens, cache_write_ttl_class, entries
+from billing.ledger_schema import entries
 from billing.money import EXACT, ZERO, amount_of, round_line
 from billing.period import Period
 from billing.price_book import Price, PriceVersion
@@ -136,15 +136,15 @@ def _usages(
         select(
             entries.c.model,
             entries.c.price_id,
-            cache_write_ttl_class.label("ttl_class"),
-            func.sum(cache_write_tokens).label("cache_write"),
+            entries.c.cache_write_ttl_class.label("ttl_class"),
+            func.sum(entries.c.cache_write).label("cache_write"),
             func.count().label("request_count"),
             func.sum(sum(tiers[1:], start=tiers[0])).label("hit"),
             func.sum(entries.c.miss).label("miss"),
             func.sum(entries.c.output).label("output"),
         )
         .where(*period_filter(period, tenant_id))
-        .group_by(entries.c.model, entries.c.price_id, cache_write_ttl_class)
+        .group_by(entries.c.model, entries.c.price_id, entries.c.cache_write_ttl_class)
     )
     versions = stored_versions(connection)
     usages: dict[tuple[str, str], _Usage] = {}

@@ -13,16 +13,16 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
 from billing.entry import EntryHash, genesis_hash
-from billing.errors import LedgerUnavailableError, PriceBookError
-from billing.ledger_schema import entries, price_versions
-from billing.ledger_store import LedgerStore, ledger_error
+from billing.errors import BillingError, LedgerUnavailableError, PriceBookError
+from billing.ledger_schema import entries, price_versions, refused_events
+from billing.ledger_store import LedgerStore
 from billing.meter import Head, Outcome, Submission, Transaction
 from billing.price_book import PriceBook, PriceId
 
@@ -72,6 +72,7 @@ class Ledger:
         self._head = Head(0, genesis_hash(store.ledger_id))
         store.read(lambda connection: _check_book(connection, book))
         store.read(self._load)
+        self._doubtful = False  # a commit failed: what is stored may be more than what is known
         self._closed = False
         self._closing = threading.Lock()  # no batch may slip in behind the order to stop
         self._queue: queue.Queue[_Batch | None] = queue.Queue(QUEUE_BATCHES_MAX)
@@ -112,12 +113,18 @@ class Ledger:
         self._thread.join(CLOSE_SECONDS_MAX)
 
     def _load(self, connection: Connection) -> None:
+        """What is stored, as the place to go on from."""
         query = select(entries.c.position, entries.c.hash).order_by(entries.c.position.desc())
         last = connection.execute(query.limit(1)).one_or_none()
-        if last is None:
-            self._head = Head(0, genesis_hash(self._store.ledger_id))
-        else:
-            self._head = Head(last.position, EntryHash(last.hash))
+        head = Head(0, genesis_hash(self._store.ledger_id))
+        if last is not None:
+            head = Head(last.position, EntryHash(bytes(last.hash)))
+        sequence = refused_events.c.sequence
+        refused = select(sequence, refused_events.c.hash).order_by(sequence.desc())
+        last = connection.execute(refused.limit(1)).one_or_none()
+        if last is not None:
+            head = replace(head, refused_count=last.sequence, refused_hash=bytes(last.hash))
+        self._head = head
         stored = connection.execute(select(price_versions.c.price_id)).scalars()
         self._stored_prices = frozenset(PriceId(price_id) for price_id in stored)
 
@@ -165,18 +172,23 @@ class Ledger:
 
     def _commit(self, connection: Connection, submissions: Sequence[Submission]) -> list[Outcome]:
         with connection.begin():
+            if self._doubtful:
+                # Here, under the writer's lock: between two sessions another may have written.
+                self._load(connection)
             transaction = Transaction(
                 connection, self._head, self._book, self._stored_prices, self._clock_ns()
             )
             outcomes = transaction.append(submissions)
+        self._doubtful = False
         self._head = transaction.head
         self._stored_prices |= transaction.new_prices.keys()
         return outcomes
 
     def _fail(self, connection: Connection, group: Sequence[_Batch], error: Exception) -> None:
         log.error("the ledger did not take %d batches", len(group), exc_info=error)
+        # A commit that reported a failure may still have reached the disk: ask the disk.
+        self._doubtful = True
         try:
-            # A commit that reported a failure may still have reached the disk: ask the disk.
             connection.rollback()
             self._store.read(self._load)
         except Exception as again:
@@ -184,9 +196,11 @@ class Ledger:
         self._listener.failed(len(group))
         refusal: Exception
         if isinstance(error, DBAPIError):
-            refusal = ledger_error(error, self._store.path)
+            refusal = self._store.error(error)
             if not isinstance(refusal, LedgerUnavailableError):
                 refusal = LedgerUnavailableError(str(refusal))
+        elif isinstance(error, BillingError):
+            refusal = LedgerUnavailableError(str(error))
         else:
             refusal = LedgerUnavailableError("the ledger could not record the events; send again")
         for batch in group:

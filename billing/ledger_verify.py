@@ -8,26 +8,30 @@ on a reader's thread over one snapshot.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Column, Connection, RowMapping, Table, func, select, text
+from sqlalchemy import Column, Connection, RowMapping, Table, func, select
 from sqlalchemy.exc import DBAPIError
 
 from billing.entry import Entry, genesis_hash
+from billing.ledger_guards import missing_guards
 from billing.ledger_schema import (
+    FORMAT_VERSION,
+    KEPT_TABLES,
     entries,
     ledger_meta,
     postings,
     price_versions,
     refused_events,
-    trigger_names,
 )
-from billing.meter import Head, entry_row, posting_rows, refusal_hash
+from billing.meter import Head, entry_row, posting_rows
 from billing.money import EXACT, ZERO
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Posting, rate
+from billing.refusals import RefusedLink, refusal_hash
 from billing.usage import event_from_text, refusal_of
 from kvtier.serving import ShuttingDownError
 
@@ -99,12 +103,16 @@ class _Walk:
         self._connection = connection
         self._stopping = stopping
         self._rows_at_once = rows_at_once
-        meta = {row.key: row.value for row in connection.execute(select(ledger_meta))}
-        self.head = Head(0, genesis_hash(meta.get("ledger_id", "")))
+        self._meta = {row.key: row.value for row in connection.execute(select(ledger_meta))}
+        self.head = Head(0, genesis_hash(self._meta.get("ledger_id", "")))
         self.unrated_count = 0
         self._versions: dict[PriceId, PriceVersion | None] = {}
 
     def run(self, committed: Head) -> None:
+        with ExitStack() as self._results:
+            self._run(committed)
+
+    def _run(self, committed: Head) -> None:
         self._load_versions()
         lines = _Postings(self._rows(postings, postings.c.position, postings.c.line))
         for row in self._rows(entries, entries.c.position):
@@ -119,8 +127,9 @@ class _Walk:
             )
         lines.finish(self.head.position + 1)
         self._check_versions()
-        self._check_triggers()
-        self._check_refusals()
+        self._check_meta()
+        self._check_guards()
+        self._check_refusals(committed)
 
     def _load_versions(self) -> None:
         for row in self._connection.execute(select(price_versions)):
@@ -152,7 +161,7 @@ class _Walk:
                 what = "hash does not continue the chain" if column == "hash" else "differs"
                 raise _BrokenError(position, f"its {column} {what}: the entry was changed")
         self.unrated_count += version is None
-        self.head = Head(position, entry_hash)
+        self.head = replace(self.head, position=position, hash=entry_hash)
 
     def _version(self, position: int, price_id: str | None, time_ns: int) -> PriceVersion | None:
         if price_id is None:
@@ -169,25 +178,39 @@ class _Walk:
             if version is None:
                 raise _BrokenError(0, f"the stored price version {price_id[:16]} was changed")
 
-    def _check_triggers(self) -> None:
-        if self._connection.dialect.name != "sqlite":
-            return
-        found = self._connection.execute(
-            text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-        ).scalars()
-        missing = sorted(trigger_names() - set(found))
+    def _check_meta(self) -> None:
+        version = self._meta.get("format_version", "")
+        if version != str(FORMAT_VERSION):
+            raise _BrokenError(0, f'the format version was changed to "{version}"')
+
+    def _check_guards(self) -> None:
+        missing = missing_guards(self._connection, KEPT_TABLES)
         if missing:
             raise _BrokenError(0, f"triggers that keep the ledger append-only are gone: {missing}")
 
-    def _check_refusals(self) -> None:
-        for row in self._rows(refused_events, refused_events.c.content_hash):
+    def _check_refusals(self, committed: Head) -> None:
+        for row in self._rows(refused_events, refused_events.c.sequence):
+            name, sequence = row["request_id"], self.head.refused_count + 1
             if refusal_hash(row["reason"], row["wire"]) != row["content_hash"]:
-                raise _BrokenError(0, f"the refused event {row['request_id']} was changed")
+                raise _BrokenError(0, f"the refused event {name} was changed")
+            if row["sequence"] != sequence:
+                raise _BrokenError(0, f"refused event {sequence} is missing")
+            link = RefusedLink(
+                sequence, bytes(row["content_hash"]), name, row["reason"], row["received_time_ns"]
+            )
+            chain = link.hash_after(self.head.refused_hash)
+            if row["hash"] != chain:
+                raise _BrokenError(0, f"refused event {sequence}, {name}, was changed")
+            self.head = replace(self.head, refused_count=sequence, refused_hash=chain)
+        if self.head.refused_count < committed.refused_count:
+            raise _BrokenError(0, "refused events were cut off the end")
 
     def _rows(self, table: Table, *order: Column[Any]) -> Iterator[RowMapping]:
         query = select(table).order_by(*order)
         connection = self._connection.execution_options(yield_per=self._rows_at_once)
-        yield from connection.execute(query).mappings()
+        result = connection.execute(query)
+        self._results.callback(result.close)
+        yield from result.mappings()
 
 
 class _Postings:

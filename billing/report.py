@@ -14,12 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from billing.errors import InvalidGroupError, TooManyRowsError
-from billing.ledger_schema import (
-    cache_write_tokens,
-    cache_write_ttl_class,
-    entries,
-    price_versions,
-)
+from billing.ledger_schema import entries, price_versions
 from billing.money import EXACT, ZERO, amount_of
 from billing.period import DAY_NS, HOUR_NS, Period
 from billing.price_book import Price, PriceId, PriceVersion, version_from_text
@@ -148,8 +143,8 @@ def _grouped(connection: Connection, query: UsageQuery) -> Sequence[Any]:
             *dimensions,
             entries.c.model.label("price_model"),
             entries.c.price_id,
-            cache_write_ttl_class.label("ttl_class"),
-            func.sum(cache_write_tokens).label("cache_write"),
+            entries.c.cache_write_ttl_class.label("ttl_class"),
+            func.sum(entries.c.cache_write).label("cache_write"),
             func.count().label("request_count"),
             *(func.sum(entries.c[name]).label(name) for name in _SUMS),
         )
@@ -158,7 +153,7 @@ def _grouped(connection: Connection, query: UsageQuery) -> Sequence[Any]:
             *(columns[name] for name in query.group_by),
             entries.c.model,
             entries.c.price_id,
-            cache_write_ttl_class,
+            entries.c.cache_write_ttl_class,
         )
         .limit(_GROUPS_MAX + 1)
     )

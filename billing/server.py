@@ -1,10 +1,10 @@
 """Composition root: the only place that builds the till's parts, in this order, and takes them down
 in the reverse one.
 
-    price book -> ledger file (lock) -> ledger writer -> executors -> gRPC
+    price book -> ledger (lock) -> ledger writer -> executors -> gRPC
 
 Draining: say NOT_SERVING, give running calls `drain_seconds`, record what is queued, close the
-file. Nothing is lost when it is cut short: workers keep what was not answered and send it again.
+ledger. Nothing is lost when it is cut short: workers keep what was not answered and send it again.
 Main thread and its event loop.
 """
 
@@ -18,6 +18,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from billing.ledger import Ledger
+from billing.ledger_postgres import PostgresStore
+from billing.ledger_sqlite import SqliteStore
 from billing.ledger_store import LedgerStore
 from billing.metrics import BillingMetrics
 from billing.price_book_file import load_price_book
@@ -71,7 +73,7 @@ async def _build(
     check_listeners(settings.addresses, settings.security)
     metrics = BillingMetrics()
     book = load_price_book(settings.price_book)
-    store = LedgerStore(settings.data_directory)
+    store = _store(settings)
     parts.callback(store.close)
     ledger = Ledger(store, book, clock_ns, metrics)
     parts.push_async_callback(asyncio.to_thread, ledger.close)
@@ -101,12 +103,17 @@ async def _build(
         "billing ready",
         extra={
             "listen": bound[0],
-            "ledger": str(store.path),
+            "ledger": store.place,
             "entry_count": ledger.head.position,
             "head_hash": ledger.head.hash.hex(),
         },
     )
     return RunningBilling(bound[0], parts.pop_all())
+
+
+def _store(settings: BillingSettings) -> LedgerStore:
+    url = settings.database_url.get_secret_value()
+    return PostgresStore(url) if url else SqliteStore(settings.data_directory)
 
 
 def _executor(parts: AsyncExitStack, name: str, threads: int) -> ThreadPoolExecutor:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from kvtier.service_settings import ServiceSettings
 from kvtier.settings import OptionalListenAddress, SettingsModel
@@ -23,6 +23,8 @@ class BillingSettings(ServiceSettings):
 
     listen: OptionalListenAddress = "127.0.0.1:7431"
     data_directory: Path = Path(".kvtier/billing")
+    database_url: SecretStr = SecretStr("")
+    """Of a PostgreSQL that has the ledger; empty: a file of SQLite in the data directory."""
     price_book: Path | None = None
     """None: the example that ships with kvtier."""
     metrics_listen: OptionalListenAddress = ""

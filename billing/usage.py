@@ -19,6 +19,7 @@ __all__ = [
     "UsageEvent",
     "event_from_text",
     "event_text",
+    "lookup_name",
     "refusal_of",
     "token_refusal",
 ]
@@ -169,6 +170,11 @@ def token_refusal(tokens: TokenCounts) -> Refusal | None:
     if t.cache_write > t.miss + t.output:
         return Refusal.CACHE_WRITE_SUM
     return None
+
+
+def lookup_name(text: str) -> str | None:
+    """`text` as a name to look an entry up by; None when it is empty or not fit for one."""
+    return text if text and len(text) <= TEXT_CHARACTERS_MAX and text.isprintable() else None
 
 
 def event_text(event: UsageEvent) -> str:
