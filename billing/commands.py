@@ -5,58 +5,40 @@ nothing else; errors go to standard error with exit status 1 (2 for a wrong comm
 """
 
 import csv
-import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Annotated, Any
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
 
 from billing.client import call_billing
+from billing.command_line import (
+    DEFAULT_ADDRESS,
+    Address,
+    Format,
+    FormatOption,
+    From,
+    JsonOption,
+    To,
+    console,
+    print_json,
+)
+from billing.proof_commands import add_proof_commands
 from billing.report import DIMENSIONS
 from billing.statement import (
     REPORT_FIGURES,
     book_data,
     invoice_data,
     report_data,
-    verification_data,
 )
-from billing.tables import show_book, show_invoice, show_report, show_verification
+from billing.tables import show_book, show_invoice, show_report
 from kvtier.v1 import usage_pb2
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Reports, invoices and the ledger's proof.")
-
-VERIFY_SECONDS_MAX = 3_600.0
-PIPE_COLUMNS = 200
-"""Width of a table that goes into a file or pipe: nothing there wraps at a screen's edge."""
-
-
-class Format(Enum):
-    """How to print."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-
-
-Address = Annotated[
-    str,
-    typer.Option(help="The billing service, HOST:PORT.", envvar="KVTIER_USAGE_ADDRESS"),
-]
-From = Annotated[
-    str, typer.Option("--from", help="First moment, 2026-11-01 or 2026-11-01T08:00+08:00 (or UTC).")
-]
-To = Annotated[str, typer.Option("--to", help="Up to, not including, this moment.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-DEFAULT_ADDRESS = "127.0.0.1:7431"
 
 
 @app.command()
@@ -80,11 +62,11 @@ def report(
     keys = (*group_by, *REPORT_FIGURES)
     match _format(format_, json_):
         case Format.JSON:
-            _print_json(data)
+            print_json(data)
         case Format.CSV:
             _print_csv(keys, [row | _csv_writes(row) for row in data["rows"]])
         case Format.TABLE:
-            show_report(_console(), data, keys)
+            show_report(console(), data, keys)
 
 
 @app.command(short_help="One tenant's statement of a period.")
@@ -103,31 +85,13 @@ def invoice(
     data = invoice_data(response.invoice)
     match _format(format_, json_):
         case Format.JSON:
-            _print_json(data)
+            print_json(data)
         case Format.CSV:
             keys = ("tenant", *_LINE_KEYS, "currency")
             extra = {"tenant": data["tenant"], "currency": data["currency"]}
             _print_csv(keys, [{**line, **extra} for line in data["lines"]])
         case Format.TABLE:
-            show_invoice(_console(), data)
-
-
-@app.command(short_help="Prove that the ledger holds.")
-def verify(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> None:
-    """Walks the ledger's hash chain and recomputes every amount; exit status 1 when it breaks."""
-    data = verification_data(
-        call_billing(
-            address,
-            lambda stub, wait: stub.VerifyLedger(usage_pb2.VerifyLedgerRequest(), timeout=wait),
-            VERIFY_SECONDS_MAX,
-        )
-    )
-    if json_:
-        _print_json(data)
-    else:
-        show_verification(_console(), data)
-    if not data["verified"]:
-        raise typer.Exit(1)
+            show_invoice(console(), data)
 
 
 @app.command()
@@ -137,9 +101,9 @@ def prices(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> Non
     response = call_billing(address, lambda stub, wait: stub.GetPriceBook(request, timeout=wait))
     data = book_data(response)
     if json_:
-        _print_json(data)
+        print_json(data)
     else:
-        show_book(_console(), data)
+        show_book(console(), data)
 
 
 _LINE_KEYS = (
@@ -189,10 +153,6 @@ def _format(chosen: Format, json_: bool) -> Format:
     return Format.JSON if json_ else chosen
 
 
-def _print_json(data: object) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
-
-
 def _csv_writes(row: dict[str, Any]) -> dict[str, str]:
     """In one cell: tokens by TTL class, "1h=640;5m=64"."""
     writes = row["cache_writes"].items()
@@ -205,6 +165,4 @@ def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
 
 
-def _console() -> Console:
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPE_COLUMNS if wide else None)
+add_proof_commands(app)

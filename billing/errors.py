@@ -7,6 +7,7 @@
     ├── LedgerTooNewError            written by a newer kvtier
     ├── LedgerReadOnlyError          the directory or file cannot be written
     ├── LedgerForeignError           the file is not a ledger of kvtier
+    ├── LedgerKeyError               the key that signs checkpoints is gone, or not the one
     ├── TooManyEventsError           over 1,000 events in a call
     ├── InvalidPeriodError           start is not before end
     ├── InvalidUsageError            tokens or a time that cannot be rated
@@ -25,6 +26,7 @@ __all__ = [
     "InvalidPeriodError",
     "InvalidUsageError",
     "LedgerForeignError",
+    "LedgerKeyError",
     "LedgerLockedError",
     "LedgerReadOnlyError",
     "LedgerTooNewError",
@@ -62,6 +64,10 @@ class LedgerReadOnlyError(BillingError):
 
 class LedgerForeignError(BillingError):
     reason = "LEDGER_FOREIGN"
+
+
+class LedgerKeyError(BillingError):
+    reason = "LEDGER_KEY"
 
 
 class TooManyEventsError(BillingError):

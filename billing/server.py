@@ -18,7 +18,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from billing.ledger import Ledger
+from billing.ledger_key import KeyFile
 from billing.ledger_postgres import PostgresStore
+from billing.ledger_signer import CheckpointRule, LedgerSigner
 from billing.ledger_sqlite import SqliteStore
 from billing.ledger_store import LedgerStore
 from billing.metrics import BillingMetrics
@@ -61,7 +63,7 @@ async def start_billing(
 
     Raises AddressInUseError, TlsRequiredError, TlsFileError and of `billing.errors`:
     PriceBookError, LedgerReadOnlyError, LedgerLockedError, LedgerTooNewError,
-    LedgerForeignError, LedgerUnavailableError.
+    LedgerForeignError, LedgerKeyError, LedgerUnavailableError.
     """
     async with AsyncExitStack() as parts:
         return await _build(settings, clock_ns, parts)
@@ -75,7 +77,7 @@ async def _build(
     book = load_price_book(settings.price_book)
     store = _store(settings)
     parts.callback(store.close)
-    ledger = Ledger(store, book, clock_ns, metrics)
+    ledger = Ledger(store, book, clock_ns, metrics, _signer(settings, store))
     parts.push_async_callback(asyncio.to_thread, ledger.close)
     metrics.opened(ledger.head)
     edge = UsageParts(
@@ -106,6 +108,7 @@ async def _build(
             "ledger": store.place,
             "entry_count": ledger.head.position,
             "head_hash": ledger.head.hash.hex(),
+            "key_id": ledger.keys[-1].key_id,
         },
     )
     return RunningBilling(bound[0], parts.pop_all())
@@ -114,6 +117,16 @@ async def _build(
 def _store(settings: BillingSettings) -> LedgerStore:
     url = settings.database_url.get_secret_value()
     return PostgresStore(url) if url else SqliteStore(settings.data_directory)
+
+
+def _signer(settings: BillingSettings, store: LedgerStore) -> LedgerSigner:
+    said = settings.checkpoints
+    return LedgerSigner(
+        store.ledger_id,
+        KeyFile(settings.data_directory),
+        CheckpointRule(said.entries, said.seconds),
+        accept_new_key=said.accept_new_key,
+    )
 
 
 def _executor(parts: AsyncExitStack, name: str, threads: int) -> ThreadPoolExecutor:

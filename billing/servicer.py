@@ -38,6 +38,7 @@ from billing.wire import (
     verification_message,
     version_message,
 )
+from billing.wire_proof import checkpoint_message, key_message, trust_of
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
 
 __all__ = ["EVENTS_MAX", "UsageParts", "UsageServicer"]
@@ -155,15 +156,38 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     async def VerifyLedger(
         self, request: usage_pb2.VerifyLedgerRequest, context: Context
     ) -> usage_pb2.VerifyLedgerResponse:
+        trust = trust_of(request)
+
         def walk() -> usage_pb2.VerifyLedgerResponse:
             committed = self._parts.ledger.head
             found = self._parts.store.read(
-                lambda connection: verify_ledger(connection, committed, self._parts.stopping.is_set)
+                lambda connection: verify_ledger(
+                    connection, committed, self._parts.stopping.is_set, trust
+                )
             )
             return verification_message(found)
 
         with self._reading.one():
             return await self._off_loop(self._parts.verifier, walk)
+
+    async def GetCheckpoint(
+        self, request: usage_pb2.GetCheckpointRequest, context: Context
+    ) -> usage_pb2.GetCheckpointResponse:
+        made = await asyncio.wrap_future(self._parts.ledger.checkpoint())
+        keys = {key.key_id: key.public_key for key in self._parts.ledger.keys}
+        message = checkpoint_message(made, keys[made.key_id])
+        return usage_pb2.GetCheckpointResponse(checkpoint=message)
+
+    async def GetLedgerKeys(
+        self, request: usage_pb2.GetLedgerKeysRequest, context: Context
+    ) -> usage_pb2.GetLedgerKeysResponse:
+        return usage_pb2.GetLedgerKeysResponse(keys=map(key_message, self._parts.ledger.keys))
+
+    async def RotateLedgerKey(
+        self, request: usage_pb2.RotateLedgerKeyRequest, context: Context
+    ) -> usage_pb2.RotateLedgerKeyResponse:
+        key = await asyncio.wrap_future(self._parts.ledger.rotate_key())
+        return usage_pb2.RotateLedgerKeyResponse(key=key_message(key))
 
     async def GetPriceBook(
         self, request: usage_pb2.GetPriceBookRequest, context: Context

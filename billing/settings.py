@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from kvtier.service_settings import ServiceSettings
-from kvtier.settings import OptionalListenAddress, SettingsModel
+from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 
-__all__ = ["ENV_PREFIX", "BillingSettings", "LogSettings"]
+__all__ = ["ENV_PREFIX", "BillingSettings", "CheckpointSettings", "LogSettings"]
 
 ENV_PREFIX = "KVTIER_BILLING_"
 
@@ -16,6 +16,13 @@ ENV_PREFIX = "KVTIER_BILLING_"
 class LogSettings(SettingsModel):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     style: Literal["text", "json"] = "text"
+
+
+class CheckpointSettings(SettingsModel):
+    entries: int = Field(default=10_000, ge=1, le=10_000_000)
+    seconds: Seconds = 60.0
+    accept_new_key: bool = False
+    """Take a key that the last one did not vouch for."""
 
 
 class BillingSettings(ServiceSettings):
@@ -29,4 +36,5 @@ class BillingSettings(ServiceSettings):
     """None: the example that ships with kvtier."""
     metrics_listen: OptionalListenAddress = ""
     drain_seconds: float = Field(default=5.0, ge=0, le=600)
+    checkpoints: CheckpointSettings = CheckpointSettings()
     log: LogSettings = LogSettings()

@@ -74,14 +74,16 @@ def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
 
 
 def verification_data(found: usage_pb2.VerifyLedgerResponse) -> dict[str, Any]:
+    """`first_broken`: null when all holds; 0 is a place beside the chain of entries."""
     return {
         "verified": found.verified,
-        "entry_count": found.entry_count,
-        "posting_count": found.posting_count,
-        "unrated_count": found.unrated_count,
-        "refused_count": found.refused_count,
+        "entries": found.entry_count,
+        "postings": found.posting_count,
+        "checkpoints": found.checkpoint_count,
+        "unrated": found.unrated_count,
+        "refused": found.refused_count,
         "head_hash": found.head_hash,
-        "first_broken_position": found.first_broken_position,
+        "first_broken": None if found.verified else found.first_broken_position,
         "problem": found.problem,
     }
 

@@ -98,16 +98,17 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
 
 
 def show_verification(console: Console, data: Mapping[str, Any]) -> None:
-    counts = f"{data['entry_count']:,} entries, {data['posting_count']:,} postings"
+    counts = f"{data['entries']:,} entries, {data['postings']:,} postings"
+    counts += f", {data['checkpoints']:,} checkpoints"
     if data["verified"]:
         console.print(f"The ledger holds: {counts}.", style="green", highlight=False)
     else:
-        where = data["first_broken_position"]
+        where = data["first_broken"]
         place = f"position {where:,}" if where else "outside the chain of entries"
         console.print(f"The ledger does NOT hold: {counts}.", style="bold red", highlight=False)
         console.print(f"First problem, {place}: {data['problem']}", highlight=False, markup=False)
     console.print(
-        f"unrated {data['unrated_count']:,}, refused and kept aside {data['refused_count']:,}",
+        f"unrated {data['unrated']:,}, refused and kept aside {data['refused']:,}",
         highlight=False,
     )
     console.print(f"head {data['head_hash']}", highlight=False, soft_wrap=True)

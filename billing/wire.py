@@ -198,6 +198,7 @@ def verification_message(found: Verification) -> usage_pb2.VerifyLedgerResponse:
         unrated_count=found.unrated_count,
         refused_count=found.refused_count,
         head_hash=EntryHash(found.head.hash).hex(),
+        checkpoint_count=found.checkpoint_count,
     )
 
 

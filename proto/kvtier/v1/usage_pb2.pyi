@@ -255,11 +255,81 @@ class InvoiceLine(_message.Message):
     def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
+    __slots__ = ("kept_checkpoints", "trusted_public_key")
+    KEPT_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    TRUSTED_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    kept_checkpoints: _containers.RepeatedCompositeFieldContainer[Checkpoint]
+    trusted_public_key: bytes
+    def __init__(self, kept_checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., trusted_public_key: _Optional[bytes] = ...) -> None: ...
+
+class Checkpoint(_message.Message):
+    __slots__ = ("ledger_id", "number", "position", "entry_hash", "refused_count", "refused_hash", "create_time", "key_id", "signature", "public_key")
+    LEDGER_ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_HASH_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_HASH_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    ledger_id: str
+    number: int
+    position: int
+    entry_hash: bytes
+    refused_count: int
+    refused_hash: bytes
+    create_time: _timestamp_pb2.Timestamp
+    key_id: str
+    signature: bytes
+    public_key: bytes
+    def __init__(self, ledger_id: _Optional[str] = ..., number: _Optional[int] = ..., position: _Optional[int] = ..., entry_hash: _Optional[bytes] = ..., refused_count: _Optional[int] = ..., refused_hash: _Optional[bytes] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+
+class GetCheckpointRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetCheckpointResponse(_message.Message):
+    __slots__ = ("checkpoint",)
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: Checkpoint
+    def __init__(self, checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
+
+class LedgerKey(_message.Message):
+    __slots__ = ("number", "key_id", "public_key", "create_time")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    key_id: str
+    public_key: bytes
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, number: _Optional[int] = ..., key_id: _Optional[str] = ..., public_key: _Optional[bytes] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetLedgerKeysRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetLedgerKeysResponse(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[LedgerKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[LedgerKey, _Mapping]]] = ...) -> None: ...
+
+class RotateLedgerKeyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RotateLedgerKeyResponse(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: LedgerKey
+    def __init__(self, key: _Optional[_Union[LedgerKey, _Mapping]] = ...) -> None: ...
+
 class VerifyLedgerResponse(_message.Message):
-    __slots__ = ("entry_count", "posting_count", "verified", "first_broken_position", "problem", "unrated_count", "refused_count", "head_hash")
+    __slots__ = ("entry_count", "posting_count", "verified", "first_broken_position", "problem", "unrated_count", "refused_count", "head_hash", "checkpoint_count")
     ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
     POSTING_COUNT_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
@@ -268,6 +338,7 @@ class VerifyLedgerResponse(_message.Message):
     UNRATED_COUNT_FIELD_NUMBER: _ClassVar[int]
     REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
     HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_COUNT_FIELD_NUMBER: _ClassVar[int]
     entry_count: int
     posting_count: int
     verified: bool
@@ -276,7 +347,8 @@ class VerifyLedgerResponse(_message.Message):
     unrated_count: int
     refused_count: int
     head_hash: str
-    def __init__(self, entry_count: _Optional[int] = ..., posting_count: _Optional[int] = ..., verified: bool = ..., first_broken_position: _Optional[int] = ..., problem: _Optional[str] = ..., unrated_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., head_hash: _Optional[str] = ...) -> None: ...
+    checkpoint_count: int
+    def __init__(self, entry_count: _Optional[int] = ..., posting_count: _Optional[int] = ..., verified: bool = ..., first_broken_position: _Optional[int] = ..., problem: _Optional[str] = ..., unrated_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., head_hash: _Optional[str] = ..., checkpoint_count: _Optional[int] = ...) -> None: ...
 
 class GetPriceBookRequest(_message.Message):
     __slots__ = ()

@@ -78,6 +78,25 @@ class UsageServiceStub:
     Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
     at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
     """
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetCheckpointRequest, _usage_pb2.GetCheckpointResponse]
+    """A signed statement of the ledger's ends, which proves later that nothing before was changed or
+    cut off. Adds one to the ledger where the last does not cover everything recorded by now.
+
+    Preconditions: none. Idempotency: while nothing is recorded the same one is answered.
+    Errors: none of its own.
+    """
+    GetLedgerKeys: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetLedgerKeysRequest, _usage_pb2.GetLedgerKeysResponse]
+    """The public keys that signed or sign checkpoints, oldest first. Reads only.
+
+    Preconditions: none. Errors: none of its own.
+    """
+    RotateLedgerKey: _grpc.UnaryUnaryMultiCallable[_usage_pb2.RotateLedgerKeyRequest, _usage_pb2.RotateLedgerKeyResponse]
+    """Puts a new key in the place of the one that signs, which vouches for it.
+
+    Preconditions: none. Idempotency: none; each call makes a key. When it succeeds the new key is
+    in the data directory and in the ledger. Errors: LEDGER_KEY (FAILED_PRECONDITION) when the
+    file cannot be written.
+    """
     GetPriceBook: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPriceBookRequest, _usage_pb2.GetPriceBookResponse]
     """The price book that new events are rated with, oldest version first. Reads only.
 
@@ -134,6 +153,25 @@ class UsageServiceAsyncStub(UsageServiceStub):
 
     Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
     at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+    """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetCheckpointRequest, _usage_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """A signed statement of the ledger's ends, which proves later that nothing before was changed or
+    cut off. Adds one to the ledger where the last does not cover everything recorded by now.
+
+    Preconditions: none. Idempotency: while nothing is recorded the same one is answered.
+    Errors: none of its own.
+    """
+    GetLedgerKeys: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetLedgerKeysRequest, _usage_pb2.GetLedgerKeysResponse]  # type: ignore[assignment]
+    """The public keys that signed or sign checkpoints, oldest first. Reads only.
+
+    Preconditions: none. Errors: none of its own.
+    """
+    RotateLedgerKey: _aio.UnaryUnaryMultiCallable[_usage_pb2.RotateLedgerKeyRequest, _usage_pb2.RotateLedgerKeyResponse]  # type: ignore[assignment]
+    """Puts a new key in the place of the one that signs, which vouches for it.
+
+    Preconditions: none. Idempotency: none; each call makes a key. When it succeeds the new key is
+    in the data directory and in the ledger. Errors: LEDGER_KEY (FAILED_PRECONDITION) when the
+    file cannot be written.
     """
     GetPriceBook: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPriceBookRequest, _usage_pb2.GetPriceBookResponse]  # type: ignore[assignment]
     """The price book that new events are rated with, oldest version first. Reads only.
@@ -218,6 +256,43 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
         at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _usage_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.GetCheckpointResponse, _abc.Awaitable[_usage_pb2.GetCheckpointResponse]]:
+        """A signed statement of the ledger's ends, which proves later that nothing before was changed or
+        cut off. Adds one to the ledger where the last does not cover everything recorded by now.
+
+        Preconditions: none. Idempotency: while nothing is recorded the same one is answered.
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLedgerKeys(
+        self,
+        request: _usage_pb2.GetLedgerKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.GetLedgerKeysResponse, _abc.Awaitable[_usage_pb2.GetLedgerKeysResponse]]:
+        """The public keys that signed or sign checkpoints, oldest first. Reads only.
+
+        Preconditions: none. Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateLedgerKey(
+        self,
+        request: _usage_pb2.RotateLedgerKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.RotateLedgerKeyResponse, _abc.Awaitable[_usage_pb2.RotateLedgerKeyResponse]]:
+        """Puts a new key in the place of the one that signs, which vouches for it.
+
+        Preconditions: none. Idempotency: none; each call makes a key. When it succeeds the new key is
+        in the data directory and in the ledger. Errors: LEDGER_KEY (FAILED_PRECONDITION) when the
+        file cannot be written.
         """
 
     @_abc_1.abstractmethod

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import NullPool, create_engine
 
+from billing.checkpoint_check import Kept, Trust
 from billing.ledger import Ledger
 from billing.ledger_guards import drop_guards, make_guards
+from billing.ledger_key import KeyFile
 from billing.ledger_postgres import PostgresStore
 from billing.ledger_schema import KEPT_TABLES
+from billing.ledger_signer import CheckpointRule, LedgerSigner
 from billing.ledger_sqlite import SqliteStore
 from billing.ledger_store import LedgerStore
 from billing.ledger_verify import Verification, verify_ledger
@@ -116,9 +119,15 @@ class Till:
         submissions = [Submission(event, repr(event).encode()) for event in events]
         return self.ledger.record(submissions).result(30)
 
-    def verify(self) -> Verification:
-        committed = self.ledger.head
-        return self.store.read(lambda connection: verify_ledger(connection, committed))
+    def verify(self, trust: Trust | None = None, committed: Head | None = None) -> Verification:
+        head = committed or self.ledger.head
+        return self.store.read(lambda connection: verify_ledger(connection, head, trust=trust))
+
+    def checkpoint(self) -> Kept:
+        """As somebody keeps it elsewhere."""
+        made = self.ledger.checkpoint().result(30)
+        (key,) = [each for each in self.ledger.keys if each.key_id == made.key_id]
+        return Kept(made, key.public_key)
 
     def close(self) -> None:
         self.ledger.close()
@@ -195,12 +204,16 @@ def open_till(tmp_path: Path, book: PriceBook, database_url: str) -> Iterator[Ca
     """Opens the ledger of a test; what is still open at the end is closed."""
     opened: list[Till] = []
 
-    def open_(book: PriceBook = book) -> Till:
+    def open_(
+        book: PriceBook = book, rule: CheckpointRule | None = None, *, accept_new_key: bool = False
+    ) -> Till:
         store: LedgerStore
         store = PostgresStore(database_url) if database_url else SqliteStore(tmp_path / "ledger")
         heard = Heard()
         try:
-            ledger = Ledger(store, book, lambda: NOW, heard)
+            key_file = KeyFile(tmp_path / "ledger")
+            signer = LedgerSigner(store.ledger_id, key_file, rule, accept_new_key=accept_new_key)
+            ledger = Ledger(store, book, lambda: NOW, heard, signer)
         except BaseException:
             store.close()
             raise

@@ -164,7 +164,8 @@ def test_a_period_is_read_as_utc_unless_it_says_otherwise(run: Run) -> None:
 
 def test_verify_says_that_the_ledger_holds(run: Run) -> None:
     data = json.loads(run("verify", "--json").stdout)
-    assert (data["verified"], data["entry_count"], data["problem"]) == (True, 3, "")
+    assert (data["verified"], data["entries"], data["postings"]) == (True, 3, 10)
+    assert (data["first_broken"], data["problem"]) == (None, "")
     assert len(data["head_hash"]) == 64
     printed = run("verify")
     assert printed.exit_code == 0
@@ -202,6 +203,12 @@ def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
         (["report", "--tenant", "\udcff"], 2, "UTF-8"),
         (["invoice", "--tenant", "\udcff"], 2, "UTF-8"),
         (["invoice"], 2, "--tenant"),
+        (["verify", "--checkpoint", "nowhere.json"], 2, "nowhere.json"),
+        (["verify", "--public-key", "nowhere.pem"], 2, "nowhere.pem"),
+        (["verify", "--checkpoint", __file__], 2, "--checkpoint"),
+        (["verify", "--public-key", __file__], 2, "--public-key"),
+        (["verify", "--file", "nowhere.sqlite"], 1, "LEDGER_UNAVAILABLE"),
+        (["verify", "--file", __file__], 1, "LEDGER_FOREIGN"),
     ],
 )
 def test_a_mistake_is_told_on_standard_error_alone(
@@ -214,7 +221,8 @@ def test_a_mistake_is_told_on_standard_error_alone(
 
 
 @pytest.mark.parametrize(
-    "command", [["report"], ["invoice", "--tenant", "a"], ["verify"], ["prices"]]
+    "command",
+    [["report"], ["invoice", "--tenant", "a"], ["verify"], ["prices"], ["checkpoint"], ["key"]],
 )
 def test_a_service_that_is_not_there_is_one_clear_line(run: Run, command: list[str]) -> None:
     printed = run(*command, to="127.0.0.1:1")
