@@ -30,20 +30,25 @@ from billing.report import DIMENSIONS
 from billing.statement import (
     REPORT_FIGURES,
     book_data,
+    entry_data,
     invoice_data,
     report_data,
 )
-from billing.tables import show_book, show_invoice, show_report
+from billing.tables import show_book, show_entry, show_invoice, show_report
 from kvtier.v1 import usage_pb2
 
 __all__ = ["app"]
+
+Tenant = Annotated[str, typer.Option(help="Only this tenant.")]
+Project = Annotated[str, typer.Option(help="Only this project; needs --tenant.")]
 
 app = typer.Typer(no_args_is_help=True, help="Reports, invoices and the ledger's proof.")
 
 
 @app.command()
 def report(
-    tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
+    tenant: Tenant = "",
+    project: Project = "",
     from_: From = "",
     to: To = "",
     by: Annotated[
@@ -55,7 +60,11 @@ def report(
 ) -> None:
     """What was used, what it costs, and what cache hits saved."""
     group_by = [name.strip() for name in _text("--by", by).split(",") if name.strip()]
-    request = usage_pb2.GetUsageRequest(tenant_id=_text("--tenant", tenant), group_by=group_by)
+    request = usage_pb2.GetUsageRequest(
+        tenant_id=_text("--tenant", tenant),
+        project_id=_text("--project", project),
+        group_by=group_by,
+    )
     _set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetUsage(request, timeout=wait))
     data = report_data(response, group_by)
@@ -92,6 +101,32 @@ def invoice(
             _print_csv(keys, [{**line, **extra} for line in data["lines"]])
         case Format.TABLE:
             show_invoice(console(), data)
+
+
+@app.command(short_help="What the ledger has of one request.")
+def show(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A request's id, or the client's own.")],
+    tenant: Tenant = "",
+    project: Project = "",
+    json_: JsonOption = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """The usage event of a request, and what it costs, by its id or by the client's own name for
+    it (client_request_id)."""
+    request = usage_pb2.FindUsageEventsRequest(
+        tenant_id=_text("--tenant", tenant),
+        project_id=_text("--project", project),
+        id=_text("ID", id_),
+    )
+    response = call_billing(address, lambda stub, wait: stub.FindUsageEvents(request, timeout=wait))
+    found = [entry_data(entry) for entry in response.entries]
+    if json_:
+        print_json({"entries": found})
+        return
+    for number, data in enumerate(found):
+        if number:
+            console().print()
+        show_entry(console(), data)
 
 
 @app.command()

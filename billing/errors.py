@@ -13,6 +13,7 @@
     ├── InvalidUsageError            tokens or a time that cannot be rated
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
+    ├── EventUnknownError            no entry has that id
     └── TenantUnknownError           has no posting
 
 Codes: `billing/status.py`. Reasons are frozen once released.
@@ -22,6 +23,7 @@ from kvtier.errors import KvtierError
 
 __all__ = [
     "BillingError",
+    "EventUnknownError",
     "InvalidGroupError",
     "InvalidPeriodError",
     "InvalidUsageError",
@@ -88,6 +90,10 @@ class InvalidGroupError(BillingError):
 
 class TooManyRowsError(BillingError):
     reason = "TOO_MANY_ROWS"
+
+
+class EventUnknownError(BillingError):
+    reason = "EVENT_UNKNOWN"
 
 
 class TenantUnknownError(BillingError):

@@ -23,7 +23,14 @@ from billing.money import to_text
 from billing.price_book import PriceBook, PriceId, PriceVersion
 from billing.rating import Posting, rate
 from billing.refusals import REFUSED_GENESIS, RefusedLink, refusal_hash, storable
-from billing.usage import Refusal, UsageEvent, event_text, lookup_name, refusal_of
+from billing.usage import (
+    Refusal,
+    UsageEvent,
+    event_text,
+    lookup_name,
+    refusal_of,
+    text_without_names,
+)
 
 __all__ = [
     "Head",
@@ -110,7 +117,8 @@ class Transaction:
         event = submission.event
         text = event_text(event)
         known = self._known.get(event.request_id)
-        if known is not None and known[1] == text:
+        if known is not None and known[1] in (text, text_without_names(event)):
+            # An event that was sent before and after an upgrade says more the second time.
             return Outcome(event.request_id, RecordStatus.DUPLICATE, position=known[0])
         refusal = refusal_of(event, self._now_ns)
         if refusal is not None:
@@ -206,8 +214,8 @@ def entry_row(entry: Entry, event: UsageEvent, entry_hash: EntryHash) -> dict[st
         "kind": "usage",
         "cache_write": event.tokens.cache_write,
         "cache_write_ttl_class": event.tokens.cache_write_ttl_class,
-        "project_id": None,
-        "key_id": None,
+        "project_id": event.project_id,
+        "key_id": event.key_id,
         "client_request_id": lookup_name(event.client_request_id),
         "corrects": None,
     }

@@ -29,7 +29,10 @@ __all__ = [
     "usage_rows",
 ]
 
-DIMENSIONS = ("tenant", "model", "day", "hour")
+DIMENSIONS = ("tenant", "project", "key", "model", "day", "hour")
+UNKNOWN = "*unknown"
+"""A project or key that the worker did not tell; no project may have a name with "*"."""
+
 ROWS_MAX = 20_000
 """Of a report: about 4 MiB on the wire."""
 
@@ -45,6 +48,8 @@ class UsageQuery:
 
     tenant_id: str = ""
     """Empty: all tenants."""
+    project_id: str = ""
+    """Empty: all projects."""
     period: Period = field(default_factory=Period)
     group_by: tuple[str, ...] = ()
 
@@ -118,11 +123,15 @@ def stored_versions(connection: Connection) -> dict[PriceId, PriceVersion]:
     }
 
 
-def period_filter(period: Period, tenant_id: str) -> list[ColumnElement[bool]]:
+def period_filter(
+    period: Period, tenant_id: str, project_id: str = ""
+) -> list[ColumnElement[bool]]:
     """Conditions on `entries` for events that ended in `period`."""
     conditions: list[ColumnElement[bool]] = []
     if tenant_id:
         conditions.append(entries.c.tenant_id == tenant_id)
+    if project_id:
+        conditions.append(entries.c.project_id == project_id)
     if period.start_ns is not None:
         conditions.append(entries.c.end_time_ns >= period.start_ns)
     if period.end_ns is not None:
@@ -133,6 +142,8 @@ def period_filter(period: Period, tenant_id: str) -> list[ColumnElement[bool]]:
 def _grouped(connection: Connection, query: UsageQuery) -> Sequence[Any]:
     columns = {
         "tenant": entries.c.tenant_id,
+        "project": entries.c.project_id,
+        "key": entries.c.key_id,
         "model": entries.c.model,
         "day": entries.c.end_time_ns // DAY_NS,
         "hour": entries.c.end_time_ns // HOUR_NS,
@@ -148,7 +159,7 @@ def _grouped(connection: Connection, query: UsageQuery) -> Sequence[Any]:
             func.count().label("request_count"),
             *(func.sum(entries.c[name]).label(name) for name in _SUMS),
         )
-        .where(*period_filter(query.period, query.tenant_id))
+        .where(*period_filter(query.period, query.tenant_id, query.project_id))
         .group_by(
             *(columns[name] for name in query.group_by),
             entries.c.model,
@@ -195,4 +206,4 @@ def _label(dimension: str, value: Any) -> str:
         return f"{datetime.fromtimestamp(value * 86_400, UTC):%Y-%m-%d}"
     if dimension == "hour":
         return f"{datetime.fromtimestamp(value * 3_600, UTC):%Y-%m-%dT%H:00Z}"
-    return str(value)
+    return UNKNOWN if value is None else str(value)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from billing.errors import LedgerUnavailableError, TooManyEventsError
 from billing.invoice import invoice_of
 from billing.ledger import Ledger
+from billing.ledger_lookup import found_entries
 from billing.ledger_store import LedgerStore
 from billing.ledger_verify import verify_ledger
 from billing.metrics import BillingMetrics
@@ -38,6 +39,7 @@ from billing.wire import (
     verification_message,
     version_message,
 )
+from billing.wire_event import entry_message
 from billing.wire_proof import checkpoint_message, key_message, trust_of
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
 
@@ -134,7 +136,12 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     async def GetUsage(
         self, request: usage_pb2.GetUsageRequest, context: Context
     ) -> usage_pb2.GetUsageResponse:
-        query = UsageQuery(request.tenant_id, period_of(request), tuple(request.group_by))
+        query = UsageQuery(
+            tenant_id=request.tenant_id,
+            project_id=request.project_id,
+            period=period_of(request),
+            group_by=tuple(request.group_by),
+        )
 
         def report(connection: Connection) -> usage_pb2.GetUsageResponse:
             rows: Iterable[usage_pb2.UsageRow] = (
@@ -152,6 +159,15 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             lambda connection: invoice_message(invoice_of(connection, tenant, period))
         )
         return usage_pb2.GetInvoiceResponse(invoice=invoice)
+
+    async def FindUsageEvents(
+        self, request: usage_pb2.FindUsageEventsRequest, context: Context
+    ) -> usage_pb2.FindUsageEventsResponse:
+        def look_up(connection: Connection) -> usage_pb2.FindUsageEventsResponse:
+            found = found_entries(connection, request.id, request.tenant_id, request.project_id)
+            return usage_pb2.FindUsageEventsResponse(entries=map(entry_message, found))
+
+        return await self._read(look_up)
 
     async def VerifyLedger(
         self, request: usage_pb2.VerifyLedgerRequest, context: Context

@@ -4,6 +4,7 @@ from grpc import StatusCode
 
 from billing.errors import (
     BillingError,
+    EventUnknownError,
     InvalidGroupError,
     InvalidPeriodError,
     InvalidUsageError,
@@ -36,5 +37,6 @@ STATUS_TABLE: StatusTable = {
     InvalidUsageError: StatusCode.INVALID_ARGUMENT,
     InvalidGroupError: StatusCode.INVALID_ARGUMENT,
     TooManyRowsError: StatusCode.INVALID_ARGUMENT,
+    EventUnknownError: StatusCode.NOT_FOUND,
     TenantUnknownError: StatusCode.NOT_FOUND,
 }

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-__all__ = ["show_book", "show_invoice", "show_report", "show_verification"]
+__all__ = ["show_book", "show_entry", "show_invoice", "show_report", "show_verification"]
 
 _HEADINGS = {
     "request_count": "requests",
@@ -28,7 +28,17 @@ _HEADINGS = {
     "token_class": "class",
     "price_book_version": "prices of",
 }
-_WORDS = {"tenant", "model", "day", "hour", "currency", "token_class", "price_book_version"}
+_WORDS = {
+    "tenant",
+    "project",
+    "key",
+    "model",
+    "day",
+    "hour",
+    "currency",
+    "token_class",
+    "price_book_version",
+}
 _UNRATED = "unrated"
 _UNBOUND = 100_000
 """Columns: wider than any table, so that measuring one does not already fit it to the screen."""
@@ -95,6 +105,29 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
             style="yellow",
             highlight=False,
         )
+
+
+def show_entry(console: Console, data: Mapping[str, Any]) -> None:
+    """Line by line; "-" is what nobody said, or does not apply."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in data.items():
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        for part, each in parts:
+            label = f"{name} {part}".strip().replace("_", " ")
+            table.add_row(label, escape(_entry_text(name, each)))
+    console.print(table)
+
+
+def _entry_text(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if isinstance(value, int) and "token" in name:
+        return f"{value:,}"
+    return str(value)
 
 
 def show_verification(console: Console, data: Mapping[str, Any]) -> None:

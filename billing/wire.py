@@ -19,7 +19,7 @@ from billing.period import Period
 from billing.price_book import PriceVersion
 from billing.quote import Quote
 from billing.report import UsageRow
-from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
+from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEvent
 from kvtier.v1 import usage_pb2
 
 __all__ = [
@@ -67,8 +67,22 @@ def submission_of(message: usage_pb2.UsageEvent) -> Submission:
         node=message.node,
         client_request_id=message.client_request_id,
         ttft_ns=_ns(message.ttft) if message.HasField("ttft") else None,
+        project_id=message.project_id if message.HasField("project_id") else None,
+        user_id=message.user_id if message.HasField("user_id") else None,
+        key_id=message.key_id if message.HasField("key_id") else None,
+        session_id=message.session_id if message.HasField("session_id") else None,
+        lease_ids=tuple(message.leases.ids) if message.HasField("leases") else None,
+        storage=_storage(message.storage) if message.HasField("storage") else None,
     )
     return Submission(event, message.SerializeToString())
+
+
+def _storage(message: usage_pb2.StorageUsage) -> StorageUse:
+    def metered(tier: str) -> int | None:
+        name = f"{tier}_token_seconds"
+        return getattr(message, name) if message.HasField(name) else None
+
+    return StorageUse(metered("gpu"), metered("host"), metered("ssd"), metered("shared"))
 
 
 def tokens_of(tokens: usage_pb2.TokenUsage) -> TokenCounts:

@@ -65,6 +65,11 @@ class UsageServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
                 _registered_method=True)
+        self.FindUsageEvents = channel.unary_unary(
+                '/kvtier.v1.UsageService/FindUsageEvents',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsResponse.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/kvtier.v1.UsageService/GetCheckpoint',
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.GetCheckpointRequest.SerializeToString,
@@ -155,6 +160,16 @@ class UsageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindUsageEvents(self, request, context):
+        """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
+
+        Preconditions: none. Those whose request_id is `id` come first, then by position; at most 100.
+        Errors: EVENT_UNKNOWN (NOT_FOUND) when there is none of the tenant, and project, that is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCheckpoint(self, request, context):
         """A signed statement of the ledger's ends, which proves later that nothing before was changed or
         cut off. Adds one to the ledger where the last does not cover everything recorded by now.
@@ -223,6 +238,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.VerifyLedger,
                     request_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'FindUsageEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindUsageEvents,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsResponse.SerializeToString,
             ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
@@ -386,6 +406,33 @@ class UsageService(object):
             '/kvtier.v1.UsageService/VerifyLedger',
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindUsageEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/FindUsageEvents',
+            kvtier_dot_v1_dot_usage__pb2.FindUsageEventsRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.FindUsageEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -78,6 +78,12 @@ class UsageServiceStub:
     Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
     at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
     """
+    FindUsageEvents: _grpc.UnaryUnaryMultiCallable[_usage_pb2.FindUsageEventsRequest, _usage_pb2.FindUsageEventsResponse]
+    """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
+
+    Preconditions: none. Those whose request_id is `id` come first, then by position; at most 100.
+    Errors: EVENT_UNKNOWN (NOT_FOUND) when there is none of the tenant, and project, that is named.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetCheckpointRequest, _usage_pb2.GetCheckpointResponse]
     """A signed statement of the ledger's ends, which proves later that nothing before was changed or
     cut off. Adds one to the ledger where the last does not cover everything recorded by now.
@@ -153,6 +159,12 @@ class UsageServiceAsyncStub(UsageServiceStub):
 
     Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
     at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+    """
+    FindUsageEvents: _aio.UnaryUnaryMultiCallable[_usage_pb2.FindUsageEventsRequest, _usage_pb2.FindUsageEventsResponse]  # type: ignore[assignment]
+    """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
+
+    Preconditions: none. Those whose request_id is `id` come first, then by position; at most 100.
+    Errors: EVENT_UNKNOWN (NOT_FOUND) when there is none of the tenant, and project, that is named.
     """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetCheckpointRequest, _usage_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """A signed statement of the ledger's ends, which proves later that nothing before was changed or
@@ -256,6 +268,18 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
         at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def FindUsageEvents(
+        self,
+        request: _usage_pb2.FindUsageEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.FindUsageEventsResponse, _abc.Awaitable[_usage_pb2.FindUsageEventsResponse]]:
+        """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
+
+        Preconditions: none. Those whose request_id is `id` come first, then by position; at most 100.
+        Errors: EVENT_UNKNOWN (NOT_FOUND) when there is none of the tenant, and project, that is named.
         """
 
     @_abc_1.abstractmethod

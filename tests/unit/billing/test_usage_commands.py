@@ -173,6 +173,17 @@ def test_verify_says_that_the_ledger_holds(run: Run) -> None:
     assert data["head_hash"] in printed.stdout
 
 
+def test_a_request_is_shown_by_its_id(run: Run) -> None:
+    (entry,) = json.loads(run("show", "b", "--json").stdout)["entries"]
+    assert (entry["position"], entry["tenant"], entry["miss_tokens"]) == (2, "acme", 64)
+    assert (entry["amount"], entry["currency"]) == ("0.000074", "CNY")
+    assert (entry["project"], entry["leases"], entry["ttft_seconds"]) == (None, None, None)
+    printed = run("show", "b", "--tenant", "acme").stdout
+    for words in ("request id", "0.000074", "cache write tokens", "1h", "STOP"):
+        assert words in printed
+    assert "-" in next(line for line in printed.splitlines() if line.startswith("project"))
+
+
 def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
     (version,) = json.loads(run("prices", "--json").stdout)["versions"]
     assert version["prices"] == [
@@ -194,6 +205,8 @@ def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
     ("arguments", "exit_code", "word"),
     [
         (["invoice", "--tenant", "nobody"], 1, "TENANT_UNKNOWN"),
+        (["show", "nobody"], 1, "EVENT_UNKNOWN"),
+        (["show", "a", "--tenant", "beta"], 1, "EVENT_UNKNOWN"),
         (["report", "--by", "week"], 1, "INVALID_GROUP"),
         (["report", "--from", "2026-01-02", "--to", "2026-01-01"], 1, "INVALID_PERIOD"),
         (["report", "--from", "yesterday"], 2, "yesterday is not a time"),
