@@ -5,64 +5,51 @@ nothing else; errors go to standard error with exit status 1 (2 for a wrong comm
 """
 
 import csv
-import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Annotated, Any
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
 
 from billing.client import call_billing
+from billing.command_line import (
+    DEFAULT_ADDRESS,
+    Address,
+    Format,
+    FormatOption,
+    From,
+    JsonOption,
+    To,
+    console,
+    print_json,
+)
+from billing.proof_commands import add_proof_commands
 from billing.report import DIMENSIONS
 from billing.statement import (
     REPORT_FIGURES,
     book_data,
+    entry_data,
     invoice_data,
     invoice_rows,
     report_data,
-    verification_data,
 )
-from billing.tables import show_book, show_invoice, show_report, show_verification
+from billing.tables import show_book, show_entry, show_invoice, show_report
 from kvtier.v1 import usage_pb2
 
 __all__ = ["app"]
 
+Tenant = Annotated[str, typer.Option(help="Only this tenant.")]
+Project = Annotated[str, typer.Option(help="Only this project; needs --tenant.")]
+
 app = typer.Typer(no_args_is_help=True, help="Reports, invoices and the ledger's proof.")
-
-VERIFY_SECONDS_MAX = 3_600.0
-PIPE_COLUMNS = 200
-"""Width of a table that goes into a file or pipe: nothing there wraps at a screen's edge."""
-
-
-class Format(Enum):
-    """How to print."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-
-
-Address = Annotated[
-    str,
-    typer.Option(help="The billing service, HOST:PORT.", envvar="KVTIER_USAGE_ADDRESS"),
-]
-From = Annotated[
-    str, typer.Option("--from", help="First moment, 2026-11-01 or 2026-11-01T08:00+08:00 (or UTC).")
-]
-To = Annotated[str, typer.Option("--to", help="Up to, not including, this moment.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-DEFAULT_ADDRESS = "127.0.0.1:7431"
 
 
 @app.command()
 def report(
-    tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
+    tenant: Tenant = "",
+    project: Project = "",
     from_: From = "",
     to: To = "",
     by: Annotated[
@@ -74,18 +61,22 @@ def report(
 ) -> None:
     """What was used, what it costs, and what cache hits saved."""
     group_by = [name.strip() for name in _text("--by", by).split(",") if name.strip()]
-    request = usage_pb2.GetUsageRequest(tenant_id=_text("--tenant", tenant), group_by=group_by)
+    request = usage_pb2.GetUsageRequest(
+        tenant_id=_text("--tenant", tenant),
+        project_id=_text("--project", project),
+        group_by=group_by,
+    )
     _set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetUsage(request, timeout=wait))
     data = report_data(response, group_by)
     keys = (*group_by, *REPORT_FIGURES)
     match _format(format_, json_):
         case Format.JSON:
-            _print_json(data)
+            print_json(data)
         case Format.CSV:
             _print_csv(keys, [row | _csv_writes(row) for row in data["rows"]])
         case Format.TABLE:
-            show_report(_console(), data, keys)
+            show_report(console(), data, keys)
 
 
 @app.command(short_help="One tenant's statement of a period.")
@@ -104,31 +95,39 @@ def invoice(
     data = invoice_data(response.invoice)
     match _format(format_, json_):
         case Format.JSON:
-            _print_json(data)
+            print_json(data)
         case Format.CSV:
             keys = ("tenant", *_LINE_KEYS, "currency")
             extra = {"tenant": data["tenant"], "currency": data["currency"]}
             _print_csv(keys, [{**line, **extra} for line in invoice_rows(data)])
         case Format.TABLE:
-            show_invoice(_console(), data)
+            show_invoice(console(), data)
 
 
-@app.command(short_help="Prove that the ledger holds.")
-def verify(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> None:
-    """Walks the ledger's hash chain and recomputes every amount; exit status 1 when it breaks."""
-    data = verification_data(
-        call_billing(
-            address,
-            lambda stub, wait: stub.VerifyLedger(usage_pb2.VerifyLedgerRequest(), timeout=wait),
-            VERIFY_SECONDS_MAX,
-        )
+@app.command(short_help="What the ledger has of one request.")
+def show(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A request's id, or the client's own.")],
+    tenant: Tenant = "",
+    project: Project = "",
+    json_: JsonOption = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """The usage event of a request, and what it costs, by its id or by the client's own name for
+    it (client_request_id)."""
+    request = usage_pb2.FindUsageEventsRequest(
+        tenant_id=_text("--tenant", tenant),
+        project_id=_text("--project", project),
+        id=_text("ID", id_),
     )
+    response = call_billing(address, lambda stub, wait: stub.FindUsageEvents(request, timeout=wait))
+    found = [entry_data(entry) for entry in response.entries]
     if json_:
-        _print_json(data)
-    else:
-        show_verification(_console(), data)
-    if not data["verified"]:
-        raise typer.Exit(1)
+        print_json({"entries": found})
+        return
+    for number, data in enumerate(found):
+        if number:
+            console().print()
+        show_entry(console(), data)
 
 
 @app.command()
@@ -138,9 +137,9 @@ def prices(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> Non
     response = call_billing(address, lambda stub, wait: stub.GetPriceBook(request, timeout=wait))
     data = book_data(response)
     if json_:
-        _print_json(data)
+        print_json(data)
     else:
-        show_book(_console(), data)
+        show_book(console(), data)
 
 
 _LINE_KEYS = (
@@ -191,10 +190,6 @@ def _format(chosen: Format, json_: bool) -> Format:
     return Format.JSON if json_ else chosen
 
 
-def _print_json(data: object) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
-
-
 def _csv_writes(row: dict[str, Any]) -> dict[str, str]:
     """In one cell: tokens by TTL class, "1h=640;5m=64"."""
     writes = row["cache_writes"].items()
@@ -207,6 +202,4 @@ def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
 
 
-def _console() -> Console:
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPE_COLUMNS if wide else None)
+add_proof_commands(app)

@@ -8,11 +8,13 @@
     ├── LedgerTooNewError            written by a newer kvtier
     ├── LedgerReadOnlyError          the directory or file cannot be written
     ├── LedgerForeignError           the file is not a ledger of kvtier
+    ├── LedgerKeyError               the key that signs checkpoints is gone, or not the one
     ├── TooManyEventsError           over 1,000 events in a call
     ├── InvalidPeriodError           start is not before end
     ├── InvalidUsageError            tokens or a time that cannot be rated
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
+    ├── EventUnknownError            no entry has that id
     └── TenantUnknownError           has no posting
 
 Codes: `billing/status.py`. Reasons are frozen once released.
@@ -22,10 +24,12 @@ from kvtier.errors import KvtierError
 
 __all__ = [
     "BillingError",
+    "EventUnknownError",
     "InvalidGroupError",
     "InvalidPeriodError",
     "InvalidUsageError",
     "LedgerForeignError",
+    "LedgerKeyError",
     "LedgerLockedError",
     "LedgerReadOnlyError",
     "LedgerTooNewError",
@@ -70,6 +74,10 @@ class LedgerForeignError(BillingError):
     reason = "LEDGER_FOREIGN"
 
 
+class LedgerKeyError(BillingError):
+    reason = "LEDGER_KEY"
+
+
 class TooManyEventsError(BillingError):
     reason = "TOO_MANY_EVENTS"
 
@@ -88,6 +96,10 @@ class InvalidGroupError(BillingError):
 
 class TooManyRowsError(BillingError):
     reason = "TOO_MANY_ROWS"
+
+
+class EventUnknownError(BillingError):
+    reason = "EVENT_UNKNOWN"
 
 
 class TenantUnknownError(BillingError):

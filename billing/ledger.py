@@ -1,28 +1,40 @@
 """The ledger's one writer: batches in, durable outcomes back.
 
     record() --> bounded queue --> writer thread: take what waits, one transaction, answer all
+    checkpoint(), rotate_key() --> the same queue, each a transaction of its own
 
 Invariant: when a future has its outcomes, they are on the disk. When it has an error, sending the
 batch again is safe and right. Batches that arrive while a commit is under way share the next one
 (group commit), which is what makes many small calls cheap. The writer thread alone owns the
-connection, the head of the chain and the set of stored prices.
+connection, the ends of the chains, the set of stored prices and the signer.
 """
 
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
+from billing.checkpoint import Checkpoint, LedgerKey
 from billing.entry import EntryHash, genesis_hash
-from billing.errors import LedgerUnavailableError, PriceBookError
-from billing.ledger_schema import entries, price_versions
-from billing.ledger_store import LedgerStore, ledger_error
+from billing.errors import (
+    BillingError,
+    LedgerForeignError,
+    LedgerLockedError,
+    LedgerReadOnlyError,
+    LedgerTooNewError,
+    LedgerUnavailableError,
+    PriceBookError,
+)
+from billing.ledger_schema import entries, price_versions, refused_events
+from billing.ledger_signer import LedgerSigner
+from billing.ledger_store import LedgerStore
 from billing.meter import Head, Outcome, Submission, Transaction
 from billing.price_book import PriceBook, PriceId
 
@@ -37,6 +49,9 @@ GROUP_EVENTS_MAX = 4_000
 """Events of one transaction, so that a caller never waits for an endless group."""
 
 CLOSE_SECONDS_MAX = 30.0
+
+_OF_THE_DATABASE = (LedgerReadOnlyError, LedgerForeignError, LedgerLockedError, LedgerTooNewError)
+"""Told as LEDGER_UNAVAILABLE to who sends events: sending again is right."""
 
 
 class LedgerListener(Protocol):
@@ -53,6 +68,14 @@ class _Batch:
     done: "Future[list[Outcome]]"
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Something else to do, in a transaction of its own."""
+
+    call: Callable[[Connection], Any]
+    done: "Future[Any]"
+
+
 class Ledger:
     """Takes events, each once for ever. One per process; `close` before the store's."""
 
@@ -62,21 +85,38 @@ class Ledger:
         book: PriceBook,
         clock_ns: Callable[[], int],
         listener: LedgerListener,
+        signer: LedgerSigner | None = None,
     ) -> None:
-        """Starts the writer. Raises PriceBookError when `book` changed a version that was used."""
+        """Starts the writer; without `signer` there are no checkpoints.
+
+        Raises LedgerKeyError, and PriceBookError when `book` changed a version that was used.
+        """
         self._store = store
         self._book = book
         self._clock_ns = clock_ns
         self._listener = listener
+        self._signer = signer
         self._stored_prices: frozenset[PriceId] = frozenset()
         self._head = Head(0, genesis_hash(store.ledger_id))
         store.read(lambda connection: _check_book(connection, book))
         store.read(self._load)
+        self._doubtful = False  # a commit failed: what is stored may be more than what is known
         self._closed = False
         self._closing = threading.Lock()  # no batch may slip in behind the order to stop
-        self._queue: queue.Queue[_Batch | None] = queue.Queue(QUEUE_BATCHES_MAX)
+        self._queue: queue.Queue[_Batch | _Order | None] = queue.Queue(QUEUE_BATCHES_MAX)
+        connection = store.writer()
+        try:
+            if signer is not None:
+                with connection.begin():
+                    signer.prepare(connection, clock_ns())
+        except DBAPIError as error:
+            connection.close()
+            raise store.error(error) from error
+        except BaseException:
+            connection.close()
+            raise
         self._thread = threading.Thread(
-            target=self._run, args=(store.writer(),), name="ledger-writer", daemon=True
+            target=self._run, args=(connection,), name="ledger-writer", daemon=True
         )
         self._thread.start()
 
@@ -92,16 +132,39 @@ class Ledger:
         with it when the database refuses.
         """
         done: Future[list[Outcome]] = Future()
+        self._enqueue(_Batch(submissions, done))
+        return done
+
+    def checkpoint(self) -> "Future[Checkpoint]":
+        """One that covers everything recorded before this call; a new one only where the last does
+        not. Raises LedgerUnavailableError, as its future may.
+        """
+        return self._order(self._newest_checkpoint)
+
+    def rotate_key(self) -> "Future[LedgerKey]":
+        """A new key, which signs from now on; the one before vouches for it."""
+        return self._order(self._succeed_key)
+
+    @property
+    def keys(self) -> Sequence[LedgerKey]:
+        """Oldest first."""
+        return self._signer.keys if self._signer is not None else ()
+
+    def _order(self, call: Callable[[Connection], Any]) -> "Future[Any]":
+        done: Future[Any] = Future()
+        self._enqueue(_Order(call, done))
+        return done
+
+    def _enqueue(self, item: _Batch | _Order) -> None:
         with self._closing:
             if self._closed:
                 raise LedgerUnavailableError("the ledger is closed; send again")
             try:
-                self._queue.put_nowait(_Batch(submissions, done))
+                self._queue.put_nowait(item)
             except queue.Full:
                 raise LedgerUnavailableError(
                     f"{QUEUE_BATCHES_MAX} batches wait already; send again"
                 ) from None
-        return done
 
     def close(self) -> None:
         """Records what is queued, then stops the writer. Idempotent."""
@@ -112,12 +175,18 @@ class Ledger:
         self._thread.join(CLOSE_SECONDS_MAX)
 
     def _load(self, connection: Connection) -> None:
+        """What is stored, as the place to go on from."""
         query = select(entries.c.position, entries.c.hash).order_by(entries.c.position.desc())
         last = connection.execute(query.limit(1)).one_or_none()
-        if last is None:
-            self._head = Head(0, genesis_hash(self._store.ledger_id))
-        else:
-            self._head = Head(last.position, EntryHash(last.hash))
+        head = Head(0, genesis_hash(self._store.ledger_id))
+        if last is not None:
+            head = Head(last.position, EntryHash(bytes(last.hash)))
+        sequence = refused_events.c.sequence
+        refused = select(sequence, refused_events.c.hash).order_by(sequence.desc())
+        last = connection.execute(refused.limit(1)).one_or_none()
+        if last is not None:
+            head = replace(head, refused_count=last.sequence, refused_hash=bytes(last.hash))
+        self._head = head
         stored = connection.execute(select(price_versions.c.price_id)).scalars()
         self._stored_prices = frozenset(PriceId(price_id) for price_id in stored)
 
@@ -125,29 +194,91 @@ class Ledger:
         try:
             open_ = True
             while open_:
-                group, open_ = self._next_group()
+                group, order, open_ = self._next_group()
                 if group:
                     self._record_group(connection, group)
+                if order is not None:
+                    self._carry_out(connection, order)
+                elif not group:
+                    self._checkpoint_when_behind(connection)
+            self._checkpoint_when_behind(connection)
         finally:
             connection.close()
 
-    def _next_group(self) -> tuple[list[_Batch], bool]:
-        """Waits for a batch, then takes those that wait behind it; False when told to stop."""
+    def _next_group(self) -> tuple[list[_Batch], _Order | None, bool]:
+        """Waits for a batch, then takes those that wait behind it, up to an order; False when told
+        to stop. Nothing at all: a checkpoint is due.
+        """
         group: list[_Batch] = []
         event_count = 0
-        item = self._queue.get()
+        try:
+            item = self._queue.get(timeout=self._patience())
+        except queue.Empty:
+            return group, None, True
         while True:
             if item is None:
-                return group, False
+                return group, None, False
             if item.done.set_running_or_notify_cancel():
+                if isinstance(item, _Order):
+                    return group, item, True
                 group.append(item)
                 event_count += len(item.submissions)
             if event_count >= GROUP_EVENTS_MAX:
-                return group, True
+                return group, None, True
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
-                return group, True
+                return group, None, True
+
+    def _patience(self) -> float | None:
+        """How long to wait for a batch: while no checkpoint covers the end, not for ever."""
+        if self._signer is None or not self._signer.behind(self._head):
+            return None
+        return self._signer.rule.seconds
+
+    def _carry_out(self, connection: Connection, order: _Order) -> None:
+        try:
+            result = order.call(connection)
+        except Exception as error:
+            order.done.set_exception(self._refusal(connection, error))
+            return
+        order.done.set_result(result)
+
+    def _checkpoint_when_behind(self, connection: Connection) -> None:
+        if self._signer is None or not self._signer.behind(self._head):
+            return
+        try:
+            self._newest_checkpoint(connection)
+        except Exception as error:
+            self._refusal(connection, error)
+            self._listener.failed(0)
+
+    def _newest_checkpoint(self, connection: Connection) -> Checkpoint:
+        assert self._signer is not None, "who asks for one knows that there is a signer"
+        with self._transaction(connection):
+            made = self._signer.last
+            if made is None or self._signer.behind(self._head):
+                made = self._signer.sign(connection, self._head, self._clock_ns())
+        self._signer.committed(made)
+        return made
+
+    def _succeed_key(self, connection: Connection) -> LedgerKey:
+        assert self._signer is not None, "who asks for one knows that there is a signer"
+        with self._transaction(connection):
+            successor = self._signer.name_successor(connection, self._clock_ns())
+        self._signer.succeed(successor)
+        return self._signer.keys[-1]
+
+    @contextmanager
+    def _transaction(self, connection: Connection) -> Iterator[None]:
+        with connection.begin():
+            if self._doubtful:
+                # Here, under the writer's lock: between two sessions another may have written.
+                self._load(connection)
+                if self._signer is not None:
+                    self._signer.prepare(connection, self._clock_ns())
+            yield
+        self._doubtful = False
 
     def _record_group(self, connection: Connection, group: Sequence[_Batch]) -> None:
         submissions = [submission for batch in group for submission in batch.submissions]
@@ -164,33 +295,50 @@ class Ledger:
         self._listener.committed(outcomes, len(group), self._head)
 
     def _commit(self, connection: Connection, submissions: Sequence[Submission]) -> list[Outcome]:
-        with connection.begin():
+        signed: Checkpoint | None = None
+        with self._transaction(connection):
+            now_ns = self._clock_ns()
             transaction = Transaction(
-                connection, self._head, self._book, self._stored_prices, self._clock_ns()
+                connection, self._head, self._book, self._stored_prices, now_ns
             )
             outcomes = transaction.append(submissions)
+            if self._signer is not None and self._signer.due(transaction.head, now_ns):
+                signed = self._signer.sign(connection, transaction.head, now_ns)
         self._head = transaction.head
         self._stored_prices |= transaction.new_prices.keys()
+        if self._signer is not None and signed is not None:
+            self._signer.committed(signed)
         return outcomes
 
     def _fail(self, connection: Connection, group: Sequence[_Batch], error: Exception) -> None:
         log.error("the ledger did not take %d batches", len(group), exc_info=error)
+        refusal = self._refusal(connection, error)
+        self._listener.failed(len(group))
+        for batch in group:
+            batch.done.set_exception(refusal)
+
+    def _refusal(self, connection: Connection, error: Exception) -> Exception:
+        """What to answer; afterwards the next transaction starts from what is stored."""
+        # A commit that reported a failure may still have reached the disk: ask the disk.
+        self._doubtful = True
         try:
-            # A commit that reported a failure may still have reached the disk: ask the disk.
             connection.rollback()
             self._store.read(self._load)
         except Exception as again:
             log.error("the ledger cannot be read either", exc_info=again)
-        self._listener.failed(len(group))
-        refusal: Exception
         if isinstance(error, DBAPIError):
-            refusal = ledger_error(error, self._store.path)
-            if not isinstance(refusal, LedgerUnavailableError):
-                refusal = LedgerUnavailableError(str(refusal))
+            refusal: Exception = self._store.error(error)
+        elif isinstance(error, BillingError):
+            refusal = error
         else:
-            refusal = LedgerUnavailableError("the ledger could not record the events; send again")
-        for batch in group:
-            batch.done.set_exception(refusal)
+            log.error("the ledger's writer failed", exc_info=error)
+            refusal = LedgerUnavailableError("the ledger could not do it; send again")
+        return refusal if _may_be_told(refusal) else LedgerUnavailableError(str(refusal))
+
+
+def _may_be_told(refusal: Exception) -> bool:
+    """Whether it says something of the call, and not of how the database stands."""
+    return not isinstance(refusal, _OF_THE_DATABASE)
 
 
 def _check_book(connection: Connection, book: PriceBook) -> None:

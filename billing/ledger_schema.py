@@ -1,23 +1,22 @@
-"""Tables of the ledger, for SQLite now and PostgreSQL later.
+"""Tables of the ledger, one text for SQLite and PostgreSQL.
 
     ledger_meta      format version and ledger id
     price_versions   every price book version that rated an event, by content hash
-    entries          one per usage event, hash-chained
+    entries          one per usage event or correction, hash-chained
     postings         double entry: sum to zero per entry and currency
-    refused_events   events that have no entry, as received
+    refused_events   events that have no entry, as received, in a hash chain of their own
+    ledger_keys      public keys that sign checkpoints, each signed by the one before
+    checkpoints      signed statements of how far the chains were at a time
 
-Invariant: rows are only ever added; triggers refuse UPDATE and DELETE. The columns of `entries`
-beside `event` repeat it for queries, and `verify` compares them with it. Described in
-docs/formats/ledger.md. Names and meanings are frozen under FORMAT_VERSION.
+Invariant: rows are only ever added; triggers (`ledger_guards`) refuse every change. The columns of
+`entries` beside `event` repeat it for queries, and `verify` compares them with it. Described in
+docs/formats/ledger.md. Names and meanings are frozen under FORMAT_VERSION; what makes these tables
+is `migrations/`, and a test holds the two to each other.
 """
 
-from typing import Any
-
 from sqlalchemy import (
-    DDL,
     BigInteger,
     Column,
-    ColumnElement,
     ForeignKey,
     Index,
     LargeBinary,
@@ -25,32 +24,30 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    case,
-    event,
-    func,
 )
 from sqlalchemy.types import Integer
 
 __all__ = [
     "FORMAT_VERSION",
-    "cache_write_tokens",
-    "cache_write_ttl_class",
+    "KEPT_TABLES",
+    "Int64",
+    "checkpoints",
     "entries",
+    "ledger_keys",
     "ledger_meta",
     "metadata",
     "postings",
     "price_versions",
     "refused_events",
-    "trigger_names",
 ]
 
-FORMAT_VERSION = 1
-"""Frozen meaning: a file with a higher number is refused."""
+FORMAT_VERSION = 2
+"""Frozen meaning: a ledger with a higher number is refused."""
 
 metadata = MetaData()
 
 # SQLite counts rows in "INTEGER" only; PostgreSQL needs 64 bits.
-_Int64 = BigInteger().with_variant(Integer(), "sqlite")
+Int64 = BigInteger().with_variant(Integer(), "sqlite")
 
 ledger_meta = Table(
     "ledger_meta",
@@ -72,35 +69,58 @@ price_versions = Table(
 entries = Table(
     "entries",
     metadata,
-    Column("position", _Int64, primary_key=True, autoincrement=False),
+    Column("position", Int64, primary_key=True, autoincrement=False),
     Column("request_id", Text, nullable=False),
     Column("tenant_id", Text, nullable=False),
     Column("model", Text, nullable=False),
-    Column("end_time_ns", _Int64, nullable=False),
-    Column("hit_gpu", _Int64, nullable=False),
-    Column("hit_host", _Int64, nullable=False),
-    Column("hit_ssd", _Int64, nullable=False),
-    Column("hit_shared", _Int64, nullable=False),
-    Column("miss", _Int64, nullable=False),
-    Column("output", _Int64, nullable=False),
+    Column("end_time_ns", Int64, nullable=False),
+    Column("hit_gpu", Int64, nullable=False),
+    Column("hit_host", Int64, nullable=False),
+    Column("hit_ssd", Int64, nullable=False),
+    Column("hit_shared", Int64, nullable=False),
+    Column("miss", Int64, nullable=False),
+    Column("output", Int64, nullable=False),
     Column("event", Text, nullable=False),
     Column("price_id", Text, ForeignKey("price_versions.price_id")),
-    Column("recorded_time_ns", _Int64, nullable=False),
+    Column("recorded_time_ns", Int64, nullable=False),
     Column("hash", LargeBinary(32), nullable=False),
+    Column("kind", Text, nullable=False, server_default="usage"),
+    Column("cache_write", Int64, nullable=False, server_default="0"),
+    Column("cache_write_ttl_class", Text, nullable=False, server_default=""),
+    Column("project_id", Text),
+    Column("key_id", Text),
+    Column("client_request_id", Text),
+    Column("corrects", Int64),
     UniqueConstraint("request_id", name="entries_once_per_request"),
     Index("entries_by_tenant", "tenant_id", "end_time_ns"),
     Index("entries_by_time", "end_time_ns"),
     sqlite_strict=True,
 )
 
+_by_client = entries.c.client_request_id.is_not(None)
+Index(
+    "entries_by_client_request",
+    entries.c.client_request_id,
+    sqlite_where=_by_client,
+    postgresql_where=_by_client,
+)
+
+_corrections = entries.c.kind != "usage"
+Index(
+    "entries_of_corrections",
+    entries.c.corrects,
+    sqlite_where=_corrections,
+    postgresql_where=_corrections,
+)
+
 postings = Table(
     "postings",
     metadata,
-    Column("position", _Int64, ForeignKey("entries.position"), primary_key=True),
-    Column("line", _Int64, primary_key=True),
+    Column("position", Int64, ForeignKey("entries.position"), primary_key=True),
+    Column("line", Int64, primary_key=True),
     Column("account", Text, nullable=False),
     Column("token_class", Text, nullable=False),
-    Column("quantity_tokens", _Int64, nullable=False),
+    Column("quantity_tokens", Int64, nullable=False),
     Column("amount", Text, nullable=False),
     Column("currency", Text, nullable=False),
     sqlite_strict=True,
@@ -113,43 +133,38 @@ refused_events = Table(
     Column("content_hash", LargeBinary(32), primary_key=True),
     Column("request_id", Text, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("received_time_ns", _Int64, nullable=False),
+    Column("received_time_ns", Int64, nullable=False),
     Column("wire", LargeBinary, nullable=False),
+    Column("sequence", Int64),
+    Column("hash", LargeBinary(32)),
+    Index("refused_events_in_order", "sequence", unique=True),
     sqlite_strict=True,
 )
 
+ledger_keys = Table(
+    "ledger_keys",
+    metadata,
+    Column("number", Int64, primary_key=True, autoincrement=False),
+    Column("key_id", Text, nullable=False, unique=True),
+    Column("public_key", LargeBinary(32), nullable=False),
+    Column("time_ns", Int64, nullable=False),
+    Column("signature", LargeBinary(64), nullable=False),
+    sqlite_strict=True,
+)
 
-def _of_cache_write(field: str) -> ColumnElement[Any]:
-    """A field of the event that few have, and that has no column: read from its text, which begins
-    with it then. NULL where there is none. SQLite's function; PostgreSQL has `->>` for it."""
-    begins = func.substr(entries.c.event, 1, len(_CACHE_WRITE)) == _CACHE_WRITE
-    return case((begins, func.json_extract(entries.c.event, f"$.{field}")))
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("number", Int64, primary_key=True, autoincrement=False),
+    Column("position", Int64, nullable=False),
+    Column("entry_hash", LargeBinary(32), nullable=False),
+    Column("refused_count", Int64, nullable=False),
+    Column("refused_hash", LargeBinary(32), nullable=False),
+    Column("time_ns", Int64, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("signature", LargeBinary(64), nullable=False),
+    sqlite_strict=True,
+)
 
-
-_CACHE_WRITE = '{"cache_write"'
-
-cache_write_tokens = func.coalesce(_of_cache_write("cache_write"), 0)
-"""Of an entry."""
-
-cache_write_ttl_class = func.coalesce(_of_cache_write("cache_write_ttl_class"), "")
-"""Their TTL class; "" without an end, or without such tokens."""
-
-_KEPT = (ledger_meta, price_versions, entries, postings, refused_events)
-_VERBS = ("update", "delete")
-
-
-def trigger_names() -> frozenset[str]:
-    """Names of the triggers that keep the ledger append-only."""
-    return frozenset(f"{table.name}_no_{verb}" for table in _KEPT for verb in _VERBS)
-
-
-for _table in _KEPT:
-    for _verb in _VERBS:
-        event.listen(
-            _table,
-            "after_create",
-            DDL(  # type: ignore[no-untyped-call]
-                f"CREATE TRIGGER {_table.name}_no_{_verb} BEFORE {_verb.upper()} ON {_table.name}"
-                " BEGIN SELECT RAISE(ABORT, 'the ledger only grows'); END"
-            ).execute_if(dialect="sqlite"),
-        )
+KEPT_TABLES = tuple(table.name for table in metadata.sorted_tables)
+"""All of them: rows are only ever added."""

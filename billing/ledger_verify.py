@@ -3,31 +3,40 @@
 For each entry, from its stored event and price version alone: the position follows, the columns
 repeat the event, rating gives exactly the stored postings, these sum to zero, and the hash
 continues the chain. Beside the chain: the append-only triggers are there, kept refusals match their
-hash, and no entry is missing at the end that was committed before the walk. Changes nothing; runs
-on a reader's thread over one snapshot.
+hash and are in their chain, checkpoints and keys are signed and say what the chains say, and
+nothing is missing at the end that was committed before the walk or that a checkpoint covers.
+Changes nothing; runs on a reader's thread over one snapshot.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Column, Connection, RowMapping, Table, func, select, text
+from sqlalchemy import Column, Connection, RowMapping, Table, func, select
 from sqlalchemy.exc import DBAPIError
 
+from billing.checkpoint_check import CheckpointWalk, Trust, key_problem
 from billing.entry import Entry, genesis_hash
+from billing.ledger_guards import missing_guards
 from billing.ledger_schema import (
+    FORMAT_VERSION,
+    KEPT_TABLES,
+    checkpoints,
     entries,
+    ledger_keys,
     ledger_meta,
     postings,
     price_versions,
     refused_events,
-    trigger_names,
 )
-from billing.meter import Head, entry_row, posting_rows, refusal_hash
+from billing.ledger_signer import checkpoint_of, stored_keys
+from billing.meter import Head, entry_row, posting_rows
 from billing.money import EXACT, ZERO
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Posting, rate
+from billing.refusals import RefusedLink, refusal_hash
 from billing.usage import event_from_text, refusal_of
 from kvtier.serving import ShuttingDownError
 
@@ -44,6 +53,7 @@ class Verification:
     posting_count: int
     unrated_count: int
     refused_count: int
+    checkpoint_count: int
     head: Head
     broken_position: int
     """First entry that does not hold; 0 when all do."""
@@ -60,20 +70,25 @@ class _BrokenError(Exception):
 
 
 def verify_ledger(
-    connection: Connection, committed: Head, stopping: Callable[[], bool] = lambda: False
+    connection: Connection,
+    committed: Head,
+    stopping: Callable[[], bool] = lambda: False,
+    trust: Trust | None = None,
 ) -> Verification:
     """Walks the snapshot of `connection`. REQUIRES: `committed` was read before it began.
+    `trust`: what was noted elsewhere, to hold it against.
 
     Raises ShuttingDownError soon after `stopping` says so: a walk may take minutes.
     """
-    walk = _Walk(connection, _ROWS_AT_ONCE, stopping)
+    trust = trust or Trust()
+    walk = _Walk(connection, _ROWS_AT_ONCE, stopping, trust)
     position, problem = 0, ""
     try:
         try:
             walk.run(committed)
         except DBAPIError:
             # A row that cannot be read takes the rows fetched with it along: go one by one.
-            walk = _Walk(connection, 1, stopping)
+            walk = _Walk(connection, 1, stopping, trust)
             walk.run(committed)
     except _BrokenError as broken:
         position, problem = broken.position, str(broken)
@@ -84,6 +99,7 @@ def verify_ledger(
         posting_count=_count(connection, postings),
         unrated_count=walk.unrated_count,
         refused_count=_count(connection, refused_events),
+        checkpoint_count=walk.checkpoint_count,
         head=walk.head,
         broken_position=position,
         problem=problem,
@@ -94,18 +110,31 @@ class _Walk:
     """One pass over the ledger. `head` is the last entry that holds."""
 
     def __init__(
-        self, connection: Connection, rows_at_once: int, stopping: Callable[[], bool]
+        self,
+        connection: Connection,
+        rows_at_once: int,
+        stopping: Callable[[], bool],
+        trust: Trust,
     ) -> None:
         self._connection = connection
         self._stopping = stopping
         self._rows_at_once = rows_at_once
-        meta = {row.key: row.value for row in connection.execute(select(ledger_meta))}
-        self.head = Head(0, genesis_hash(meta.get("ledger_id", "")))
+        self._meta = {row.key: row.value for row in connection.execute(select(ledger_meta))}
+        self.head = Head(0, genesis_hash(self._meta.get("ledger_id", "")))
         self.unrated_count = 0
+        self.checkpoint_count = 0
+        self._trust = trust
+        self._signed: CheckpointWalk | None = None
+        self._signed_problem = ""
         self._versions: dict[PriceId, PriceVersion | None] = {}
 
     def run(self, committed: Head) -> None:
+        with ExitStack() as self._results:
+            self._run(committed)
+
+    def _run(self, committed: Head) -> None:
         self._load_versions()
+        self._load_signed()
         lines = _Postings(self._rows(postings, postings.c.position, postings.c.line))
         for row in self._rows(entries, entries.c.position):
             if self._stopping():
@@ -113,14 +142,17 @@ class _Walk:
             self._check(row, lines.of(row["position"], self.head.position + 1))
             if self.head.position == committed.position and self.head.hash != committed.hash:
                 raise _BrokenError(self.head.position, "is not the entry that was committed there")
+            self._hold_against_checkpoints()
         if self.head.position < committed.position:
             raise _BrokenError(
                 self.head.position + 1, "is missing: entries were cut off the ledger's end"
             )
         lines.finish(self.head.position + 1)
+        self._finish_signed()
         self._check_versions()
-        self._check_triggers()
-        self._check_refusals()
+        self._check_meta()
+        self._check_guards()
+        self._check_refusals(committed)
 
     def _load_versions(self) -> None:
         for row in self._connection.execute(select(price_versions)):
@@ -130,6 +162,36 @@ class _Walk:
                 version = None
             holds = version is not None and (version.id, version.name) == (row.price_id, row.name)
             self._versions[PriceId(row.price_id)] = version if holds else None
+
+    def _load_signed(self) -> None:
+        """Keys and checkpoints; what is wrong with them is told when the entries are walked."""
+        ledger_id = self._meta.get("ledger_id", "")
+        keys = stored_keys(self._connection)
+        key_ids = self._connection.execute(
+            select(ledger_keys.c.key_id).order_by(ledger_keys.c.number)
+        ).scalars()
+        stored = [
+            checkpoint_of(dict(row), ledger_id)
+            for row in self._connection.execute(
+                select(checkpoints).order_by(checkpoints.c.number)
+            ).mappings()
+        ]
+        self.checkpoint_count = len(stored)
+        signed = CheckpointWalk(stored, keys, self._trust, ledger_id)
+        self._signed_problem = (
+            key_problem(keys, list(key_ids), ledger_id, self._trust) or signed.problem()
+        )
+        self._signed = None if self._signed_problem else signed
+
+    def _hold_against_checkpoints(self) -> None:
+        if self._signed is not None and (problem := self._signed.passed(self.head)):
+            raise _BrokenError(self._signed.good_position + 1, problem)
+
+    def _finish_signed(self) -> None:
+        if self._signed_problem:
+            raise _BrokenError(0, self._signed_problem)
+        if problem := self._signed.entries_cut(self.head) if self._signed else "":
+            raise _BrokenError(self.head.position + 1, problem)
 
     def _check(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
         position = self.head.position + 1
@@ -152,7 +214,7 @@ class _Walk:
                 what = "hash does not continue the chain" if column == "hash" else "differs"
                 raise _BrokenError(position, f"its {column} {what}: the entry was changed")
         self.unrated_count += version is None
-        self.head = Head(position, entry_hash)
+        self.head = replace(self.head, position=position, hash=entry_hash)
 
     def _version(self, position: int, price_id: str | None, time_ns: int) -> PriceVersion | None:
         if price_id is None:
@@ -169,25 +231,43 @@ class _Walk:
             if version is None:
                 raise _BrokenError(0, f"the stored price version {price_id[:16]} was changed")
 
-    def _check_triggers(self) -> None:
-        if self._connection.dialect.name != "sqlite":
-            return
-        found = self._connection.execute(
-            text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-        ).scalars()
-        missing = sorted(trigger_names() - set(found))
+    def _check_meta(self) -> None:
+        version = self._meta.get("format_version", "")
+        if version != str(FORMAT_VERSION):
+            raise _BrokenError(0, f'the format version was changed to "{version}"')
+
+    def _check_guards(self) -> None:
+        missing = missing_guards(self._connection, KEPT_TABLES)
         if missing:
             raise _BrokenError(0, f"triggers that keep the ledger append-only are gone: {missing}")
 
-    def _check_refusals(self) -> None:
-        for row in self._rows(refused_events, refused_events.c.content_hash):
+    def _check_refusals(self, committed: Head) -> None:
+        for row in self._rows(refused_events, refused_events.c.sequence):
+            name, sequence = row["request_id"], self.head.refused_count + 1
             if refusal_hash(row["reason"], row["wire"]) != row["content_hash"]:
-                raise _BrokenError(0, f"the refused event {row['request_id']} was changed")
+                raise _BrokenError(0, f"the refused event {name} was changed")
+            if row["sequence"] != sequence:
+                raise _BrokenError(0, f"refused event {sequence} is missing")
+            link = RefusedLink(
+                sequence, bytes(row["content_hash"]), name, row["reason"], row["received_time_ns"]
+            )
+            chain = link.hash_after(self.head.refused_hash)
+            if row["hash"] != chain:
+                raise _BrokenError(0, f"refused event {sequence}, {name}, was changed")
+            self.head = replace(self.head, refused_count=sequence, refused_hash=chain)
+            if problem := self._signed.refused_passed(self.head) if self._signed else "":
+                raise _BrokenError(0, problem)
+        if self.head.refused_count < committed.refused_count:
+            raise _BrokenError(0, "refused events were cut off the end")
+        if problem := self._signed.others_cut(self.head) if self._signed else "":
+            raise _BrokenError(0, problem)
 
     def _rows(self, table: Table, *order: Column[Any]) -> Iterator[RowMapping]:
         query = select(table).order_by(*order)
         connection = self._connection.execution_options(yield_per=self._rows_at_once)
-        yield from connection.execute(query).mappings()
+        result = connection.execute(query)
+        self._results.callback(result.close)
+        yield from result.mappings()
 
 
 class _Postings:

@@ -9,20 +9,28 @@ Duplicates are recognised before anything is judged, so that an event once accep
 rejected later. Runs in the writer's transaction, on its thread.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection
 
 from billing.entry import Entry, EntryHash
+from billing.ledger_rows import insert_rows, kept_refusals, known_requests
 from billing.ledger_schema import entries, postings, price_versions, refused_events
 from billing.money import to_text
 from billing.price_book import PriceBook, PriceId, PriceVersion
 from billing.rating import Posting, rate
-from billing.usage import Refusal, UsageEvent, event_text, refusal_of
+from billing.refusals import REFUSED_GENESIS, RefusedLink, refusal_hash, storable
+from billing.usage import (
+    Refusal,
+    UsageEvent,
+    event_text,
+    lookup_name,
+    refusal_of,
+    text_without_names,
+)
 
 __all__ = [
     "Head",
@@ -32,11 +40,7 @@ __all__ = [
     "Transaction",
     "entry_row",
     "posting_rows",
-    "refusal_hash",
 ]
-
-_LOOKUP_MAX = 900
-"""Names in one query: below the oldest limit of SQLite on parameters."""
 
 
 class RecordStatus(Enum):
@@ -70,10 +74,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The end of the chain."""
+    """The ends of the ledger's two chains."""
 
     position: int
     hash: EntryHash
+    refused_count: int = 0
+    refused_hash: bytes = REFUSED_GENESIS
 
 
 class Transaction:
@@ -100,25 +106,19 @@ class Transaction:
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Outcomes in the order of `submissions`; nothing is durable before the commit."""
-        self._look_up(submission.event.request_id for submission in submissions)
+        names = list(dict.fromkeys(submission.event.request_id for submission in submissions))
+        for request_id, position, text in known_requests(self._connection, names):
+            self._known[request_id] = (position, text)
         outcomes = [self._judge(submission) for submission in submissions]
         self._insert()
         return outcomes
-
-    def _look_up(self, request_ids: Iterable[str]) -> None:
-        names = list(dict.fromkeys(request_ids))
-        for start in range(0, len(names), _LOOKUP_MAX):
-            query = select(entries.c.request_id, entries.c.position, entries.c.event).where(
-                entries.c.request_id.in_(names[start : start + _LOOKUP_MAX])
-            )
-            for request_id, position, text in self._connection.execute(query):
-                self._known[request_id] = (position, text)
 
     def _judge(self, submission: Submission) -> Outcome:
         event = submission.event
         text = event_text(event)
         known = self._known.get(event.request_id)
-        if known is not None and known[1] == text:
+        if known is not None and known[1] in (text, text_without_names(event)):
+            # An event that was sent before and after an upgrade says more the second time.
             return Outcome(event.request_id, RecordStatus.DUPLICATE, position=known[0])
         refusal = refusal_of(event, self._now_ns)
         if refusal is not None:
@@ -141,7 +141,9 @@ class Transaction:
             price_id=version.id if version is not None else None,
             postings=rate(event, version),
         )
-        self.head = Head(entry.position, entry.hash_after(self.head.hash))
+        self.head = replace(
+            self.head, position=entry.position, hash=entry.hash_after(self.head.hash)
+        )
         self._entries.append(entry_row(entry, event, self.head.hash))
         self._postings += posting_rows(entry.position, entry.postings)
         self._known[event.request_id] = (entry.position, text)
@@ -156,7 +158,7 @@ class Transaction:
         content_hash = refusal_hash(refusal.value, submission.wire)
         self._refused[content_hash] = {
             "content_hash": content_hash,
-            "request_id": submission.event.request_id,
+            "request_id": storable(submission.event.request_id),
             "reason": refusal.value,
             "received_time_ns": self._now_ns,
             "wire": submission.wire,
@@ -167,14 +169,9 @@ class Transaction:
             {"price_id": version.id, "name": version.name, "text": version.text}
             for version in self.new_prices.values()
         ]
-        hashes = list(self._refused)
-        for start in range(0, len(hashes), _LOOKUP_MAX):
-            some = hashes[start : start + _LOOKUP_MAX]
-            query = select(refused_events.c.content_hash).where(
-                refused_events.c.content_hash.in_(some)
-            )
-            for (kept,) in self._connection.execute(query):
-                del self._refused[kept]
+        for kept in kept_refusals(self._connection, list(self._refused)):
+            del self._refused[kept]
+        self._chain_refused()
         for table, rows in (
             (price_versions, versions),
             (entries, self._entries),
@@ -182,16 +179,18 @@ class Transaction:
             (refused_events, list(self._refused.values())),
         ):
             if rows:
-                _insert(self._connection, table, rows)
+                insert_rows(self._connection, table, rows)
 
-
-def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Adds rows that have every column. Past SQLAlchemy's handling of each parameter of each row,
-    which is a third of a transaction's time; all values are of the driver's own types."""
-    statement = table.insert().compile(connection)
-    names = statement.positiontup
-    values: Any = [tuple(row[name] for name in names) for row in rows] if names else list(rows)
-    connection.exec_driver_sql(str(statement), values)
+    def _chain_refused(self) -> None:
+        sequence, chain = self.head.refused_count, self.head.refused_hash
+        for content_hash, row in self._refused.items():
+            sequence += 1
+            link = RefusedLink(
+                sequence, content_hash, row["request_id"], row["reason"], row["received_time_ns"]
+            )
+            chain = link.hash_after(chain)
+            row |= {"sequence": sequence, "hash": chain}
+        self.head = replace(self.head, refused_count=sequence, refused_hash=chain)
 
 
 def entry_row(entry: Entry, event: UsageEvent, entry_hash: EntryHash) -> dict[str, Any]:
@@ -212,6 +211,13 @@ def entry_row(entry: Entry, event: UsageEvent, entry_hash: EntryHash) -> dict[st
         "price_id": entry.price_id,
         "recorded_time_ns": entry.recorded_time_ns,
         "hash": entry_hash,
+        "kind": "usage",
+        "cache_write": event.tokens.cache_write,
+        "cache_write_ttl_class": event.tokens.cache_write_ttl_class,
+        "project_id": event.project_id,
+        "key_id": event.key_id,
+        "client_request_id": lookup_name(event.client_request_id),
+        "corrects": None,
     }
 
 
@@ -229,8 +235,3 @@ def posting_rows(position: int, lines: Sequence[Posting]) -> list[dict[str, Any]
         }
         for line, posting in enumerate(lines, 1)
     ]
-
-
-def refusal_hash(reason: str, wire: bytes) -> bytes:
-    """Names a refused event, so that sending it again keeps it once."""
-    return hashlib.sha256(f"{reason}\n".encode() + wire).digest()

@@ -20,7 +20,10 @@ from billing.usage_sums import UsageSum, usage_sums
 
 __all__ = ["DIMENSIONS", "UsageQuery", "UsageRow", "usage_rows"]
 
-DIMENSIONS = ("tenant", "model", "day", "hour")
+DIMENSIONS = ("tenant", "project", "key", "model", "day", "hour")
+UNKNOWN = "*unknown"
+"""A project or key that the worker did not tell; no project may have a name with "*"."""
+
 ROWS_MAX = 20_000
 """Of a report: about 4 MiB on the wire."""
 
@@ -33,6 +36,8 @@ class UsageQuery:
 
     tenant_id: str = ""
     """Empty: all tenants."""
+    project_id: str = ""
+    """Empty: all projects."""
     period: Period = field(default_factory=Period)
     group_by: tuple[str, ...] = ()
 
@@ -79,13 +84,15 @@ def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     """Rows ordered by group, then currency. Raises TooManyRowsError over ROWS_MAX."""
     columns = {
         "tenant": entries.c.tenant_id,
+        "project": entries.c.project_id,
+        "key": entries.c.key_id,
         "model": entries.c.model,
         "day": entries.c.end_time_ns // DAY_NS,
         "hour": entries.c.end_time_ns // HOUR_NS,
     }
     chosen = [columns[name].label(name) for name in query.group_by]
     rows: dict[tuple[tuple[str, ...], str], UsageRow] = {}
-    for found in usage_sums(connection, query.period, query.tenant_id, chosen):
+    for found in usage_sums(connection, query.period, query.tenant_id, chosen, query.project_id):
         group = tuple(map(_label, query.group_by, found.group))
         currency = found.version.currency if found.version is not None else ""
         _add(rows.setdefault((group, currency), UsageRow(group, currency)), found)
@@ -113,4 +120,4 @@ def _label(dimension: str, value: Any) -> str:
         return f"{datetime.fromtimestamp(value * 86_400, UTC):%Y-%m-%d}"
     if dimension == "hour":
         return f"{datetime.fromtimestamp(value * 3_600, UTC):%Y-%m-%dT%H:00Z}"
-    return str(value)
+    return UNKNOWN if value is None else str(value)

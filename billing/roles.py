@@ -13,12 +13,18 @@ __all__ = ["RULES"]
 _FIGURES = Rule(frozenset({Role.TENANT, Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
 """A tenant asks for its own alone: `own_tenant_only`."""
 
+_PROOF = Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
+
 RULES: Mapping[str, Rule] = rules(
     "kvtier.v1.UsageService",
     RecordUsage=Rule(frozenset({Role.ENGINE})),
     RateUsage=Rule(EVERY_ROLE),
     GetUsage=_FIGURES,
     GetInvoice=_FIGURES,
-    VerifyLedger=Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR})),
+    FindUsageEvents=_FIGURES,
+    VerifyLedger=_PROOF,
+    GetCheckpoint=_PROOF,
+    GetLedgerKeys=Rule(EVERY_ROLE),
+    RotateLedgerKey=Rule(frozenset({Role.OPERATOR})),
     GetPriceBook=Rule(EVERY_ROLE),
 )

@@ -1,10 +1,10 @@
 """Composition root: the only place that builds the till's parts, in this order, and takes them down
 in the reverse one.
 
-    price book -> ledger file (lock) -> ledger writer -> executors -> gRPC
+    price book -> ledger (lock) -> ledger writer -> executors -> gRPC
 
 Draining: say NOT_SERVING, give running calls `drain_seconds`, record what is queued, close the
-file. Nothing is lost when it is cut short: workers keep what was not answered and send it again.
+ledger. Nothing is lost when it is cut short: workers keep what was not answered and send it again.
 Main thread and its event loop.
 """
 
@@ -18,6 +18,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from billing.ledger import Ledger
+from billing.ledger_key import KeyFile
+from billing.ledger_postgres import PostgresStore
+from billing.ledger_signer import CheckpointRule, LedgerSigner
+from billing.ledger_sqlite import SqliteStore
 from billing.ledger_store import LedgerStore
 from billing.metrics import BillingMetrics
 from billing.price_book import settled
@@ -62,7 +66,7 @@ async def start_billing(
 
     Raises AddressInUseError, TlsRequiredError, TlsFileError and of `billing.errors`:
     PriceBookError, TermsError, LedgerReadOnlyError, LedgerLockedError, LedgerTooNewError,
-    LedgerForeignError, LedgerUnavailableError.
+    LedgerForeignError, LedgerKeyError, LedgerUnavailableError.
     """
     async with AsyncExitStack() as parts:
         return await _build(settings, clock_ns, parts)
@@ -75,10 +79,10 @@ async def _build(
     metrics = BillingMetrics()
     book = load_price_book(settings.price_book)
     terms = load_terms(settings.terms)
-    store = LedgerStore(settings.data_directory)
+    store = _store(settings)
     parts.callback(store.close)
     book = settled(book, store.read(stored_texts))
-    ledger = Ledger(store, book, clock_ns, metrics)
+    ledger = Ledger(store, book, clock_ns, metrics, _signer(settings, store))
     parts.push_async_callback(asyncio.to_thread, ledger.close)
     metrics.opened(ledger.head)
     edge = UsageParts(
@@ -107,12 +111,28 @@ async def _build(
         "billing ready",
         extra={
             "listen": bound[0],
-            "ledger": str(store.path),
+            "ledger": store.place,
             "entry_count": ledger.head.position,
             "head_hash": ledger.head.hash.hex(),
+            "key_id": ledger.keys[-1].key_id,
         },
     )
     return RunningBilling(bound[0], parts.pop_all())
+
+
+def _store(settings: BillingSettings) -> LedgerStore:
+    url = settings.database_url.get_secret_value()
+    return PostgresStore(url) if url else SqliteStore(settings.data_directory)
+
+
+def _signer(settings: BillingSettings, store: LedgerStore) -> LedgerSigner:
+    said = settings.checkpoints
+    return LedgerSigner(
+        store.ledger_id,
+        KeyFile(settings.data_directory),
+        CheckpointRule(said.entries, said.seconds),
+        accept_new_key=said.accept_new_key,
+    )
 
 
 def _executor(parts: AsyncExitStack, name: str, threads: int) -> ThreadPoolExecutor:

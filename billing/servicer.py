@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from billing.errors import LedgerUnavailableError, TooManyEventsError
 from billing.invoice import invoice_of
 from billing.ledger import Ledger
+from billing.ledger_lookup import found_entries
 from billing.ledger_store import LedgerStore
 from billing.ledger_verify import verify_ledger
 from billing.metrics import BillingMetrics
@@ -39,6 +40,8 @@ from billing.wire import (
     verification_message,
     version_message,
 )
+from billing.wire_event import entry_message
+from billing.wire_proof import checkpoint_message, key_message, trust_of
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
 
 __all__ = ["EVENTS_MAX", "UsageParts", "UsageServicer"]
@@ -135,7 +138,12 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     async def GetUsage(
         self, request: usage_pb2.GetUsageRequest, context: Context
     ) -> usage_pb2.GetUsageResponse:
-        query = UsageQuery(request.tenant_id, period_of(request), tuple(request.group_by))
+        query = UsageQuery(
+            tenant_id=request.tenant_id,
+            project_id=request.project_id,
+            period=period_of(request),
+            group_by=tuple(request.group_by),
+        )
 
         def report(connection: Connection) -> usage_pb2.GetUsageResponse:
             rows: Iterable[usage_pb2.UsageRow] = (
@@ -156,18 +164,50 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         )
         return usage_pb2.GetInvoiceResponse(invoice=invoice)
 
+    async def FindUsageEvents(
+        self, request: usage_pb2.FindUsageEventsRequest, context: Context
+    ) -> usage_pb2.FindUsageEventsResponse:
+        def look_up(connection: Connection) -> usage_pb2.FindUsageEventsResponse:
+            found = found_entries(connection, request.id, request.tenant_id, request.project_id)
+            return usage_pb2.FindUsageEventsResponse(entries=map(entry_message, found))
+
+        return await self._read(look_up)
+
     async def VerifyLedger(
         self, request: usage_pb2.VerifyLedgerRequest, context: Context
     ) -> usage_pb2.VerifyLedgerResponse:
+        trust = trust_of(request)
+
         def walk() -> usage_pb2.VerifyLedgerResponse:
             committed = self._parts.ledger.head
             found = self._parts.store.read(
-                lambda connection: verify_ledger(connection, committed, self._parts.stopping.is_set)
+                lambda connection: verify_ledger(
+                    connection, committed, self._parts.stopping.is_set, trust
+                )
             )
             return verification_message(found)
 
         with self._reading.one():
             return await self._off_loop(self._parts.verifier, walk)
+
+    async def GetCheckpoint(
+        self, request: usage_pb2.GetCheckpointRequest, context: Context
+    ) -> usage_pb2.GetCheckpointResponse:
+        made = await asyncio.wrap_future(self._parts.ledger.checkpoint())
+        keys = {key.key_id: key.public_key for key in self._parts.ledger.keys}
+        message = checkpoint_message(made, keys[made.key_id])
+        return usage_pb2.GetCheckpointResponse(checkpoint=message)
+
+    async def GetLedgerKeys(
+        self, request: usage_pb2.GetLedgerKeysRequest, context: Context
+    ) -> usage_pb2.GetLedgerKeysResponse:
+        return usage_pb2.GetLedgerKeysResponse(keys=map(key_message, self._parts.ledger.keys))
+
+    async def RotateLedgerKey(
+        self, request: usage_pb2.RotateLedgerKeyRequest, context: Context
+    ) -> usage_pb2.RotateLedgerKeyResponse:
+        key = await asyncio.wrap_future(self._parts.ledger.rotate_key())
+        return usage_pb2.RotateLedgerKeyResponse(key=key_message(key))
 
     async def GetPriceBook(
         self, request: usage_pb2.GetPriceBookRequest, context: Context

@@ -120,15 +120,69 @@ def invoice_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
+    """Null is what nobody said, or does not apply; "" and 0 are what was said."""
+    event, tokens = entry.event, entry.event.tokens
+
+    def said(name: str) -> str | None:
+        return getattr(event, name) if event.HasField(name) else None
+
+    return {
+        "position": entry.position,
+        "request_id": event.request_id,
+        "client_request_id": event.client_request_id,
+        "tenant": event.tenant_id,
+        "project": said("project_id"),
+        "user": said("user_id"),
+        "key": said("key_id"),
+        "session": said("session_id"),
+        "model": event.model,
+        "node": event.node,
+        "start_time": event.start_time.ToJsonString(),
+        "end_time": event.end_time.ToJsonString(),
+        "end_reason": usage_pb2.EndReason.Name(event.end_reason).removeprefix("END_REASON_"),
+        "ttft_seconds": event.ttft.ToNanoseconds() / 1e9 if event.HasField("ttft") else None,
+        "prompt_tokens": tokens.prompt_tokens,
+        "hit_tokens": tokens.hit_tokens,
+        "hit_tokens_by_tier": {
+            tier: getattr(tokens.hit_tokens_by_tier, tier)
+            for tier in ("gpu", "host", "ssd", "shared")
+        },
+        "miss_tokens": tokens.miss_tokens,
+        "output_tokens": tokens.completion_tokens,
+        "cache_write_tokens": tokens.cache_write_tokens,
+        "cache_write_ttl_class": tokens.cache_write_ttl_class,
+        "storage_token_seconds": _storage_data(event),
+        "leases": list(event.leases.ids) if event.HasField("leases") else None,
+        "amount": entry.amount,
+        "currency": entry.currency_code,
+        "price_book_version": entry.price_book_version,
+        "record_time": entry.record_time.ToJsonString(),
+        "hash": entry.hash.hex(),
+    }
+
+
+def _storage_data(event: usage_pb2.UsageEvent) -> dict[str, int | None] | None:
+    if not event.HasField("storage"):
+        return None
+    names = {tier: f"{tier}_token_seconds" for tier in ("gpu", "host", "ssd", "shared")}
+    kept = event.storage
+    return {
+        tier: getattr(kept, name) if kept.HasField(name) else None for tier, name in names.items()
+    }
+
+
 def verification_data(found: usage_pb2.VerifyLedgerResponse) -> dict[str, Any]:
+    """`first_broken`: null when all holds; 0 is a place beside the chain of entries."""
     return {
         "verified": found.verified,
-        "entry_count": found.entry_count,
-        "posting_count": found.posting_count,
-        "unrated_count": found.unrated_count,
-        "refused_count": found.refused_count,
+        "entries": found.entry_count,
+        "postings": found.posting_count,
+        "checkpoints": found.checkpoint_count,
+        "unrated": found.unrated_count,
+        "refused": found.refused_count,
         "head_hash": found.head_hash,
-        "first_broken_position": found.first_broken_position,
+        "first_broken": None if found.verified else found.first_broken_position,
         "problem": found.problem,
     }
 

@@ -4,10 +4,12 @@ from grpc import StatusCode
 
 from billing.errors import (
     BillingError,
+    EventUnknownError,
     InvalidGroupError,
     InvalidPeriodError,
     InvalidUsageError,
     LedgerForeignError,
+    LedgerKeyError,
     LedgerLockedError,
     LedgerReadOnlyError,
     LedgerTooNewError,
@@ -31,10 +33,12 @@ STATUS_TABLE: StatusTable = {
     LedgerTooNewError: StatusCode.FAILED_PRECONDITION,
     LedgerReadOnlyError: StatusCode.UNAVAILABLE,
     LedgerForeignError: StatusCode.FAILED_PRECONDITION,
+    LedgerKeyError: StatusCode.FAILED_PRECONDITION,
     TooManyEventsError: StatusCode.INVALID_ARGUMENT,
     InvalidPeriodError: StatusCode.INVALID_ARGUMENT,
     InvalidUsageError: StatusCode.INVALID_ARGUMENT,
     InvalidGroupError: StatusCode.INVALID_ARGUMENT,
     TooManyRowsError: StatusCode.INVALID_ARGUMENT,
+    EventUnknownError: StatusCode.NOT_FOUND,
     TenantUnknownError: StatusCode.NOT_FOUND,
 }

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from billing.statement import invoice_rows
 
-__all__ = ["show_book", "show_invoice", "show_report", "show_verification"]
+__all__ = ["show_book", "show_entry", "show_invoice", "show_report", "show_verification"]
 
 _HEADINGS = {
     "request_count": "requests",
@@ -32,6 +32,8 @@ _HEADINGS = {
 }
 _WORDS = {
     "tenant",
+    "project",
+    "key",
     "model",
     "day",
     "hour",
@@ -118,17 +120,41 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
         )
 
 
+def show_entry(console: Console, data: Mapping[str, Any]) -> None:
+    """Line by line; "-" is what nobody said, or does not apply."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in data.items():
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        for part, each in parts:
+            label = f"{name} {part}".strip().replace("_", " ")
+            table.add_row(label, escape(_entry_text(name, each)))
+    console.print(table)
+
+
+def _entry_text(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if isinstance(value, int) and "token" in name:
+        return f"{value:,}"
+    return str(value)
+
+
 def show_verification(console: Console, data: Mapping[str, Any]) -> None:
-    counts = f"{data['entry_count']:,} entries, {data['posting_count']:,} postings"
+    counts = f"{data['entries']:,} entries, {data['postings']:,} postings"
+    counts += f", {data['checkpoints']:,} checkpoints"
     if data["verified"]:
         console.print(f"The ledger holds: {counts}.", style="green", highlight=False)
     else:
-        where = data["first_broken_position"]
+        where = data["first_broken"]
         place = f"position {where:,}" if where else "outside the chain of entries"
         console.print(f"The ledger does NOT hold: {counts}.", style="bold red", highlight=False)
         console.print(f"First problem, {place}: {data['problem']}", highlight=False, markup=False)
     console.print(
-        f"unrated {data['unrated_count']:,}, refused and kept aside {data['refused_count']:,}",
+        f"unrated {data['unrated']:,}, refused and kept aside {data['refused']:,}",
         highlight=False,
     )
     console.print(f"head {data['head_hash']}", highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ event at the same time always gets the same answer. Frozen data, any thread.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NewType
@@ -14,12 +14,15 @@ __all__ = [
     "SCHEMA_VERSION",
     "EndReason",
     "Refusal",
+    "StorageUse",
     "TenantId",
     "TokenCounts",
     "UsageEvent",
     "event_from_text",
     "event_text",
+    "lookup_name",
     "refusal_of",
+    "text_without_names",
     "token_refusal",
 ]
 
@@ -31,6 +34,10 @@ SCHEMA_VERSION = 1
 TOKENS_MAX = 10**10
 """No request has more tokens; keeps sums over 900 million events inside 64 bits."""
 
+TOKEN_SECONDS_MAX = 10**17
+"""Ten billion tokens for four months."""
+
+LEASES_MAX = 1_000
 TEXT_CHARACTERS_MAX = 1024
 FUTURE_NS_MAX = 24 * 3600 * 10**9
 """How far a worker's clock may run ahead. A refusal is for good, so this is wide: a wrong time zone
@@ -67,6 +74,7 @@ class Refusal(Enum):
     FUTURE = "FUTURE"
     LOST_WITH_TOKENS = "LOST_WITH_TOKENS"
     CACHE_WRITE_SUM = "CACHE_WRITE_SUM"
+    TOO_MANY_LEASES = "TOO_MANY_LEASES"
     OTHER_CONTENT = "OTHER_CONTENT"
 
 
@@ -88,6 +96,16 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageUse:
+    """Tokens kept x seconds, by tier. None: not metered there; 0: metered, and nothing kept."""
+
+    gpu: int | None = None
+    host: int | None = None
+    ssd: int | None = None
+    shared: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UsageEvent:
     """As the worker sent it; `refusal_of` says whether it makes sense. Times: ns since 1970 UTC."""
 
@@ -104,6 +122,15 @@ class UsageEvent:
     client_request_id: str
     ttft_ns: int | None
     """None: there was no first token. Zero is a time."""
+    project_id: str | None = None
+    """This and the next three: None when the worker does not say, "" for nobody in particular."""
+    user_id: str | None = None
+    key_id: str | None = None
+    session_id: str | None = None
+    lease_ids: tuple[str, ...] | None = None
+    """None: the worker does not say; () is a request without any."""
+    storage: StorageUse | None = None
+    """None: nobody metered it."""
 
 
 def refusal_of(event: UsageEvent, now_ns: int) -> Refusal | None:
@@ -121,7 +148,8 @@ def _identity_refusal(event: UsageEvent) -> Refusal | None:
     if not event.model:
         return Refusal.MISSING_MODEL
     # Not the client's own name for the request: nobody may dodge the bill by sending a strange one.
-    for text in (event.request_id, event.tenant_id, event.model):
+    names = (event.request_id, event.tenant_id, event.model)
+    for text in (*names, event.project_id or "", event.key_id or ""):
         if len(text) > TEXT_CHARACTERS_MAX or not text.isprintable():
             return Refusal.INVALID_TEXT
     if event.end_reason is None:
@@ -147,9 +175,26 @@ def _charge_refusal(event: UsageEvent) -> Refusal | None:
     refusal = token_refusal(event.tokens)
     if refusal is not None:
         return refusal
+    refusal = _beside_refusal(event)
+    if refusal is not None:
+        return refusal
     lost = event.end_reason is EndReason.WORKER_LOST
     if lost and (event.tokens.prompt or event.tokens.output):
         return Refusal.LOST_WITH_TOKENS
+    return None
+
+
+def _beside_refusal(event: UsageEvent) -> Refusal | None:
+    """Of what is in no token class."""
+    if event.storage is not None:
+        kept = event.storage
+        metered = [n for n in (kept.gpu, kept.host, kept.ssd, kept.shared) if n is not None]
+        if min(metered, default=0) < 0:
+            return Refusal.NEGATIVE_QUANTITY
+        if max(metered, default=0) > TOKEN_SECONDS_MAX:
+            return Refusal.QUANTITY_TOO_LARGE
+    if len(event.lease_ids or ()) > LEASES_MAX:
+        return Refusal.TOO_MANY_LEASES
     return None
 
 
@@ -171,8 +216,16 @@ def token_refusal(tokens: TokenCounts) -> Refusal | None:
     return None
 
 
+def lookup_name(text: str) -> str | None:
+    """`text` as a name to look an entry up by; None when it is empty or not fit for one."""
+    return text if text and len(text) <= TEXT_CHARACTERS_MAX and text.isprintable() else None
+
+
 def event_text(event: UsageEvent) -> str:
-    """Canonical text of an acceptable event: one line of ASCII JSON. Frozen: it is hashed."""
+    """Canonical text of an acceptable event: one line of ASCII JSON. Frozen: it is hashed.
+
+    What an event does not say has no key, so the text of an older worker's stays what it was.
+    """
     # Spelled out, keys in alphabetical order: json.dumps takes four times as long.
     t, end_reason = event.tokens, event.end_reason.value if event.end_reason else None
     return (
@@ -181,14 +234,24 @@ def event_text(event: UsageEvent) -> str:
         f',"end_time_ns":{_number_or_null(event.end_time_ns)}'
         f',"hit":{t.hit},"hit_gpu":{t.hit_gpu},"hit_host":{t.hit_host}'
         f',"hit_shared":{t.hit_shared},"hit_ssd":{t.hit_ssd}'
+        f"{_said('key_id', event.key_id)}{_leases(event.lease_ids)}"
         f',"miss":{t.miss},"model":{_quoted(event.model)},"node":{_quoted(event.node)}'
-        f',"output":{t.output},"prompt":{t.prompt}'
+        f',"output":{t.output}{_said("project_id", event.project_id)},"prompt":{t.prompt}'
         f',"request_id":{_quoted(event.request_id)}'
-        f',"schema_version":{event.schema_version}'
-        f',"start_time_ns":{_number_or_null(event.start_time_ns)}'
+        f',"schema_version":{event.schema_version}{_said("session_id", event.session_id)}'
+        f',"start_time_ns":{_number_or_null(event.start_time_ns)}{_storage(event.storage)}'
         f',"tenant_id":{_quoted(event.tenant_id)}'
-        f',"ttft_ns":{_number_or_null(event.ttft_ns)}}}'
+        f',"ttft_ns":{_number_or_null(event.ttft_ns)}{_said("user_id", event.user_id)}}}'
     )
+
+
+def text_without_names(event: UsageEvent) -> str:
+    """The text that a kvtier which knew none of the later keys made of it."""
+    later: dict[str, Any] = dict.fromkeys(_LATER)
+    return event_text(replace(event, **later))
+
+
+_LATER = ("project_id", "user_id", "key_id", "session_id", "lease_ids", "storage")
 
 
 def _cache_write(tokens: TokenCounts) -> str:
@@ -197,6 +260,24 @@ def _cache_write(tokens: TokenCounts) -> str:
     if not count and not ttl_class:
         return ""
     return f'"cache_write":{count},"cache_write_ttl_class":{_quoted(ttl_class)},'
+
+
+def _said(key: str, text: str | None) -> str:
+    return "" if text is None else f',"{key}":{_quoted(text)}'
+
+
+def _leases(lease_ids: tuple[str, ...] | None) -> str:
+    if lease_ids is None:
+        return ""
+    return f',"lease_ids":[{",".join(map(_quoted, lease_ids))}]'
+
+
+def _storage(kept: StorageUse | None) -> str:
+    if kept is None:
+        return ""
+    tiers = {"gpu": kept.gpu, "host": kept.host, "shared": kept.shared, "ssd": kept.ssd}
+    parts = (f'"{name}":{_number_or_null(count)}' for name, count in tiers.items())
+    return f',"storage":{{{",".join(parts)}}}'
 
 
 def _text_or_null(text: str | None) -> str:
@@ -248,4 +329,10 @@ def _event_of(fields: dict[str, Any]) -> UsageEvent:
         node=fields["node"],
         client_request_id=fields["client_request_id"],
         ttft_ns=fields["ttft_ns"],
+        project_id=fields.get("project_id"),
+        user_id=fields.get("user_id"),
+        key_id=fields.get("key_id"),
+        session_id=fields.get("session_id"),
+        lease_ids=tuple(fields["lease_ids"]) if "lease_ids" in fields else None,
+        storage=StorageUse(**fields["storage"]) if "storage" in fields else None,
     )

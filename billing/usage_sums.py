@@ -14,12 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from billing.errors import TooManyRowsError
-from billing.ledger_schema import (
-    cache_write_tokens,
-    cache_write_ttl_class,
-    entries,
-    price_versions,
-)
+from billing.ledger_schema import entries, price_versions
 from billing.line import LineKey
 from billing.period import Period
 from billing.price_book import PriceId, PriceVersion, version_from_text
@@ -70,11 +65,12 @@ def usage_sums(
     period: Period,
     tenant_id: str,
     columns: Sequence[ColumnElement[Any]] = (),
+    project_id: str = "",
 ) -> list[UsageSum]:
     """By the values of `columns` of entries. Raises TooManyRowsError over GROUPS_MAX."""
     versions = stored_versions(connection)
     each = [price_id for price_id, version in versions.items() if not version.linear]
-    conditions = period_filter(period, tenant_id)
+    conditions = period_filter(period, tenant_id, project_id)
     sums: dict[tuple[Any, ...], UsageSum] = {}
 
     def sum_of(group: tuple[Any, ...], model: str, price_id: str | None) -> UsageSum:
@@ -114,11 +110,15 @@ def stored_versions(connection: Connection) -> dict[PriceId, PriceVersion]:
     }
 
 
-def period_filter(period: Period, tenant_id: str) -> list[ColumnElement[bool]]:
+def period_filter(
+    period: Period, tenant_id: str, project_id: str = ""
+) -> list[ColumnElement[bool]]:
     """Conditions on `entries` for events that ended in `period`."""
     conditions: list[ColumnElement[bool]] = []
     if tenant_id:
         conditions.append(entries.c.tenant_id == tenant_id)
+    if project_id:
+        conditions.append(entries.c.project_id == project_id)
     if period.start_ns is not None:
         conditions.append(entries.c.end_time_ns >= period.start_ns)
     if period.end_ns is not None:
@@ -142,13 +142,13 @@ def _added_up(
             *columns,
             entries.c.model.label("price_model"),
             entries.c.price_id,
-            cache_write_ttl_class.label("ttl_class"),
-            func.sum(cache_write_tokens).label("cache_write"),
+            entries.c.cache_write_ttl_class.label("ttl_class"),
+            func.sum(entries.c.cache_write).label("cache_write"),
             func.count().label("request_count"),
             *(func.sum(entries.c[name]).label(name) for name in _SUMS),
         )
         .where(and_(True, *conditions))
-        .group_by(*columns, entries.c.model, entries.c.price_id, cache_write_ttl_class)
+        .group_by(*columns, entries.c.model, entries.c.price_id, entries.c.cache_write_ttl_class)
         .limit(GROUPS_MAX + 1)
     )
     found = connection.execute(statement).all()

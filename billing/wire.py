@@ -21,7 +21,7 @@ from billing.price_card import CACHE_WRITE, RateCard, Selection
 from billing.price_words import rules_of
 from billing.quote import Quote
 from billing.report import UsageRow
-from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
+from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEvent
 from kvtier.v1 import usage_pb2
 
 __all__ = [
@@ -69,8 +69,22 @@ def submission_of(message: usage_pb2.UsageEvent) -> Submission:
         node=message.node,
         client_request_id=message.client_request_id,
         ttft_ns=_ns(message.ttft) if message.HasField("ttft") else None,
+        project_id=message.project_id if message.HasField("project_id") else None,
+        user_id=message.user_id if message.HasField("user_id") else None,
+        key_id=message.key_id if message.HasField("key_id") else None,
+        session_id=message.session_id if message.HasField("session_id") else None,
+        lease_ids=tuple(message.leases.ids) if message.HasField("leases") else None,
+        storage=_storage(message.storage) if message.HasField("storage") else None,
     )
     return Submission(event, message.SerializeToString())
+
+
+def _storage(message: usage_pb2.StorageUsage) -> StorageUse:
+    def metered(tier: str) -> int | None:
+        name = f"{tier}_token_seconds"
+        return getattr(message, name) if message.HasField(name) else None
+
+    return StorageUse(metered("gpu"), metered("host"), metered("ssd"), metered("shared"))
 
 
 def tokens_of(tokens: usage_pb2.TokenUsage) -> TokenCounts:
@@ -215,6 +229,7 @@ def verification_message(found: Verification) -> usage_pb2.VerifyLedgerResponse:
         unrated_count=found.unrated_count,
         refused_count=found.refused_count,
         head_hash=EntryHash(found.head.hash).hex(),
+        checkpoint_count=found.checkpoint_count,
     )
 
 

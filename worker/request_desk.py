@@ -124,6 +124,8 @@ class RequestDesk:
             node=self._limits.node,
             client_request_id=ask.client_request_id,
             start_time_ns=start_time_ns,
+            project_id=ask.caller.project_id,
+            user_id=ask.caller.user_id,
         )
         ends = self._scope_ends(ask, path, token_ids)
         request = EngineRequest(

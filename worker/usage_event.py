@@ -53,6 +53,9 @@ class AdmittedRequest:
     client_request_id: str
     start_time_ns: int
     """Wall clock, nanoseconds since 1970."""
+    project_id: str | None = None
+    """This and the next: "" when the request names none; None: of a worker that kept no note."""
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

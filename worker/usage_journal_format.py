@@ -35,8 +35,9 @@ __all__ = [
     "segment_paths",
 ]
 
-FORMAT_VERSION = 2
-"""Frozen: stored in every segment. Ends of format 1 say nothing of cache writes."""
+FORMAT_VERSION = 3
+"""Frozen: stored in every segment. Ends of format 1 say nothing of cache writes, requests of format
+2 nothing of projects and users."""
 DELIVERED_FORMAT = 1
 """Of the `delivered` file."""
 
@@ -109,7 +110,7 @@ def end_fields(event: UsageEvent) -> dict[str, Any]:
     """The keys of an `end` record, also those of a dead letter."""
     hits = event.tokens.hit_tokens_by_tier
     return {
-        "request": asdict(event.request),
+        "request": _request_fields(event.request),
         "schema_version": event.schema_version,
         "end_time_ns": event.end_time_ns,
         "end": int(event.end),
@@ -187,9 +188,14 @@ def _fields(record: Record) -> dict[str, Any]:
         case SegmentHead(version):
             return {"type": "segment", "format": version}
         case Begin(request):
-            return {"type": "begin", "request": asdict(request)}
+            return {"type": "begin", "request": _request_fields(request)}
         case End(event):
             return {"type": "end", **end_fields(event)}
+
+
+def _request_fields(request: AdmittedRequest) -> dict[str, Any]:
+    """Without what nobody noted: a request of an older worker stays one."""
+    return {name: value for name, value in asdict(request).items() if value is not None}
 
 
 def _record(fields: dict[str, Any]) -> Record:

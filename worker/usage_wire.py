@@ -41,6 +41,8 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
         tokens=tokens_message(event.tokens),
         node=request.node,
         client_request_id=request.client_request_id,
+        project_id=request.project_id,
+        user_id=request.user_id,
     )
     if event.ttft_ns is not None:
         ttft = Duration()

@@ -125,6 +125,55 @@ async def test_an_engine_records_usage_over_tls(till: str, pki: Pki) -> None:
         assert not answer.outcomes
 
 
+async def test_a_tenant_sees_its_own_usage_and_no_other(till: str, pki: Pki) -> None:
+    async with open_aio_channel(till, pki.engine) as channel:
+        stub = usage_pb2_grpc.UsageServiceStub(channel)
+        events = [used("r1", "acme", "search"), used("r2", "acme", "ads"), used("r3", "beta", "")]
+        answer = await stub.RecordUsage(usage_pb2.RecordUsageRequest(events=events))
+        assert [each.status for each in answer.outcomes] == [usage_pb2.RECORD_STATUS_ACCEPTED] * 3
+
+    async def found(uri: str, **asked: str) -> str:
+        """Request ids, or the reason of the refusal."""
+        async with open_aio_channel(till, pki.client(uri)) as channel:
+            stub = usage_pb2_grpc.UsageServiceStub(channel)
+            try:
+                request = usage_pb2.FindUsageEventsRequest(**asked)
+                entries = (await stub.FindUsageEvents(request, timeout=10)).entries
+                query = usage_pb2.GetUsageRequest(
+                    tenant_id=request.tenant_id, project_id=request.project_id
+                )
+                rows = (await stub.GetUsage(query, timeout=10)).rows
+            except grpc.RpcError as error:
+                return read_error(error).reason
+            return f"{' '.join(e.event.request_id for e in entries)}: {rows[0].request_count}"
+
+    acme, search = "kvtier://tenant/acme", "kvtier://tenant/acme/search"
+    assert await found(acme, tenant_id="acme", id="mine") == "r1 r2: 2"
+    assert await found(acme, tenant_id="acme", id="r3") == "EVENT_UNKNOWN"
+    assert await found(acme, tenant_id="beta", id="r3") == "SCOPE_NOT_ALLOWED"
+    assert await found(acme, id="r1") == "SCOPE_NOT_ALLOWED"
+    assert await found(search, tenant_id="acme", project_id="search", id="mine") == "r1: 1"
+    assert await found(search, tenant_id="acme", id="mine") == "SCOPE_NOT_ALLOWED"
+    assert await found(search, tenant_id="acme", project_id="ads", id="r2") == "SCOPE_NOT_ALLOWED"
+    assert await found("kvtier://biller", id="mine") == "r1 r2 r3: 3"
+    assert await found("kvtier://engine", id="r1") == "ROLE_NOT_ALLOWED"
+
+
+def used(name: str, tenant: str, project: str) -> usage_pb2.UsageEvent:
+    event = usage_pb2.UsageEvent(
+        request_id=name,
+        schema_version=1,
+        tenant_id=tenant,
+        project_id=project,
+        model="demo",
+        end_reason=usage_pb2.END_REASON_STOP,
+        client_request_id="mine",
+    )
+    event.start_time.FromSeconds(1_700_000_000)
+    event.end_time.FromSeconds(1_700_000_001)
+    return event
+
+
 async def test_billing_on_its_unix_socket_alone(tmp_path: Path) -> None:
     path = tmp_path / "b.sock"
     running = await start_billing(

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from billing.ledger import Ledger
 from billing.ledger_schema import entries
-from billing.ledger_store import LEDGER_FILE, LedgerStore
+from billing.ledger_sqlite import LEDGER_FILE, SqliteStore
 from billing.ledger_verify import Verification, verify_ledger
 from billing.meter import Head, Submission
 from billing.metrics import BillingMetrics
@@ -41,7 +41,7 @@ def _event(number: int) -> UsageEvent:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Head, Sequence[bytes]]:
     """A closed ledger, the end of its chain, and stored pieces of one of its rows."""
     directory = tmp_path_factory.mktemp("ledger")
-    store = LedgerStore(directory)
+    store = SqliteStore(directory)
     ledger = Ledger(store, load_price_book(None), lambda: NOW + 10**9, BillingMetrics())
     ledger.record([Submission(_event(n), b"") for n in range(1, COUNT + 1)]).result(30)
     row = store.read(lambda c: c.execute(select(entries).where(entries.c.position == BROKEN)).one())
@@ -52,7 +52,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Head, Seque
 
 
 def _verified(directory: Path, head: Head) -> Verification:
-    store = LedgerStore(directory)
+    store = SqliteStore(directory)
     try:
         return store.read(lambda connection: verify_ledger(connection, head))
     finally:

@@ -16,7 +16,7 @@ from billing.errors import PriceBookError
 from billing.invoice import invoice_of
 from billing.ledger import Ledger
 from billing.ledger_schema import entries, postings
-from billing.ledger_store import LedgerStore
+from billing.ledger_sqlite import SqliteStore
 from billing.ledger_verify import verify_ledger
 from billing.meter import Outcome, RecordStatus, Submission, posting_rows
 from billing.metrics import BillingMetrics
@@ -103,9 +103,9 @@ def event_sets(draw: st.DrawFn) -> list[UsageEvent]:
 
 
 @contextmanager
-def till(book: PriceBook) -> Iterator[tuple[LedgerStore, Ledger]]:
+def till(book: PriceBook) -> Iterator[tuple[SqliteStore, Ledger]]:
     with tempfile.TemporaryDirectory() as directory:
-        store = LedgerStore(Path(directory))
+        store = SqliteStore(Path(directory))
         ledger = Ledger(store, book, lambda: NOW, BillingMetrics())
         try:
             yield store, ledger
@@ -118,7 +118,7 @@ def record(ledger: Ledger, batch: list[UsageEvent]) -> list[Outcome]:
     return ledger.record([Submission(e, event_text(e).encode()) for e in batch]).result(30)
 
 
-def rows_of(store: LedgerStore, table: Any, *order: Any) -> list[dict[str, Any]]:
+def rows_of(store: SqliteStore, table: Any, *order: Any) -> list[dict[str, Any]]:
     query = select(table).order_by(*order)
     return store.read(lambda c: [dict(row) for row in c.execute(query).mappings()])
 

@@ -80,7 +80,7 @@ class HitTokensByTier(_message.Message):
     def __init__(self, gpu: _Optional[int] = ..., host: _Optional[int] = ..., ssd: _Optional[int] = ..., shared: _Optional[int] = ...) -> None: ...
 
 class UsageEvent(_message.Message):
-    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft")
+    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft", "project_id", "user_id", "key_id", "session_id", "leases", "storage")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,12 @@ class UsageEvent(_message.Message):
     NODE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TTFT_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     schema_version: int
     tenant_id: str
@@ -103,7 +109,31 @@ class UsageEvent(_message.Message):
     node: str
     client_request_id: str
     ttft: _duration_pb2.Duration
-    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    project_id: str
+    user_id: str
+    key_id: str
+    session_id: str
+    leases: LeaseIds
+    storage: StorageUsage
+    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., key_id: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Union[LeaseIds, _Mapping]] = ..., storage: _Optional[_Union[StorageUsage, _Mapping]] = ...) -> None: ...
+
+class LeaseIds(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StorageUsage(_message.Message):
+    __slots__ = ("gpu_token_seconds", "host_token_seconds", "ssd_token_seconds", "shared_token_seconds")
+    GPU_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    HOST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SSD_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    gpu_token_seconds: int
+    host_token_seconds: int
+    ssd_token_seconds: int
+    shared_token_seconds: int
+    def __init__(self, gpu_token_seconds: _Optional[int] = ..., host_token_seconds: _Optional[int] = ..., ssd_token_seconds: _Optional[int] = ..., shared_token_seconds: _Optional[int] = ...) -> None: ...
 
 class RecordUsageRequest(_message.Message):
     __slots__ = ("events",)
@@ -152,16 +182,18 @@ class RateUsageResponse(_message.Message):
     def __init__(self, amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., price_book_version: _Optional[str] = ...) -> None: ...
 
 class GetUsageRequest(_message.Message):
-    __slots__ = ("tenant_id", "start_time", "end_time", "group_by")
+    __slots__ = ("tenant_id", "start_time", "end_time", "group_by", "project_id")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_ID_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
     group_by: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[str]] = ...) -> None: ...
+    project_id: str
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[str]] = ..., project_id: _Optional[str] = ...) -> None: ...
 
 class GetUsageResponse(_message.Message):
     __slots__ = ("rows",)
@@ -286,12 +318,116 @@ class InvoiceLine(_message.Message):
     rule: str
     def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ..., rule: _Optional[str] = ...) -> None: ...
 
+class FindUsageEventsRequest(_message.Message):
+    __slots__ = ("tenant_id", "project_id", "id")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    project_id: str
+    id: str
+    def __init__(self, tenant_id: _Optional[str] = ..., project_id: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class FindUsageEventsResponse(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[LedgerEntry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ...) -> None: ...
+
+class LedgerEntry(_message.Message):
+    __slots__ = ("position", "event", "record_time", "amount", "currency_code", "price_book_version", "hash")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    RECORD_TIME_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    event: UsageEvent
+    record_time: _timestamp_pb2.Timestamp
+    amount: str
+    currency_code: str
+    price_book_version: str
+    hash: bytes
+    def __init__(self, position: _Optional[int] = ..., event: _Optional[_Union[UsageEvent, _Mapping]] = ..., record_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., price_book_version: _Optional[str] = ..., hash: _Optional[bytes] = ...) -> None: ...
+
 class VerifyLedgerRequest(_message.Message):
+    __slots__ = ("kept_checkpoints", "trusted_public_key")
+    KEPT_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    TRUSTED_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    kept_checkpoints: _containers.RepeatedCompositeFieldContainer[Checkpoint]
+    trusted_public_key: bytes
+    def __init__(self, kept_checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., trusted_public_key: _Optional[bytes] = ...) -> None: ...
+
+class Checkpoint(_message.Message):
+    __slots__ = ("ledger_id", "number", "position", "entry_hash", "refused_count", "refused_hash", "create_time", "key_id", "signature", "public_key")
+    LEDGER_ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_HASH_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_HASH_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    ledger_id: str
+    number: int
+    position: int
+    entry_hash: bytes
+    refused_count: int
+    refused_hash: bytes
+    create_time: _timestamp_pb2.Timestamp
+    key_id: str
+    signature: bytes
+    public_key: bytes
+    def __init__(self, ledger_id: _Optional[str] = ..., number: _Optional[int] = ..., position: _Optional[int] = ..., entry_hash: _Optional[bytes] = ..., refused_count: _Optional[int] = ..., refused_hash: _Optional[bytes] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., key_id: _Optional[str] = ..., signature: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+
+class GetCheckpointRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetCheckpointResponse(_message.Message):
+    __slots__ = ("checkpoint",)
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: Checkpoint
+    def __init__(self, checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
+
+class LedgerKey(_message.Message):
+    __slots__ = ("number", "key_id", "public_key", "create_time")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    key_id: str
+    public_key: bytes
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, number: _Optional[int] = ..., key_id: _Optional[str] = ..., public_key: _Optional[bytes] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetLedgerKeysRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetLedgerKeysResponse(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[LedgerKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[LedgerKey, _Mapping]]] = ...) -> None: ...
+
+class RotateLedgerKeyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RotateLedgerKeyResponse(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: LedgerKey
+    def __init__(self, key: _Optional[_Union[LedgerKey, _Mapping]] = ...) -> None: ...
+
 class VerifyLedgerResponse(_message.Message):
-    __slots__ = ("entry_count", "posting_count", "verified", "first_broken_position", "problem", "unrated_count", "refused_count", "head_hash")
+    __slots__ = ("entry_count", "posting_count", "verified", "first_broken_position", "problem", "unrated_count", "refused_count", "head_hash", "checkpoint_count")
     ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
     POSTING_COUNT_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +436,7 @@ class VerifyLedgerResponse(_message.Message):
     UNRATED_COUNT_FIELD_NUMBER: _ClassVar[int]
     REFUSED_COUNT_FIELD_NUMBER: _ClassVar[int]
     HEAD_HASH_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_COUNT_FIELD_NUMBER: _ClassVar[int]
     entry_count: int
     posting_count: int
     verified: bool
@@ -308,7 +445,8 @@ class VerifyLedgerResponse(_message.Message):
     unrated_count: int
     refused_count: int
     head_hash: str
-    def __init__(self, entry_count: _Optional[int] = ..., posting_count: _Optional[int] = ..., verified: bool = ..., first_broken_position: _Optional[int] = ..., problem: _Optional[str] = ..., unrated_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., head_hash: _Optional[str] = ...) -> None: ...
+    checkpoint_count: int
+    def __init__(self, entry_count: _Optional[int] = ..., posting_count: _Optional[int] = ..., verified: bool = ..., first_broken_position: _Optional[int] = ..., problem: _Optional[str] = ..., unrated_count: _Optional[int] = ..., refused_count: _Optional[int] = ..., head_hash: _Optional[str] = ..., checkpoint_count: _Optional[int] = ...) -> None: ...
 
 class GetPriceBookRequest(_message.Message):
     __slots__ = ()

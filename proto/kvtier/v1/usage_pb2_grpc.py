@@ -65,6 +65,26 @@ class UsageServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
                 _registered_method=True)
+        self.FindUsageEvents = channel.unary_unary(
+                '/kvtier.v1.UsageService/FindUsageEvents',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsResponse.FromString,
+                _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/kvtier.v1.UsageService/GetCheckpoint',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.GetLedgerKeys = channel.unary_unary(
+                '/kvtier.v1.UsageService/GetLedgerKeys',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.GetLedgerKeysRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.GetLedgerKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateLedgerKey = channel.unary_unary(
+                '/kvtier.v1.UsageService/RotateLedgerKey',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.RotateLedgerKeyRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.RotateLedgerKeyResponse.FromString,
+                _registered_method=True)
         self.GetPriceBook = channel.unary_unary(
                 '/kvtier.v1.UsageService/GetPriceBook',
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.GetPriceBookRequest.SerializeToString,
@@ -140,6 +160,47 @@ class UsageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindUsageEvents(self, request, context):
+        """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
+
+        Preconditions: none. Those whose request_id is `id` come first, then by position; at most 100.
+        Errors: EVENT_UNKNOWN (NOT_FOUND) when there is none of the tenant, and project, that is named.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """A signed statement of the ledger's ends, which proves later that nothing before was changed or
+        cut off. Adds one to the ledger where the last does not cover everything recorded by now.
+
+        Preconditions: none. Idempotency: while nothing is recorded the same one is answered.
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLedgerKeys(self, request, context):
+        """The public keys that signed or sign checkpoints, oldest first. Reads only.
+
+        Preconditions: none. Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateLedgerKey(self, request, context):
+        """Puts a new key in the place of the one that signs, which vouches for it.
+
+        Preconditions: none. Idempotency: none; each call makes a key. When it succeeds the new key is
+        in the data directory and in the ledger. Errors: LEDGER_KEY (FAILED_PRECONDITION) when the
+        file cannot be written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPriceBook(self, request, context):
         """The price book that new events are rated with, oldest version first. Reads only.
 
@@ -177,6 +238,26 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.VerifyLedger,
                     request_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'FindUsageEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindUsageEvents,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'GetLedgerKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLedgerKeys,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.GetLedgerKeysRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.GetLedgerKeysResponse.SerializeToString,
+            ),
+            'RotateLedgerKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateLedgerKey,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.RotateLedgerKeyRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.RotateLedgerKeyResponse.SerializeToString,
             ),
             'GetPriceBook': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPriceBook,
@@ -325,6 +406,114 @@ class UsageService(object):
             '/kvtier.v1.UsageService/VerifyLedger',
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindUsageEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/FindUsageEvents',
+            kvtier_dot_v1_dot_usage__pb2.FindUsageEventsRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.FindUsageEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/GetCheckpoint',
+            kvtier_dot_v1_dot_usage__pb2.GetCheckpointRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLedgerKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/GetLedgerKeys',
+            kvtier_dot_v1_dot_usage__pb2.GetLedgerKeysRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.GetLedgerKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateLedgerKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/RotateLedgerKey',
+            kvtier_dot_v1_dot_usage__pb2.RotateLedgerKeyRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.RotateLedgerKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

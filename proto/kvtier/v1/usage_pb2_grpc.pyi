@@ -78,6 +78,31 @@ class UsageServiceStub:
     Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
     at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
     """
+    FindUsageEvents: _grpc.UnaryUnaryMultiCallable[_usage_pb2.FindUsageEventsRequest, _usage_pb2.FindUsageEventsResponse]
+    """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
+
+    Preconditions: none. Those whose request_id is `id` come first, then by position; at most 100.
+    Errors: EVENT_UNKNOWN (NOT_FOUND) when there is none of the tenant, and project, that is named.
+    """
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetCheckpointRequest, _usage_pb2.GetCheckpointResponse]
+    """A signed statement of the ledger's ends, which proves later that nothing before was changed or
+    cut off. Adds one to the ledger where the last does not cover everything recorded by now.
+
+    Preconditions: none. Idempotency: while nothing is recorded the same one is answered.
+    Errors: none of its own.
+    """
+    GetLedgerKeys: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetLedgerKeysRequest, _usage_pb2.GetLedgerKeysResponse]
+    """The public keys that signed or sign checkpoints, oldest first. Reads only.
+
+    Preconditions: none. Errors: none of its own.
+    """
+    RotateLedgerKey: _grpc.UnaryUnaryMultiCallable[_usage_pb2.RotateLedgerKeyRequest, _usage_pb2.RotateLedgerKeyResponse]
+    """Puts a new key in the place of the one that signs, which vouches for it.
+
+    Preconditions: none. Idempotency: none; each call makes a key. When it succeeds the new key is
+    in the data directory and in the ledger. Errors: LEDGER_KEY (FAILED_PRECONDITION) when the
+    file cannot be written.
+    """
     GetPriceBook: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetPriceBookRequest, _usage_pb2.GetPriceBookResponse]
     """The price book that new events are rated with, oldest version first. Reads only.
 
@@ -134,6 +159,31 @@ class UsageServiceAsyncStub(UsageServiceStub):
 
     Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
     at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+    """
+    FindUsageEvents: _aio.UnaryUnaryMultiCallable[_usage_pb2.FindUsageEventsRequest, _usage_pb2.FindUsageEventsResponse]  # type: ignore[assignment]
+    """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
+
+    Preconditions: none. Those whose request_id is `id` come first, then by position; at most 100.
+    Errors: EVENT_UNKNOWN (NOT_FOUND) when there is none of the tenant, and project, that is named.
+    """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetCheckpointRequest, _usage_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """A signed statement of the ledger's ends, which proves later that nothing before was changed or
+    cut off. Adds one to the ledger where the last does not cover everything recorded by now.
+
+    Preconditions: none. Idempotency: while nothing is recorded the same one is answered.
+    Errors: none of its own.
+    """
+    GetLedgerKeys: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetLedgerKeysRequest, _usage_pb2.GetLedgerKeysResponse]  # type: ignore[assignment]
+    """The public keys that signed or sign checkpoints, oldest first. Reads only.
+
+    Preconditions: none. Errors: none of its own.
+    """
+    RotateLedgerKey: _aio.UnaryUnaryMultiCallable[_usage_pb2.RotateLedgerKeyRequest, _usage_pb2.RotateLedgerKeyResponse]  # type: ignore[assignment]
+    """Puts a new key in the place of the one that signs, which vouches for it.
+
+    Preconditions: none. Idempotency: none; each call makes a key. When it succeeds the new key is
+    in the data directory and in the ledger. Errors: LEDGER_KEY (FAILED_PRECONDITION) when the
+    file cannot be written.
     """
     GetPriceBook: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetPriceBookRequest, _usage_pb2.GetPriceBookResponse]  # type: ignore[assignment]
     """The price book that new events are rated with, oldest version first. Reads only.
@@ -218,6 +268,55 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
         at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def FindUsageEvents(
+        self,
+        request: _usage_pb2.FindUsageEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.FindUsageEventsResponse, _abc.Awaitable[_usage_pb2.FindUsageEventsResponse]]:
+        """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
+
+        Preconditions: none. Those whose request_id is `id` come first, then by position; at most 100.
+        Errors: EVENT_UNKNOWN (NOT_FOUND) when there is none of the tenant, and project, that is named.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _usage_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.GetCheckpointResponse, _abc.Awaitable[_usage_pb2.GetCheckpointResponse]]:
+        """A signed statement of the ledger's ends, which proves later that nothing before was changed or
+        cut off. Adds one to the ledger where the last does not cover everything recorded by now.
+
+        Preconditions: none. Idempotency: while nothing is recorded the same one is answered.
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLedgerKeys(
+        self,
+        request: _usage_pb2.GetLedgerKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.GetLedgerKeysResponse, _abc.Awaitable[_usage_pb2.GetLedgerKeysResponse]]:
+        """The public keys that signed or sign checkpoints, oldest first. Reads only.
+
+        Preconditions: none. Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateLedgerKey(
+        self,
+        request: _usage_pb2.RotateLedgerKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.RotateLedgerKeyResponse, _abc.Awaitable[_usage_pb2.RotateLedgerKeyResponse]]:
+        """Puts a new key in the place of the one that signs, which vouches for it.
+
+        Preconditions: none. Idempotency: none; each call makes a key. When it succeeds the new key is
+        in the data directory and in the ledger. Errors: LEDGER_KEY (FAILED_PRECONDITION) when the
+        file cannot be written.
         """
 
     @_abc_1.abstractmethod

@@ -70,6 +70,7 @@ class Told:
     async def _ask(self, stub: Any, chance: random.Random) -> None:
         request = pb.GenerateRequest(
             tenant_id="default",
+            project_id="search",
             text=chance.choice(["alpha ", "beta "]) * chance.randrange(1, 60),
             max_completion_tokens=chance.randrange(1, 40),
             sample_count=chance.choice([1, 1, 3]),
@@ -137,6 +138,7 @@ async def test_the_ledger_is_what_clients_were_told_through_kills_of_both(checkp
     assert (verified.verified, verified.refused_count) == (True, 0)
     assert set(told.usage) <= set(ledger)
     for event in ledger.values():
+        assert (event["project_id"], event["user_id"]) == ("search", "")
         tiers = sum(event[f"hit_{tier}"] for tier in ("gpu", "host", "ssd", "shared"))
         assert event["hit"] + event["miss"] == event["prompt"]
         assert tiers == event["hit"]

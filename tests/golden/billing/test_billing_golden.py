@@ -15,7 +15,7 @@ from billing.entry import Entry, EntryHash, genesis_hash
 from billing.invoice import invoice_of
 from billing.ledger import Ledger
 from billing.ledger_schema import entries
-from billing.ledger_store import LedgerStore
+from billing.ledger_sqlite import SqliteStore
 from billing.meter import Submission
 from billing.metrics import BillingMetrics
 from billing.period import DAY_NS, HOUR_NS, Period
@@ -114,7 +114,7 @@ def _entries() -> list[dict[str, Any]]:
 
 def _invoice() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
-        store = LedgerStore(Path(directory))
+        store = SqliteStore(Path(directory))
         ledger = Ledger(store, BOOK, lambda: NOVEMBER + 40 * DAY_NS, BillingMetrics())
         events = [_event(number) for number in range(110)]
         ledger.record([Submission(event, b"") for event in events]).result(30)

@@ -20,7 +20,7 @@ import pytest
 
 from billing.invoice import invoice_of
 from billing.ledger import Ledger
-from billing.ledger_store import LedgerStore
+from billing.ledger_sqlite import SqliteStore
 from billing.meter import Submission
 from billing.metrics import BillingMetrics
 from billing.money import round_fraction, to_text
@@ -135,7 +135,7 @@ def _invoices(name: str) -> list[dict[str, Any]]:
         for version, end in zip(book.versions, [*ends, last], strict=True)
     ]
     with tempfile.TemporaryDirectory() as directory:
-        store = LedgerStore(Path(directory))
+        store = SqliteStore(Path(directory))
         ledger = Ledger(store, book, lambda: last, BillingMetrics())
         for period in periods:
             events = _events(name, period.start_ns or 0, period.end_ns or 0)

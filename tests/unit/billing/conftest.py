@@ -1,19 +1,29 @@
 """Events, a price book and real ledgers for the till's unit tests."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import NullPool, create_engine
 
+from billing.checkpoint_check import Kept, Trust
 from billing.ledger import Ledger
+from billing.ledger_guards import drop_guards, make_guards
+from billing.ledger_key import KeyFile
+from billing.ledger_postgres import PostgresStore
+from billing.ledger_schema import KEPT_TABLES
+from billing.ledger_signer import CheckpointRule, LedgerSigner
+from billing.ledger_sqlite import SqliteStore
 from billing.ledger_store import LedgerStore
 from billing.ledger_verify import Verification, verify_ledger
 from billing.meter import Head, Outcome, Submission
 from billing.price_book import PriceBook
 from billing.price_book_file import parse_price_book
 from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
+from tests.postgres import PostgresServer
 
 DAY = 86_400 * 10**9
 NOW = 1_800_000_000 * 10**9
@@ -102,18 +112,62 @@ class Till:
     store: LedgerStore
     ledger: Ledger
     heard: Heard
+    url: str = ""
+    """Of its PostgreSQL."""
 
     def record(self, *events: UsageEvent) -> list[Outcome]:
         submissions = [Submission(event, repr(event).encode()) for event in events]
         return self.ledger.record(submissions).result(30)
 
-    def verify(self) -> Verification:
-        committed = self.ledger.head
-        return self.store.read(lambda connection: verify_ledger(connection, committed))
+    def verify(self, trust: Trust | None = None, committed: Head | None = None) -> Verification:
+        head = committed or self.ledger.head
+        return self.store.read(lambda connection: verify_ledger(connection, head, trust=trust))
+
+    def checkpoint(self) -> Kept:
+        """As somebody keeps it elsewhere."""
+        made = self.ledger.checkpoint().result(30)
+        (key,) = [each for each in self.ledger.keys if each.key_id == made.key_id]
+        return Kept(made, key.public_key)
 
     def close(self) -> None:
         self.ledger.close()
         self.store.close()
+
+    @contextmanager
+    def blocked(self) -> Iterator[None]:
+        """While nothing can be committed."""
+        with self._other().connect() as connection, connection.begin():
+            if self.url:
+                connection.exec_driver_sql("LOCK TABLE entries IN EXCLUSIVE MODE")
+            else:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield
+
+    def alter(self, *statements: str, guards: bool = False) -> None:
+        """What somebody with the database and a SQL prompt can do; without `guards`, the triggers
+        are away meanwhile.
+        """
+        with self._other().connect() as connection:
+            if self.url:
+                connection.exec_driver_sql("SELECT 1")
+                connection.rollback()
+            else:
+                connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+                connection.commit()
+            with connection.begin():
+                if not guards:
+                    drop_guards(connection, KEPT_TABLES)
+                if self.url and not guards:
+                    connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+                for statement in statements:
+                    connection.exec_driver_sql(statement)
+                if not guards:
+                    make_guards(connection, KEPT_TABLES)
+
+    def _other(self) -> Any:
+        path = getattr(self.store, "path", "")
+        url = self.url.replace("postgresql:", "postgresql+psycopg:") or f"sqlite:///{path}"
+        return create_engine(url, poolclass=NullPool)
 
 
 @pytest.fixture
@@ -136,20 +190,34 @@ def book() -> PriceBook:
     return parse_price_book(BOOK, "test")
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Of a PostgreSQL of the test's own; "" for SQLite. Every test of a till runs on both."""
+    if request.param == "sqlite":
+        return ""
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new_database()
+
+
 @pytest.fixture
-def open_till(tmp_path: Path, book: PriceBook) -> Iterator[Callable[..., Till]]:
-    """Opens the ledger in a test's directory; what is still open at the end is closed."""
+def open_till(tmp_path: Path, book: PriceBook, database_url: str) -> Iterator[Callable[..., Till]]:
+    """Opens the ledger of a test; what is still open at the end is closed."""
     opened: list[Till] = []
 
-    def open_(book: PriceBook = book) -> Till:
-        store = LedgerStore(tmp_path / "ledger")
+    def open_(
+        book: PriceBook = book, rule: CheckpointRule | None = None, *, accept_new_key: bool = False
+    ) -> Till:
+        store: LedgerStore
+        store = PostgresStore(database_url) if database_url else SqliteStore(tmp_path / "ledger")
         heard = Heard()
         try:
-            ledger = Ledger(store, book, lambda: NOW, heard)
+            key_file = KeyFile(tmp_path / "ledger")
+            signer = LedgerSigner(store.ledger_id, key_file, rule, accept_new_key=accept_new_key)
+            ledger = Ledger(store, book, lambda: NOW, heard, signer)
         except BaseException:
             store.close()
             raise
-        till = Till(store, ledger, heard)
+        till = Till(store, ledger, heard, database_url)
         opened.append(till)
         return till
 

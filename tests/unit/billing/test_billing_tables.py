@@ -69,12 +69,13 @@ def test_a_broken_ledger_says_where_and_why() -> None:
         Console(file=out, width=200),
         {
             "verified": False,
-            "entry_count": 12,
-            "posting_count": 40,
-            "unrated_count": 0,
-            "refused_count": 1,
+            "entries": 12,
+            "checkpoints": 0,
+            "postings": 40,
+            "unrated": 0,
+            "refused": 1,
             "head_hash": "ab" * 32,
-            "first_broken_position": 7,
+            "first_broken": 7,
             "problem": "its [model] differs",
         },
     )

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from billing.errors import LedgerUnavailableError, PriceBookError
@@ -16,6 +16,20 @@ from billing.usage import UsageEvent
 
 Events = Callable[..., UsageEvent]
 Till = Any
+
+_REFUSE = {
+    False: (
+        "CREATE TRIGGER full_disk BEFORE INSERT ON postings"
+        " BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+    ),
+    True: (
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'disk full'; END $$",
+        "CREATE TRIGGER full_disk BEFORE INSERT ON postings"
+        " FOR EACH ROW EXECUTE FUNCTION full_disk()",
+    ),
+}
+"""By whether the database is PostgreSQL."""
 
 
 def _count(till: Till, table: Any) -> int:
@@ -103,12 +117,10 @@ def test_every_posting_of_the_ledger_sums_to_zero(till: Till, usage_event: Event
 
 def test_batches_that_wait_share_one_transaction(till: Till, usage_event: Events) -> None:
     # While another connection holds the write lock, batches pile up behind the writer.
-    blocker = till.store.writer()
-    with blocker.begin():
+    with till.blocked():
         waiting: list[Future[Any]] = [
             till.ledger.record([Submission(usage_event(f"r{i}"), b"")]) for i in range(20)
         ]
-    blocker.close()
     positions = [future.result(30)[0].position for future in waiting]
     assert positions == list(range(1, 21))
     assert sum(events for events, _ in till.heard.commits) == 20
@@ -116,18 +128,16 @@ def test_batches_that_wait_share_one_transaction(till: Till, usage_event: Events
 
 
 def test_a_full_queue_says_send_again_and_loses_nothing(till: Till, usage_event: Events) -> None:
-    blocker = till.store.writer()
     taken: list[Future[Any]] = []
 
     def offer() -> None:
         taken.append(till.ledger.record([Submission(usage_event(f"r{len(taken)}"), b"")]))
 
-    with blocker.begin():
+    with till.blocked():
         while len(taken) < 64:
             offer()
         with pytest.raises(LedgerUnavailableError, match="send again"):
             [offer() for _ in range(136)]
-    blocker.close()
     assert 64 <= len(taken) < 200
     assert all(future.result(30)[0].status is RecordStatus.ACCEPTED for future in taken)
     assert till.verify().entry_count == len(taken)
@@ -136,14 +146,12 @@ def test_a_full_queue_says_send_again_and_loses_nothing(till: Till, usage_event:
 def test_a_call_that_was_given_up_before_its_turn_records_nothing(
     till: Till, usage_event: Events
 ) -> None:
-    blocker = till.store.writer()
-    with blocker.begin():
+    with till.blocked():
         first = till.ledger.record([Submission(usage_event("a"), b"")])
         while not first.running():
             pass
         given_up = till.ledger.record([Submission(usage_event("b"), b"")])
         assert given_up.cancel()
-    blocker.close()
     assert first.result(30)[0].position == 1
     assert till.record(usage_event("c"))[0].position == 2
 
@@ -159,19 +167,12 @@ def test_closing_records_what_is_queued_and_takes_no_more(till: Till, usage_even
 def test_a_failed_transaction_leaves_nothing_and_the_next_one_works(
     till: Till, usage_event: Events
 ) -> None:
-    with till.store.writer() as connection, connection.begin():
-        connection.execute(
-            text(
-                "CREATE TRIGGER full BEFORE INSERT ON postings"
-                " BEGIN SELECT RAISE(ABORT, 'disk full'); END"
-            )
-        )
+    till.alter(*_REFUSE[bool(till.url)], guards=True)
     with pytest.raises(LedgerUnavailableError, match="disk full"):
         till.record(usage_event("a"), usage_event("b"))
     assert till.heard.failures == 1
     assert _count(till, entries) == 0
-    with till.store.writer() as connection, connection.begin():
-        connection.execute(text("DROP TRIGGER full"))
+    till.alter(f"DROP TRIGGER full_disk{' ON postings' if till.url else ''}", guards=True)
     assert [o.position for o in till.record(usage_event("a"), usage_event("b"))] == [1, 2]
     assert till.verify().problem == ""
 
@@ -188,12 +189,8 @@ def test_the_database_itself_refuses_to_change_or_delete(
         "ledger_meta": "value",
     }[table]
     till.record(usage_event())
-    with (
-        till.store.writer() as connection,
-        pytest.raises(DBAPIError, match="only grows"),
-        connection.begin(),
-    ):
-        connection.execute(text(verb.format(table, column, column)))
+    with pytest.raises(DBAPIError, match="only grows"):
+        till.alter(verb.format(table, column, column), guards=True)
     assert till.verify().problem == ""
 
 

@@ -15,13 +15,13 @@ from billing.errors import (
     LedgerTooNewError,
     LedgerUnavailableError,
 )
-from billing.ledger_store import LEDGER_FILE, LedgerStore
+from billing.ledger_sqlite import LEDGER_FILE, SqliteStore
 
 HOLD = """
 import sys
 from pathlib import Path
-from billing.ledger_store import LedgerStore
-store = LedgerStore(Path(sys.argv[1]))
+from billing.ledger_sqlite import SqliteStore
+store = SqliteStore(Path(sys.argv[1]))
 print("open", flush=True)
 sys.stdin.read()
 store.close()
@@ -47,56 +47,56 @@ def test_a_ledger_that_another_process_has_open_is_refused_with_its_id(tmp_path:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
         with pytest.raises(LedgerLockedError, match=f"process {process.pid}"):
-            LedgerStore(tmp_path)
+            SqliteStore(tmp_path)
         process.communicate()
-    LedgerStore(tmp_path).close()
+    SqliteStore(tmp_path).close()
 
 
 def test_a_ledger_of_a_newer_kvtier_is_refused_and_left_alone(tmp_path: Path) -> None:
-    LedgerStore(tmp_path).close()
+    SqliteStore(tmp_path).close()
     path = tmp_path / LEDGER_FILE
     _write(
         path,
         "DROP TRIGGER ledger_meta_no_update",
-        "UPDATE ledger_meta SET value = '2' WHERE key = 'format_version'",
+        "UPDATE ledger_meta SET value = '3' WHERE key = 'format_version'",
     )
     before = path.read_bytes()
-    with pytest.raises(LedgerTooNewError, match="format 2"):
-        LedgerStore(tmp_path)
+    with pytest.raises(LedgerTooNewError, match="format 3"):
+        SqliteStore(tmp_path)
     assert path.read_bytes() == before
 
 
 def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / LEDGER_FILE, "CREATE TABLE guests (name TEXT)")
     with pytest.raises(LedgerForeignError, match="not a ledger of kvtier"):
-        LedgerStore(tmp_path)
+        SqliteStore(tmp_path)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / LEDGER_FILE).write_bytes(b"not a database at all " * 100)
     with pytest.raises(LedgerForeignError, match="not a ledger of kvtier"):
-        LedgerStore(tmp_path)
+        SqliteStore(tmp_path)
 
 
 def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "billing").write_text("")
     with pytest.raises(LedgerUnavailableError, match="billing"):
-        LedgerStore(tmp_path / "billing")
+        SqliteStore(tmp_path / "billing")
 
 
 def test_a_refused_ledger_is_not_left_locked(tmp_path: Path) -> None:
     path = tmp_path / LEDGER_FILE
     path.write_bytes(b"x" * 5000)
     with pytest.raises(LedgerForeignError):
-        LedgerStore(tmp_path)
+        SqliteStore(tmp_path)
     path.unlink()
-    LedgerStore(tmp_path).close()
+    SqliteStore(tmp_path).close()
 
 
 def test_two_ledgers_start_their_chains_differently(
     tmp_path: Path, open_till: Callable[..., Any]
 ) -> None:
-    other = LedgerStore(tmp_path / "other")
+    other = SqliteStore(tmp_path / "other")
     assert open_till().store.ledger_id != other.ledger_id
     other.close()
 
@@ -104,7 +104,7 @@ def test_two_ledgers_start_their_chains_differently(
 @pytest.mark.parametrize("what", ["directory", "file"])
 def test_a_ledger_that_cannot_be_written_is_refused(tmp_path: Path, what: str) -> None:
     directory = tmp_path / "ledger"
-    LedgerStore(directory).close()
+    SqliteStore(directory).close()
     if what == "directory":
         (directory / "ledger.lock").unlink()
     else:
@@ -128,7 +128,7 @@ def _open_as_somebody_else(directory: Path) -> str:
                 os.chdir(directory)
                 os.setresgid(65534, 65534, 65534)
                 os.setresuid(65534, 65534, 65534)
-            LedgerStore(Path() if os.getcwd() == str(directory) else directory).close()
+            SqliteStore(Path() if os.getcwd() == str(directory) else directory).close()
         except BaseException as error:
             answer = getattr(error, "reason", repr(error))
         os.write(writer, answer.encode())

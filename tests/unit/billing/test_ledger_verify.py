@@ -1,12 +1,10 @@
 """What a person with the file and a SQL prompt could do, and where verify finds it."""
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from billing.entry import Entry, EntryHash
 from billing.ledger_schema import metadata
@@ -31,25 +29,20 @@ def kept(till: Till, usage_event: Events) -> Till:
     return till
 
 
-def _tamper(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-        found = triggers.fetchall()
-        for name, _ in found:
-            connection.execute(f"DROP TRIGGER {name}")
-        for statement in statements:
-            connection.execute(statement)
-        for _, sql in found:
-            connection.execute(sql)
-        connection.commit()
-
-
-def _other(column: str, kind: str) -> str:
+def _other(till: Till, column: str, kind: str) -> str:
     if "INT" in kind:
-        return f"{column} + 1"
+        return f"COALESCE({column}, 0) + 1"
     if kind == "BLOB":
-        return f"CAST(X'00' || SUBSTR({column}, 2) AS BLOB)"
-    return f"SUBSTR({column}, 1, LENGTH({column}) - 1) || '~'"
+        return _blob(till, "00" * 32)
+    return f"'~' || SUBSTR(COALESCE({column}, ''), 2)"
+
+
+def _blob(till: Till, digits: str) -> str:
+    return f"'\\x{digits}'::bytea" if till.url else f"X'{digits}'"
+
+
+def _asked(till: Till, query: str) -> Any:
+    return till.store.read(lambda c: c.execute(text(query)).all())
 
 
 @pytest.mark.parametrize(
@@ -58,9 +51,8 @@ def _other(column: str, kind: str) -> str:
 )
 def test_a_change_in_any_column_of_an_entry_is_found_where_it_is(kept: Till, column: str) -> None:
     kind = str(metadata.tables["entries"].c[column].type)
-    _tamper(
-        kept.store.path,
-        f"UPDATE entries SET {column} = {_other(column, kind)} WHERE position = {BROKEN}",
+    kept.alter(
+        f"UPDATE entries SET {column} = {_other(kept, column, kind)} WHERE position = {BROKEN}",
     )
     found = kept.verify()
     assert found.broken_position == BROKEN
@@ -82,7 +74,7 @@ def test_a_change_in_any_column_of_an_entry_is_found_where_it_is(kept: Till, col
     ],
 )
 def test_a_change_in_any_column_of_a_posting_is_found_where_it_is(kept: Till, change: str) -> None:
-    _tamper(kept.store.path, f"UPDATE postings SET {change} WHERE position = {BROKEN} AND line = 1")
+    kept.alter(f"UPDATE postings SET {change} WHERE position = {BROKEN} AND line = 1")
     found = kept.verify()
     assert (found.broken_position, "postings" in found.problem) == (BROKEN, True)
 
@@ -113,12 +105,12 @@ def test_a_change_in_any_column_of_a_posting_is_found_where_it_is(kept: Till, ch
 def test_what_is_missing_moved_or_invented_is_found(
     kept: Till, statements: list[str], position: int
 ) -> None:
-    _tamper(kept.store.path, "PRAGMA foreign_keys = OFF", *statements)
+    kept.alter(*statements)
     assert kept.verify().broken_position == position
 
 
 def test_a_changed_price_is_found_at_the_first_entry_it_rated(kept: Till) -> None:
-    _tamper(kept.store.path, """UPDATE price_versions SET text = REPLACE(text, '"0.2"', '"0.1"')""")
+    kept.alter("""UPDATE price_versions SET text = REPLACE(text, '"0.2"', '"0.1"')""")
     found = kept.verify()
     assert (found.broken_position, "price version" in found.problem) == (1, True)
 
@@ -126,37 +118,30 @@ def test_a_changed_price_is_found_at_the_first_entry_it_rated(kept: Till) -> Non
 def test_an_entry_whose_hash_was_recomputed_breaks_the_next_one(
     kept: Till, usage_event: Events
 ) -> None:
-    with closing(sqlite3.connect(kept.store.path)) as connection:
-        previous = connection.execute(
-            f"SELECT hash FROM entries WHERE position = {BROKEN - 1}"
-        ).fetchone()[0]
-        event, price, recorded = connection.execute(
-            f"SELECT event, price_id, recorded_time_ns FROM entries WHERE position = {BROKEN}"
-        ).fetchone()
-    with closing(sqlite3.connect(kept.store.path)) as connection:
-        text = connection.execute("SELECT text FROM price_versions").fetchone()[0]
-    forged = Entry(
-        BROKEN, recorded + 1, event, price, rate(event_from_text(event), version_from_text(text))
+    ((previous,),) = _asked(kept, f"SELECT hash FROM entries WHERE position = {BROKEN - 1}")
+    ((event, price, recorded),) = _asked(
+        kept, f"SELECT event, price_id, recorded_time_ns FROM entries WHERE position = {BROKEN}"
     )
+    ((version,),) = _asked(kept, "SELECT text FROM price_versions")
+    rated = rate(event_from_text(event), version_from_text(version))
+    forged = Entry(BROKEN, recorded + 1, event, price, rated)
     digest = forged.hash_after(EntryHash(previous)).hex()
-    _tamper(
-        kept.store.path,
-        f"UPDATE entries SET recorded_time_ns = {recorded + 1}, hash = X'{digest}'"
+    kept.alter(
+        f"UPDATE entries SET recorded_time_ns = {recorded + 1}, hash = {_blob(kept, digest)}"
         f" WHERE position = {BROKEN}",
     )
     assert kept.verify().broken_position == BROKEN + 1
 
 
 def test_a_changed_refusal_is_found_beside_the_chain(kept: Till) -> None:
-    _tamper(kept.store.path, "UPDATE refused_events SET wire = X'00'")
+    kept.alter(f"UPDATE refused_events SET wire = {_blob(kept, '00')}")
     found = kept.verify()
     assert (found.broken_position, found.head.position) == (0, COUNT)
     assert "refused event bad was changed" in found.problem
 
 
 def test_a_missing_trigger_is_found(kept: Till) -> None:
-    with closing(sqlite3.connect(kept.store.path)) as connection:
-        connection.execute("DROP TRIGGER entries_no_update")
+    kept.alter(f"DROP TRIGGER entries_no_update{' ON entries' if kept.url else ''}", guards=True)
     assert "entries_no_update" in kept.verify().problem
 
 

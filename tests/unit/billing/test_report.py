@@ -84,7 +84,7 @@ def test_parts_of_a_report_add_up_to_the_whole(used: Till) -> None:
 
 @pytest.mark.parametrize("group_by", [("week",), ("tenant", "tenant"), ("",)])
 def test_an_unknown_or_repeated_group_is_refused(group_by: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidGroupError, match="tenant, model, day, hour"):
+    with pytest.raises(InvalidGroupError, match="tenant, project, key, model, day, hour"):
         UsageQuery(group_by=group_by)
 
 

@@ -166,12 +166,24 @@ def test_a_period_is_read_as_utc_unless_it_says_otherwise(run: Run) -> None:
 
 def test_verify_says_that_the_ledger_holds(run: Run) -> None:
     data = json.loads(run("verify", "--json").stdout)
-    assert (data["verified"], data["entry_count"], data["problem"]) == (True, 3, "")
+    assert (data["verified"], data["entries"], data["postings"]) == (True, 3, 10)
+    assert (data["first_broken"], data["problem"]) == (None, "")
     assert len(data["head_hash"]) == 64
     printed = run("verify")
     assert printed.exit_code == 0
     assert "The ledger holds: 3 entries" in printed.stdout
     assert data["head_hash"] in printed.stdout
+
+
+def test_a_request_is_shown_by_its_id(run: Run) -> None:
+    (entry,) = json.loads(run("show", "b", "--json").stdout)["entries"]
+    assert (entry["position"], entry["tenant"], entry["miss_tokens"]) == (2, "acme", 64)
+    assert (entry["amount"], entry["currency"]) == ("0.000074", "CNY")
+    assert (entry["project"], entry["leases"], entry["ttft_seconds"]) == (None, None, None)
+    printed = run("show", "b", "--tenant", "acme").stdout
+    for words in ("request id", "0.000074", "cache write tokens", "1h", "STOP"):
+        assert words in printed
+    assert "-" in next(line for line in printed.splitlines() if line.startswith("project"))
 
 
 def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
@@ -196,6 +208,8 @@ def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
     ("arguments", "exit_code", "word"),
     [
         (["invoice", "--tenant", "nobody"], 1, "TENANT_UNKNOWN"),
+        (["show", "nobody"], 1, "EVENT_UNKNOWN"),
+        (["show", "a", "--tenant", "beta"], 1, "EVENT_UNKNOWN"),
         (["report", "--by", "week"], 1, "INVALID_GROUP"),
         (["report", "--from", "2026-01-02", "--to", "2026-01-01"], 1, "INVALID_PERIOD"),
         (["report", "--from", "yesterday"], 2, "yesterday is not a time"),
@@ -205,6 +219,12 @@ def test_prices_show_the_book_and_where_it_comes_from(run: Run) -> None:
         (["report", "--tenant", "\udcff"], 2, "UTF-8"),
         (["invoice", "--tenant", "\udcff"], 2, "UTF-8"),
         (["invoice"], 2, "--tenant"),
+        (["verify", "--checkpoint", "nowhere.json"], 2, "nowhere.json"),
+        (["verify", "--public-key", "nowhere.pem"], 2, "nowhere.pem"),
+        (["verify", "--checkpoint", __file__], 2, "--checkpoint"),
+        (["verify", "--public-key", __file__], 2, "--public-key"),
+        (["verify", "--file", "nowhere.sqlite"], 1, "LEDGER_UNAVAILABLE"),
+        (["verify", "--file", __file__], 1, "LEDGER_FOREIGN"),
     ],
 )
 def test_a_mistake_is_told_on_standard_error_alone(
@@ -217,7 +237,8 @@ def test_a_mistake_is_told_on_standard_error_alone(
 
 
 @pytest.mark.parametrize(
-    "command", [["report"], ["invoice", "--tenant", "a"], ["verify"], ["prices"]]
+    "command",
+    [["report"], ["invoice", "--tenant", "a"], ["verify"], ["prices"], ["checkpoint"], ["key"]],
 )
 def test_a_service_that_is_not_there_is_one_clear_line(run: Run, command: list[str]) -> None:
     printed = run(*command, to="127.0.0.1:1")

@@ -32,6 +32,7 @@ from worker.usage_journal_format import (
     segment_paths,
 )
 from worker.usage_outbox import DeadLetter, UsageOutbox
+from worker.usage_wire import event_message
 
 
 def outbox_of(journal: UsageJournal) -> UsageOutbox:
@@ -303,3 +304,20 @@ async def test_a_full_journal_refuses_to_begin_but_lets_running_requests_end(
     outbox.acknowledge(pending[-1].sequence)
     await write(journal, make_event, "again")
     journal.close()
+
+
+def test_who_asked_is_kept_and_an_older_workers_silence_stays_one(make_event):
+    event = make_event("a")
+    said = replace(event, request=replace(event.request, project_id="search", user_id=""))
+    for each in (event, said):
+        assert decode(encode(1, End(each)).removesuffix(b"\n")) == (1, End(each))
+        begin = Begin(each.request)
+        assert decode(encode(1, begin).removesuffix(b"\n")) == (1, begin)
+    assert b"project_id" not in encode(1, End(event))
+    assert not event_message(event).HasField("project_id")
+    message = event_message(said)
+    assert (message.project_id, message.HasField("user_id"), message.user_id) == (
+        "search",
+        True,
+        "",
+    )

@@ -1,0 +1,172 @@
+"""Who asked, under which leases, and what was kept: zero, unknown and not applicable stay apart,
+and an event that says none of it keeps the text it always had.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from billing.errors import EventUnknownError
+from billing.ledger_lookup import FoundEntry, found_entries
+from billing.meter import RecordStatus
+from billing.report import UsageQuery, usage_rows
+from billing.usage import (
+    Refusal,
+    StorageUse,
+    UsageEvent,
+    event_from_text,
+    event_text,
+    refusal_of,
+    text_without_names,
+)
+from billing.wire import submission_of
+from billing.wire_event import event_message
+
+Events = Callable[..., UsageEvent]
+Till = Any
+
+SAID: dict[str, Any] = {
+    "project_id": "search",
+    "user_id": "",
+    "key_id": "k1",
+    "session_id": "s/1 ü",
+    "lease_ids": ("l1", "l2"),
+    "storage": StorageUse(host=0, ssd=640_000),
+}
+
+
+def test_an_event_that_says_all_of_it_has_this_text(usage_event: Events) -> None:
+    text = event_text(usage_event(**SAID))
+    for part in (
+        '"hit_ssd":0,"key_id":"k1","lease_ids":["l1","l2"],"miss":72,',
+        '"output":10,"project_id":"search","prompt":200,',
+        '"schema_version":1,"session_id":"s/1 \\u00fc","start_time_ns":',
+        '"storage":{"gpu":null,"host":0,"shared":null,"ssd":640000},"tenant_id":"acme",',
+        '"ttft_ns":120000000,"user_id":""}',
+    ):
+        assert part in text
+
+
+def test_an_event_that_says_none_of_it_has_the_text_of_before(usage_event: Events) -> None:
+    plain = usage_event()
+    assert text_without_names(usage_event(**SAID)) == event_text(plain)
+    for name in SAID:
+        assert f'"{name}"' not in event_text(plain)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        SAID,
+        {"project_id": ""},
+        {"lease_ids": ()},
+        {"storage": StorageUse()},
+        {"storage": StorageUse(0, 0, 0, 0)},
+    ],
+)
+def test_what_is_said_survives_the_text_and_the_wire(
+    usage_event: Events, changes: dict[str, Any]
+) -> None:
+    event = usage_event(**changes)
+    assert event_from_text(event_text(event)) == event
+    assert submission_of(event_message(event)).event == event
+
+
+def test_zero_unknown_and_none_are_three_texts(usage_event: Events) -> None:
+    said = [None, StorageUse(), StorageUse(host=0)]
+    assert len({event_text(usage_event(storage=each)) for each in said}) == 3
+    assert len({event_text(usage_event(project_id=each)) for each in (None, "", "0")}) == 3
+    assert len({event_text(usage_event(lease_ids=each)) for each in (None, (), ("",))}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"storage": StorageUse(gpu=-1)}, Refusal.NEGATIVE_QUANTITY),
+        ({"storage": StorageUse(ssd=10**17 + 1)}, Refusal.QUANTITY_TOO_LARGE),
+        ({"project_id": "a\nb"}, Refusal.INVALID_TEXT),
+        ({"key_id": "x" * 1025}, Refusal.INVALID_TEXT),
+        ({"lease_ids": ("l",) * 1001}, Refusal.TOO_MANY_LEASES),
+        ({"session_id": "strange \x00 names dodge no bill"}, None),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    usage_event: Events, now_ns: int, changes: dict[str, Any], refusal: Refusal | None
+) -> None:
+    assert refusal_of(usage_event(**changes), now_ns) is refusal
+
+
+def test_an_event_sent_before_and_after_an_upgrade_is_a_duplicate(
+    till: Till, usage_event: Events
+) -> None:
+    till.record(usage_event("a"))
+    (again,) = till.record(usage_event("a", **SAID))
+    assert (again.status, again.position) == (RecordStatus.DUPLICATE, 1)
+    till.record(usage_event("b", **SAID))
+    (less,) = till.record(usage_event("b"))
+    assert less.status is RecordStatus.CONFLICT
+
+
+def test_reports_are_by_project_and_key_and_say_what_is_unknown(
+    till: Till, usage_event: Events
+) -> None:
+    till.record(
+        usage_event("a", project_id="search", key_id="k1"),
+        usage_event("b", project_id="search", key_id=""),
+        usage_event("c", project_id=""),
+        usage_event("d"),
+    )
+
+    def groups(**query: Any) -> list[tuple[str, ...]]:
+        rows = till.store.read(lambda c: usage_rows(c, UsageQuery(**query)))
+        return [row.group for row in rows]
+
+    assert groups(group_by=("project",)) == [("",), ("*unknown",), ("search",)]
+    assert groups(group_by=("key",), project_id="search") == [("",), ("k1",)]
+    assert till.verify().problem == ""
+
+
+def _found(till: Till, *arguments: str) -> list[FoundEntry]:
+    found: list[FoundEntry] = till.store.read(lambda c: found_entries(c, *arguments))
+    return found
+
+
+def test_an_event_is_found_by_its_id_and_by_the_clients_own(
+    till: Till, usage_event: Events
+) -> None:
+    mine = [
+        usage_event("r1", client_request_id="mine", **SAID),
+        usage_event("r2", client_request_id="mine", tenant_id="beta"),
+        usage_event("mine", client_request_id="other"),
+        usage_event("old", start_time_ns=0, end_time_ns=1),
+    ]
+    till.record(*mine)
+    assert [each.event for each in _found(till, "mine")] == [mine[2], mine[0], mine[1]]
+    (found,) = _found(till, "r1")
+    assert (found.event, found.position, found.currency) == (mine[0], 1, "CNY")
+    assert (found.price_version, found.amount > 0) == ("second", True)
+    (unrated,) = _found(till, "old")
+    assert (unrated.currency, unrated.price_version, unrated.amount) == ("", "", 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nobody",), ("r1", "beta"), ("r1", "acme", "billing"), ("r1\x00",), ("",)],
+)
+def test_what_is_not_there_or_anothers_is_unknown(
+    till: Till, usage_event: Events, arguments: tuple[str, ...]
+) -> None:
+    till.record(usage_event("r1", project_id="search"))
+    assert _found(till, "r1", "acme", "search")
+    with pytest.raises(EventUnknownError):
+        _found(till, *arguments)
+
+
+def test_every_name_is_found_that_is_fit_for_one(till: Till, usage_event: Events) -> None:
+    till.record(usage_event("a", client_request_id="naïve ☃"), usage_event("b"))
+    assert [each.event.request_id for each in _found(till, "naïve ☃")] == ["a"]
+    (strange,) = till.record(replace(usage_event("c"), client_request_id="x\x00"))
+    assert strange.status is RecordStatus.ACCEPTED
