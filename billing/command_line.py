@@ -15,6 +15,7 @@ __all__ = [
     "Format",
     "FormatOption",
     "From",
+    "InvoiceFormat",
     "JsonOption",
     "To",
     "console",
@@ -31,6 +32,15 @@ class Format(Enum):
     TABLE = "table"
     CSV = "csv"
     JSON = "json"
+
+
+class InvoiceFormat(Enum):
+    """How to print an invoice."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
 
 
 Address = Annotated[

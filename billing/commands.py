@@ -20,6 +20,7 @@ from billing.command_line import (
     Format,
     FormatOption,
     From,
+    InvoiceFormat,
     JsonOption,
     To,
     console,
@@ -84,7 +85,10 @@ def invoice(
     tenant: Annotated[str, typer.Option(help="Whose invoice.")],
     from_: From = "",
     to: To = "",
-    format_: FormatOption = Format.TABLE,
+    format_: Annotated[
+        InvoiceFormat,
+        typer.Option("--format", help="How to print; html: a page with a chart, for paper too."),
+    ] = InvoiceFormat.TABLE,
     json_: JsonOption = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
@@ -93,14 +97,19 @@ def invoice(
     _set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetInvoice(request, timeout=wait))
     data = invoice_data(response.invoice)
-    match _format(format_, json_):
-        case Format.JSON:
+    match InvoiceFormat.JSON if json_ else format_:
+        case InvoiceFormat.JSON:
             print_json(data)
-        case Format.CSV:
+        case InvoiceFormat.HTML:
+            # Loading templates takes longer than all of the other formats.
+            from billing.invoice_page import invoice_page
+
+            print(invoice_page(data, _by_day(address, request)), end="")
+        case InvoiceFormat.CSV:
             keys = ("tenant", *_LINE_KEYS, "currency")
             extra = {"tenant": data["tenant"], "currency": data["currency"]}
             _print_csv(keys, [{**line, **extra} for line in invoice_rows(data)])
-        case Format.TABLE:
+        case InvoiceFormat.TABLE:
             show_invoice(console(), data)
 
 
@@ -153,6 +162,16 @@ _LINE_KEYS = (
     "price_book_version",
     "rule",
 )
+
+
+def _by_day(address: str, asked: usage_pb2.GetInvoiceRequest) -> list[dict[str, Any]]:
+    """The report by day of an invoice's tenant and period."""
+    request = usage_pb2.GetUsageRequest(tenant_id=asked.tenant_id, group_by=["day"])
+    for name in ("start_time", "end_time"):
+        if asked.HasField(name):
+            getattr(request, name).CopyFrom(getattr(asked, name))
+    response = call_billing(address, lambda stub, wait: stub.GetUsage(request, timeout=wait))
+    return report_data(response, ["day"])["rows"]
 
 
 def _set_period(

@@ -14,7 +14,15 @@ from rich.table import Table
 
 from billing.statement import invoice_rows
 
-__all__ = ["show_book", "show_entry", "show_invoice", "show_report", "show_verification"]
+__all__ = [
+    "class_of",
+    "grouped",
+    "show_book",
+    "show_entry",
+    "show_invoice",
+    "show_report",
+    "show_verification",
+]
 
 _HEADINGS = {
     "request_count": "requests",
@@ -82,7 +90,7 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
     lines = [
         {
             **line,
-            "token_class": _class_of(line),
+            "token_class": class_of(line),
             "unit_price": grouped(line["unit_price"]) if line["unit_price"] else "",
             "amount": grouped(line["amount"]),
         }
@@ -205,7 +213,8 @@ def _ttl(name: str) -> str:
     return name or "no end"
 
 
-def _class_of(line: Mapping[str, Any]) -> str:
+def class_of(line: Mapping[str, Any]) -> str:
+    """An invoice line's token class, with the TTL class where it has one."""
     name: str = line["token_class"]
     return f"{name} {_ttl(line['cache_write_ttl_class'])}" if name == "cache_write" else name
 

@@ -36,6 +36,7 @@ def test_top_level_is_the_five_rooms(names: list[str]) -> None:
         "kvtier/cli/main.py",
         "billing/default_prices.toml",
         "billing/books/anthropic.toml",
+        "billing/templates/invoice.html",
         "worker/requests.py",
     ],
 )

@@ -116,6 +116,10 @@ def test_a_report_reads_the_same_in_every_format(run: Run) -> None:
     table = run("report", "--by", "tenant").stdout
     for text in ("12,345,665", "100.0%", "1.234789", "11.11104", "beta", "50.0%", "1h 64"):
         assert text in table
+    page = run("invoice", "--tenant", "acme", "--format", "html").stdout
+    assert page.startswith("<!doctype html>")
+    for text in (*amounts, "12,345,600", data["total"], data["saved"], "64 tokens (1h)"):
+        assert text in page
 
 
 def test_the_totals_row_is_the_exact_sum(run: Run) -> None:
