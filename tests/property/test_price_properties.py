@@ -112,21 +112,21 @@ def test_the_money_adds_up_however_it_is_asked(
     with till(book) as (store, ledger):
         record(ledger, batch)
         lines = rows_of(store, postings, postings.c.position, postings.c.line)
-        assert sum(Decimal(line["amount"]) for line in lines) == 0
+        assert sum(Fraction(line["amount"]) for line in lines) == 0
         for tenant in {event.tenant_id for event in batch}:
             mine = [line for line in lines if line["account"] == f"receivable/{tenant}"]
-            owed = sum(Decimal(line["amount"]) for line in mine)
+            owed = sum(Fraction(line["amount"]) for line in mine)
             report = store.read(lambda c, t=tenant: usage_rows(c, UsageQuery(tenant_id=t)))
-            assert sum(row.amount for row in report) == owed
+            assert sum(Fraction(row.amount) for row in report) == owed
             invoice = store.read(lambda c, t=tenant: invoice_of(c, t, Period()))
-            assert invoice.total == sum(line.amount for line in invoice.lines)
+            assert invoice.total == sum(Fraction(line.amount) for line in invoice.lines)
             exact = sum(
                 Fraction(x.quantity_tokens) * Fraction(x.unit_price) / x.unit_tokens
                 for x in invoice.lines
             )
-            assert exact == Fraction(owed)
+            assert exact == owed
             said = sum(
-                quote(book, e.model, e.tokens, e.end_time_ns or 0).amount
+                Fraction(quote(book, e.model, e.tokens, e.end_time_ns or 0).amount)
                 for e in batch
                 if e.tenant_id == tenant
             )
