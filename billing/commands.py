@@ -5,29 +5,35 @@ nothing else; errors go to standard error with exit status 1 (2 for a wrong comm
 """
 
 import csv
-import json
-import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from enum import Enum
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
 
 from billing.client import call_billing
+from billing.command_line import (
+    DEFAULT_ADDRESS,
+    Address,
+    Format,
+    FormatOption,
+    From,
+    JsonOption,
+    To,
+    console,
+    print_json,
+)
+from billing.command_values import option_text, set_period
+from billing.price_commands import add_price_commands
 from billing.report import DIMENSIONS
 from billing.statement import (
     REPORT_FIGURES,
-    book_data,
     invoice_data,
     invoice_rows,
     report_data,
     verification_data,
 )
-from billing.tables import show_book, show_invoice, show_report, show_verification
+from billing.tables import show_invoice, show_report, show_verification
 from kvtier.v1 import usage_pb2
 
 __all__ = ["app"]
@@ -35,29 +41,6 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="Reports, invoices and the ledger's proof.")
 
 VERIFY_SECONDS_MAX = 3_600.0
-PIPE_COLUMNS = 200
-"""Width of a table that goes into a file or pipe: nothing there wraps at a screen's edge."""
-
-
-class Format(Enum):
-    """How to print."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-
-
-Address = Annotated[
-    str,
-    typer.Option(help="The billing service, HOST:PORT.", envvar="KVTIER_USAGE_ADDRESS"),
-]
-From = Annotated[
-    str, typer.Option("--from", help="First moment, 2026-11-01 or 2026-11-01T08:00+08:00 (or UTC).")
-]
-To = Annotated[str, typer.Option("--to", help="Up to, not including, this moment.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
-DEFAULT_ADDRESS = "127.0.0.1:7431"
 
 
 @app.command()
@@ -73,19 +56,21 @@ def report(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """What was used, what it costs, and what cache hits saved."""
-    group_by = [name.strip() for name in _text("--by", by).split(",") if name.strip()]
-    request = usage_pb2.GetUsageRequest(tenant_id=_text("--tenant", tenant), group_by=group_by)
-    _set_period(request, from_, to)
+    group_by = [name.strip() for name in option_text("--by", by).split(",") if name.strip()]
+    request = usage_pb2.GetUsageRequest(
+        tenant_id=option_text("--tenant", tenant), group_by=group_by
+    )
+    set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetUsage(request, timeout=wait))
     data = report_data(response, group_by)
     keys = (*group_by, *REPORT_FIGURES)
     match _format(format_, json_):
         case Format.JSON:
-            _print_json(data)
+            print_json(data)
         case Format.CSV:
             _print_csv(keys, [row | _csv_writes(row) for row in data["rows"]])
         case Format.TABLE:
-            show_report(_console(), data, keys)
+            show_report(console(), data, keys)
 
 
 @app.command(short_help="One tenant's statement of a period.")
@@ -98,19 +83,19 @@ def invoice(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """One tenant's statement: lines by model, token class and price, and their exact sum."""
-    request = usage_pb2.GetInvoiceRequest(tenant_id=_text("--tenant", tenant))
-    _set_period(request, from_, to)
+    request = usage_pb2.GetInvoiceRequest(tenant_id=option_text("--tenant", tenant))
+    set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetInvoice(request, timeout=wait))
     data = invoice_data(response.invoice)
     match _format(format_, json_):
         case Format.JSON:
-            _print_json(data)
+            print_json(data)
         case Format.CSV:
             keys = ("tenant", *_LINE_KEYS, "currency")
             extra = {"tenant": data["tenant"], "currency": data["currency"]}
             _print_csv(keys, [{**line, **extra} for line in invoice_rows(data)])
         case Format.TABLE:
-            show_invoice(_console(), data)
+            show_invoice(console(), data)
 
 
 @app.command(short_help="Prove that the ledger holds.")
@@ -124,23 +109,11 @@ def verify(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> Non
         )
     )
     if json_:
-        _print_json(data)
+        print_json(data)
     else:
-        show_verification(_console(), data)
+        show_verification(console(), data)
     if not data["verified"]:
         raise typer.Exit(1)
-
-
-@app.command()
-def prices(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> None:
-    """The price book that new events are rated with."""
-    request = usage_pb2.GetPriceBookRequest()
-    response = call_billing(address, lambda stub, wait: stub.GetPriceBook(request, timeout=wait))
-    data = book_data(response)
-    if json_:
-        _print_json(data)
-    else:
-        show_book(_console(), data)
 
 
 _LINE_KEYS = (
@@ -156,43 +129,8 @@ _LINE_KEYS = (
 )
 
 
-def _set_period(
-    request: usage_pb2.GetUsageRequest | usage_pb2.GetInvoiceRequest, start: str, end: str
-) -> None:
-    if start:
-        request.start_time.CopyFrom(_timestamp("--from", start))
-    if end:
-        request.end_time.CopyFrom(_timestamp("--to", end))
-
-
-def _timestamp(option: str, text: str) -> Timestamp:
-    timestamp = Timestamp()
-    try:
-        time = datetime.fromisoformat(text)
-        # In another zone, the first and the last hours of the calendar lie outside of it.
-        timestamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{text} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z", param_hint=option
-        ) from None
-    return timestamp
-
-
-def _text(option: str, text: str) -> str:
-    """`text`, unless the shell gave bytes that are none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise typer.BadParameter("not UTF-8 text", param_hint=option) from None
-    return text
-
-
 def _format(chosen: Format, json_: bool) -> Format:
     return Format.JSON if json_ else chosen
-
-
-def _print_json(data: object) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def _csv_writes(row: dict[str, Any]) -> dict[str, str]:
@@ -207,6 +145,4 @@ def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
 
 
-def _console() -> Console:
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPE_COLUMNS if wide else None)
+add_price_commands(app)

@@ -11,6 +11,7 @@
     ├── TooManyEventsError           over 1,000 events in a call
     ├── InvalidPeriodError           start is not before end
     ├── InvalidUsageError            tokens or a time that cannot be rated
+    ├── BookRefusedError             a caller's book does not hold together; names the line
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
     └── TenantUnknownError           has no posting
@@ -22,6 +23,7 @@ from kvtier.errors import KvtierError
 
 __all__ = [
     "BillingError",
+    "BookRefusedError",
     "InvalidGroupError",
     "InvalidPeriodError",
     "InvalidUsageError",
@@ -44,6 +46,10 @@ class BillingError(KvtierError):
 
 class PriceBookError(BillingError):
     reason = "PRICE_BOOK_INVALID"
+
+
+class BookRefusedError(BillingError):
+    reason = "BOOK_REFUSED"
 
 
 class TermsError(BillingError):

@@ -20,5 +20,6 @@ RULES: Mapping[str, Rule] = rules(
     GetUsage=_FIGURES,
     GetInvoice=_FIGURES,
     VerifyLedger=Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR})),
+    RerateUsage=Rule(frozenset({Role.OPERATOR, Role.BILLER})),
     GetPriceBook=Rule(EVERY_ROLE),
 )

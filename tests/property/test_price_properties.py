@@ -22,7 +22,7 @@ from billing.price_book import PriceBook, PriceVersion, version_from_text
 from billing.price_book_file import parse_price_book
 from billing.price_card import Selection, StorageMeter, StorageRate
 from billing.quote import quote
-from billing.rating import Facts, rate, rated_lines, selections
+from billing.rating import Facts, facts_of, rate, rated_lines, selections
 from billing.report import UsageQuery, usage_rows
 from billing.settlement import AdjustmentKind, CreditState, UsageCharge, settle
 from billing.storage import StorageSpan, storage_charges
@@ -126,9 +126,7 @@ def test_the_money_adds_up_however_it_is_asked(
             )
             assert exact == owed
             said = sum(
-                Fraction(quote(book, e.model, e.tokens, e.end_time_ns or 0).amount)
-                for e in batch
-                if e.tenant_id == tenant
+                Fraction(quote(book, facts_of(e)).amount) for e in batch if e.tenant_id == tenant
             )
             assert said == owed
         for row, event in zip(rows_of(store, entries, entries.c.position), batch, strict=True):
