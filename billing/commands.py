@@ -7,11 +7,9 @@ nothing else; errors go to standard error with exit status 1 (2 for a wrong comm
 import csv
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from billing.client import call_billing
 from billing.command_line import (
@@ -26,17 +24,18 @@ from billing.command_line import (
     console,
     print_json,
 )
+from billing.command_values import option_text, set_period
+from billing.price_commands import add_price_commands
 from billing.proof_commands import add_proof_commands
 from billing.report import DIMENSIONS
 from billing.statement import (
     REPORT_FIGURES,
-    book_data,
     entry_data,
     invoice_data,
     invoice_rows,
     report_data,
 )
-from billing.tables import show_book, show_entry, show_invoice, show_report
+from billing.tables import show_entry, show_invoice, show_report
 from kvtier.v1 import usage_pb2
 
 __all__ = ["app"]
@@ -61,13 +60,13 @@ def report(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """What was used, what it costs, and what cache hits saved."""
-    group_by = [name.strip() for name in _text("--by", by).split(",") if name.strip()]
+    group_by = [name.strip() for name in option_text("--by", by).split(",") if name.strip()]
     request = usage_pb2.GetUsageRequest(
-        tenant_id=_text("--tenant", tenant),
-        project_id=_text("--project", project),
+        tenant_id=option_text("--tenant", tenant),
+        project_id=option_text("--project", project),
         group_by=group_by,
     )
-    _set_period(request, from_, to)
+    set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetUsage(request, timeout=wait))
     data = report_data(response, group_by)
     keys = (*group_by, *REPORT_FIGURES)
@@ -93,8 +92,8 @@ def invoice(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """One tenant's statement: lines by model, token class and price, and their exact sum."""
-    request = usage_pb2.GetInvoiceRequest(tenant_id=_text("--tenant", tenant))
-    _set_period(request, from_, to)
+    request = usage_pb2.GetInvoiceRequest(tenant_id=option_text("--tenant", tenant))
+    set_period(request, from_, to)
     response = call_billing(address, lambda stub, wait: stub.GetInvoice(request, timeout=wait))
     data = invoice_data(response.invoice)
     match InvoiceFormat.JSON if json_ else format_:
@@ -124,9 +123,9 @@ def show(
     """The usage event of a request, and what it costs, by its id or by the client's own name for
     it (client_request_id)."""
     request = usage_pb2.FindUsageEventsRequest(
-        tenant_id=_text("--tenant", tenant),
-        project_id=_text("--project", project),
-        id=_text("ID", id_),
+        tenant_id=option_text("--tenant", tenant),
+        project_id=option_text("--project", project),
+        id=option_text("ID", id_),
     )
     response = call_billing(address, lambda stub, wait: stub.FindUsageEvents(request, timeout=wait))
     found = [entry_data(entry) for entry in response.entries]
@@ -137,18 +136,6 @@ def show(
         if number:
             console().print()
         show_entry(console(), data)
-
-
-@app.command()
-def prices(json_: JsonOption = False, address: Address = DEFAULT_ADDRESS) -> None:
-    """The price book that new events are rated with."""
-    request = usage_pb2.GetPriceBookRequest()
-    response = call_billing(address, lambda stub, wait: stub.GetPriceBook(request, timeout=wait))
-    data = book_data(response)
-    if json_:
-        print_json(data)
-    else:
-        show_book(console(), data)
 
 
 _LINE_KEYS = (
@@ -174,37 +161,6 @@ def _by_day(address: str, asked: usage_pb2.GetInvoiceRequest) -> list[dict[str, 
     return report_data(response, ["day"])["rows"]
 
 
-def _set_period(
-    request: usage_pb2.GetUsageRequest | usage_pb2.GetInvoiceRequest, start: str, end: str
-) -> None:
-    if start:
-        request.start_time.CopyFrom(_timestamp("--from", start))
-    if end:
-        request.end_time.CopyFrom(_timestamp("--to", end))
-
-
-def _timestamp(option: str, text: str) -> Timestamp:
-    timestamp = Timestamp()
-    try:
-        time = datetime.fromisoformat(text)
-        # In another zone, the first and the last hours of the calendar lie outside of it.
-        timestamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"{text} is not a time; write 2026-11-01 or 2026-11-01T08:00:00Z", param_hint=option
-        ) from None
-    return timestamp
-
-
-def _text(option: str, text: str) -> str:
-    """`text`, unless the shell gave bytes that are none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise typer.BadParameter("not UTF-8 text", param_hint=option) from None
-    return text
-
-
 def _format(chosen: Format, json_: bool) -> Format:
     return Format.JSON if json_ else chosen
 
@@ -222,3 +178,4 @@ def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
 
 
 add_proof_commands(app)
+add_price_commands(app)

@@ -12,6 +12,7 @@
     ├── TooManyEventsError           over 1,000 events in a call
     ├── InvalidPeriodError           start is not before end
     ├── InvalidUsageError            tokens or a time that cannot be rated
+    ├── BookRefusedError             a caller's book does not hold together; names the line
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
     ├── EventUnknownError            no entry has that id
@@ -24,6 +25,7 @@ from kvtier.errors import KvtierError
 
 __all__ = [
     "BillingError",
+    "BookRefusedError",
     "EventUnknownError",
     "InvalidGroupError",
     "InvalidPeriodError",
@@ -48,6 +50,10 @@ class BillingError(KvtierError):
 
 class PriceBookError(BillingError):
     reason = "PRICE_BOOK_INVALID"
+
+
+class BookRefusedError(BillingError):
+    reason = "BOOK_REFUSED"
 
 
 class TermsError(BillingError):

@@ -26,17 +26,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from billing.errors import PriceBookError
+from billing.errors import BookRefusedError, PriceBookError
 from billing.price_book import Price, PriceBook, PriceVersion
 from billing.price_card_file import read_calendars, read_card, read_windows
 from billing.price_check import check_cards, check_times
 from billing.toml_file import NO_TIME, FilePath, TomlFile, read_text
 
-__all__ = ["DEFAULT_BOOK", "load_price_book", "parse_price_book"]
+__all__ = ["DEFAULT_BOOK", "given_book", "load_price_book", "parse_price_book"]
 
 FORMATS = (1, 2)
 INVOICE_DECIMALS = 6
 """A question on a cached document costs fractions of a cent; 2 places would show 0.00."""
+
+GIVEN_CHARACTERS_MAX = 1024 * 1024
 
 DEFAULT_BOOK = "default_prices.toml"
 
@@ -52,6 +54,16 @@ def load_price_book(path: Path | None) -> PriceBook:
         shipped = resources.files("billing").joinpath(DEFAULT_BOOK)
         return parse_price_book(shipped.read_text("utf-8"), DEFAULT_BOOK)
     return parse_price_book(read_text(path, "price book", PriceBookError), str(path))
+
+
+def given_book(text: str, name: str) -> PriceBook:
+    """A book that a caller sent. Raises BookRefusedError."""
+    if len(text) > GIVEN_CHARACTERS_MAX:
+        raise BookRefusedError(f"the price book is over {GIVEN_CHARACTERS_MAX} characters")
+    try:
+        return parse_price_book(text, name or "the book")
+    except PriceBookError as error:
+        raise BookRefusedError(str(error)) from None
 
 
 def parse_price_book(text: str, source: str) -> PriceBook:

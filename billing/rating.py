@@ -39,6 +39,7 @@ __all__ = [
     "facts_of",
     "rate",
     "rated_lines",
+    "selected_lines",
     "selections",
 ]
 
@@ -99,23 +100,29 @@ def facts_of(event: UsageEvent) -> Facts:
 
 def rated_lines(facts: Facts, version: PriceVersion) -> tuple[RatedLine, ...]:
     """The lines of a request, in the order of their postings; none when nothing has a price."""
+    return tuple(line for _, line in selected_lines(facts, version))
+
+
+def selected_lines(facts: Facts, version: PriceVersion) -> list[tuple[Selection, RatedLine]]:
+    """Lines with the layers that made their prices."""
     card = version.card_of(facts.model)
     if card is None:
-        return ()
+        return []
     tokens = facts.tokens
     bands = selections(facts, version, card)
     last = bands[-1][1]
-    lines: list[RatedLine] = []
+    lines: list[tuple[Selection, RatedLine]] = []
     position = 0
     for meter, quantity in _charges(tokens, card, card.rates(last)):
         ttl_class = tokens.cache_write_ttl_class if meter == CACHE_WRITE else ""
         if len(bands) == 1 or meter in _WHOLE or position >= tokens.prompt:
-            lines.append(RatedLine(card.key(last, meter, ttl_class), quantity))
-            continue
-        for selection, part in _split(bands, position, position + quantity):
-            lines.append(RatedLine(card.key(selection, meter, ttl_class), part))
-        position += quantity
-    return tuple(lines)
+            parts = [(last, quantity)]
+        else:
+            parts = _split(bands, position, position + quantity)
+            position += quantity
+        for selection, part in parts:
+            lines.append((selection, RatedLine(card.key(selection, meter, ttl_class), part)))
+    return lines
 
 
 _WHOLE = ("output", "request")

@@ -4,12 +4,13 @@ The sums are those of the postings, to the last digit (`usage_sums`). Nothing is
 and hours are UTC. Reads one snapshot; runs on a reader's thread.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection
 
 from billing.errors import InvalidGroupError, TooManyRowsError
 from billing.ledger_schema import entries
@@ -18,7 +19,15 @@ from billing.money import EXACT, ZERO
 from billing.period import DAY_NS, HOUR_NS, Period
 from billing.usage_sums import UsageSum, usage_sums
 
-__all__ = ["DIMENSIONS", "UsageQuery", "UsageRow", "usage_rows"]
+__all__ = [
+    "DIMENSIONS",
+    "ROWS_MAX",
+    "UsageQuery",
+    "UsageRow",
+    "group_columns",
+    "group_label",
+    "usage_rows",
+]
 
 DIMENSIONS = ("tenant", "project", "key", "model", "day", "hour")
 UNKNOWN = "*unknown"
@@ -43,12 +52,7 @@ class UsageQuery:
 
     def __post_init__(self) -> None:
         """Raises InvalidGroupError."""
-        unknown = [name for name in self.group_by if name not in DIMENSIONS]
-        if unknown or len(set(self.group_by)) != len(self.group_by):
-            raise InvalidGroupError(
-                f"group by any of {', '.join(DIMENSIONS)}, each at most once;"
-                f" not by {', '.join(self.group_by)}"
-            )
+        check_groups(self.group_by)
 
 
 @dataclass(slots=True)
@@ -82,18 +86,10 @@ class UsageRow:
 
 def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     """Rows ordered by group, then currency. Raises TooManyRowsError over ROWS_MAX."""
-    columns = {
-        "tenant": entries.c.tenant_id,
-        "project": entries.c.project_id,
-        "key": entries.c.key_id,
-        "model": entries.c.model,
-        "day": entries.c.end_time_ns // DAY_NS,
-        "hour": entries.c.end_time_ns // HOUR_NS,
-    }
-    chosen = [columns[name].label(name) for name in query.group_by]
+    chosen = group_columns(query.group_by)
     rows: dict[tuple[tuple[str, ...], str], UsageRow] = {}
     for found in usage_sums(connection, query.period, query.tenant_id, chosen, query.project_id):
-        group = tuple(map(_label, query.group_by, found.group))
+        group = tuple(map(group_label, query.group_by, found.group))
         currency = found.version.currency if found.version is not None else ""
         _add(rows.setdefault((group, currency), UsageRow(group, currency)), found)
     if len(rows) > ROWS_MAX:
@@ -102,6 +98,30 @@ def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
             " groups"
         )
     return [rows[key] for key in sorted(rows)]
+
+
+def group_columns(group_by: Sequence[str]) -> list[ColumnElement[Any]]:
+    """Of entries, by the names of dimensions. Raises InvalidGroupError."""
+    check_groups(group_by)
+    columns: dict[str, ColumnElement[Any]] = {
+        "tenant": entries.c.tenant_id,
+        "project": entries.c.project_id,
+        "key": entries.c.key_id,
+        "model": entries.c.model,
+        "day": entries.c.end_time_ns // DAY_NS,
+        "hour": entries.c.end_time_ns // HOUR_NS,
+    }
+    return [columns[name].label(name) for name in group_by]
+
+
+def check_groups(group_by: Sequence[str]) -> None:
+    """Raises InvalidGroupError."""
+    unknown = [name for name in group_by if name not in DIMENSIONS]
+    if unknown or len(set(group_by)) != len(group_by):
+        raise InvalidGroupError(
+            f"group by any of {', '.join(DIMENSIONS)}, each at most once; not by"
+            f" {', '.join(group_by)}"
+        )
 
 
 def _add(row: UsageRow, found: UsageSum) -> None:
@@ -115,7 +135,7 @@ def _add(row: UsageRow, found: UsageSum) -> None:
         row.saved = EXACT.add(row.saved, saved_by_hits(key, quantity))
 
 
-def _label(dimension: str, value: Any) -> str:
+def group_label(dimension: str, value: Any) -> str:
     if dimension == "day":
         return f"{datetime.fromtimestamp(value * 86_400, UTC):%Y-%m-%d}"
     if dimension == "hour":

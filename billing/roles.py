@@ -26,5 +26,6 @@ RULES: Mapping[str, Rule] = rules(
     GetCheckpoint=_PROOF,
     GetLedgerKeys=Rule(EVERY_ROLE),
     RotateLedgerKey=Rule(frozenset({Role.OPERATOR})),
+    RerateUsage=Rule(frozenset({Role.OPERATOR, Role.BILLER})),
     GetPriceBook=Rule(EVERY_ROLE),
 )

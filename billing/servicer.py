@@ -24,8 +24,11 @@ from billing.ledger_store import LedgerStore
 from billing.ledger_verify import verify_ledger
 from billing.metrics import BillingMetrics
 from billing.price_book import PriceBook
+from billing.price_book_file import given_book
 from billing.quote import quote
+from billing.rating import Facts
 from billing.report import UsageQuery, usage_rows
+from billing.rerating import RerateQuery, rerated_rows
 from billing.terms import TermsSheet
 from billing.usage import TenantId
 from billing.wire import (
@@ -34,6 +37,7 @@ from billing.wire import (
     outcome_message,
     period_of,
     quote_message,
+    rerate_row_message,
     row_message,
     submission_of,
     tokens_of,
@@ -74,7 +78,7 @@ class UsageParts:
     readers: Executor
     """Read the ledger for reports and invoices."""
     verifier: Executor
-    """Walks the ledger; one thread, so that a long walk keeps no report waiting."""
+    """Walks the ledger, or rates a period anew; one thread, so that it keeps no report waiting."""
     stopping: threading.Event
     """Set when the service ends: a walk gives up."""
 
@@ -132,8 +136,8 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         end_time_ns = end_time_of(request)
         if end_time_ns is None:
             end_time_ns = self._parts.clock_ns()
-        tokens = tokens_of(request.tokens)
-        return quote_message(quote(self._parts.book, request.model, tokens, end_time_ns))
+        facts = Facts(request.model, tokens_of(request.tokens), end_time_ns, request.service_class)
+        return quote_message(quote(self._parts.book, facts))
 
     async def GetUsage(
         self, request: usage_pb2.GetUsageRequest, context: Context
@@ -172,6 +176,24 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             return usage_pb2.FindUsageEventsResponse(entries=map(entry_message, found))
 
         return await self._read(look_up)
+
+    async def RerateUsage(
+        self, request: usage_pb2.RerateUsageRequest, context: Context
+    ) -> usage_pb2.RerateUsageResponse:
+        query = RerateQuery(request.tenant_id, period_of(request), tuple(request.group_by))
+        stopping = self._parts.stopping.is_set
+
+        def rerate() -> usage_pb2.RerateUsageResponse:
+            book = given_book(request.price_book, request.price_book_name)
+            rows = self._parts.store.read(
+                lambda connection: rerated_rows(connection, query, book, stopping)
+            )
+            return usage_pb2.RerateUsageResponse(
+                rows=(rerate_row_message(row, query.group_by) for row in rows)
+            )
+
+        with self._reading.one():
+            return await self._off_loop(self._parts.verifier, rerate)
 
     async def VerifyLedger(
         self, request: usage_pb2.VerifyLedgerRequest, context: Context

@@ -4,6 +4,7 @@ from grpc import StatusCode
 
 from billing.errors import (
     BillingError,
+    BookRefusedError,
     EventUnknownError,
     InvalidGroupError,
     InvalidPeriodError,
@@ -27,6 +28,7 @@ __all__ = ["STATUS_TABLE"]
 STATUS_TABLE: StatusTable = {
     BillingError: StatusCode.INTERNAL,
     PriceBookError: StatusCode.FAILED_PRECONDITION,
+    BookRefusedError: StatusCode.INVALID_ARGUMENT,
     TermsError: StatusCode.FAILED_PRECONDITION,
     LedgerUnavailableError: StatusCode.UNAVAILABLE,
     LedgerLockedError: StatusCode.UNAVAILABLE,

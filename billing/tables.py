@@ -21,6 +21,7 @@ __all__ = [
     "show_entry",
     "show_invoice",
     "show_report",
+    "show_rows",
     "show_verification",
 ]
 
@@ -37,6 +38,9 @@ _HEADINGS = {
     "unit_tokens": "per",
     "token_class": "class",
     "price_book_version": "prices of",
+    "charged_requests": "requests",
+    "rerated_requests": "requests then",
+    "rerated": "under the book",
 }
 _WORDS = {
     "tenant",
@@ -49,6 +53,7 @@ _WORDS = {
     "token_class",
     "price_book_version",
     "rule",
+    "why",
 }
 _UNRATED = "unrated"
 _UNBOUND = 100_000
@@ -65,7 +70,7 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
     rows, totals = _aligned(data["rows"], data["totals"])
     for total in totals:
         total.setdefault(keys[0], "total")
-    _show_rows(console, "Usage", keys, rows, totals)
+    show_rows(console, "Usage", keys, rows, totals)
     if any(not row["currency"] for row in data["rows"]):
         console.print(
             "unrated: no version of the price book covers these requests; see docs/billing.md",
@@ -102,7 +107,7 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
         "price_book_version": data["currency"],
     }
     title = f"Invoice of {data['tenant']}, from {start} to {end}"
-    _show_rows(console, title, keys, lines, [total])
+    show_rows(console, title, keys, lines, [total])
     console.print(
         f"{data['request_count']:,} requests; cache hits saved"
         f" {data['currency']} {grouped(data['saved'])}",
@@ -226,7 +231,7 @@ def grouped(amount: str) -> str:
     return f"{sign}{int(whole):,}{point}{fraction}"
 
 
-def _show_rows(
+def show_rows(
     console: Console,
     title: str,
     keys: Sequence[str],

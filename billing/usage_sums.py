@@ -7,7 +7,8 @@ snapshot; runs on a reader's thread.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,11 +90,13 @@ def usage_sums(
         found.count(tokens, row.request_count)
         found.rate(Facts(row.price_model, tokens, 0))
     if each:
-        for row in _one_by_one(connection, columns, [*conditions, entries.c.price_id.in_(each)]):
-            event = event_from_text(row.event)
-            found = sum_of(tuple(row[: len(columns)]), event.model, row.price_id)
-            found.count(event.tokens, 1)
-            found.rate(facts_of(event))
+        others = [*conditions, entries.c.price_id.in_(each)]
+        with closing(_one_by_one(connection, columns, others)) as rows:
+            for row in rows:
+                event = event_from_text(row.event)
+                found = sum_of(tuple(row[: len(columns)]), event.model, row.price_id)
+                found.count(event.tokens, 1)
+                found.rate(facts_of(event))
     return list(sums.values())
 
 
@@ -161,9 +164,10 @@ def _one_by_one(
     connection: Connection,
     columns: Sequence[ColumnElement[Any]],
     conditions: Sequence[ColumnElement[bool]],
-) -> Iterator[Any]:
+) -> Generator[Any]:
     statement = select(*columns, entries.c.event, entries.c.price_id).where(and_(True, *conditions))
-    yield from connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(statement)
+    with connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(statement) as result:
+        yield from result
 
 
 def _tokens_of(row: Any) -> TokenCounts:

@@ -4,7 +4,7 @@ Invariant: what comes in is taken as it is, nonsense included, so that `meter` j
 refused event can be kept; an enum number or time that has no meaning becomes None.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,6 +21,7 @@ from billing.price_card import CACHE_WRITE, RateCard, Selection
 from billing.price_words import rules_of
 from billing.quote import Quote
 from billing.report import UsageRow
+from billing.rerating import ReratedRow, Sum
 from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEvent
 from kvtier.v1 import usage_pb2
 
@@ -30,6 +31,7 @@ __all__ = [
     "outcome_message",
     "period_of",
     "quote_message",
+    "rerate_row_message",
     "row_message",
     "submission_of",
     "tokens_of",
@@ -119,11 +121,25 @@ def quote_message(quote: Quote) -> usage_pb2.RateUsageResponse:
         currency_code=quote.currency,
         saved_amount=to_text(quote.saved),
         price_book_version=quote.price_version,
+        lines=[
+            usage_pb2.RatedLine(
+                token_class=each.line.key.meter,
+                cache_write_ttl_class=each.line.key.ttl_class,
+                quantity=each.line.quantity,
+                unit_price=to_text(each.line.key.unit_price),
+                unit_tokens=each.line.key.per,
+                amount=to_text(each.line.amount),
+                rule=each.line.key.rule,
+                derivation=each.derivation,
+            )
+            for each in quote.lines
+        ],
+        notes=quote.notes,
     )
 
 
 def period_of(
-    message: usage_pb2.GetUsageRequest | usage_pb2.GetInvoiceRequest,
+    message: usage_pb2.GetUsageRequest | usage_pb2.GetInvoiceRequest | usage_pb2.RerateUsageRequest,
 ) -> Period:
     """Raises InvalidPeriodError."""
     bounds: list[int | None] = []
@@ -217,6 +233,26 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
     if invoice.period.end_ns is not None:
         message.end_time.FromNanoseconds(invoice.period.end_ns)
     return message
+
+
+def rerate_row_message(row: ReratedRow, group_by: tuple[str, ...]) -> usage_pb2.RerateRow:
+    return usage_pb2.RerateRow(
+        group=dict(zip(group_by, row.group, strict=True)),
+        charged=_sums(row.charged),
+        rerated=_sums(row.rerated),
+    )
+
+
+def _sums(sums: Mapping[str, Sum]) -> list[usage_pb2.RateSum]:
+    return [
+        usage_pb2.RateSum(
+            currency_code=currency,
+            amount=to_text(each.amount),
+            saved_amount=to_text(each.saved),
+            request_count=each.request_count,
+        )
+        for currency, each in sorted(sums.items())
+    ]
 
 
 def verification_message(found: Verification) -> usage_pb2.VerifyLedgerResponse:

@@ -160,26 +160,52 @@ class RecordOutcome(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., status: _Optional[_Union[RecordStatus, str]] = ..., reason: _Optional[str] = ..., ledger_position: _Optional[int] = ...) -> None: ...
 
 class RateUsageRequest(_message.Message):
-    __slots__ = ("model", "tokens", "end_time")
+    __slots__ = ("model", "tokens", "end_time", "service_class")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     model: str
     tokens: TokenUsage
     end_time: _timestamp_pb2.Timestamp
-    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    service_class: str
+    def __init__(self, model: _Optional[str] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., service_class: _Optional[str] = ...) -> None: ...
 
 class RateUsageResponse(_message.Message):
-    __slots__ = ("amount", "currency_code", "saved_amount", "price_book_version")
+    __slots__ = ("amount", "currency_code", "saved_amount", "price_book_version", "lines", "notes")
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
     SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     amount: str
     currency_code: str
     saved_amount: str
     price_book_version: str
-    def __init__(self, amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., price_book_version: _Optional[str] = ...) -> None: ...
+    lines: _containers.RepeatedCompositeFieldContainer[RatedLine]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[RatedLine, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RatedLine(_message.Message):
+    __slots__ = ("token_class", "cache_write_ttl_class", "quantity", "unit_price", "unit_tokens", "amount", "rule", "derivation")
+    TOKEN_CLASS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    UNIT_PRICE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    DERIVATION_FIELD_NUMBER: _ClassVar[int]
+    token_class: str
+    cache_write_ttl_class: str
+    quantity: int
+    unit_price: str
+    unit_tokens: int
+    amount: str
+    rule: str
+    derivation: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, token_class: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ..., quantity: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., rule: _Optional[str] = ..., derivation: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetUsageRequest(_message.Message):
     __slots__ = ("tenant_id", "start_time", "end_time", "group_by", "project_id")
@@ -425,6 +451,57 @@ class RotateLedgerKeyResponse(_message.Message):
     KEY_FIELD_NUMBER: _ClassVar[int]
     key: LedgerKey
     def __init__(self, key: _Optional[_Union[LedgerKey, _Mapping]] = ...) -> None: ...
+
+class RerateUsageRequest(_message.Message):
+    __slots__ = ("tenant_id", "start_time", "end_time", "group_by", "price_book", "price_book_name")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    PRICE_BOOK_FIELD_NUMBER: _ClassVar[int]
+    PRICE_BOOK_NAME_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    group_by: _containers.RepeatedScalarFieldContainer[str]
+    price_book: str
+    price_book_name: str
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., group_by: _Optional[_Iterable[str]] = ..., price_book: _Optional[str] = ..., price_book_name: _Optional[str] = ...) -> None: ...
+
+class RerateUsageResponse(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[RerateRow]
+    def __init__(self, rows: _Optional[_Iterable[_Union[RerateRow, _Mapping]]] = ...) -> None: ...
+
+class RerateRow(_message.Message):
+    __slots__ = ("group", "charged", "rerated")
+    class GroupEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    CHARGED_FIELD_NUMBER: _ClassVar[int]
+    RERATED_FIELD_NUMBER: _ClassVar[int]
+    group: _containers.ScalarMap[str, str]
+    charged: _containers.RepeatedCompositeFieldContainer[RateSum]
+    rerated: _containers.RepeatedCompositeFieldContainer[RateSum]
+    def __init__(self, group: _Optional[_Mapping[str, str]] = ..., charged: _Optional[_Iterable[_Union[RateSum, _Mapping]]] = ..., rerated: _Optional[_Iterable[_Union[RateSum, _Mapping]]] = ...) -> None: ...
+
+class RateSum(_message.Message):
+    __slots__ = ("currency_code", "amount", "saved_amount", "request_count")
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    currency_code: str
+    amount: str
+    saved_amount: str
+    request_count: int
+    def __init__(self, currency_code: _Optional[str] = ..., amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ...) -> None: ...
 
 class VerifyLedgerResponse(_message.Message):
     __slots__ = ("entry_count", "posting_count", "verified", "first_broken_position", "problem", "unrated_count", "refused_count", "head_hash", "checkpoint_count")

@@ -60,6 +60,11 @@ class UsageServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.GetInvoiceRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_usage__pb2.GetInvoiceResponse.FromString,
                 _registered_method=True)
+        self.RerateUsage = channel.unary_unary(
+                '/kvtier.v1.UsageService/RerateUsage',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.RerateUsageRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.RerateUsageResponse.FromString,
+                _registered_method=True)
         self.VerifyLedger = channel.unary_unary(
                 '/kvtier.v1.UsageService/VerifyLedger',
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
@@ -150,6 +155,18 @@ class UsageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RerateUsage(self, request, context):
+        """What the events of a period cost, and would have cost under another price book. Reads only.
+
+        Preconditions: none. Each event is rated anew, so a long period takes long; give the call a
+        deadline of minutes. Limits: a book of 1 MiB, 20,000 rows, one such call at a time; further ones
+        wait. Errors: BOOK_REFUSED (INVALID_ARGUMENT) names every problem of the book with its line;
+        INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def VerifyLedger(self, request, context):
         """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long.
 
@@ -233,6 +250,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetInvoice,
                     request_deserializer=kvtier_dot_v1_dot_usage__pb2.GetInvoiceRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_usage__pb2.GetInvoiceResponse.SerializeToString,
+            ),
+            'RerateUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerateUsage,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.RerateUsageRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.RerateUsageResponse.SerializeToString,
             ),
             'VerifyLedger': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyLedger,
@@ -379,6 +401,33 @@ class UsageService(object):
             '/kvtier.v1.UsageService/GetInvoice',
             kvtier_dot_v1_dot_usage__pb2.GetInvoiceRequest.SerializeToString,
             kvtier_dot_v1_dot_usage__pb2.GetInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerateUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/RerateUsage',
+            kvtier_dot_v1_dot_usage__pb2.RerateUsageRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.RerateUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

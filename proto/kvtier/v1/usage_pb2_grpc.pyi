@@ -72,6 +72,14 @@ class UsageServiceStub:
     Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
     than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
     """
+    RerateUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.RerateUsageRequest, _usage_pb2.RerateUsageResponse]
+    """What the events of a period cost, and would have cost under another price book. Reads only.
+
+    Preconditions: none. Each event is rated anew, so a long period takes long; give the call a
+    deadline of minutes. Limits: a book of 1 MiB, 20,000 rows, one such call at a time; further ones
+    wait. Errors: BOOK_REFUSED (INVALID_ARGUMENT) names every problem of the book with its line;
+    INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
+    """
     VerifyLedger: _grpc.UnaryUnaryMultiCallable[_usage_pb2.VerifyLedgerRequest, _usage_pb2.VerifyLedgerResponse]
     """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long.
 
@@ -153,6 +161,14 @@ class UsageServiceAsyncStub(UsageServiceStub):
     Precondition: the ledger has an event of the tenant, in whatever period.
     Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
     than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
+    """
+    RerateUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.RerateUsageRequest, _usage_pb2.RerateUsageResponse]  # type: ignore[assignment]
+    """What the events of a period cost, and would have cost under another price book. Reads only.
+
+    Preconditions: none. Each event is rated anew, so a long period takes long; give the call a
+    deadline of minutes. Limits: a book of 1 MiB, 20,000 rows, one such call at a time; further ones
+    wait. Errors: BOOK_REFUSED (INVALID_ARGUMENT) names every problem of the book with its line;
+    INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
     """
     VerifyLedger: _aio.UnaryUnaryMultiCallable[_usage_pb2.VerifyLedgerRequest, _usage_pb2.VerifyLedgerResponse]  # type: ignore[assignment]
     """Walks the ledger's hash chain and recomputes every amount. Reads only; may take long.
@@ -256,6 +272,20 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Precondition: the ledger has an event of the tenant, in whatever period.
         Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
         than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
+        """
+
+    @_abc_1.abstractmethod
+    def RerateUsage(
+        self,
+        request: _usage_pb2.RerateUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.RerateUsageResponse, _abc.Awaitable[_usage_pb2.RerateUsageResponse]]:
+        """What the events of a period cost, and would have cost under another price book. Reads only.
+
+        Preconditions: none. Each event is rated anew, so a long period takes long; give the call a
+        deadline of minutes. Limits: a book of 1 MiB, 20,000 rows, one such call at a time; further ones
+        wait. Errors: BOOK_REFUSED (INVALID_ARGUMENT) names every problem of the book with its line;
+        INVALID_PERIOD, INVALID_GROUP, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
 
     @_abc_1.abstractmethod

@@ -28,6 +28,7 @@ from billing.period import HOUR_NS, Period
 from billing.price_book import PriceBook, version_from_text
 from billing.price_book_file import load_price_book
 from billing.quote import quote
+from billing.rating import Facts
 from billing.statement import invoice_data
 from billing.storage import StorageSpan, storage_charges
 from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
@@ -86,9 +87,8 @@ def _requests(name: str) -> list[dict[str, str]]:
     book, found = _book(name), []
     for request in REQUESTS:
         if request.book == name:
-            said = quote(
-                book, request.model, request.counts, request.time_ns, request.service_class
-            )
+            facts = Facts(request.model, request.counts, request.time_ns, request.service_class)
+            said = quote(book, facts)
             assert said.amount == request.by_hand, request.what
             amount, saved = to_text(said.amount), to_text(said.saved)
             found.append(

@@ -13,7 +13,7 @@ from billing.period import Period
 from billing.price_book import PriceBook, version_from_text
 from billing.price_book_file import parse_price_book
 from billing.quote import quote
-from billing.rating import rate
+from billing.rating import facts_of, rate
 from billing.report import UsageQuery, UsageRow, usage_rows
 from billing.statement import book_data, invoice_data
 from billing.tables import show_book, show_invoice
@@ -97,7 +97,7 @@ def test_what_rating_posts_is_what_a_quote_says(
         owed, *credits_ = rate(event, priced.versions[0])
         assert sum(each.amount for each in credits_) == -owed.amount
         assert event.end_time_ns is not None
-        said = quote(priced, event.model, event.tokens, event.end_time_ns)
+        said = quote(priced, facts_of(event))
         assert said.amount == owed.amount
         assert ("revenue/cache_write" in [each.account for each in credits_]) == bool(
             event.tokens.cache_write
