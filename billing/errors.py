@@ -15,6 +15,7 @@
     ├── BookRefusedError             a caller's book does not hold together; names the line
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
+    ├── ExportError                  a file that cannot hold what it should, or lacks its library
     ├── EventUnknownError            no entry has that id
     └── TenantUnknownError           has no posting
 
@@ -27,6 +28,7 @@ __all__ = [
     "BillingError",
     "BookRefusedError",
     "EventUnknownError",
+    "ExportError",
     "InvalidGroupError",
     "InvalidPeriodError",
     "InvalidUsageError",
@@ -102,6 +104,12 @@ class InvalidGroupError(BillingError):
 
 class TooManyRowsError(BillingError):
     reason = "TOO_MANY_ROWS"
+
+
+class ExportError(BillingError):
+    """On the command line; never on the wire."""
+
+    reason = "EXPORT_FAILED"
 
 
 class EventUnknownError(BillingError):

@@ -21,6 +21,7 @@ RULES: Mapping[str, Rule] = rules(
     RateUsage=Rule(EVERY_ROLE),
     GetUsage=_FIGURES,
     GetInvoice=_FIGURES,
+    ListCharges=_FIGURES,
     FindUsageEvents=_FIGURES,
     VerifyLedger=_PROOF,
     GetCheckpoint=_PROOF,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import grpc
 from sqlalchemy import Connection
 
+from billing.charges import charges_of
 from billing.errors import LedgerUnavailableError, TooManyEventsError
 from billing.invoice import invoice_of
 from billing.ledger import Ledger
@@ -44,6 +45,7 @@ from billing.wire import (
     verification_message,
     version_message,
 )
+from billing.wire_charges import charge_message
 from billing.wire_event import entry_message
 from billing.wire_proof import checkpoint_message, key_message, trust_of
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
@@ -167,6 +169,20 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             )
         )
         return usage_pb2.GetInvoiceResponse(invoice=invoice)
+
+    async def ListCharges(
+        self, request: usage_pb2.ListChargesRequest, context: Context
+    ) -> usage_pb2.ListChargesResponse:
+        period = period_of(request)
+
+        def look_up(connection: Connection) -> usage_pb2.ListChargesResponse:
+            found = charges_of(connection, period, request.tenant_id, request.project_id)
+            return usage_pb2.ListChargesResponse(
+                charges=map(charge_message, found.rows),
+                unrated_request_count=found.unrated_request_count,
+            )
+
+        return await self._read(look_up)
 
     async def FindUsageEvents(
         self, request: usage_pb2.FindUsageEventsRequest, context: Context

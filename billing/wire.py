@@ -139,7 +139,10 @@ def quote_message(quote: Quote) -> usage_pb2.RateUsageResponse:
 
 
 def period_of(
-    message: usage_pb2.GetUsageRequest | usage_pb2.GetInvoiceRequest | usage_pb2.RerateUsageRequest,
+    message: usage_pb2.GetUsageRequest
+    | usage_pb2.GetInvoiceRequest
+    | usage_pb2.ListChargesRequest
+    | usage_pb2.RerateUsageRequest,
 ) -> Period:
     """Raises InvalidPeriodError."""
     bounds: list[int | None] = []

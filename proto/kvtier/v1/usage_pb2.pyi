@@ -344,6 +344,58 @@ class InvoiceLine(_message.Message):
     rule: str
     def __init__(self, model: _Optional[str] = ..., token_class: _Optional[str] = ..., quantity_tokens: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., price_book_version: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ..., rule: _Optional[str] = ...) -> None: ...
 
+class ListChargesRequest(_message.Message):
+    __slots__ = ("tenant_id", "start_time", "end_time", "project_id")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    project_id: str
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., project_id: _Optional[str] = ...) -> None: ...
+
+class ListChargesResponse(_message.Message):
+    __slots__ = ("charges", "unrated_request_count")
+    CHARGES_FIELD_NUMBER: _ClassVar[int]
+    UNRATED_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    charges: _containers.RepeatedCompositeFieldContainer[Charge]
+    unrated_request_count: int
+    def __init__(self, charges: _Optional[_Iterable[_Union[Charge, _Mapping]]] = ..., unrated_request_count: _Optional[int] = ...) -> None: ...
+
+class Charge(_message.Message):
+    __slots__ = ("day", "tenant_id", "project_id", "key_id", "model", "token_class", "cache_write_ttl_class", "quantity", "unit_price", "unit_tokens", "amount", "currency_code", "price_book_version", "rule")
+    DAY_FIELD_NUMBER: _ClassVar[int]
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_CLASS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TTL_CLASS_FIELD_NUMBER: _ClassVar[int]
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    UNIT_PRICE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    day: str
+    tenant_id: str
+    project_id: str
+    key_id: str
+    model: str
+    token_class: str
+    cache_write_ttl_class: str
+    quantity: int
+    unit_price: str
+    unit_tokens: int
+    amount: str
+    currency_code: str
+    price_book_version: str
+    rule: str
+    def __init__(self, day: _Optional[str] = ..., tenant_id: _Optional[str] = ..., project_id: _Optional[str] = ..., key_id: _Optional[str] = ..., model: _Optional[str] = ..., token_class: _Optional[str] = ..., cache_write_ttl_class: _Optional[str] = ..., quantity: _Optional[int] = ..., unit_price: _Optional[str] = ..., unit_tokens: _Optional[int] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., price_book_version: _Optional[str] = ..., rule: _Optional[str] = ...) -> None: ...
+
 class FindUsageEventsRequest(_message.Message):
     __slots__ = ("tenant_id", "project_id", "id")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]

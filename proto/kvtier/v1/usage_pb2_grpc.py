@@ -60,6 +60,11 @@ class UsageServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.GetInvoiceRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_usage__pb2.GetInvoiceResponse.FromString,
                 _registered_method=True)
+        self.ListCharges = channel.unary_unary(
+                '/kvtier.v1.UsageService/ListCharges',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.ListChargesRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.ListChargesResponse.FromString,
+                _registered_method=True)
         self.RerateUsage = channel.unary_unary(
                 '/kvtier.v1.UsageService/RerateUsage',
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.RerateUsageRequest.SerializeToString,
@@ -150,6 +155,18 @@ class UsageServiceServicer(object):
         Precondition: the ledger has an event of the tenant, in whatever period.
         Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
         than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCharges(self, request, context):
+        """A period's usage by day of UTC, tenant, project, key, model, token class and price, with exact
+        amounts, which add up to those of GetUsage. Reads only.
+
+        Preconditions: none. Rows are ordered by day, tenant, project, key and model; what no price
+        covers is counted and in no row. No usage is no row, not an error.
+        Limit: 20,000 rows. Errors: INVALID_PERIOD, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,6 +267,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetInvoice,
                     request_deserializer=kvtier_dot_v1_dot_usage__pb2.GetInvoiceRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_usage__pb2.GetInvoiceResponse.SerializeToString,
+            ),
+            'ListCharges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCharges,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.ListChargesRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.ListChargesResponse.SerializeToString,
             ),
             'RerateUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.RerateUsage,
@@ -401,6 +423,33 @@ class UsageService(object):
             '/kvtier.v1.UsageService/GetInvoice',
             kvtier_dot_v1_dot_usage__pb2.GetInvoiceRequest.SerializeToString,
             kvtier_dot_v1_dot_usage__pb2.GetInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCharges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/ListCharges',
+            kvtier_dot_v1_dot_usage__pb2.ListChargesRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.ListChargesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,6 +72,14 @@ class UsageServiceStub:
     Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
     than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
     """
+    ListCharges: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListChargesRequest, _usage_pb2.ListChargesResponse]
+    """A period's usage by day of UTC, tenant, project, key, model, token class and price, with exact
+    amounts, which add up to those of GetUsage. Reads only.
+
+    Preconditions: none. Rows are ordered by day, tenant, project, key and model; what no price
+    covers is counted and in no row. No usage is no row, not an error.
+    Limit: 20,000 rows. Errors: INVALID_PERIOD, TOO_MANY_ROWS (INVALID_ARGUMENT).
+    """
     RerateUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.RerateUsageRequest, _usage_pb2.RerateUsageResponse]
     """What the events of a period cost, and would have cost under another price book. Reads only.
 
@@ -161,6 +169,14 @@ class UsageServiceAsyncStub(UsageServiceStub):
     Precondition: the ledger has an event of the tenant, in whatever period.
     Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
     than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
+    """
+    ListCharges: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListChargesRequest, _usage_pb2.ListChargesResponse]  # type: ignore[assignment]
+    """A period's usage by day of UTC, tenant, project, key, model, token class and price, with exact
+    amounts, which add up to those of GetUsage. Reads only.
+
+    Preconditions: none. Rows are ordered by day, tenant, project, key and model; what no price
+    covers is counted and in no row. No usage is no row, not an error.
+    Limit: 20,000 rows. Errors: INVALID_PERIOD, TOO_MANY_ROWS (INVALID_ARGUMENT).
     """
     RerateUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.RerateUsageRequest, _usage_pb2.RerateUsageResponse]  # type: ignore[assignment]
     """What the events of a period cost, and would have cost under another price book. Reads only.
@@ -272,6 +288,20 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Precondition: the ledger has an event of the tenant, in whatever period.
         Errors: INVALID_PERIOD (INVALID_ARGUMENT), also when the period's events are priced in more
         than one currency; TENANT_UNKNOWN (NOT_FOUND) when the ledger has no event of the tenant.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCharges(
+        self,
+        request: _usage_pb2.ListChargesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.ListChargesResponse, _abc.Awaitable[_usage_pb2.ListChargesResponse]]:
+        """A period's usage by day of UTC, tenant, project, key, model, token class and price, with exact
+        amounts, which add up to those of GetUsage. Reads only.
+
+        Preconditions: none. Rows are ordered by day, tenant, project, key and model; what no price
+        covers is counted and in no row. No usage is no row, not an error.
+        Limit: 20,000 rows. Errors: INVALID_PERIOD, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
 
     @_abc_1.abstractmethod

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
@@ -116,6 +117,63 @@ def test_a_report_reads_the_same_in_every_format(run: Run) -> None:
     table = run("report", "--by", "tenant").stdout
     for text in ("12,345,665", "100.0%", "1.234789", "11.11104", "beta", "50.0%", "1h 64"):
         assert text in table
+
+
+def test_charges_are_exported_exactly_in_every_format(run: Run, tmp_path: Path) -> None:
+    data = json.loads(run("export", "--format", "json").stdout)
+    assert data["schema"] == "kvtier"
+    assert data["rows"][0] == {
+        "day": "2025-08-12",
+        "tenant": "acme",
+        "project": None,
+        "key": None,
+        "model": "demo",
+        "token_class": "hit",
+        "cache_write_ttl_class": "",
+        "quantity": 12_345_600,
+        "unit_price": "0.1",
+        "unit_tokens": 1_000_000,
+        "amount": "1.23456",
+        "currency": "CNY",
+        "price_book_version": "example-2024-08",
+        "rule": "",
+    }
+    (total,) = json.loads(run("report", "--json").stdout)["totals"]
+    assert sum(Decimal(row["amount"]) for row in data["rows"]) == Decimal(total["amount"])
+    cells = list(csv.DictReader(io.StringIO(run("export").stdout)))
+    assert cells == [
+        {key: "" if value is None else str(value) for key, value in row.items()}
+        for row in data["rows"]
+    ]
+    out = tmp_path / "charges.parquet"
+    assert run("export", "--format", "parquet", "--out", str(out)).stdout == ""
+    table = pyarrow.parquet.read_table(out)
+    assert table.schema.metadata == {b"schema": b"kvtier"}
+    assert [str(row["amount"].normalize()) for row in table.to_pylist()] == [
+        str(Decimal(row["amount"]).normalize()) for row in data["rows"]
+    ]
+    only = json.loads(run("export", "--tenant", "beta", "--format", "json").stdout)["rows"]
+    assert only == [row for row in data["rows"] if row["tenant"] == "beta"]
+    unwritable = run("export", "--out", str(tmp_path / "no" / "such"))
+    assert (unwritable.exit_code, unwritable.stdout) == (1, "")
+    assert "cannot be written" in unwritable.stderr
+
+
+def test_charges_are_exported_in_focus_columns(run: Run, tmp_path: Path) -> None:
+    exported = ("export", "--schema", "focus", "--provider", "ACME Cloud")
+    data = json.loads(run(*exported, "--format", "json").stdout)
+    assert data["focus_version"] == "1.2"
+    own = json.loads(run("export", "--format", "json").stdout)["rows"]
+    assert [row["BilledCost"] for row in data["rows"]] == [row["amount"] for row in own]
+    assert {row["ProviderName"] for row in data["rows"]} == {"ACME Cloud"}
+    out = tmp_path / "focus.parquet"
+    run(*exported, "--format", "parquet", "--out", str(out))
+    rows = pyarrow.parquet.read_table(out).to_pylist()
+    for row in rows:
+        assert row["PricingQuantity"] * row["ContractedUnitPrice"] == row["ContractedCost"]
+        assert row["ChargePeriodStart"].isoformat() == "2025-08-12T00:00:00+00:00"
+    first = next(csv.DictReader(io.StringIO(run(*exported).stdout)))
+    assert first["SkuMeter"] == "hit tokens"
 
 
 def test_the_totals_row_is_the_exact_sum(run: Run) -> None:
