@@ -20,7 +20,7 @@ import xxhash
 
 from kvtier import bulk
 from kvtier.bulk import BlockRun, Frame, Kind, MalformedFrameError, StopReason
-from kvtier.bulk_socket import FrameSocket, ready
+from kvtier.bulk_socket import FrameSocket, ReadyFrame, ready
 from kvtier.keys import BlockHash, checksum_seed
 from kvtier.v1 import bulk_pb2
 from worker.landing import PageBytes
@@ -299,17 +299,26 @@ class _Lane:
             self._frames.send(
                 Frame(Kind.STORE, self._call, length=len(payload)), payload, deadline=deadline
             )
+            # The service looks for their slabs meanwhile.
+            frames = self._ready(blocks, 0)
             standing = self._answer(Kind.GO, self._call, deadline).index
             if standing > len(blocks):
                 raise NonsenseError("more blocks stand than are missing")
+            if standing:
+                frames = self._ready(blocks, standing)
             begun()
-            run = BlockRun([at for at, _ in blocks], [page for _, page in blocks], standing)
-            frames = [(ready(*each), run.whole_count) for each in run.frames(self._call)]
             for frame, whole_count in frames:
                 self._frames.send_ready(frame, deadline)
                 sent(whole_count)
             if self._answer(Kind.DONE, self._call, deadline).index != len(blocks):
                 raise NonsenseError("a store was done before its last block")
+
+    def _ready(
+        self, blocks: Sequence[tuple[int, memoryview]], standing: int
+    ) -> list[tuple[ReadyFrame, int]]:
+        """The frames of a store, each with how many leading blocks end with it or before."""
+        run = BlockRun([at for at, _ in blocks], [page for _, page in blocks], standing)
+        return [(ready(*each), run.whole_count) for each in run.frames(self._call)]
 
     def _answer(self, kind: Kind, call: int, deadline: float) -> Frame:
         """The next frame, which must be `kind`. Raises LaneStoppedError for a STOP."""
