@@ -1,7 +1,7 @@
 """The bulk lane's client side: connections of one session, and what travels over them.
 
     load:  LOAD -> DATA straight into the caller's pages, hashed as it lands
-    store: STORE -> GO -> DATA from the caller's pages, hashed as it leaves -> DONE
+    store: STORE -> GO -> DATA from the caller's pages, who hashes them -> DONE
 
 A connection that breaks costs nothing but itself: the call gets another ticket over the control
 lane and goes on with the block it was at, at most `RESUMES_MAX` times. Invariant: a page counts as
@@ -20,7 +20,7 @@ import xxhash
 
 from kvtier import bulk
 from kvtier.bulk import BlockRun, Frame, Kind, MalformedFrameError, StopReason
-from kvtier.bulk_socket import FrameSocket
+from kvtier.bulk_socket import FrameSocket, ReadyFrame, ready
 from kvtier.keys import BlockHash, checksum_seed
 from kvtier.v1 import bulk_pb2
 from worker.landing import PageBytes
@@ -93,25 +93,20 @@ class BulkLanes:
     def store(
         self,
         reservation_id: str,
-        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
+        blocks: Sequence[tuple[int, memoryview]],
         deadline: float,
         begun: Callable[[], None],
-    ) -> list[int]:
-        """Sends `blocks` (index in the chain, hash, page): all that the reservation is missing.
-        Their checksums, taken of each piece when the kernel has just copied it.
+        sent: Callable[[int], None],
+    ) -> None:
+        """Sends `blocks` (index in the chain, page): all that the reservation is missing.
 
-        Calls `begun` before the first byte, when the service waits for nothing but them; whenever
-        a connection took over, again. Raises as `load`.
+        Calls `begun` before the first byte, when the service waits for nothing but them, and `sent`
+        after each frame with how many leading blocks the kernel has its own copy of; whenever a
+        connection took over, again. Raises as `load`.
         """
-        sums: list[int | None] = [None] * len(blocks)
         self._going_on(
-            lambda lane: lane.store(reservation_id, blocks, deadline, begun, sums), deadline
+            lambda lane: lane.store(reservation_id, blocks, deadline, begun, sent), deadline
         )
-        # A block may stand of which a send that failed had passed the last byte.
-        return [
-            page_checksum(block_hash, page) if checksum is None else checksum
-            for checksum, (_, block_hash, page) in zip(sums, blocks, strict=True)
-        ]
 
     def line(self, deadline: float) -> socket.socket | None:
         """A connection that carries the session's calls from now on; None where the service takes
@@ -293,33 +288,37 @@ class _Lane:
     def store(
         self,
         reservation_id: str,
-        blocks: Sequence[tuple[int, BlockHash, PageBytes]],
+        blocks: Sequence[tuple[int, memoryview]],
         deadline: float,
         begun: Callable[[], None],
-        sums: list[int | None],
+        sent: Callable[[int], None],
     ) -> None:
-        """Fills `sums`, by block."""
         self._call += 1
         payload = _raw_id(reservation_id)
-        indexes, views = [index for index, _, _ in blocks], [page.data for _, _, page in blocks]
         with self._judged(deadline):
             self._frames.send(
                 Frame(Kind.STORE, self._call, length=len(payload)), payload, deadline=deadline
             )
+            # The service looks for their slabs meanwhile.
+            frames = self._ready(blocks, 0)
             standing = self._answer(Kind.GO, self._call, deadline).index
             if standing > len(blocks):
                 raise NonsenseError("more blocks stand than are missing")
+            if standing:
+                frames = self._ready(blocks, standing)
             begun()
-            passing = _Checksums([(block_hash, page) for _, block_hash, page in blocks[standing:]])
-            at = standing
-            for frame, pieces in BlockRun(indexes, views, standing).frames(self._call):
-                self._frames.send(frame, *pieces, deadline=deadline)
-                # Now, while the CPU's cache has them.
-                for piece in pieces:
-                    sums[at] = passing.passed(piece)
-                    at += sums[at] is not None
+            for frame, whole_count in frames:
+                self._frames.send_ready(frame, deadline)
+                sent(whole_count)
             if self._answer(Kind.DONE, self._call, deadline).index != len(blocks):
                 raise NonsenseError("a store was done before its last block")
+
+    def _ready(
+        self, blocks: Sequence[tuple[int, memoryview]], standing: int
+    ) -> list[tuple[ReadyFrame, int]]:
+        """The frames of a store, each with how many leading blocks end with it or before."""
+        run = BlockRun([at for at, _ in blocks], [page for _, page in blocks], standing)
+        return [(ready(*each), run.whole_count) for each in run.frames(self._call)]
 
     def _answer(self, kind: Kind, call: int, deadline: float) -> Frame:
         """The next frame, which must be `kind`. Raises LaneStoppedError for a STOP."""

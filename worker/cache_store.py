@@ -23,6 +23,7 @@ from kvtier.v1 import cache_pb2
 from worker.cache_port import NO_HINTS, CacheHints, StoreResult
 from worker.cache_session import CacheSession
 from worker.landing import Source
+from worker.page_sums import PageSums
 from worker.transfer import (
     CopyLanes,
     NonsenseError,
@@ -235,9 +236,16 @@ class Store:
         lanes = self._session.lanes
         assert lanes is not None
         with self._pages.lend(missing) as pages:
-            hashes = [self._chain[index] for index in missing]
-            blocks = list(zip(missing, hashes, pages, strict=True))
-            return lanes.store(reservation_id, blocks, self._deadline, go_on)
+            views = [page.data for page in pages]
+            sums = PageSums([self._chain[index] for index in missing], views)
+            with self._lanes.beside(sums.take_all):
+                try:
+                    blocks = list(zip(missing, views, strict=True))
+                    lanes.store(reservation_id, blocks, self._deadline, go_on, sums.sent)
+                except BaseException:
+                    sums.stop()
+                    raise
+        return sums.sums
 
     def _send(self, reservation_id: str, missing: list[int]) -> list[int]:
         checksums: list[int] = []

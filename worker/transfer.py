@@ -11,10 +11,11 @@ NumPy and xxhash release the interpreter lock, so `CopyLanes` scales over thread
 State: `ArenaMap` is immutable after construction; `CopyLanes` owns its threads. Any thread.
 """
 
+import contextlib
 import fcntl
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -156,6 +157,20 @@ class CopyLanes:
         for helper in running:
             helper.result()
         return min(failed, default=count)
+
+    @contextlib.contextmanager
+    def beside(self, work: Callable[[], None]) -> Iterator[None]:
+        """Helpers call `work` while the body runs, and the caller's thread when it has. Ends when
+        all of them have returned, also where the body raises. What `work` raises, is raised."""
+        helpers = [self._helpers.submit(work) for _ in range(self._lanes - 1)]
+        try:
+            yield
+            work()
+        finally:
+            running = [helper for helper in helpers if not helper.cancel()]
+            wait(running)
+        for helper in running:
+            helper.result()
 
     def close(self) -> None:
         self._helpers.shutdown(wait=True)

@@ -282,5 +282,6 @@ class Lane:
             expected = (Kind.DATA, call, *run.place())
             if (frame.kind, frame.call, frame.index, frame.offset) != expected:
                 raise MalformedFrameError("block {} goes on at byte {}".format(*run.place()))
-            self._frames.receive_pieces(run.take(frame.length))
+            pieces = run.take(frame.length)
+            self._frames.receive_pieces(pieces, more=not run.ended())
             transfer.standing = run.whole_count

@@ -7,6 +7,8 @@ in time, ConnectionError when it is gone.
 """
 
 import contextlib
+import math
+import select
 import socket
 import ssl
 import struct
@@ -15,12 +17,16 @@ from collections.abc import Callable, Sequence
 
 from kvtier.bulk import HEADER_BYTES, PIECES_MAX, Frame, Kind, pack, unpack
 
-__all__ = ["STALL_SECONDS", "FrameSocket"]
+__all__ = ["STALL_SECONDS", "FrameSocket", "ReadyFrame", "ready"]
 
 STALL_SECONDS = 10.0
 """How long a piece may be on its way."""
 
 GOODBYE_SECONDS_MAX = 0.5
+
+GATHERED_BYTES = 512 * 1024
+"""A receiver that waits for a large payload sleeps until so much is there. Otherwise the kernel
+wakes it for each packet, and on loopback it is the sender's processor that does."""
 
 _SECONDS_MIN = 0.001
 """The kernel takes 0 for no limit."""
@@ -28,6 +34,15 @@ _SECONDS_MIN = 0.001
 _TIMEVAL = struct.Struct("@ll")
 
 Bytes = bytes | bytearray | memoryview
+
+ReadyFrame = tuple[Sequence[Bytes], int]
+"""A frame's header and pieces, and how many bytes they are."""
+
+
+def ready(frame: Frame, pieces: Sequence[Bytes] = ()) -> ReadyFrame:
+    """A frame to be sent. Who sends many has them ready before the first: a mebibyte that is sent
+    drives the interpreter out of the processor's caches, and each step between two is slow."""
+    return [pack(frame), *pieces], HEADER_BYTES + frame.length
 
 
 class FrameSocket:
@@ -46,7 +61,12 @@ class FrameSocket:
         self._clock = clock
         self._tls = isinstance(connection, ssl.SSLSocket)
         self._limits: dict[int, float] = {}
+        self._readable = select.poll()
+        self._readable.register(connection, select.POLLIN)
         self._header = bytearray(HEADER_BYTES)
+        self._header_view = memoryview(self._header)
+        self._header_came = 0
+        """Bytes of the next header that came with the payload before it."""
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not self._tls:
             connection.setblocking(True)
@@ -54,12 +74,18 @@ class FrameSocket:
     def send(self, frame: Frame, *pieces: Bytes, deadline: float | None = None) -> None:
         """Sends the frame with `pieces` as its payload, in one system call where it can be.
         Returns when the kernel has its own copy of everything."""
-        parts: list[Bytes] = [pack(frame), *pieces]
+        self.send_ready(ready(frame, pieces), deadline)
+
+    def send_ready(self, frame: ReadyFrame, deadline: float | None = None) -> None:
+        """As `send` of what was made ready before."""
+        parts, size = frame
         until, sent = self._until(deadline), 0
         try:
             if not self._tls:
                 self._limit(socket.SO_SNDTIMEO, until)
                 sent = self._connection.sendmsg(parts)
+                if sent == size:
+                    return
             for part in parts:
                 if sent < len(part):
                     self._push(memoryview(part)[sent:], until)
@@ -69,7 +95,9 @@ class FrameSocket:
 
     def receive_header(self, deadline: float | None = None) -> Frame:
         """The next frame's header. Raises MalformedFrameError too."""
-        self.receive_into(memoryview(self._header), deadline)
+        came, self._header_came = self._header_came, 0
+        if came < HEADER_BYTES:
+            self.receive_into(memoryview(self._header)[came:], deadline)
         return unpack(self._header, self._kinds)
 
     def await_header(self) -> Frame | None:
@@ -96,19 +124,29 @@ class FrameSocket:
             if view and self._clock() >= until:
                 raise TimeoutError("the peer does not send what it began")
 
-    def receive_pieces(self, pieces: Sequence[memoryview], deadline: float | None = None) -> None:
-        """Fills all of `pieces`, contiguous bytes each, in one system call where it can be."""
+    def receive_pieces(
+        self, pieces: Sequence[memoryview], deadline: float | None = None, *, more: bool = False
+    ) -> None:
+        """Fills all of `pieces`, contiguous bytes each, in one system call where it can be. `more`:
+        another frame follows, whose header may come with them; `receive_header` has it then."""
         got = 0
         if not self._tls:
-            self._limit(socket.SO_RCVTIMEO, self._until(deadline))
+            wanted = list(pieces[:PIECES_MAX])
+            until, size = self._until(deadline), sum(map(len, wanted))
+            if size >= GATHERED_BYTES:
+                self._gather(until)
+            if more and len(pieces) < PIECES_MAX:
+                wanted.append(self._header_view)
+            self._limit(socket.SO_RCVTIMEO, until)
             try:
-                got = self._connection.recvmsg_into(pieces[:PIECES_MAX], 0, socket.MSG_WAITALL)[0]
+                got = self._connection.recvmsg_into(wanted, 0, socket.MSG_WAITALL)[0]
             except BlockingIOError:
                 raise TimeoutError("the peer sends nothing") from None
         for piece in pieces:
             if got < len(piece):
                 self.receive_into(piece[got:], deadline)
             got = max(0, got - len(piece))
+        self._header_came = got
 
     def receive(self, size: int, deadline: float | None = None) -> bytes:
         payload = bytearray(size)
@@ -150,6 +188,17 @@ class FrameSocket:
             return self._connection.recv_into(view, 0, flags)
         except (BlockingIOError, ssl.SSLWantReadError):
             raise TimeoutError("the peer sends nothing") from None
+
+    def _gather(self, until: float) -> None:
+        """Waits until `GATHERED_BYTES` are there, or the peer is gone. When the time is up first,
+        whoever receives finds out how much is there. REQUIRES: at least so many are due."""
+        option = self._connection.setsockopt
+        option(socket.SOL_SOCKET, socket.SO_RCVLOWAT, GATHERED_BYTES)
+        try:
+            self._readable.poll(math.ceil(max(0.0, until - self._clock()) * 1000))
+        finally:
+            # A receive that waits for all would wait for so many again, when less is left.
+            option(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _push(self, view: memoryview, until: float) -> None:
         while view:

@@ -253,11 +253,13 @@ class Peer:
         pages = pages or filled_pages(chain)
         missing = list(reserved.missing_indexes)
         if self.lanes is not None:
-            blocks = [(index, chain[index], pages[index]) for index in missing]
-            until = time.monotonic() + 10
-            sums = self.lanes.store(reserved.reservation_id, blocks, until, lambda: None)
-            assert sums == [page_checksum(block_hash, page) for _, block_hash, page in blocks]
-            return sums
+            blocks = [(index, pages[index].data) for index in missing]
+            until, sent = time.monotonic() + 10, [0]
+            reservation_id = reserved.reservation_id
+            self.lanes.store(reservation_id, blocks, until, lambda: None, sent.append)
+            assert sent == sorted(sent)
+            assert sent[-1] == len(missing)
+            return [page_checksum(chain[index], pages[index]) for index in missing]
         if self.arena is not None:
             for index, offset in zip(missing, reserved.slab_offsets, strict=True):
                 self.arena.slab(offset)[:] = pages[index]

@@ -153,7 +153,8 @@ def test_a_client_takes_nothing_wrong_from_anybody(
             block = (BlockHash(bytes(32)), page, wrong)
             lanes.load("00" * 16, 0, [block], began + 5, loaded)
         else:
-            lanes.store("00" * 16, [(0, BlockHash(bytes(32)), page)], began + 5, lambda: None)
+            blocks = [(0, page.data)]
+            lanes.store("00" * 16, blocks, began + 5, lambda: None, lambda count: None)
     except (LaneStoppedError, NonsenseError, TimeUpError, OSError, grpc.RpcError):
         pass
     finally:
