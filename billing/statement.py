@@ -136,6 +136,7 @@ def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
         "user": said("user_id"),
         "key": said("key_id"),
         "session": said("session_id"),
+        "service_class": said("service_class"),
         "model": event.model,
         "node": event.node,
         "start_time": event.start_time.ToJsonString(),

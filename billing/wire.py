@@ -77,6 +77,7 @@ def submission_of(message: usage_pb2.UsageEvent) -> Submission:
         session_id=message.session_id if message.HasField("session_id") else None,
         lease_ids=tuple(message.leases.ids) if message.HasField("leases") else None,
         storage=_storage(message.storage) if message.HasField("storage") else None,
+        service_class=message.service_class if message.HasField("service_class") else None,
     )
     return Submission(event, message.SerializeToString())
 

@@ -51,6 +51,7 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
         user_id=event.user_id,
         key_id=event.key_id,
         session_id=event.session_id,
+        service_class=event.service_class,
     )
     for name in ("start", "end"):
         getattr(message, f"{name}_time").FromNanoseconds(getattr(event, f"{name}_time_ns"))

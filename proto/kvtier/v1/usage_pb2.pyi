@@ -80,7 +80,7 @@ class HitTokensByTier(_message.Message):
     def __init__(self, gpu: _Optional[int] = ..., host: _Optional[int] = ..., ssd: _Optional[int] = ..., shared: _Optional[int] = ...) -> None: ...
 
 class UsageEvent(_message.Message):
-    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft", "project_id", "user_id", "key_id", "session_id", "leases", "storage")
+    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft", "project_id", "user_id", "key_id", "session_id", "leases", "storage", "service_class")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class UsageEvent(_message.Message):
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     schema_version: int
     tenant_id: str
@@ -115,7 +116,8 @@ class UsageEvent(_message.Message):
     session_id: str
     leases: LeaseIds
     storage: StorageUsage
-    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., key_id: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Union[LeaseIds, _Mapping]] = ..., storage: _Optional[_Union[StorageUsage, _Mapping]] = ...) -> None: ...
+    service_class: str
+    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., key_id: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Union[LeaseIds, _Mapping]] = ..., storage: _Optional[_Union[StorageUsage, _Mapping]] = ..., service_class: _Optional[str] = ...) -> None: ...
 
 class LeaseIds(_message.Message):
     __slots__ = ("ids",)
