@@ -415,7 +415,7 @@ class FindUsageEventsResponse(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ...) -> None: ...
 
 class LedgerEntry(_message.Message):
-    __slots__ = ("position", "event", "record_time", "amount", "currency_code", "price_book_version", "hash")
+    __slots__ = ("position", "event", "record_time", "amount", "currency_code", "price_book_version", "hash", "lines", "notes")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     RECORD_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -423,6 +423,8 @@ class LedgerEntry(_message.Message):
     CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
     PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     position: int
     event: UsageEvent
     record_time: _timestamp_pb2.Timestamp
@@ -430,7 +432,9 @@ class LedgerEntry(_message.Message):
     currency_code: str
     price_book_version: str
     hash: bytes
-    def __init__(self, position: _Optional[int] = ..., event: _Optional[_Union[UsageEvent, _Mapping]] = ..., record_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., price_book_version: _Optional[str] = ..., hash: _Optional[bytes] = ...) -> None: ...
+    lines: _containers.RepeatedCompositeFieldContainer[RatedLine]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, position: _Optional[int] = ..., event: _Optional[_Union[UsageEvent, _Mapping]] = ..., record_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., price_book_version: _Optional[str] = ..., hash: _Optional[bytes] = ..., lines: _Optional[_Iterable[_Union[RatedLine, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
     __slots__ = ("kept_checkpoints", "trusted_public_key")

@@ -213,3 +213,15 @@ def test_a_months_invoice_has_the_terms_and_adds_up_in_every_format(address: str
     for words in ("-1.50", "volume", "credit welcome: CNY 0 left", "0.502000"):
         assert words in table
     assert json.loads(run(*common, "--json").stdout)["total"] == "3.002000"
+
+
+def test_an_entry_says_what_its_amount_is_made_of_and_why(address: str) -> None:
+    (entry,) = json.loads(run("show", "a", "--json", "--address", address).stdout)["entries"]
+    assert [(x["token_class"], x["quantity"], x["derivation"]) for x in entry["lines"]] == [
+        ("miss", 3_000_000, ["base: 1"]),
+        ("output", 1000, ["base: 2"]),
+    ]
+    assert sum(Decimal(x["amount"]) for x in entry["lines"]) == Decimal(entry["amount"])
+    assert entry["notes"] == []
+    table = run("show", "a", "--address", address).stdout
+    assert "miss: 3,000,000 x 1 per 1,000,000 = 3 (base: 1)" in table
