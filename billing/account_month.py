@@ -54,8 +54,8 @@ def _before(
 ) -> dict[Credit, Decimal]:
     """What was left of credits when `month` began; whole ones are not in it."""
     left: dict[Credit, Decimal] = {}
-    own = entries.c.tenant_id == tenant_id
-    first = connection.execute(select(func.min(entries.c.end_time_ns)).where(own)).scalar()
+    own = (entries.c.tenant_id == tenant_id, entries.c.kind == "usage")
+    first = connection.execute(select(func.min(entries.c.end_time_ns)).where(*own)).scalar()
     if not terms.credits or first is None:
         return left
     start_ns = max(min(credit.start_ns for credit in terms.credits), int(first))

@@ -15,9 +15,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from billing.errors import TooManyRowsError
-from billing.ledger_schema import entries
 from billing.line import LineKey
-from billing.period import DAY_NS, Period
+from billing.period import Period
 from billing.price_book import PriceVersion
 from billing.usage_sums import usage_sums
 
@@ -25,6 +24,8 @@ __all__ = ["CHARGES_MAX", "Charge", "Charges", "charges_of"]
 
 CHARGES_MAX = 20_000
 """About 4 MiB on the wire."""
+
+_GROUP_BY = ("day", "tenant", "project", "key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,9 @@ def charges_of(
     connection: Connection, period: Period, tenant_id: str = "", project_id: str = ""
 ) -> Charges:
     """Empty ids: all. Raises TooManyRowsError over CHARGES_MAX."""
-    columns = (
-        (entries.c.end_time_ns // DAY_NS).label("day"),
-        entries.c.tenant_id,
-        entries.c.project_id,
-        entries.c.key_id,
-    )
     found = Counter[tuple[Any, ...]]()
     unrated = 0
-    for each in usage_sums(connection, period, tenant_id, columns, project_id):
+    for each in usage_sums(connection, period, tenant_id, _GROUP_BY, project_id):
         if each.version is None:
             unrated += each.request_count
             continue

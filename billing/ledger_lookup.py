@@ -5,12 +5,16 @@ Reads one snapshot; a reader's thread.
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import Connection, case, or_, select
 
 from billing.errors import EventUnknownError
+from billing.explain import ExplainedLine, explained_lines, notes_of
 from billing.ledger_schema import entries, postings, price_versions
 from billing.money import ZERO
+from billing.price_book import version_from_text
+from billing.rating import facts_of
 from billing.usage import UsageEvent, event_from_text
 
 __all__ = ["FoundEntry", "found_entries"]
@@ -30,6 +34,10 @@ class FoundEntry:
     """Empty: unrated."""
     price_version: str
     hash: bytes
+    lines: tuple[ExplainedLine, ...] = ()
+    """What the amount is made of, and why."""
+    notes: tuple[str, ...] = ()
+    """What was charged otherwise than it was counted."""
 
 
 def found_entries(
@@ -58,18 +66,24 @@ def found_entries(
         query = query.where(entries.c.tenant_id == tenant_id)
     if project_id:
         query = query.where(entries.c.project_id == project_id)
-    found = [
-        FoundEntry(
-            position=row.position,
-            event=event_from_text(row.event),
-            recorded_time_ns=row.recorded_time_ns,
-            amount=Decimal(row.amount) if row.amount is not None else ZERO,
-            currency=row.currency or "",
-            price_version=row.name or "",
-            hash=bytes(row.hash),
-        )
-        for row in connection.execute(query)
-    ]
+    found = [_entry_of(row) for row in connection.execute(query)]
     if not found:
         raise unknown
     return found
+
+
+def _entry_of(row: Any) -> FoundEntry:
+    event = event_from_text(row.event)
+    version = version_from_text(row.text) if row.text is not None else None
+    facts = facts_of(event)
+    return FoundEntry(
+        position=row.position,
+        event=event,
+        recorded_time_ns=row.recorded_time_ns,
+        amount=Decimal(row.amount) if row.amount is not None else ZERO,
+        currency=row.currency or "",
+        price_version=row.name or "",
+        hash=bytes(row.hash),
+        lines=explained_lines(facts, version) if version is not None else (),
+        notes=notes_of(facts, version) if version is not None else (),
+    )

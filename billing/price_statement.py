@@ -12,7 +12,7 @@ from billing.money import EXACT, to_text
 from billing.terms import Terms
 from kvtier.v1 import usage_pb2
 
-__all__ = ["check_data", "rate_data", "rerate_data"]
+__all__ = ["check_data", "line_data", "rate_data", "rerate_data"]
 
 
 def check_data(
@@ -35,20 +35,21 @@ def rate_data(rated: usage_pb2.RateUsageResponse) -> dict[str, Any]:
         "saved": rated.saved_amount,
         "currency": rated.currency_code,
         "price_book_version": rated.price_book_version,
-        "lines": [
-            {
-                "token_class": line.token_class,
-                "cache_write_ttl_class": line.cache_write_ttl_class,
-                "quantity": line.quantity,
-                "unit_price": line.unit_price,
-                "unit_tokens": line.unit_tokens,
-                "amount": line.amount,
-                "rule": line.rule,
-                "derivation": list(line.derivation),
-            }
-            for line in rated.lines
-        ],
+        "lines": [line_data(line) for line in rated.lines],
         "notes": list(rated.notes),
+    }
+
+
+def line_data(line: usage_pb2.RatedLine) -> dict[str, Any]:
+    return {
+        "token_class": line.token_class,
+        "cache_write_ttl_class": line.cache_write_ttl_class,
+        "quantity": line.quantity,
+        "unit_price": line.unit_price,
+        "unit_tokens": line.unit_tokens,
+        "amount": line.amount,
+        "rule": line.rule,
+        "derivation": list(line.derivation),
     }
 
 

@@ -95,7 +95,7 @@ def account_of(meter: str) -> str:
 
 def facts_of(event: UsageEvent) -> Facts:
     assert event.end_time_ns is not None, "refusal_of lets no event without times pass"
-    return Facts(event.model, event.tokens, event.end_time_ns)
+    return Facts(event.model, event.tokens, event.end_time_ns, event.service_class or "")
 
 
 def rated_lines(facts: Facts, version: PriceVersion) -> tuple[RatedLine, ...]:

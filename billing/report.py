@@ -10,13 +10,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection
+from sqlalchemy import Connection
 
 from billing.errors import InvalidGroupError, TooManyRowsError
-from billing.ledger_schema import entries
 from billing.line import saved_by_hits
 from billing.money import EXACT, ZERO
-from billing.period import DAY_NS, HOUR_NS, Period
+from billing.period import Period
 from billing.usage_sums import UsageSum, usage_sums
 
 __all__ = [
@@ -24,7 +23,7 @@ __all__ = [
     "ROWS_MAX",
     "UsageQuery",
     "UsageRow",
-    "group_columns",
+    "check_groups",
     "group_label",
     "usage_rows",
 ]
@@ -86,9 +85,10 @@ class UsageRow:
 
 def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     """Rows ordered by group, then currency. Raises TooManyRowsError over ROWS_MAX."""
-    chosen = group_columns(query.group_by)
     rows: dict[tuple[tuple[str, ...], str], UsageRow] = {}
-    for found in usage_sums(connection, query.period, query.tenant_id, chosen, query.project_id):
+    for found in usage_sums(
+        connection, query.period, query.tenant_id, query.group_by, query.project_id
+    ):
         group = tuple(map(group_label, query.group_by, found.group))
         currency = found.version.currency if found.version is not None else ""
         _add(rows.setdefault((group, currency), UsageRow(group, currency)), found)
@@ -98,20 +98,6 @@ def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
             " groups"
         )
     return [rows[key] for key in sorted(rows)]
-
-
-def group_columns(group_by: Sequence[str]) -> list[ColumnElement[Any]]:
-    """Of entries, by the names of dimensions. Raises InvalidGroupError."""
-    check_groups(group_by)
-    columns: dict[str, ColumnElement[Any]] = {
-        "tenant": entries.c.tenant_id,
-        "project": entries.c.project_id,
-        "key": entries.c.key_id,
-        "model": entries.c.model,
-        "day": entries.c.end_time_ns // DAY_NS,
-        "hour": entries.c.end_time_ns // HOUR_NS,
-    }
-    return [columns[name].label(name) for name in group_by]
 
 
 def check_groups(group_by: Sequence[str]) -> None:

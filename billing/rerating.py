@@ -20,9 +20,9 @@ from billing.money import EXACT, ZERO
 from billing.period import Period
 from billing.price_book import PriceBook, PriceId
 from billing.rating import facts_of, rated_lines
-from billing.report import ROWS_MAX, group_columns, group_label
+from billing.report import ROWS_MAX, check_groups, group_label
 from billing.usage import event_from_text
-from billing.usage_sums import period_filter, stored_versions
+from billing.usage_sums import group_columns, period_filter, stored_versions
 from kvtier.serving import ShuttingDownError
 
 __all__ = ["RerateQuery", "ReratedRow", "Sum", "rerated_rows"]
@@ -36,6 +36,10 @@ class RerateQuery:
     """Empty: all tenants."""
     period: Period = field(default_factory=Period)
     group_by: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises InvalidGroupError."""
+        check_groups(self.group_by)
 
 
 @dataclass(slots=True)

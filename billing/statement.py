@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from billing.money import EXACT, to_text
+from billing.price_statement import line_data
 from kvtier.v1 import usage_pb2
 
 __all__ = [
@@ -136,6 +137,7 @@ def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
         "user": said("user_id"),
         "key": said("key_id"),
         "session": said("session_id"),
+        "service_class": said("service_class"),
         "model": event.model,
         "node": event.node,
         "start_time": event.start_time.ToJsonString(),
@@ -157,6 +159,8 @@ def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
         "amount": entry.amount,
         "currency": entry.currency_code,
         "price_book_version": entry.price_book_version,
+        "lines": [line_data(line) for line in entry.lines],
+        "notes": list(entry.notes),
         "record_time": entry.record_time.ToJsonString(),
         "hash": entry.hash.hex(),
     }

@@ -149,11 +149,19 @@ def show_entry(console: Console, data: Mapping[str, Any]) -> None:
 def _entry_text(name: str, value: Any) -> str:
     if value is None:
         return "-"
+    if name == "lines":
+        return "\n".join(map(_line_text, value)) or "none"
     if isinstance(value, list):
         return ", ".join(value) or "none"
     if isinstance(value, int) and "token" in name:
         return f"{value:,}"
     return str(value)
+
+
+def _line_text(line: Mapping[str, Any]) -> str:
+    name = f"{line['token_class']} {line['cache_write_ttl_class']}".strip()
+    price = f"{line['quantity']:,} x {grouped(line['unit_price'])} per {line['unit_tokens']:,}"
+    return f"{name}: {price} = {grouped(line['amount'])} ({'; '.join(line['derivation'])})"
 
 
 def show_verification(console: Console, data: Mapping[str, Any]) -> None:

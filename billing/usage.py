@@ -131,6 +131,8 @@ class UsageEvent:
     """None: the worker does not say; () is a request without any."""
     storage: StorageUse | None = None
     """None: nobody metered it."""
+    service_class: str | None = None
+    """What price books may have layers by; None: none was asked for."""
 
 
 def refusal_of(event: UsageEvent, now_ns: int) -> Refusal | None:
@@ -149,7 +151,7 @@ def _identity_refusal(event: UsageEvent) -> Refusal | None:
         return Refusal.MISSING_MODEL
     # Not the client's own name for the request: nobody may dodge the bill by sending a strange one.
     names = (event.request_id, event.tenant_id, event.model)
-    for text in (*names, event.project_id or "", event.key_id or ""):
+    for text in (*names, event.project_id or "", event.key_id or "", event.service_class or ""):
         if len(text) > TEXT_CHARACTERS_MAX or not text.isprintable():
             return Refusal.INVALID_TEXT
     if event.end_reason is None:
@@ -238,7 +240,8 @@ def event_text(event: UsageEvent) -> str:
         f',"miss":{t.miss},"model":{_quoted(event.model)},"node":{_quoted(event.node)}'
         f',"output":{t.output}{_said("project_id", event.project_id)},"prompt":{t.prompt}'
         f',"request_id":{_quoted(event.request_id)}'
-        f',"schema_version":{event.schema_version}{_said("session_id", event.session_id)}'
+        f',"schema_version":{event.schema_version}'
+        f"{_said('service_class', event.service_class)}{_said('session_id', event.session_id)}"
         f',"start_time_ns":{_number_or_null(event.start_time_ns)}{_storage(event.storage)}'
         f',"tenant_id":{_quoted(event.tenant_id)}'
         f',"ttft_ns":{_number_or_null(event.ttft_ns)}{_said("user_id", event.user_id)}}}'
@@ -252,6 +255,7 @@ def text_without_names(event: UsageEvent) -> str:
 
 
 _LATER = ("project_id", "user_id", "key_id", "session_id", "lease_ids", "storage")
+"""Not the service class: it makes a price, so an event that differs by it is another one."""
 
 
 def _cache_write(tokens: TokenCounts) -> str:
@@ -335,4 +339,5 @@ def _event_of(fields: dict[str, Any]) -> UsageEvent:
         session_id=fields.get("session_id"),
         lease_ids=tuple(fields["lease_ids"]) if "lease_ids" in fields else None,
         storage=StorageUse(**fields["storage"]) if "storage" in fields else None,
+        service_class=fields.get("service_class"),
     )

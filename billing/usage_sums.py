@@ -17,12 +17,19 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 from billing.errors import TooManyRowsError
 from billing.ledger_schema import entries, price_versions
 from billing.line import LineKey
-from billing.period import Period
+from billing.period import DAY_NS, HOUR_NS, Period
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Facts, facts_of, rated_lines
 from billing.usage import TokenCounts, event_from_text
 
-__all__ = ["UsageSum", "period_filter", "stored_texts", "stored_versions", "usage_sums"]
+__all__ = [
+    "UsageSum",
+    "group_columns",
+    "period_filter",
+    "stored_texts",
+    "stored_versions",
+    "usage_sums",
+]
 
 GROUPS_MAX = 200_000
 """Of the database's answer, which is also split by model and price version."""
@@ -36,7 +43,7 @@ class UsageSum:
     """Of one group of events, of one model, under one price version."""
 
     group: tuple[Any, ...]
-    """Values of the columns that were asked for, in their order."""
+    """Values of the dimensions that were asked for, in their order."""
     model: str
     version: PriceVersion | None
     """None: unrated."""
@@ -65,10 +72,11 @@ def usage_sums(
     connection: Connection,
     period: Period,
     tenant_id: str,
-    columns: Sequence[ColumnElement[Any]] = (),
+    group_by: Sequence[str] = (),
     project_id: str = "",
 ) -> list[UsageSum]:
-    """By the values of `columns` of entries. Raises TooManyRowsError over GROUPS_MAX."""
+    """By the dimensions in `group_by`. Raises TooManyRowsError over GROUPS_MAX."""
+    columns = group_columns(group_by)
     versions = stored_versions(connection)
     each = [price_id for price_id, version in versions.items() if not version.linear]
     conditions = period_filter(period, tenant_id, project_id)
@@ -100,6 +108,19 @@ def usage_sums(
     return list(sums.values())
 
 
+def group_columns(group_by: Sequence[str]) -> list[ColumnElement[Any]]:
+    """Of entries, by the names of a report's dimensions."""
+    columns: dict[str, ColumnElement[Any]] = {
+        "tenant": entries.c.tenant_id,
+        "project": entries.c.project_id,
+        "key": entries.c.key_id,
+        "model": entries.c.model,
+        "day": entries.c.end_time_ns // DAY_NS,
+        "hour": entries.c.end_time_ns // HOUR_NS,
+    }
+    return [columns[name].label(name) for name in group_by]
+
+
 def stored_texts(connection: Connection) -> list[str]:
     """Canonical texts of the price versions that rated events."""
     return list(connection.execute(select(price_versions.c.text)).scalars())
@@ -116,8 +137,8 @@ def stored_versions(connection: Connection) -> dict[PriceId, PriceVersion]:
 def period_filter(
     period: Period, tenant_id: str, project_id: str = ""
 ) -> list[ColumnElement[bool]]:
-    """Conditions on `entries` for events that ended in `period`."""
-    conditions: list[ColumnElement[bool]] = []
+    """Conditions on `entries` for usage events that ended in `period`."""
+    conditions: list[ColumnElement[bool]] = [entries.c.kind == "usage"]
     if tenant_id:
         conditions.append(entries.c.tenant_id == tenant_id)
     if project_id:

@@ -23,6 +23,7 @@ from billing.quote import Quote
 from billing.report import UsageRow
 from billing.rerating import ReratedRow, Sum
 from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEvent
+from billing.wire_line import rated_line_message
 from kvtier.v1 import usage_pb2
 
 __all__ = [
@@ -77,6 +78,7 @@ def submission_of(message: usage_pb2.UsageEvent) -> Submission:
         session_id=message.session_id if message.HasField("session_id") else None,
         lease_ids=tuple(message.leases.ids) if message.HasField("leases") else None,
         storage=_storage(message.storage) if message.HasField("storage") else None,
+        service_class=message.service_class if message.HasField("service_class") else None,
     )
     return Submission(event, message.SerializeToString())
 
@@ -121,19 +123,7 @@ def quote_message(quote: Quote) -> usage_pb2.RateUsageResponse:
         currency_code=quote.currency,
         saved_amount=to_text(quote.saved),
         price_book_version=quote.price_version,
-        lines=[
-            usage_pb2.RatedLine(
-                token_class=each.line.key.meter,
-                cache_write_ttl_class=each.line.key.ttl_class,
-                quantity=each.line.quantity,
-                unit_price=to_text(each.line.key.unit_price),
-                unit_tokens=each.line.key.per,
-                amount=to_text(each.line.amount),
-                rule=each.line.key.rule,
-                derivation=each.derivation,
-            )
-            for each in quote.lines
-        ],
+        lines=map(rated_line_message, quote.lines),
         notes=quote.notes,
     )
 

@@ -3,6 +3,7 @@
 from billing.ledger_lookup import FoundEntry
 from billing.money import to_text
 from billing.usage import StorageUse, UsageEvent
+from billing.wire_line import rated_line_message
 from kvtier.v1 import usage_pb2
 
 __all__ = ["entry_message", "event_message"]
@@ -16,6 +17,8 @@ def entry_message(found: FoundEntry) -> usage_pb2.LedgerEntry:
         currency_code=found.currency,
         price_book_version=found.price_version,
         hash=found.hash,
+        lines=map(rated_line_message, found.lines),
+        notes=found.notes,
     )
     message.record_time.FromNanoseconds(found.recorded_time_ns)
     return message
@@ -51,6 +54,7 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
         user_id=event.user_id,
         key_id=event.key_id,
         session_id=event.session_id,
+        service_class=event.service_class,
     )
     for name in ("start", "end"):
         getattr(message, f"{name}_time").FromNanoseconds(getattr(event, f"{name}_time_ns"))

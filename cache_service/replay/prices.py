@@ -1,7 +1,8 @@
 """What hits save under a price book: the file that billing rates with (docs/billing.md).
 
-A trace has no date and no tenant, so the newest version counts, and one model's prices. Only what
-is needed here is looked at: billing is who refuses a book that is not in order.
+A trace has no date and no tenant, so the newest version counts, and one model's base rates,
+whatever layers a book of format 2 has over them. Only what is needed here is looked at: billing is
+who refuses a book that is not in order.
 """
 
 import tomllib
@@ -13,10 +14,10 @@ from cache_service.replay.result import Savings
 
 __all__ = ["InputPrices", "PriceBookUnusableError", "read_prices"]
 
-FORMAT = 1
+FORMATS = (1, 2)
 ANY_MODEL = "*"
 PRICE_TOKENS = 1_000_000
-"""Prices are per so many tokens."""
+"""Prices are per so many tokens, unless a book says otherwise."""
 
 
 class PriceBookUnusableError(ValueError):
@@ -26,7 +27,7 @@ class PriceBookUnusableError(ValueError):
 
 
 class InputPrices:
-    """Hit and miss price of a million tokens."""
+    """Hit and miss price of PRICE_TOKENS."""
 
     def __init__(self, currency: str, version: str, hit: Decimal, miss: Decimal) -> None:
         self.currency = currency
@@ -57,13 +58,21 @@ def read_prices(path: Path, model: str = ANY_MODEL) -> InputPrices:
 
 
 def _newest(book: dict[str, Any], model: str) -> InputPrices:
-    if book["format"] != FORMAT:
-        raise ValueError(f"format {book['format']} is not {FORMAT}")
+    if book["format"] not in FORMATS:
+        raise ValueError(f"format {book['format']} is none of {FORMATS}")
     version = max(book["versions"], key=lambda each: each["effective_time"])
     prices = {each["model"]: each for each in version["prices"]}
     price = prices.get(model) or prices.get(ANY_MODEL)
     if price is None:
         raise ValueError(f"no price for model {model}")
-    return InputPrices(
-        version["currency"], version["name"], Decimal(price["hit"]), Decimal(price["miss"])
-    )
+    times = Decimal(PRICE_TOKENS) / price.get("per", PRICE_TOKENS)
+    hit, miss = (_rate(price, key) * times for key in ("hit", "miss"))
+    return InputPrices(version["currency"], version["name"], hit, miss)
+
+
+def _rate(price: dict[str, Any], key: str) -> Decimal:
+    """A price, or times another rate that is one."""
+    rate = price[key]
+    if isinstance(rate, dict):
+        return Decimal(rate["times"]) * Decimal(price[rate["of"]])
+    return Decimal(rate)

@@ -80,7 +80,7 @@ class HitTokensByTier(_message.Message):
     def __init__(self, gpu: _Optional[int] = ..., host: _Optional[int] = ..., ssd: _Optional[int] = ..., shared: _Optional[int] = ...) -> None: ...
 
 class UsageEvent(_message.Message):
-    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft", "project_id", "user_id", "key_id", "session_id", "leases", "storage")
+    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft", "project_id", "user_id", "key_id", "session_id", "leases", "storage", "service_class")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class UsageEvent(_message.Message):
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     schema_version: int
     tenant_id: str
@@ -115,7 +116,8 @@ class UsageEvent(_message.Message):
     session_id: str
     leases: LeaseIds
     storage: StorageUsage
-    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., key_id: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Union[LeaseIds, _Mapping]] = ..., storage: _Optional[_Union[StorageUsage, _Mapping]] = ...) -> None: ...
+    service_class: str
+    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., key_id: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Union[LeaseIds, _Mapping]] = ..., storage: _Optional[_Union[StorageUsage, _Mapping]] = ..., service_class: _Optional[str] = ...) -> None: ...
 
 class LeaseIds(_message.Message):
     __slots__ = ("ids",)
@@ -413,7 +415,7 @@ class FindUsageEventsResponse(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ...) -> None: ...
 
 class LedgerEntry(_message.Message):
-    __slots__ = ("position", "event", "record_time", "amount", "currency_code", "price_book_version", "hash")
+    __slots__ = ("position", "event", "record_time", "amount", "currency_code", "price_book_version", "hash", "lines", "notes")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     RECORD_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +423,8 @@ class LedgerEntry(_message.Message):
     CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
     PRICE_BOOK_VERSION_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     position: int
     event: UsageEvent
     record_time: _timestamp_pb2.Timestamp
@@ -428,7 +432,9 @@ class LedgerEntry(_message.Message):
     currency_code: str
     price_book_version: str
     hash: bytes
-    def __init__(self, position: _Optional[int] = ..., event: _Optional[_Union[UsageEvent, _Mapping]] = ..., record_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., price_book_version: _Optional[str] = ..., hash: _Optional[bytes] = ...) -> None: ...
+    lines: _containers.RepeatedCompositeFieldContainer[RatedLine]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, position: _Optional[int] = ..., event: _Optional[_Union[UsageEvent, _Mapping]] = ..., record_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., price_book_version: _Optional[str] = ..., hash: _Optional[bytes] = ..., lines: _Optional[_Iterable[_Union[RatedLine, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
     __slots__ = ("kept_checkpoints", "trusted_public_key")

@@ -1,5 +1,7 @@
 """`kvtier usage prices`, `rate` and `rerate` as a person runs them."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -20,6 +22,23 @@ BOOKS = Path(__file__).parents[3] / "billing" / "books"
 END = 1_755_000_000 * 10**9
 """12 August 2025, 12:00 UTC."""
 
+TERMS = """format = 1
+[[terms]]
+name = "contract"
+tenant = "acme"
+from = 2025-08-01T00:00:00Z
+currency = "CNY"
+decimals = 2
+[[terms.discounts]]
+name = "volume"
+times = "0.5"
+[[terms.credits]]
+name = "welcome"
+amount = "1"
+from = 2025-08-01T00:00:00Z
+until = 2025-12-01T00:00:00Z
+"""
+
 PEAK = ["--model", "deepseek-v4-pro", "--hit", "4096", "--miss", "128", "--output", "64"]
 
 
@@ -36,8 +55,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         + PRICE
         + '[[versions.prices.classes]]\nclass = "batch"\ntimes = "0.5"\n'
     )
+    terms = directory / "terms.toml"
+    terms.write_text(TERMS)
     command = [sys.executable, "-m", "billing", "--set", "listen=127.0.0.1:0"]
     command += ["--set", "security.development=true", "--set", f"price_book={book}"]
+    command += ["--set", f"terms={terms}"]
     command += ["--set", f"data_directory={directory}", "--set", "log.level=ERROR"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -169,3 +191,37 @@ def test_a_book_that_covers_nothing_has_no_amount(address: str, tmp_path: Path) 
     assert (unrated["currency"], unrated["rerated_requests"], unrated["rerated"]) == ("", 1, None)
     assert (rated["charged"], rated["rerated"], rated["difference"]) == ("3.002", None, None)
     assert "does not cover these requests" in run(*common).stdout
+
+
+def test_a_months_invoice_has_the_terms_and_adds_up_in_every_format(address: str) -> None:
+    common = ["invoice", "--tenant", "acme", "--address", address]
+    month = [*common, "--from", "2025-08-01", "--to", "2025-09-01"]
+    data = json.loads(run(*month, "--json").stdout)
+    assert [(each["kind"], each["amount"]) for each in data["adjustments"]] == [
+        ("discount", "-1.50"),
+        ("credit", "-1"),
+    ]
+    assert (data["total"], data["terms"], data["credits"][0]["left"]) == (
+        "0.502000",
+        "contract",
+        "0",
+    )
+    rows = list(csv.DictReader(io.StringIO(run(*month, "--format", "csv").stdout)))
+    assert sum(Decimal(row["amount"]) for row in rows) == Decimal(data["total"])
+    assert [row["rule"] for row in rows] == ["", "", "volume", "welcome"]
+    table = run(*month).stdout
+    for words in ("-1.50", "volume", "credit welcome: CNY 0 left", "0.502000"):
+        assert words in table
+    assert json.loads(run(*common, "--json").stdout)["total"] == "3.002000"
+
+
+def test_an_entry_says_what_its_amount_is_made_of_and_why(address: str) -> None:
+    (entry,) = json.loads(run("show", "a", "--json", "--address", address).stdout)["entries"]
+    assert [(x["token_class"], x["quantity"], x["derivation"]) for x in entry["lines"]] == [
+        ("miss", 3_000_000, ["base: 1"]),
+        ("output", 1000, ["base: 2"]),
+    ]
+    assert sum(Decimal(x["amount"]) for x in entry["lines"]) == Decimal(entry["amount"])
+    assert entry["notes"] == []
+    table = run("show", "a", "--address", address).stdout
+    assert "miss: 3,000,000 x 1 per 1,000,000 = 3 (base: 1)" in table

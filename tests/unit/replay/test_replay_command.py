@@ -2,6 +2,7 @@
 
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from cache_service.replay.commands import app
 from cache_service.replay.curves import OPTIMUM
+from cache_service.replay.prices import read_prices
 
 ROOT = Path(__file__).resolve().parents[3]
 LINES = [
@@ -77,6 +79,22 @@ def test_two_tiers_have_two_capacities_and_bytes_written(trace: Path) -> None:
 
 def test_options_may_stand_before_the_trace(trace: Path) -> None:
     assert answer("--policy", "s3-fifo", "--capacity", "1,000", trace)["policy"] == "s3_fifo"
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "hit", "miss"),
+    [
+        ("deepseek_launch", "*", "0.1", "1"),
+        ("bedrock", "global.anthropic.claude-sonnet-4-*", "0.3", "3"),
+        ("qwen", "qwen3-max", "0.5", "2.5"),
+        ("baidu", "started-hour", "0.8", "4"),
+    ],
+)
+def test_rates_of_a_book_of_format_2_are_of_a_million_tokens(
+    name: str, model: str, hit: str, miss: str
+) -> None:
+    found = read_prices(ROOT / "billing" / "books" / f"{name}.toml", model)
+    assert (found.hit, found.miss) == (Decimal(hit), Decimal(miss))
 
 
 def test_a_price_book_says_what_was_saved(trace: Path) -> None:
