@@ -25,11 +25,13 @@ from billing.command_line import (
     console,
     print_json,
 )
+from billing.correct_command import correct
 from billing.proof_commands import add_proof_commands
 from billing.report import DIMENSIONS
 from billing.statement import (
     REPORT_FIGURES,
     book_data,
+    correction_rows,
     entry_data,
     invoice_data,
     report_data,
@@ -98,7 +100,9 @@ def invoice(
         case Format.CSV:
             keys = ("tenant", *_LINE_KEYS, "currency")
             extra = {"tenant": data["tenant"], "currency": data["currency"]}
-            _print_csv(keys, [{**line, **extra} for line in data["lines"]])
+            _print_csv(
+                keys, [{**line, **extra} for line in (*data["lines"], *correction_rows(data))]
+            )
         case Format.TABLE:
             show_invoice(console(), data)
 
@@ -201,3 +205,4 @@ def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
 
 
 add_proof_commands(app)
+app.command(short_help="Put a request's bill right.")(correct)

@@ -13,6 +13,8 @@
     ├── InvalidUsageError            tokens or a time that cannot be rated
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
+    ├── CorrectionRefusedError       it does not fit the entry, or says too little
+    ├── CorrectionConflictError      another correction has that id
     ├── EventUnknownError            no entry has that id
     └── TenantUnknownError           has no posting
 
@@ -23,6 +25,8 @@ from kvtier.errors import KvtierError
 
 __all__ = [
     "BillingError",
+    "CorrectionConflictError",
+    "CorrectionRefusedError",
     "EventUnknownError",
     "InvalidGroupError",
     "InvalidPeriodError",
@@ -90,6 +94,14 @@ class InvalidGroupError(BillingError):
 
 class TooManyRowsError(BillingError):
     reason = "TOO_MANY_ROWS"
+
+
+class CorrectionRefusedError(BillingError):
+    reason = "CORRECTION_REFUSED"
+
+
+class CorrectionConflictError(BillingError):
+    reason = "CORRECTION_CONFLICT"
 
 
 class EventUnknownError(BillingError):

@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, func, select
 
+from billing.corrected import CorrectedEntry, corrections_of, settled_count
 from billing.errors import InvalidPeriodError, TenantUnknownError
 from billing.ledger_schema import entries
 from billing.money import EXACT, ZERO, amount_of, round_line
@@ -49,12 +50,16 @@ class Invoice:
     unrated_request_count: int
     cache_writes: tuple[tuple[str, int], ...] = ()
     """(TTL class, tokens), charged or not, without those of unrated requests."""
+    corrections: tuple[CorrectedEntry, ...] = ()
+    """Made in the period, whenever their requests were; in the total."""
 
     @property
     def total(self) -> Decimal:
         total = ZERO
         for line in self.lines:
             total = EXACT.add(total, line.amount)
+        for corrected in self.corrections:
+            total = EXACT.add(total, corrected.line_amount)
         return total
 
 
@@ -104,7 +109,11 @@ def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> I
             " has"
         )
     usages, request_count, unrated_count = _usages(connection, tenant_id, period)
-    currencies = sorted({usage.version.currency for usage in usages})
+    corrections = corrections_of(connection, period, tenant_id)
+    currencies = sorted(
+        {usage.version.currency for usage in usages}
+        | {each.correction.currency for each in corrections}
+    )
     if len(currencies) > 1:
         raise InvalidPeriodError(
             f"the period is priced in {' and '.join(currencies)}; ask for one invoice up to the"
@@ -122,7 +131,8 @@ def invoice_of(connection: Connection, tenant_id: TenantId, period: Period) -> I
         lines=tuple(line for usage in usages for line in usage.lines()),
         saved=saved,
         request_count=request_count,
-        unrated_request_count=unrated_count,
+        unrated_request_count=unrated_count - settled_count(connection, period, tenant_id),
+        corrections=tuple(corrections),
         cache_writes=tuple(sorted(cache_writes.items())),
     )
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, case, or_, select
 
+from billing.corrected import CorrectedEntry, corrections_of_entry
 from billing.errors import EventUnknownError
 from billing.ledger_schema import entries, postings, price_versions
 from billing.money import ZERO
@@ -30,6 +31,7 @@ class FoundEntry:
     """Empty: unrated."""
     price_version: str
     hash: bytes
+    corrections: tuple[CorrectedEntry, ...]
 
 
 def found_entries(
@@ -67,8 +69,9 @@ def found_entries(
             currency=row.currency or "",
             price_version=row.name or "",
             hash=bytes(row.hash),
+            corrections=tuple(corrections_of_entry(connection, row.position)),
         )
-        for row in connection.execute(query)
+        for row in connection.execute(query).all()
     ]
     if not found:
         raise unknown

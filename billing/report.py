@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
+from billing.corrected import CorrectedEntry, corrections_of
 from billing.errors import InvalidGroupError, TooManyRowsError
 from billing.ledger_schema import entries, price_versions
 from billing.money import EXACT, ZERO, amount_of
@@ -82,6 +83,8 @@ class UsageRow:
     """Tokens by TTL class, of miss and output."""
     amount: Decimal = ZERO
     saved: Decimal = ZERO
+    corrected: Decimal = ZERO
+    """Of the amount: what corrections add, negative where they take off."""
 
     @property
     def hit(self) -> int:
@@ -105,6 +108,11 @@ def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
         currency = version.currency if version is not None else ""
         row = rows.setdefault((group, currency), UsageRow(group, currency))
         _add(row, found, version.price_of(found.price_model) if version is not None else None)
+    for each in corrections_of(connection, query.period, query.tenant_id, query.project_id):
+        group, currency = _group_of(each, query.group_by), each.correction.currency
+        row = rows.setdefault((group, currency), UsageRow(group, currency))
+        row.corrected = EXACT.add(row.corrected, each.correction.amount)
+        row.amount = EXACT.add(row.amount, each.correction.amount)
     if len(rows) > ROWS_MAX:
         raise _too_many()
     return [rows[key] for key in sorted(rows)]
@@ -127,7 +135,7 @@ def period_filter(
     period: Period, tenant_id: str, project_id: str = ""
 ) -> list[ColumnElement[bool]]:
     """Conditions on `entries` for events that ended in `period`."""
-    conditions: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool]] = [entries.c.kind == "usage"]
     if tenant_id:
         conditions.append(entries.c.tenant_id == tenant_id)
     if project_id:
@@ -199,6 +207,20 @@ def _add(row: UsageRow, found: Any, price: Price | None) -> None:
     for quantity, unit_price in parts:
         row.amount = EXACT.add(row.amount, amount_of(quantity, unit_price))
     row.saved = EXACT.add(row.saved, saved_by_hits(hit, price))
+
+
+def _group_of(corrected: CorrectedEntry, group_by: Sequence[str]) -> tuple[str, ...]:
+    """By its entry; by day and hour, when the correction was made."""
+    correction = corrected.correction
+    values = {
+        "tenant": correction.tenant_id,
+        "project": corrected.project_id,
+        "key": corrected.key_id,
+        "model": corrected.model,
+        "day": correction.time_ns // DAY_NS,
+        "hour": correction.time_ns // HOUR_NS,
+    }
+    return tuple(_label(name, values[name]) for name in group_by)
 
 
 def _label(dimension: str, value: Any) -> str:

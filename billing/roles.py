@@ -22,6 +22,7 @@ RULES: Mapping[str, Rule] = rules(
     GetUsage=_FIGURES,
     GetInvoice=_FIGURES,
     FindUsageEvents=_FIGURES,
+    CorrectUsage=Rule(frozenset({Role.OPERATOR})),
     VerifyLedger=_PROOF,
     GetCheckpoint=_PROOF,
     GetLedgerKeys=Rule(EVERY_ROLE),

@@ -39,6 +39,7 @@ from billing.wire import (
     verification_message,
     version_message,
 )
+from billing.wire_correction import ask_of, corrected_message
 from billing.wire_event import entry_message
 from billing.wire_proof import checkpoint_message, key_message, trust_of
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
@@ -159,6 +160,12 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             lambda connection: invoice_message(invoice_of(connection, tenant, period))
         )
         return usage_pb2.GetInvoiceResponse(invoice=invoice)
+
+    async def CorrectUsage(
+        self, request: usage_pb2.CorrectUsageRequest, context: Context
+    ) -> usage_pb2.CorrectUsageResponse:
+        made = await asyncio.wrap_future(self._parts.ledger.correct(ask_of(request)))
+        return corrected_message(made)
 
     async def FindUsageEvents(
         self, request: usage_pb2.FindUsageEventsRequest, context: Context

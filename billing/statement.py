@@ -12,7 +12,16 @@ from typing import Any
 from billing.money import EXACT, to_text
 from kvtier.v1 import usage_pb2
 
-__all__ = ["REPORT_FIGURES", "book_data", "invoice_data", "report_data", "verification_data"]
+__all__ = [
+    "REPORT_FIGURES",
+    "book_data",
+    "correction_data",
+    "correction_rows",
+    "entry_data",
+    "invoice_data",
+    "report_data",
+    "verification_data",
+]
 
 REPORT_FIGURES = (
     "request_count",
@@ -23,6 +32,7 @@ REPORT_FIGURES = (
     "cache_writes",
     "hit_rate",
     "amount",
+    "corrected",
     "saved",
     "currency",
 )
@@ -57,6 +67,7 @@ def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
         "request_count": invoice.request_count,
         "unrated_request_count": invoice.unrated_request_count,
         "cache_writes": _cache_writes(invoice.cache_writes),
+        "corrections": [correction_data(each) for each in invoice.corrections],
         "lines": [
             {
                 "model": line.model,
@@ -70,6 +81,38 @@ def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
             }
             for line in invoice.lines
         ],
+    }
+
+
+def correction_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An invoice's corrections in the shape of its lines, so that amounts add up to the total."""
+    blank = dict.fromkeys(("cache_write_ttl_class", "quantity_tokens", "unit_price"), "")
+    blank |= dict.fromkeys(("unit_tokens", "price_book_version"), "")
+    return [
+        {
+            **blank,
+            "model": each["request_id"],
+            "token_class": each["kind"],
+            "amount": each["amount"],
+        }
+        for each in data["corrections"]
+    ]
+
+
+def correction_data(correction: usage_pb2.Correction) -> dict[str, Any]:
+    return {
+        "correction_id": correction.correction_id,
+        "request_id": correction.request_id,
+        "kind": usage_pb2.CorrectionKind.Name(correction.kind)
+        .removeprefix("CORRECTION_KIND_")
+        .lower(),
+        "reason": correction.reason,
+        "operator": correction.operator,
+        "amount": correction.amount,
+        "currency": correction.currency_code,
+        "position": correction.ledger_position,
+        "corrects": correction.corrected_position,
+        "time": correction.create_time.ToJsonString(),
     }
 
 
@@ -112,6 +155,7 @@ def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
         "price_book_version": entry.price_book_version,
         "record_time": entry.record_time.ToJsonString(),
         "hash": entry.hash.hex(),
+        "corrections": [correction_data(each) for each in entry.corrections],
     }
 
 
@@ -184,6 +228,7 @@ def _row(message: usage_pb2.UsageRow, group_by: Sequence[str]) -> dict[str, Any]
         "cache_writes": _cache_writes(message.cache_writes),
         "hit_rate": _hit_rate(tokens.hit_tokens, tokens.prompt_tokens),
         "amount": message.amount,
+        "corrected": message.corrected_amount,
         "saved": message.saved_amount,
         "currency": message.currency_code,
     }
@@ -196,7 +241,7 @@ def _total(rows: Sequence[Mapping[str, Any]], currency: str) -> dict[str, Any]:
         written.update(row["cache_writes"])
     total["cache_writes"] = dict(sorted(written.items()))
     total["hit_rate"] = _hit_rate(total["hit_tokens"], total["prompt_tokens"])
-    for name in ("amount", "saved"):
+    for name in ("amount", "corrected", "saved"):
         exact = Decimal(0)
         for row in rows:
             exact = EXACT.add(exact, Decimal(row[name]))

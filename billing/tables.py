@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from billing.statement import correction_rows
+
 __all__ = ["show_book", "show_entry", "show_invoice", "show_report", "show_verification"]
 
 _HEADINGS = {
@@ -51,6 +53,8 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
         return
     if not any(row["cache_writes"] for row in data["rows"]):
         keys = [key for key in keys if key != "cache_writes"]
+    if not any(row["corrected"] != "0" for row in data["rows"]):
+        keys = [key for key in keys if key != "corrected"]
     rows, totals = _aligned(data["rows"], data["totals"])
     for total in totals:
         total.setdefault(keys[0], "total")
@@ -82,6 +86,7 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
         }
         for line in data["lines"]
     ]
+    lines += [{**row, "amount": grouped(row["amount"])} for row in correction_rows(data)]
     total = {
         "model": "total",
         "amount": grouped(data["total"]),
@@ -99,6 +104,9 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
         console.print(
             f"of miss and output, written to the cache: {written}", highlight=False, markup=False
         )
+    for each in data["corrections"]:
+        why = f"{each['kind']} of {each['request_id']}: {each['reason']} ({each['correction_id']})"
+        console.print(why, highlight=False, markup=False)
     if data["unrated_request_count"]:
         console.print(
             f"{data['unrated_request_count']:,} requests are unrated and in no line",
@@ -124,10 +132,16 @@ def _entry_text(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return ", ".join(value) or "none"
+        return ", ".join(map(_item_text, value)) or "none"
     if isinstance(value, int) and "token" in name:
         return f"{value:,}"
     return str(value)
+
+
+def _item_text(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    return f"{item['kind']} {item['amount']} {item['currency']} ({item['reason']})"
 
 
 def show_verification(console: Console, data: Mapping[str, Any]) -> None:

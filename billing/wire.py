@@ -20,6 +20,7 @@ from billing.price_book import PriceVersion
 from billing.quote import Quote
 from billing.report import UsageRow
 from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEvent
+from billing.wire_correction import invoice_correction_message
 from kvtier.v1 import usage_pb2
 
 __all__ = [
@@ -162,6 +163,7 @@ def row_message(row: UsageRow, group_by: tuple[str, ...]) -> usage_pb2.UsageRow:
         ),
         amount=to_text(row.amount),
         currency_code=row.currency,
+        corrected_amount=to_text(row.corrected),
         saved_amount=to_text(row.saved),
         cache_writes=_cache_writes(row.cache_writes.items()),
     )
@@ -194,6 +196,7 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
         request_count=invoice.request_count,
         unrated_request_count=invoice.unrated_request_count,
         cache_writes=_cache_writes(invoice.cache_writes),
+        corrections=map(invoice_correction_message, invoice.corrections),
     )
     if invoice.period.start_ns is not None:
         message.start_time.FromNanoseconds(invoice.period.start_ns)

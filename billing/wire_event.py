@@ -3,6 +3,7 @@
 from billing.ledger_lookup import FoundEntry
 from billing.money import to_text
 from billing.usage import StorageUse, UsageEvent
+from billing.wire_correction import correction_message
 from kvtier.v1 import usage_pb2
 
 __all__ = ["entry_message", "event_message"]
@@ -16,6 +17,7 @@ def entry_message(found: FoundEntry) -> usage_pb2.LedgerEntry:
         currency_code=found.currency,
         price_book_version=found.price_version,
         hash=found.hash,
+        corrections=map(correction_message, found.corrections),
     )
     message.record_time.FromNanoseconds(found.recorded_time_ns)
     return message

@@ -65,6 +65,11 @@ class UsageServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
                 _registered_method=True)
+        self.CorrectUsage = channel.unary_unary(
+                '/kvtier.v1.UsageService/CorrectUsage',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.CorrectUsageRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.CorrectUsageResponse.FromString,
+                _registered_method=True)
         self.FindUsageEvents = channel.unary_unary(
                 '/kvtier.v1.UsageService/FindUsageEvents',
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsRequest.SerializeToString,
@@ -160,6 +165,19 @@ class UsageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CorrectUsage(self, request, context):
+        """Puts an event's bill right by a new entry that refers to it; nothing is changed or removed.
+
+        Preconditions: the ledger has the event. Idempotency: by `correction_id`; the same again is
+        answered with the first. When the call succeeds, the correction is durable.
+        Errors: CORRECTION_REFUSED (FAILED_PRECONDITION) when it does not fit the entry, says why;
+        CORRECTION_CONFLICT (ALREADY_EXISTS) when that id said something else; EVENT_UNKNOWN
+        (NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindUsageEvents(self, request, context):
         """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
 
@@ -238,6 +256,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.VerifyLedger,
                     request_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'CorrectUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectUsage,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.CorrectUsageRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.CorrectUsageResponse.SerializeToString,
             ),
             'FindUsageEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.FindUsageEvents,
@@ -406,6 +429,33 @@ class UsageService(object):
             '/kvtier.v1.UsageService/VerifyLedger',
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/CorrectUsage',
+            kvtier_dot_v1_dot_usage__pb2.CorrectUsageRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.CorrectUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,
