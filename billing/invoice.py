@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from billing.corrected import CorrectedEntry, corrections_of, settled_count
 from billing.errors import InvalidPeriodError, TenantUnknownError
@@ -18,7 +18,8 @@ from billing.money import EXACT, ZERO, amount_of, round_line
 from billing.period import Period
 from billing.price_book import Price, PriceVersion
 from billing.rating import CACHE_WRITE, TOKEN_CLASSES, price_of_class
-from billing.report import period_filter, saved_by_hits, stored_versions
+from billing.report import saved_by_hits, stored_versions
+from billing.token_sums import token_sums
 from billing.usage import TenantId
 
 __all__ = ["Invoice", "InvoiceLine", "invoice_of"]
@@ -71,7 +72,7 @@ class _Usage:
     version: PriceVersion
     price: Price
     quantities: dict[str, int]
-    cache_writes: dict[str, int]
+    cache_writes: Counter[str]
     """By TTL class."""
 
     def lines(self) -> list[InvoiceLine]:
@@ -141,39 +142,26 @@ def _usages(
     connection: Connection, tenant_id: TenantId, period: Period
 ) -> tuple[list[_Usage], int, int]:
     """Usage by model and price version, oldest price first; requests; unrated requests."""
-    tiers = (entries.c.hit_gpu, entries.c.hit_host, entries.c.hit_ssd, entries.c.hit_shared)
-    statement = (
-        select(
-            entries.c.model,
-            entries.c.price_id,
-            entries.c.cache_write_ttl_class.label("ttl_class"),
-            func.sum(entries.c.cache_write).label("cache_write"),
-            func.count().label("request_count"),
-            func.sum(sum(tiers[1:], start=tiers[0])).label("hit"),
-            func.sum(entries.c.miss).label("miss"),
-            func.sum(entries.c.output).label("output"),
-        )
-        .where(*period_filter(period, tenant_id))
-        .group_by(entries.c.model, entries.c.price_id, entries.c.cache_write_ttl_class)
-    )
     versions = stored_versions(connection)
     usages: dict[tuple[str, str], _Usage] = {}
     request_count = unrated_count = 0
-    for row in connection.execute(statement):
-        request_count += row.request_count
+    for row in token_sums(connection, period, tenant_id):
+        request_count += int(row.request_count)
         version = versions[row.price_id] if row.price_id is not None else None
-        price = version.price_of(row.model) if version is not None else None
+        model = row.price_model
+        price = version.price_of(model) if version is not None else None
         if version is None or price is None:
-            unrated_count += row.request_count
+            unrated_count += int(row.request_count)
             continue
         usage = usages.setdefault(
-            (row.model, version.id),
-            _Usage(row.model, version, price, dict.fromkeys(TOKEN_CLASSES, 0), {}),
+            (model, version.id),
+            _Usage(model, version, price, dict.fromkeys(TOKEN_CLASSES, 0), Counter()),
         )
-        for name in TOKEN_CLASSES:
-            usage.quantities[name] += int(getattr(row, name))
+        usage.quantities["hit"] += int(row.hit_gpu + row.hit_host + row.hit_ssd + row.hit_shared)
+        usage.quantities["miss"] += int(row.miss)
+        usage.quantities["output"] += int(row.output)
         if row.cache_write:
-            usage.cache_writes[row.ttl_class] = int(row.cache_write)
+            usage.cache_writes[row.ttl_class] += int(row.cache_write)
     ordered = sorted(
         usages.values(),
         key=lambda usage: (usage.model, usage.version.effective_time_ns, usage.version.name),

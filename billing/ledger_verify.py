@@ -37,6 +37,7 @@ from billing.ledger_schema import (
     postings,
     price_versions,
     refused_events,
+    rollups,
 )
 from billing.ledger_signer import checkpoint_of, stored_keys
 from billing.meter import Head, correction_row, entry_row, posting_rows
@@ -44,6 +45,7 @@ from billing.money import EXACT, ZERO
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Posting, rate
 from billing.refusals import RefusedLink, refusal_hash
+from billing.rollup import ROLLUP_KEYS, Rollups
 from billing.usage import event_from_text, refusal_of
 from kvtier.serving import ShuttingDownError
 
@@ -130,6 +132,7 @@ class _Walk:
         self.head = Head(0, genesis_hash(self._meta.get("ledger_id", "")))
         self.unrated_count = 0
         self.checkpoint_count = 0
+        self._rollups = Rollups()
         self._trust = trust
         self._signed: CheckpointWalk | None = None
         self._signed_problem = ""
@@ -158,6 +161,7 @@ class _Walk:
         self._finish_signed()
         self._check_versions()
         self._check_meta()
+        self._check_rollups()
         self._check_guards()
         self._check_refusals(committed)
 
@@ -220,6 +224,7 @@ class _Walk:
         entry = Entry(position, row["recorded_time_ns"], row["event"], row["price_id"], rated)
         entry_hash = entry.hash_after(self.head.hash)
         self._accept(row, entry_row(entry, event, entry_hash))
+        self._rollups.add(event, row["price_id"])
         self.unrated_count += version is None
 
     def _check_correction(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
@@ -285,6 +290,15 @@ class _Walk:
         for price_id, version in self._versions.items():
             if version is None:
                 raise _BrokenError(0, f"the stored price version {price_id[:16]} was changed")
+
+    def _check_rollups(self) -> None:
+        made = {tuple(row[name] for name in ROLLUP_KEYS): row for row in self._rollups.rows()}
+        for row in self._rows(rollups, rollups.c.hour):
+            key = tuple(row[name] for name in ROLLUP_KEYS)
+            if dict(row) != made.pop(key, None):
+                raise _BrokenError(0, f"the rollup of {key} is not what the entries add up to")
+        if made:
+            raise _BrokenError(0, f"the rollup of {min(made)} is missing")
 
     def _check_meta(self) -> None:
         version = self._meta.get("format_version", "")

@@ -24,6 +24,7 @@ from billing.money import to_text
 from billing.price_book import PriceBook, PriceId, PriceVersion
 from billing.rating import Posting, rate
 from billing.refusals import REFUSED_GENESIS, RefusedLink, refusal_hash, storable
+from billing.rollup import Rollups, add_rollups
 from billing.usage import (
     Refusal,
     UsageEvent,
@@ -105,6 +106,7 @@ class Transaction:
         self._entries: list[dict[str, Any]] = []
         self._postings: list[dict[str, Any]] = []
         self._refused: dict[bytes, dict[str, Any]] = {}
+        self._rollups = Rollups()
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Outcomes in the order of `submissions`; nothing is durable before the commit."""
@@ -148,6 +150,7 @@ class Transaction:
         )
         self._entries.append(entry_row(entry, event, self.head.hash))
         self._postings += posting_rows(entry.position, entry.postings)
+        self._rollups.add(event, entry.price_id)
         self._known[event.request_id] = (entry.position, text)
         return Outcome(
             event.request_id,
@@ -182,6 +185,7 @@ class Transaction:
         ):
             if rows:
                 insert_rows(self._connection, table, rows)
+        add_rollups(self._connection, self._rollups)
 
     def _chain_refused(self) -> None:
         sequence, chain = self.head.refused_count, self.head.refused_hash

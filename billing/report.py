@@ -1,6 +1,6 @@
 """Usage reports: tokens, exact amounts and savings, summed by tenant, model, day or hour.
 
-Tokens are summed by the database as integers per model and price version, and priced afterwards:
+Tokens are summed as integers per model and price version (`token_sums`), and priced afterwards:
 amounts are linear in tokens, so this is, to the last digit, the sum of the postings. Nothing is
 rounded here. Days and hours are UTC. Reads one snapshot; runs on a reader's thread.
 """
@@ -11,28 +11,26 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection, select
 
 from billing.corrected import CorrectedEntry, corrections_of
 from billing.errors import InvalidGroupError, TooManyRowsError
-from billing.ledger_schema import entries, price_versions
+from billing.ledger_schema import UNKNOWN, price_versions
 from billing.money import EXACT, ZERO, amount_of
 from billing.period import DAY_NS, HOUR_NS, Period
 from billing.price_book import Price, PriceId, PriceVersion, version_from_text
+from billing.token_sums import token_sums
 
 __all__ = [
     "DIMENSIONS",
     "UsageQuery",
     "UsageRow",
-    "period_filter",
     "saved_by_hits",
     "stored_versions",
     "usage_rows",
 ]
 
 DIMENSIONS = ("tenant", "project", "key", "model", "day", "hour")
-UNKNOWN = "*unknown"
-"""A project or key that the worker did not tell; no project may have a name with "*"."""
 
 ROWS_MAX = 20_000
 """Of a report: about 4 MiB on the wire."""
@@ -99,7 +97,17 @@ def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     """Rows ordered by group, then currency. Raises TooManyRowsError over ROWS_MAX."""
     versions = stored_versions(connection)
     rows: dict[tuple[tuple[str, ...], str], UsageRow] = {}
-    for found in _grouped(connection, query):
+    sums = token_sums(
+        connection,
+        query.period,
+        query.tenant_id,
+        query.project_id,
+        query.group_by,
+        _GROUPS_MAX,
+    )
+    for count, found in enumerate(sums):
+        if count == _GROUPS_MAX:
+            raise _too_many()
         version = versions[found.price_id] if found.price_id is not None else None
         group = tuple(
             _label(name, value)
@@ -131,57 +139,6 @@ def stored_versions(connection: Connection) -> dict[PriceId, PriceVersion]:
     }
 
 
-def period_filter(
-    period: Period, tenant_id: str, project_id: str = ""
-) -> list[ColumnElement[bool]]:
-    """Conditions on `entries` for events that ended in `period`."""
-    conditions: list[ColumnElement[bool]] = [entries.c.kind == "usage"]
-    if tenant_id:
-        conditions.append(entries.c.tenant_id == tenant_id)
-    if project_id:
-        conditions.append(entries.c.project_id == project_id)
-    if period.start_ns is not None:
-        conditions.append(entries.c.end_time_ns >= period.start_ns)
-    if period.end_ns is not None:
-        conditions.append(entries.c.end_time_ns < period.end_ns)
-    return conditions
-
-
-def _grouped(connection: Connection, query: UsageQuery) -> Sequence[Any]:
-    columns = {
-        "tenant": entries.c.tenant_id,
-        "project": entries.c.project_id,
-        "key": entries.c.key_id,
-        "model": entries.c.model,
-        "day": entries.c.end_time_ns // DAY_NS,
-        "hour": entries.c.end_time_ns // HOUR_NS,
-    }
-    dimensions = [columns[name].label(name) for name in query.group_by]
-    statement = (
-        select(
-            *dimensions,
-            entries.c.model.label("price_model"),
-            entries.c.price_id,
-            entries.c.cache_write_ttl_class.label("ttl_class"),
-            func.sum(entries.c.cache_write).label("cache_write"),
-            func.count().label("request_count"),
-            *(func.sum(entries.c[name]).label(name) for name in _SUMS),
-        )
-        .where(*period_filter(query.period, query.tenant_id, query.project_id))
-        .group_by(
-            *(columns[name] for name in query.group_by),
-            entries.c.model,
-            entries.c.price_id,
-            entries.c.cache_write_ttl_class,
-        )
-        .limit(_GROUPS_MAX + 1)
-    )
-    found = connection.execute(statement).all()
-    if len(found) > _GROUPS_MAX:
-        raise _too_many()
-    return found
-
-
 def _too_many() -> TooManyRowsError:
     return TooManyRowsError(
         f"the report has more than {ROWS_MAX} rows; name a tenant, a shorter period or fewer groups"
@@ -189,7 +146,7 @@ def _too_many() -> TooManyRowsError:
 
 
 def _add(row: UsageRow, found: Any, price: Price | None) -> None:
-    row.request_count += found.request_count
+    row.request_count += int(found.request_count)
     for name in _SUMS:
         setattr(row, name, getattr(row, name) + int(getattr(found, name)))
     written = int(found.cache_write)
