@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from billing.corrected import CorrectedEntry, corrections_of
 from billing.errors import TooManyRowsError
 from billing.line import LineKey
 from billing.period import Period
@@ -52,6 +53,8 @@ class Charge:
 class Charges:
     rows: Sequence[Charge]
     """By day, tenant, project, key, model, version and class."""
+    corrections: Sequence[CorrectedEntry]
+    """Made in the period, whenever their requests were."""
     unrated_request_count: int
     """Requests that no version covers: in no row."""
 
@@ -69,10 +72,18 @@ def charges_of(
         for key, quantity in each.quantities.items():
             found[(*each.group, each.model, each.version, key)] += quantity
         if len(found) > CHARGES_MAX:
-            raise TooManyRowsError(
-                f"there are more than {CHARGES_MAX} charges; name a tenant or a shorter period"
-            )
-    return Charges(sorted(starmap(_charge, found.items()), key=_order), unrated)
+            raise _too_many()
+    corrections = corrections_of(connection, period, tenant_id, project_id)
+    if len(found) + len(corrections) > CHARGES_MAX:
+        raise _too_many()
+    rows = sorted(starmap(_charge, found.items()), key=_order)
+    return Charges(rows, corrections, unrated)
+
+
+def _too_many() -> TooManyRowsError:
+    return TooManyRowsError(
+        f"there are more than {CHARGES_MAX} charges; name a tenant or a shorter period"
+    )
 
 
 def _charge(group: tuple[Any, ...], quantity: int) -> Charge:

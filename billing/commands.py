@@ -25,6 +25,7 @@ from billing.command_line import (
     print_json,
 )
 from billing.command_values import option_text, set_period
+from billing.correct_command import correct
 from billing.export_command import add_export_command
 from billing.price_commands import add_price_commands
 from billing.proof_commands import add_proof_commands
@@ -181,3 +182,4 @@ def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
 add_proof_commands(app)
 add_price_commands(app)
 add_export_command(app)
+app.command(short_help="Put a request's bill right.")(correct)

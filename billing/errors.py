@@ -16,6 +16,8 @@
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
     ├── ExportError                  a file that cannot hold what it should, or lacks its library
+    ├── CorrectionRefusedError       it does not fit the entry, or says too little
+    ├── CorrectionConflictError      another correction has that id
     ├── EventUnknownError            no entry has that id
     └── TenantUnknownError           has no posting
 
@@ -27,6 +29,8 @@ from kvtier.errors import KvtierError
 __all__ = [
     "BillingError",
     "BookRefusedError",
+    "CorrectionConflictError",
+    "CorrectionRefusedError",
     "EventUnknownError",
     "ExportError",
     "InvalidGroupError",
@@ -110,6 +114,14 @@ class ExportError(BillingError):
     """On the command line; never on the wire."""
 
     reason = "EXPORT_FAILED"
+
+
+class CorrectionRefusedError(BillingError):
+    reason = "CORRECTION_REFUSED"
+
+
+class CorrectionConflictError(BillingError):
+    reason = "CORRECTION_CONFLICT"
 
 
 class EventUnknownError(BillingError):

@@ -67,6 +67,21 @@ _NUMBERS = (
 )
 _TIMES = ("BillingPeriodEnd", "BillingPeriodStart", "ChargePeriodEnd", "ChargePeriodStart")
 
+_PRICED = (
+    "ConsumedQuantity",
+    "ConsumedUnit",
+    "ContractedUnitPrice",
+    "ListUnitPrice",
+    "PricingCategory",
+    "PricingQuantity",
+    "PricingUnit",
+    "SkuId",
+    "SkuMeter",
+    "SkuPriceId",
+    "x_PriceRule",
+)
+"""What a correction has not."""
+
 FOCUS_COLUMNS: Mapping[str, type] = {
     **dict.fromkeys(_TEXTS, str),
     **dict.fromkeys(_NUMBERS, Decimal),
@@ -81,6 +96,8 @@ def focus_row(charge: Mapping[str, Any], provider: str) -> dict[str, Any]:
     month = day.replace(day=1)
     unit = _UNITS.get(charge["token_class"], "Tokens")
     per, amount, price = charge["unit_tokens"], charge["amount"], charge["unit_price"]
+    if price is None:
+        return _correction(charge, provider)
     meter = _meter(charge)
     row: dict[str, Any] = dict.fromkeys(FOCUS_COLUMNS)
     return row | {
@@ -130,6 +147,17 @@ def focus_row(charge: Mapping[str, Any], provider: str) -> dict[str, Any]:
         "x_KeyId": charge["key"],
         "x_TokenClass": charge["token_class"],
         "x_CacheWriteTtlClass": charge["cache_write_ttl_class"] or None,
+    }
+
+
+def _correction(charge: Mapping[str, Any], provider: str) -> dict[str, Any]:
+    """Its amount, in the month in which it was made; without quantity and price."""
+    row = focus_row({**charge, "quantity": 0, "unit_tokens": 1, "unit_price": "0"}, provider)
+    return row | {
+        **dict.fromkeys(_PRICED),
+        "ChargeClass": "Correction",
+        "ChargeDescription": f"{charge['token_class']}: {charge['rule']}",
+        "ChargeFrequency": "One-Time",
     }
 
 

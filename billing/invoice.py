@@ -14,6 +14,7 @@ from decimal import Decimal
 from sqlalchemy import Connection, select
 
 from billing.account_month import settle_month
+from billing.corrected import CorrectedEntry, corrections_of, settled_count
 from billing.errors import InvalidPeriodError, TenantUnknownError
 from billing.ledger_schema import entries
 from billing.line import LineKey, saved_by_hits
@@ -67,12 +68,18 @@ class Invoice:
     """What terms add and take off."""
     credits: tuple[CreditState, ...] = ()
     """What is left of each valid credit after this invoice."""
+    corrections: tuple[CorrectedEntry, ...] = ()
+    """Made in the period, whenever their requests were; in the total."""
 
     @property
     def total(self) -> Decimal:
         total = ZERO
-        for amount in (*(x.amount for x in self.lines), *(x.amount for x in self.adjustments)):
-            total = EXACT.add(total, amount)
+        for line in self.lines:
+            total = EXACT.add(total, line.amount)
+        for adjustment in self.adjustments:
+            total = EXACT.add(total, adjustment.amount)
+        for corrected in self.corrections:
+            total = EXACT.add(total, corrected.line_amount)
         return total
 
 
@@ -94,7 +101,12 @@ def invoice_of(
         )
     sums = usage_sums(connection, period, tenant_id)
     rated = [each for each in sums if each.version is not None]
-    currencies = sorted({each.version.currency for each in rated if each.version is not None})
+    unrated_count = sum(each.request_count for each in sums if each.version is None)
+    corrections = corrections_of(connection, period, tenant_id)
+    currencies = sorted(
+        {each.version.currency for each in rated if each.version is not None}
+        | {each.correction.currency for each in corrections}
+    )
     if len(currencies) > 1:
         raise InvalidPeriodError(
             f"the period is priced in {' and '.join(currencies)}; ask for one invoice up to the"
@@ -114,7 +126,8 @@ def invoice_of(
         lines=lines,
         saved=saved,
         request_count=sum(each.request_count for each in sums),
-        unrated_request_count=sum(each.request_count for each in sums if each.version is None),
+        unrated_request_count=unrated_count - settled_count(connection, period, tenant_id),
+        corrections=tuple(corrections),
         cache_writes=tuple(sorted(cache_writes.items())),
         terms=settled.terms if settled else None,
         adjustments=settled.settlement.adjustments if settled else (),

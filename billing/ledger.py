@@ -1,7 +1,7 @@
 """The ledger's one writer: batches in, durable outcomes back.
 
     record() --> bounded queue --> writer thread: take what waits, one transaction, answer all
-    checkpoint(), rotate_key() --> the same queue, each a transaction of its own
+    correct(), checkpoint(), rotate_key() --> the same queue, each a transaction of its own
 
 Invariant: when a future has its outcomes, they are on the disk. When it has an error, sending the
 batch again is safe and right. Batches that arrive while a commit is under way share the next one
@@ -22,6 +22,8 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
 from billing.checkpoint import Checkpoint, LedgerKey
+from billing.correcting import Corrected, correct
+from billing.correction import CorrectionAsk
 from billing.entry import EntryHash, genesis_hash
 from billing.errors import (
     BillingError,
@@ -135,6 +137,12 @@ class Ledger:
         self._enqueue(_Batch(submissions, done))
         return done
 
+    def correct(self, ask: CorrectionAsk) -> "Future[Corrected]":
+        """Adds a correction, once per its id; the future may also fail with
+        CorrectionRefusedError, CorrectionConflictError and EventUnknownError.
+        """
+        return self._order(lambda connection: self._correct(connection, ask))
+
     def checkpoint(self) -> "Future[Checkpoint]":
         """One that covers everything recorded before this call; a new one only where the last does
         not. Raises LedgerUnavailableError, as its future may.
@@ -243,6 +251,16 @@ class Ledger:
             order.done.set_exception(self._refusal(connection, error))
             return
         order.done.set_result(result)
+
+    def _correct(self, connection: Connection, ask: CorrectionAsk) -> Corrected:
+        with self._transaction(connection):
+            made = correct(
+                connection, self._head, self._book, self._stored_prices, ask, self._clock_ns()
+            )
+        self._head = made.head
+        if made.new_price is not None:
+            self._stored_prices |= {made.new_price.id}
+        return made
 
     def _checkpoint_when_behind(self, connection: Connection) -> None:
         if self._signer is None or not self._signer.behind(self._head):

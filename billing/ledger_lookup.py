@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, case, or_, select
 
+from billing.corrected import CorrectedEntry, corrections_of_entry
 from billing.errors import EventUnknownError
 from billing.explain import ExplainedLine, explained_lines, notes_of
 from billing.ledger_schema import entries, postings, price_versions
@@ -34,6 +35,7 @@ class FoundEntry:
     """Empty: unrated."""
     price_version: str
     hash: bytes
+    corrections: tuple[CorrectedEntry, ...]
     lines: tuple[ExplainedLine, ...] = ()
     """What the amount is made of, and why."""
     notes: tuple[str, ...] = ()
@@ -66,13 +68,13 @@ def found_entries(
         query = query.where(entries.c.tenant_id == tenant_id)
     if project_id:
         query = query.where(entries.c.project_id == project_id)
-    found = [_entry_of(row) for row in connection.execute(query)]
+    found = [_entry_of(connection, row) for row in connection.execute(query).all()]
     if not found:
         raise unknown
     return found
 
 
-def _entry_of(row: Any) -> FoundEntry:
+def _entry_of(connection: Connection, row: Any) -> FoundEntry:
     event = event_from_text(row.event)
     version = version_from_text(row.text) if row.text is not None else None
     facts = facts_of(event)
@@ -84,6 +86,7 @@ def _entry_of(row: Any) -> FoundEntry:
         currency=row.currency or "",
         price_version=row.name or "",
         hash=bytes(row.hash),
+        corrections=tuple(corrections_of_entry(connection, row.position)),
         lines=explained_lines(facts, version) if version is not None else (),
         notes=notes_of(facts, version) if version is not None else (),
     )

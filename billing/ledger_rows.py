@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, select
 
 from billing.ledger_schema import entries, refused_events
 
-__all__ = ["insert_rows", "kept_refusals", "known_requests"]
+__all__ = ["add_rows", "insert_rows", "kept_refusals", "known_requests"]
 
 _LOOKUP_MAX = 900
 """Names in one query: below the oldest limit of SQLite on parameters."""
@@ -48,16 +48,33 @@ def kept_refusals(connection: Connection, content_hashes: Sequence[bytes]) -> It
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Adds rows that have every column."""
+    _insert(connection, table, rows, "")
+
+
+def add_rows(
+    connection: Connection, table: Table, rows: Sequence[dict[str, Any]], keys: Sequence[str]
+) -> None:
+    """Adds the counts of rows to those of the rows with the same keys, where there are any."""
+    names = table.columns.keys()
+    counts = [name for name in names if name not in keys]
+    sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in counts)
+    conflict = f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
+    _insert(connection, table, rows, conflict)
+
+
+def _insert(
+    connection: Connection, table: Table, rows: Sequence[dict[str, Any]], conflict: str
+) -> None:
     names = table.columns.keys()
     if connection.dialect.name == "postgresql":
         # One array a column: a row costs no statement of its own.
         arrays = ", ".join(f"%s::{_array_type(table, name)}" for name in names)
         statement = f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM unnest({arrays})"
         columns = tuple([row[name] for row in rows] for name in names)
-        connection.exec_driver_sql(statement, columns)
+        connection.exec_driver_sql(f"{statement} {conflict}", columns)
         return
     marks = ", ".join("?" for _ in names)
-    statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})"
+    statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) {conflict}"
     connection.exec_driver_sql(statement, [tuple(row[name] for name in names) for row in rows])
 
 

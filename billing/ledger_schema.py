@@ -7,11 +7,12 @@
     refused_events   events that have no entry, as received, in a hash chain of their own
     ledger_keys      public keys that sign checkpoints, each signed by the one before
     checkpoints      signed statements of how far the chains were at a time
+    rollups          sums of the entries by hour; follow from them
 
-Invariant: rows are only ever added; triggers (`ledger_guards`) refuse every change. The columns of
-`entries` beside `event` repeat it for queries, and `verify` compares them with it. Described in
-docs/formats/ledger.md. Names and meanings are frozen under FORMAT_VERSION; what makes these tables
-is `migrations/`, and a test holds the two to each other.
+Invariant: rows are only ever added, but for rollups; triggers (`ledger_guards`) refuse every
+change. The columns of `entries` beside `event` repeat it for queries, and `verify` compares them
+with it. Described in docs/formats/ledger.md. Names and meanings are frozen under FORMAT_VERSION;
+what makes these tables is `migrations/`, and a test holds the two to each other.
 """
 
 from sqlalchemy import (
@@ -30,6 +31,7 @@ from sqlalchemy.types import Integer
 __all__ = [
     "FORMAT_VERSION",
     "KEPT_TABLES",
+    "UNKNOWN",
     "Int64",
     "checkpoints",
     "entries",
@@ -39,6 +41,7 @@ __all__ = [
     "postings",
     "price_versions",
     "refused_events",
+    "rollups",
 ]
 
 FORMAT_VERSION = 2
@@ -167,4 +170,29 @@ checkpoints = Table(
 )
 
 KEPT_TABLES = tuple(table.name for table in metadata.sorted_tables)
-"""All of them: rows are only ever added."""
+"""Where rows are only ever added: all but what follows from them."""
+
+UNKNOWN = "*unknown"
+"""A project or key that the worker did not tell; no project may have a name with "*"."""
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("hour", Int64, primary_key=True, autoincrement=False),
+    Column("tenant_id", Text, primary_key=True),
+    Column("project", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("price_id", Text, primary_key=True),
+    Column("ttl_class", Text, primary_key=True),
+    Column("request_count", Int64, nullable=False),
+    Column("hit_gpu", Int64, nullable=False),
+    Column("hit_host", Int64, nullable=False),
+    Column("hit_ssd", Int64, nullable=False),
+    Column("hit_shared", Int64, nullable=False),
+    Column("miss", Int64, nullable=False),
+    Column("output", Int64, nullable=False),
+    Column("cache_write", Int64, nullable=False),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)

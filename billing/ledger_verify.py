@@ -18,6 +18,13 @@ from sqlalchemy import Column, Connection, RowMapping, Table, func, select
 from sqlalchemy.exc import DBAPIError
 
 from billing.checkpoint_check import CheckpointWalk, Trust, key_problem
+from billing.correcting import amount_asked, still_owed
+from billing.correction import (
+    Correction,
+    CorrectionKind,
+    correction_from_text,
+    plain_postings,
+)
 from billing.entry import Entry, genesis_hash
 from billing.ledger_guards import missing_guards
 from billing.ledger_schema import (
@@ -30,13 +37,15 @@ from billing.ledger_schema import (
     postings,
     price_versions,
     refused_events,
+    rollups,
 )
 from billing.ledger_signer import checkpoint_of, stored_keys
-from billing.meter import Head, entry_row, posting_rows
+from billing.meter import Head, correction_row, entry_row, posting_rows
 from billing.money import EXACT, ZERO
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Posting, rate
 from billing.refusals import RefusedLink, refusal_hash
+from billing.rollup import ROLLUP_KEYS, Rollups
 from billing.usage import event_from_text, refusal_of
 from kvtier.serving import ShuttingDownError
 
@@ -123,6 +132,7 @@ class _Walk:
         self.head = Head(0, genesis_hash(self._meta.get("ledger_id", "")))
         self.unrated_count = 0
         self.checkpoint_count = 0
+        self._rollups = Rollups()
         self._trust = trust
         self._signed: CheckpointWalk | None = None
         self._signed_problem = ""
@@ -151,6 +161,7 @@ class _Walk:
         self._finish_signed()
         self._check_versions()
         self._check_meta()
+        self._check_rollups()
         self._check_guards()
         self._check_refusals(committed)
 
@@ -197,6 +208,9 @@ class _Walk:
         position = self.head.position + 1
         if row["position"] != position:
             raise _BrokenError(position, f"is missing: position {row['position']} follows")
+        if row["kind"] != "usage":
+            self._check_correction(row, stored)
+            return
         try:
             event = event_from_text(row["event"])
         except ValueError as error:
@@ -209,12 +223,58 @@ class _Walk:
         _check_postings(position, rated, stored)
         entry = Entry(position, row["recorded_time_ns"], row["event"], row["price_id"], rated)
         entry_hash = entry.hash_after(self.head.hash)
-        for column, value in entry_row(entry, event, entry_hash).items():
+        self._accept(row, entry_row(entry, event, entry_hash))
+        self._rollups.add(event, row["price_id"])
+        self.unrated_count += version is None
+
+    def _check_correction(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
+        position = self.head.position + 1
+        try:
+            correction = correction_from_text(row["event"])
+        except (ValueError, ArithmeticError) as error:
+            raise _BrokenError(position, str(error)) from None
+        of = self._connection.execute(
+            select(entries).where(entries.c.position == correction.corrects)
+        ).one_or_none()
+        if of is None or of.kind != "usage" or of.position >= position:
+            raise _BrokenError(position, "it corrects no entry before it")
+        said = (correction.ask.request_id, correction.tenant_id, correction.time_ns)
+        if said != (of.request_id, of.tenant_id, row["recorded_time_ns"]):
+            raise _BrokenError(position, "it is not of the entry that it corrects")
+        rated = self._correction_postings(position, row, of, correction)
+        _check_postings(position, rated, stored)
+        entry = Entry(position, row["recorded_time_ns"], row["event"], row["price_id"], rated)
+        self._accept(row, correction_row(entry, correction, of, entry.hash_after(self.head.hash)))
+
+    def _correction_postings(
+        self, position: int, row: RowMapping, of: Any, correction: Correction
+    ) -> tuple[Posting, ...]:
+        currency, owed = still_owed(self._connection, correction.corrects, before=position)
+        if correction.ask.kind is CorrectionKind.SETTLE:
+            version = self._version(position, row["price_id"], of.end_time_ns)
+            if version is None or currency:
+                raise _BrokenError(position, "it settles an entry that had a price")
+            try:
+                rated = rate(event_from_text(of.event), version)
+            except ValueError as error:
+                raise _BrokenError(correction.corrects, str(error)) from None
+            if correction.amount != (rated[0].amount if rated else ZERO):
+                raise _BrokenError(position, "its amount is not what rating the event gives")
+            return rated
+        if row["price_id"] is not None or correction.currency != currency:
+            raise _BrokenError(position, "it is not in the currency of its entry")
+        if amount_asked(correction.ask, owed) != correction.amount:
+            raise _BrokenError(position, "its amount is not what was asked for")
+        return plain_postings(correction)
+
+    def _accept(self, row: RowMapping, follows: dict[str, Any]) -> None:
+        """Takes the entry as good when its row is what `follows` from its content."""
+        position = self.head.position + 1
+        for column, value in follows.items():
             if row[column] != value:
                 what = "hash does not continue the chain" if column == "hash" else "differs"
                 raise _BrokenError(position, f"its {column} {what}: the entry was changed")
-        self.unrated_count += version is None
-        self.head = replace(self.head, position=position, hash=entry_hash)
+        self.head = replace(self.head, position=position, hash=follows["hash"])
 
     def _version(self, position: int, price_id: str | None, time_ns: int) -> PriceVersion | None:
         if price_id is None:
@@ -230,6 +290,15 @@ class _Walk:
         for price_id, version in self._versions.items():
             if version is None:
                 raise _BrokenError(0, f"the stored price version {price_id[:16]} was changed")
+
+    def _check_rollups(self) -> None:
+        made = {tuple(row[name] for name in ROLLUP_KEYS): row for row in self._rollups.rows()}
+        for row in self._rows(rollups, rollups.c.hour):
+            key = tuple(row[name] for name in ROLLUP_KEYS)
+            if dict(row) != made.pop(key, None):
+                raise _BrokenError(0, f"the rollup of {key} is not what the entries add up to")
+        if made:
+            raise _BrokenError(0, f"the rollup of {min(made)} is missing")
 
     def _check_meta(self) -> None:
         version = self._meta.get("format_version", "")

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from billing.correction import CORRECTION_PREFIX, Correction
 from billing.entry import Entry, EntryHash
 from billing.ledger_rows import insert_rows, kept_refusals, known_requests
 from billing.ledger_schema import entries, postings, price_versions, refused_events
@@ -23,6 +24,7 @@ from billing.money import to_text
 from billing.price_book import PriceBook, PriceId, PriceVersion
 from billing.rating import Posting, rate
 from billing.refusals import REFUSED_GENESIS, RefusedLink, refusal_hash, storable
+from billing.rollup import Rollups, add_rollups
 from billing.usage import (
     Refusal,
     UsageEvent,
@@ -38,6 +40,7 @@ __all__ = [
     "RecordStatus",
     "Submission",
     "Transaction",
+    "correction_row",
     "entry_row",
     "posting_rows",
 ]
@@ -103,6 +106,7 @@ class Transaction:
         self._entries: list[dict[str, Any]] = []
         self._postings: list[dict[str, Any]] = []
         self._refused: dict[bytes, dict[str, Any]] = {}
+        self._rollups = Rollups()
 
     def append(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Outcomes in the order of `submissions`; nothing is durable before the commit."""
@@ -146,6 +150,7 @@ class Transaction:
         )
         self._entries.append(entry_row(entry, event, self.head.hash))
         self._postings += posting_rows(entry.position, entry.postings)
+        self._rollups.add(event, entry.price_id)
         self._known[event.request_id] = (entry.position, text)
         return Outcome(
             event.request_id,
@@ -180,6 +185,7 @@ class Transaction:
         ):
             if rows:
                 insert_rows(self._connection, table, rows)
+        add_rollups(self._connection, self._rollups)
 
     def _chain_refused(self) -> None:
         sequence, chain = self.head.refused_count, self.head.refused_hash
@@ -218,6 +224,31 @@ def entry_row(entry: Entry, event: UsageEvent, entry_hash: EntryHash) -> dict[st
         "key_id": event.key_id,
         "client_request_id": lookup_name(event.client_request_id),
         "corrects": None,
+    }
+
+
+def correction_row(
+    entry: Entry, correction: Correction, of: Any, entry_hash: EntryHash
+) -> dict[str, Any]:
+    """The same of a correction; `of` is the row of the entry that it corrects."""
+    return {
+        "position": entry.position,
+        "request_id": CORRECTION_PREFIX + correction.ask.correction_id,
+        "tenant_id": of.tenant_id,
+        "model": of.model,
+        "end_time_ns": correction.time_ns,
+        **dict.fromkeys(("hit_gpu", "hit_host", "hit_ssd", "hit_shared", "miss", "output"), 0),
+        "event": entry.event_text,
+        "price_id": entry.price_id,
+        "recorded_time_ns": entry.recorded_time_ns,
+        "hash": entry_hash,
+        "kind": "correction",
+        "cache_write": 0,
+        "cache_write_ttl_class": "",
+        "project_id": of.project_id,
+        "key_id": of.key_id,
+        "client_request_id": None,
+        "corrects": correction.corrects,
     }
 
 

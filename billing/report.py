@@ -12,10 +12,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from billing.corrected import CorrectedEntry, corrections_of
 from billing.errors import InvalidGroupError, TooManyRowsError
+from billing.ledger_schema import UNKNOWN
 from billing.line import saved_by_hits
 from billing.money import EXACT, ZERO
-from billing.period import Period
+from billing.period import DAY_NS, HOUR_NS, Period
 from billing.usage_sums import UsageSum, usage_sums
 
 __all__ = [
@@ -29,8 +31,6 @@ __all__ = [
 ]
 
 DIMENSIONS = ("tenant", "project", "key", "model", "day", "hour")
-UNKNOWN = "*unknown"
-"""A project or key that the worker did not tell; no project may have a name with "*"."""
 
 ROWS_MAX = 20_000
 """Of a report: about 4 MiB on the wire."""
@@ -73,6 +73,8 @@ class UsageRow:
     """Tokens by TTL class, of miss and output."""
     amount: Decimal = ZERO
     saved: Decimal = ZERO
+    corrected: Decimal = ZERO
+    """Of the amount: what corrections add, negative where they take off."""
 
     @property
     def hit(self) -> int:
@@ -92,6 +94,11 @@ def usage_rows(connection: Connection, query: UsageQuery) -> list[UsageRow]:
         group = tuple(map(group_label, query.group_by, found.group))
         currency = found.version.currency if found.version is not None else ""
         _add(rows.setdefault((group, currency), UsageRow(group, currency)), found)
+    for each in corrections_of(connection, query.period, query.tenant_id, query.project_id):
+        group, currency = _group_of(each, query.group_by), each.correction.currency
+        row = rows.setdefault((group, currency), UsageRow(group, currency))
+        row.corrected = EXACT.add(row.corrected, each.correction.amount)
+        row.amount = EXACT.add(row.amount, each.correction.amount)
     if len(rows) > ROWS_MAX:
         raise TooManyRowsError(
             f"the report has more than {ROWS_MAX} rows; name a tenant, a shorter period or fewer"
@@ -119,6 +126,20 @@ def _add(row: UsageRow, found: UsageSum) -> None:
     for key, quantity in found.quantities.items():
         row.amount = EXACT.add(row.amount, key.amount(quantity))
         row.saved = EXACT.add(row.saved, saved_by_hits(key, quantity))
+
+
+def _group_of(corrected: CorrectedEntry, group_by: Sequence[str]) -> tuple[str, ...]:
+    """By its entry; by day and hour, when the correction was made."""
+    correction = corrected.correction
+    values = {
+        "tenant": correction.tenant_id,
+        "project": corrected.project_id,
+        "key": corrected.key_id,
+        "model": corrected.model,
+        "day": correction.time_ns // DAY_NS,
+        "hour": correction.time_ns // HOUR_NS,
+    }
+    return tuple(group_label(name, values[name]) for name in group_by)
 
 
 def group_label(dimension: str, value: Any) -> str:

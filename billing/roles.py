@@ -23,6 +23,7 @@ RULES: Mapping[str, Rule] = rules(
     GetInvoice=_FIGURES,
     ListCharges=_FIGURES,
     FindUsageEvents=_FIGURES,
+    CorrectUsage=Rule(frozenset({Role.OPERATOR})),
     VerifyLedger=_PROOF,
     GetCheckpoint=_PROOF,
     GetLedgerKeys=Rule(EVERY_ROLE),

@@ -45,7 +45,8 @@ from billing.wire import (
     verification_message,
     version_message,
 )
-from billing.wire_charges import charge_message
+from billing.wire_charges import charge_message, correction_charge
+from billing.wire_correction import ask_of, corrected_message
 from billing.wire_event import entry_message
 from billing.wire_proof import checkpoint_message, key_message, trust_of
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
@@ -178,11 +179,20 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         def look_up(connection: Connection) -> usage_pb2.ListChargesResponse:
             found = charges_of(connection, period, request.tenant_id, request.project_id)
             return usage_pb2.ListChargesResponse(
-                charges=map(charge_message, found.rows),
+                charges=(
+                    *map(charge_message, found.rows),
+                    *map(correction_charge, found.corrections),
+                ),
                 unrated_request_count=found.unrated_request_count,
             )
 
         return await self._read(look_up)
+
+    async def CorrectUsage(
+        self, request: usage_pb2.CorrectUsageRequest, context: Context
+    ) -> usage_pb2.CorrectUsageResponse:
+        made = await asyncio.wrap_future(self._parts.ledger.correct(ask_of(request)))
+        return corrected_message(made)
 
     async def FindUsageEvents(
         self, request: usage_pb2.FindUsageEventsRequest, context: Context

@@ -16,6 +16,8 @@ from kvtier.v1 import usage_pb2
 __all__ = [
     "REPORT_FIGURES",
     "book_data",
+    "correction_data",
+    "entry_data",
     "invoice_data",
     "invoice_rows",
     "report_data",
@@ -31,6 +33,7 @@ REPORT_FIGURES = (
     "cache_writes",
     "hit_rate",
     "amount",
+    "corrected",
     "saved",
     "currency",
 )
@@ -65,6 +68,7 @@ def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
         "request_count": invoice.request_count,
         "unrated_request_count": invoice.unrated_request_count,
         "cache_writes": _cache_writes(invoice.cache_writes),
+        "corrections": [correction_data(each) for each in invoice.corrections],
         "lines": [
             {
                 "model": line.model,
@@ -102,7 +106,8 @@ def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
 
 
 def invoice_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Lines, then adjustments in the shape of lines, so that amounts add up to the total."""
+    """Lines, then adjustments and corrections in the shape of lines, so that amounts add up to the
+    total."""
     blank = dict.fromkeys(("cache_write_ttl_class", "unit_price", "unit_tokens"), "")
     return [
         *data["lines"],
@@ -118,7 +123,36 @@ def invoice_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
             for each in data["adjustments"]
         ),
+        *(
+            {
+                **blank,
+                "model": each["request_id"],
+                "token_class": each["kind"],
+                "quantity_tokens": "",
+                "amount": each["amount"],
+                "price_book_version": "",
+                "rule": each["reason"],
+            }
+            for each in data["corrections"]
+        ),
     ]
+
+
+def correction_data(correction: usage_pb2.Correction) -> dict[str, Any]:
+    return {
+        "correction_id": correction.correction_id,
+        "request_id": correction.request_id,
+        "kind": usage_pb2.CorrectionKind.Name(correction.kind)
+        .removeprefix("CORRECTION_KIND_")
+        .lower(),
+        "reason": correction.reason,
+        "operator": correction.operator,
+        "amount": correction.amount,
+        "currency": correction.currency_code,
+        "position": correction.ledger_position,
+        "corrects": correction.corrected_position,
+        "time": correction.create_time.ToJsonString(),
+    }
 
 
 def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
@@ -163,6 +197,7 @@ def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
         "notes": list(entry.notes),
         "record_time": entry.record_time.ToJsonString(),
         "hash": entry.hash.hex(),
+        "corrections": [correction_data(each) for each in entry.corrections],
     }
 
 
@@ -236,6 +271,7 @@ def _row(message: usage_pb2.UsageRow, group_by: Sequence[str]) -> dict[str, Any]
         "cache_writes": _cache_writes(message.cache_writes),
         "hit_rate": _hit_rate(tokens.hit_tokens, tokens.prompt_tokens),
         "amount": message.amount,
+        "corrected": message.corrected_amount,
         "saved": message.saved_amount,
         "currency": message.currency_code,
     }
@@ -248,7 +284,7 @@ def _total(rows: Sequence[Mapping[str, Any]], currency: str) -> dict[str, Any]:
         written.update(row["cache_writes"])
     total["cache_writes"] = dict(sorted(written.items()))
     total["hit_rate"] = _hit_rate(total["hit_tokens"], total["prompt_tokens"])
-    for name in ("amount", "saved"):
+    for name in ("amount", "corrected", "saved"):
         exact = Decimal(0)
         for row in rows:
             exact = EXACT.add(exact, Decimal(row[name]))

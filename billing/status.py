@@ -5,6 +5,8 @@ from grpc import StatusCode
 from billing.errors import (
     BillingError,
     BookRefusedError,
+    CorrectionConflictError,
+    CorrectionRefusedError,
     EventUnknownError,
     InvalidGroupError,
     InvalidPeriodError,
@@ -41,6 +43,8 @@ STATUS_TABLE: StatusTable = {
     InvalidUsageError: StatusCode.INVALID_ARGUMENT,
     InvalidGroupError: StatusCode.INVALID_ARGUMENT,
     TooManyRowsError: StatusCode.INVALID_ARGUMENT,
+    CorrectionRefusedError: StatusCode.FAILED_PRECONDITION,
+    CorrectionConflictError: StatusCode.ALREADY_EXISTS,
     EventUnknownError: StatusCode.NOT_FOUND,
     TenantUnknownError: StatusCode.NOT_FOUND,
 }

@@ -67,6 +67,8 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
         return
     if not any(row["cache_writes"] for row in data["rows"]):
         keys = [key for key in keys if key != "cache_writes"]
+    if not any(row["corrected"] != "0" for row in data["rows"]):
+        keys = [key for key in keys if key != "corrected"]
     rows, totals = _aligned(data["rows"], data["totals"])
     for total in totals:
         total.setdefault(keys[0], "total")
@@ -118,6 +120,9 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
         console.print(
             f"of miss and output, written to the cache: {written}", highlight=False, markup=False
         )
+    for each in data["corrections"]:
+        why = f"{each['kind']} of {each['request_id']}: {each['reason']} ({each['correction_id']})"
+        console.print(why, highlight=False, markup=False)
     for each in data["credits"]:
         console.print(
             f"credit {each['name']}: {data['currency']} {grouped(each['left'])} left, until"
@@ -152,7 +157,7 @@ def _entry_text(name: str, value: Any) -> str:
     if name == "lines":
         return "\n".join(map(_line_text, value)) or "none"
     if isinstance(value, list):
-        return ", ".join(value) or "none"
+        return ", ".join(map(_item_text, value)) or "none"
     if isinstance(value, int) and "token" in name:
         return f"{value:,}"
     return str(value)
@@ -162,6 +167,12 @@ def _line_text(line: Mapping[str, Any]) -> str:
     name = f"{line['token_class']} {line['cache_write_ttl_class']}".strip()
     price = f"{line['quantity']:,} x {grouped(line['unit_price'])} per {line['unit_tokens']:,}"
     return f"{name}: {price} = {grouped(line['amount'])} ({'; '.join(line['derivation'])})"
+
+
+def _item_text(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    return f"{item['kind']} {item['amount']} {item['currency']} ({item['reason']})"
 
 
 def show_verification(console: Console, data: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NewType
 
 __all__ = [
+    "RESERVED_PREFIX",
     "SCHEMA_VERSION",
     "EndReason",
     "Refusal",
@@ -33,6 +34,9 @@ SCHEMA_VERSION = 1
 
 TOKENS_MAX = 10**10
 """No request has more tokens; keeps sums over 900 million events inside 64 bits."""
+
+RESERVED_PREFIX = "correction/"
+"""Begins the names of entries that are no events."""
 
 TOKEN_SECONDS_MAX = 10**17
 """Ten billion tokens for four months."""
@@ -64,6 +68,7 @@ class Refusal(Enum):
     MISSING_TIME = "MISSING_TIME"
     UNKNOWN_SCHEMA = "UNKNOWN_SCHEMA"
     UNKNOWN_END_REASON = "UNKNOWN_END_REASON"
+    RESERVED_ID = "RESERVED_ID"
     INVALID_TEXT = "INVALID_TEXT"
     NEGATIVE_QUANTITY = "NEGATIVE_QUANTITY"
     QUANTITY_TOO_LARGE = "QUANTITY_TOO_LARGE"
@@ -145,6 +150,8 @@ def _identity_refusal(event: UsageEvent) -> Refusal | None:
         return Refusal.UNKNOWN_SCHEMA
     if not event.request_id:
         return Refusal.MISSING_ID
+    if event.request_id.startswith(RESERVED_PREFIX):
+        return Refusal.RESERVED_ID
     if not event.tenant_id:
         return Refusal.MISSING_TENANT
     if not event.model:

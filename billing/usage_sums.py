@@ -1,6 +1,6 @@
 """Sums of usage: tokens and line quantities by group, model and price version.
 
-Where a version's prices are linear the database adds up tokens and the sums are rated; elsewhere
+Where a version's prices are linear tokens are added up (`token_sums`) and the sums are rated; else
 each event is rated and the quantities are added up by line key. Both are, to the last digit, the
 sums of the postings: amounts are linear in a key's quantity. Nothing is rounded here. Reads one
 snapshot; runs on a reader's thread.
@@ -12,14 +12,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, select
 
 from billing.errors import TooManyRowsError
-from billing.ledger_schema import entries, price_versions
+from billing.ledger_schema import UNKNOWN, entries, price_versions
 from billing.line import LineKey
 from billing.period import DAY_NS, HOUR_NS, Period
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Facts, facts_of, rated_lines
+from billing.token_sums import token_sums
 from billing.usage import TokenCounts, event_from_text
 
 __all__ = [
@@ -91,11 +92,16 @@ def usage_sums(
             found = sums[group, model, price_id] = UsageSum(group, model, version)
         return found
 
-    linear = or_(entries.c.price_id.is_(None), entries.c.price_id.not_in(each))
-    for row in _added_up(connection, columns, [*conditions, linear]):
-        found = sum_of(tuple(row[: len(columns)]), row.price_model, row.price_id)
+    summed = token_sums(connection, period, tenant_id, project_id, group_by, GROUPS_MAX + 1)
+    for count, row in enumerate(summed):
+        if count == GROUPS_MAX:
+            raise too_many_groups()
+        if row.price_id in each:
+            continue
+        group = tuple(map(_said, group_by, row[: len(group_by)]))
+        found = sum_of(group, row.price_model, row.price_id)
         tokens = _tokens_of(row)
-        found.count(tokens, row.request_count)
+        found.count(tokens, int(row.request_count))
         found.rate(Facts(row.price_model, tokens, 0))
     if each:
         others = [*conditions, entries.c.price_id.in_(each)]
@@ -156,29 +162,9 @@ def too_many_groups() -> TooManyRowsError:
     )
 
 
-def _added_up(
-    connection: Connection,
-    columns: Sequence[ColumnElement[Any]],
-    conditions: Sequence[ColumnElement[bool]],
-) -> Sequence[Any]:
-    statement = (
-        select(
-            *columns,
-            entries.c.model.label("price_model"),
-            entries.c.price_id,
-            entries.c.cache_write_ttl_class.label("ttl_class"),
-            func.sum(entries.c.cache_write).label("cache_write"),
-            func.count().label("request_count"),
-            *(func.sum(entries.c[name]).label(name) for name in _SUMS),
-        )
-        .where(and_(True, *conditions))
-        .group_by(*columns, entries.c.model, entries.c.price_id, entries.c.cache_write_ttl_class)
-        .limit(GROUPS_MAX + 1)
-    )
-    found = connection.execute(statement).all()
-    if len(found) > GROUPS_MAX:
-        raise too_many_groups()
-    return found
+def _said(dimension: str, value: Any) -> Any:
+    """A dimension's value in entries, of that in rollups."""
+    return None if value == UNKNOWN and dimension in ("project", "key") else value
 
 
 def _one_by_one(

@@ -23,6 +23,7 @@ from billing.quote import Quote
 from billing.report import UsageRow
 from billing.rerating import ReratedRow, Sum
 from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEvent
+from billing.wire_correction import invoice_correction_message
 from billing.wire_line import rated_line_message
 from kvtier.v1 import usage_pb2
 
@@ -173,6 +174,7 @@ def row_message(row: UsageRow, group_by: tuple[str, ...]) -> usage_pb2.UsageRow:
         ),
         amount=to_text(row.amount),
         currency_code=row.currency,
+        corrected_amount=to_text(row.corrected),
         saved_amount=to_text(row.saved),
         cache_writes=_cache_writes(row.cache_writes.items()),
     )
@@ -215,6 +217,7 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
             )
             for each in invoice.adjustments
         ],
+        corrections=map(invoice_correction_message, invoice.corrections),
     )
     if invoice.terms is not None:
         message.terms, message.terms_hash = invoice.terms.name, invoice.terms.id

@@ -4,10 +4,12 @@ from datetime import date, timedelta
 from typing import Any
 
 from billing.charges import Charge
+from billing.corrected import CorrectedEntry
 from billing.money import to_text
+from billing.period import DAY_NS
 from kvtier.v1 import usage_pb2
 
-__all__ = ["CHARGE_KEYS", "charge_data", "charge_message"]
+__all__ = ["CHARGE_KEYS", "charge_data", "charge_message", "correction_charge"]
 
 CHARGE_KEYS = (
     "day",
@@ -53,8 +55,27 @@ def charge_message(charge: Charge) -> usage_pb2.Charge:
     return message
 
 
+def correction_charge(corrected: CorrectedEntry) -> usage_pb2.Charge:
+    correction = corrected.correction
+    message = usage_pb2.Charge(
+        day=str(_EPOCH + timedelta(correction.time_ns // DAY_NS)),
+        tenant_id=correction.tenant_id,
+        model=corrected.model,
+        token_class=correction.ask.kind.value,
+        amount=to_text(correction.amount),
+        currency_code=correction.currency,
+        rule=correction.ask.reason,
+    )
+    if corrected.project_id is not None:
+        message.project_id = corrected.project_id
+    if corrected.key_id is not None:
+        message.key_id = corrected.key_id
+    return message
+
+
 def charge_data(message: usage_pb2.Charge) -> dict[str, Any]:
-    """By CHARGE_KEYS. None is what nobody said; amounts stay text."""
+    """By CHARGE_KEYS. None is what nobody said, or a correction has not; amounts stay text."""
+    priced = message.unit_tokens > 0
     return {
         "day": message.day,
         "tenant": message.tenant_id,
@@ -63,9 +84,9 @@ def charge_data(message: usage_pb2.Charge) -> dict[str, Any]:
         "model": message.model,
         "token_class": message.token_class,
         "cache_write_ttl_class": message.cache_write_ttl_class,
-        "quantity": message.quantity,
-        "unit_price": message.unit_price,
-        "unit_tokens": message.unit_tokens,
+        "quantity": message.quantity if priced else None,
+        "unit_price": message.unit_price if priced else None,
+        "unit_tokens": message.unit_tokens if priced else None,
         "amount": message.amount,
         "currency": message.currency_code,
         "price_book_version": message.price_book_version,

@@ -3,6 +3,7 @@
 from billing.ledger_lookup import FoundEntry
 from billing.money import to_text
 from billing.usage import StorageUse, UsageEvent
+from billing.wire_correction import correction_message
 from billing.wire_line import rated_line_message
 from kvtier.v1 import usage_pb2
 
@@ -19,6 +20,7 @@ def entry_message(found: FoundEntry) -> usage_pb2.LedgerEntry:
         hash=found.hash,
         lines=map(rated_line_message, found.lines),
         notes=found.notes,
+        corrections=map(correction_message, found.corrections),
     )
     message.record_time.FromNanoseconds(found.recorded_time_ns)
     return message

@@ -3,6 +3,8 @@
 `start_postgres` raises `NoPostgresError` where none is installed; tests say so and skip.
 """
 
+import contextlib
+import ctypes
 import glob
 import os
 import pwd
@@ -10,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,12 +45,6 @@ class PostgresServer:
         self._run("initdb", "--auth=trust", "--username=kvtier", "--encoding=UTF8", "--no-sync")
         self.start()
 
-    @property
-    def pid(self) -> int:
-        """Of the postmaster; killed, it takes the sessions along."""
-        assert self._process is not None
-        return self._process.pid
-
     def start(self) -> None:
         """After `kill`: recovers what was committed."""
         command = [str(self._bin / "postgres"), "-D", str(self._data), "-k", str(self.directory)]
@@ -56,7 +53,12 @@ class PostgresServer:
             command += ["-c", setting]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, cwd="/", stdout=log, stderr=log, user=self._user, start_new_session=True
+                command,
+                cwd="/",
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                preexec_fn=_end_with_parent,
             )
         while True:
             try:
@@ -65,13 +67,20 @@ class PostgresServer:
             except _psycopg().OperationalError:
                 if self._process.poll() is not None:
                     raise NoPostgresError((self.directory / "log").read_text()[-500:]) from None
+                time.sleep(0.01)
 
     def kill(self) -> None:
         """kill -9 of every process of the server; nobody says goodbye."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        pid = self._process.pid
+        backends = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, backends)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
         self._process.wait()
-        # Backends are groups of their own: they see the postmaster gone, and end.
+        for each in backends:
+            while Path(f"/proc/{each}").exists():
+                time.sleep(0.005)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def new_database(self) -> str:
@@ -98,6 +107,15 @@ class PostgresServer:
     def _run(self, program: str, *arguments: str) -> None:
         command: Sequence[str] = [str(self._bin / program), "-D", str(self._data), *arguments]
         subprocess.run(command, check=True, cwd="/", user=self._user, stdout=subprocess.DEVNULL)
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed leaves no server behind; nor does Ctrl-C end it before its time."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 def _psycopg() -> Any:

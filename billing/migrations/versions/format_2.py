@@ -27,6 +27,7 @@ def upgrade() -> None:
     _fill_entries(connection)
     _chain_refused(connection)
     _add_tables()
+    _roll_up(connection)
     connection.exec_driver_sql("UPDATE ledger_meta SET value = '2' WHERE key = 'format_version'")
     make_guards(connection, (*OLD_TABLES, *NEW_TABLES))
 
@@ -134,4 +135,25 @@ def _add_tables() -> None:
         sa.Column("key_id", sa.Text, nullable=False),
         sa.Column("signature", sa.LargeBinary(64), nullable=False),
         sqlite_strict=True,
+    )
+
+
+def _roll_up(connection: sa.Connection) -> None:
+    """Sums by hour, of all entries there are."""
+    keys = ("tenant_id", "project", "key", "model", "price_id", "ttl_class")
+    counts = ("hit_gpu", "hit_host", "hit_ssd", "hit_shared", "miss", "output", "cache_write")
+    op.create_table(
+        "rollups",
+        sa.Column("hour", INT64, primary_key=True, autoincrement=False),
+        *(sa.Column(name, sa.Text, primary_key=True) for name in keys),
+        *(sa.Column(name, INT64, nullable=False) for name in ("request_count", *counts)),
+        sqlite_strict=True,
+        sqlite_with_rowid=False,
+    )
+    sums = ", ".join(f"SUM({name})" for name in counts)
+    connection.exec_driver_sql(
+        f"INSERT INTO rollups SELECT end_time_ns / 3600000000000, tenant_id, '*unknown',"
+        f" '*unknown', model, COALESCE(price_id, ''), cache_write_ttl_class, COUNT(*), {sums}"
+        " FROM entries GROUP BY end_time_ns / 3600000000000, tenant_id, model, price_id,"
+        " cache_write_ttl_class"
     )

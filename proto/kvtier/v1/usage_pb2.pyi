@@ -28,6 +28,14 @@ class RecordStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RECORD_STATUS_DUPLICATE: _ClassVar[RecordStatus]
     RECORD_STATUS_CONFLICT: _ClassVar[RecordStatus]
     RECORD_STATUS_REJECTED: _ClassVar[RecordStatus]
+
+class CorrectionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CORRECTION_KIND_UNSPECIFIED: _ClassVar[CorrectionKind]
+    CORRECTION_KIND_CREDIT: _ClassVar[CorrectionKind]
+    CORRECTION_KIND_CHARGE: _ClassVar[CorrectionKind]
+    CORRECTION_KIND_REVERSE: _ClassVar[CorrectionKind]
+    CORRECTION_KIND_SETTLE: _ClassVar[CorrectionKind]
 END_REASON_UNSPECIFIED: EndReason
 END_REASON_STOP: EndReason
 END_REASON_LENGTH: EndReason
@@ -40,6 +48,11 @@ RECORD_STATUS_ACCEPTED: RecordStatus
 RECORD_STATUS_DUPLICATE: RecordStatus
 RECORD_STATUS_CONFLICT: RecordStatus
 RECORD_STATUS_REJECTED: RecordStatus
+CORRECTION_KIND_UNSPECIFIED: CorrectionKind
+CORRECTION_KIND_CREDIT: CorrectionKind
+CORRECTION_KIND_CHARGE: CorrectionKind
+CORRECTION_KIND_REVERSE: CorrectionKind
+CORRECTION_KIND_SETTLE: CorrectionKind
 
 class TokenUsage(_message.Message):
     __slots__ = ("prompt_tokens", "hit_tokens", "hit_tokens_by_tier", "miss_tokens", "completion_tokens", "cache_write_tokens", "cache_write_ttl_class")
@@ -230,7 +243,7 @@ class GetUsageResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("group", "request_count", "tokens", "amount", "currency_code", "saved_amount", "cache_writes")
+    __slots__ = ("group", "request_count", "tokens", "amount", "currency_code", "saved_amount", "cache_writes", "corrected_amount")
     class GroupEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +258,7 @@ class UsageRow(_message.Message):
     CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
     SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITES_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     group: _containers.ScalarMap[str, str]
     request_count: int
     tokens: TokenUsage
@@ -252,7 +266,8 @@ class UsageRow(_message.Message):
     currency_code: str
     saved_amount: str
     cache_writes: _containers.RepeatedCompositeFieldContainer[CacheWrites]
-    def __init__(self, group: _Optional[_Mapping[str, str]] = ..., request_count: _Optional[int] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ...) -> None: ...
+    corrected_amount: str
+    def __init__(self, group: _Optional[_Mapping[str, str]] = ..., request_count: _Optional[int] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., corrected_amount: _Optional[str] = ...) -> None: ...
 
 class GetInvoiceRequest(_message.Message):
     __slots__ = ("tenant_id", "start_time", "end_time")
@@ -271,7 +286,7 @@ class GetInvoiceResponse(_message.Message):
     def __init__(self, invoice: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
 
 class Invoice(_message.Message):
-    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes", "adjustments", "terms", "terms_hash", "credits")
+    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes", "corrections", "adjustments", "terms", "terms_hash", "credits")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +297,7 @@ class Invoice(_message.Message):
     REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     UNRATED_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITES_FIELD_NUMBER: _ClassVar[int]
+    CORRECTIONS_FIELD_NUMBER: _ClassVar[int]
     ADJUSTMENTS_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     TERMS_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -296,11 +312,12 @@ class Invoice(_message.Message):
     request_count: int
     unrated_request_count: int
     cache_writes: _containers.RepeatedCompositeFieldContainer[CacheWrites]
+    corrections: _containers.RepeatedCompositeFieldContainer[Correction]
     adjustments: _containers.RepeatedCompositeFieldContainer[InvoiceAdjustment]
     terms: str
     terms_hash: str
     credits: _containers.RepeatedCompositeFieldContainer[InvoiceCredit]
-    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., adjustments: _Optional[_Iterable[_Union[InvoiceAdjustment, _Mapping]]] = ..., terms: _Optional[str] = ..., terms_hash: _Optional[str] = ..., credits: _Optional[_Iterable[_Union[InvoiceCredit, _Mapping]]] = ...) -> None: ...
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., corrections: _Optional[_Iterable[_Union[Correction, _Mapping]]] = ..., adjustments: _Optional[_Iterable[_Union[InvoiceAdjustment, _Mapping]]] = ..., terms: _Optional[str] = ..., terms_hash: _Optional[str] = ..., credits: _Optional[_Iterable[_Union[InvoiceCredit, _Mapping]]] = ...) -> None: ...
 
 class InvoiceAdjustment(_message.Message):
     __slots__ = ("kind", "name", "amount", "quantity")
@@ -315,14 +332,16 @@ class InvoiceAdjustment(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., amount: _Optional[str] = ..., quantity: _Optional[int] = ...) -> None: ...
 
 class InvoiceCredit(_message.Message):
-    __slots__ = ("name", "left_amount", "expire_time")
+    __slots__ = ("name", "left_amount", "expire_time", "corrections")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LEFT_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CORRECTIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     left_amount: str
     expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., left_amount: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    corrections: _containers.RepeatedCompositeFieldContainer[Correction]
+    def __init__(self, name: _Optional[str] = ..., left_amount: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., corrections: _Optional[_Iterable[_Union[Correction, _Mapping]]] = ...) -> None: ...
 
 class InvoiceLine(_message.Message):
     __slots__ = ("model", "token_class", "quantity_tokens", "unit_price", "unit_tokens", "amount", "price_book_version", "cache_write_ttl_class", "rule")
@@ -415,7 +434,7 @@ class FindUsageEventsResponse(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ...) -> None: ...
 
 class LedgerEntry(_message.Message):
-    __slots__ = ("position", "event", "record_time", "amount", "currency_code", "price_book_version", "hash", "lines", "notes")
+    __slots__ = ("position", "event", "record_time", "amount", "currency_code", "price_book_version", "hash", "lines", "notes", "corrections")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     RECORD_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -425,6 +444,7 @@ class LedgerEntry(_message.Message):
     HASH_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    CORRECTIONS_FIELD_NUMBER: _ClassVar[int]
     position: int
     event: UsageEvent
     record_time: _timestamp_pb2.Timestamp
@@ -434,7 +454,58 @@ class LedgerEntry(_message.Message):
     hash: bytes
     lines: _containers.RepeatedCompositeFieldContainer[RatedLine]
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, position: _Optional[int] = ..., event: _Optional[_Union[UsageEvent, _Mapping]] = ..., record_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., price_book_version: _Optional[str] = ..., hash: _Optional[bytes] = ..., lines: _Optional[_Iterable[_Union[RatedLine, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    corrections: _containers.RepeatedCompositeFieldContainer[Correction]
+    def __init__(self, position: _Optional[int] = ..., event: _Optional[_Union[UsageEvent, _Mapping]] = ..., record_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., price_book_version: _Optional[str] = ..., hash: _Optional[bytes] = ..., lines: _Optional[_Iterable[_Union[RatedLine, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., corrections: _Optional[_Iterable[_Union[Correction, _Mapping]]] = ...) -> None: ...
+
+class CorrectUsageRequest(_message.Message):
+    __slots__ = ("correction_id", "request_id", "kind", "amount", "currency_code", "reason", "operator")
+    CORRECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    correction_id: str
+    request_id: str
+    kind: CorrectionKind
+    amount: str
+    currency_code: str
+    reason: str
+    operator: str
+    def __init__(self, correction_id: _Optional[str] = ..., request_id: _Optional[str] = ..., kind: _Optional[_Union[CorrectionKind, str]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., reason: _Optional[str] = ..., operator: _Optional[str] = ...) -> None: ...
+
+class CorrectUsageResponse(_message.Message):
+    __slots__ = ("correction", "already_there")
+    CORRECTION_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_THERE_FIELD_NUMBER: _ClassVar[int]
+    correction: Correction
+    already_there: bool
+    def __init__(self, correction: _Optional[_Union[Correction, _Mapping]] = ..., already_there: bool = ...) -> None: ...
+
+class Correction(_message.Message):
+    __slots__ = ("correction_id", "request_id", "kind", "reason", "operator", "amount", "currency_code", "ledger_position", "corrected_position", "create_time")
+    CORRECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    CURRENCY_CODE_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_POSITION_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    correction_id: str
+    request_id: str
+    kind: CorrectionKind
+    reason: str
+    operator: str
+    amount: str
+    currency_code: str
+    ledger_position: int
+    corrected_position: int
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, correction_id: _Optional[str] = ..., request_id: _Optional[str] = ..., kind: _Optional[_Union[CorrectionKind, str]] = ..., reason: _Optional[str] = ..., operator: _Optional[str] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., ledger_position: _Optional[int] = ..., corrected_position: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
     __slots__ = ("kept_checkpoints", "trusted_public_key")

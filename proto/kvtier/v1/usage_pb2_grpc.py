@@ -75,6 +75,11 @@ class UsageServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
                 _registered_method=True)
+        self.CorrectUsage = channel.unary_unary(
+                '/kvtier.v1.UsageService/CorrectUsage',
+                request_serializer=kvtier_dot_v1_dot_usage__pb2.CorrectUsageRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_usage__pb2.CorrectUsageResponse.FromString,
+                _registered_method=True)
         self.FindUsageEvents = channel.unary_unary(
                 '/kvtier.v1.UsageService/FindUsageEvents',
                 request_serializer=kvtier_dot_v1_dot_usage__pb2.FindUsageEventsRequest.SerializeToString,
@@ -164,7 +169,8 @@ class UsageServiceServicer(object):
         """A period's usage by day of UTC, tenant, project, key, model, token class and price, with exact
         amounts, which add up to those of GetUsage. Reads only.
 
-        Preconditions: none. Rows are ordered by day, tenant, project, key and model; what no price
+        Preconditions: none. Rows are ordered by day, tenant, project, key and model, those of
+        corrections made in the period behind all others; what no price
         covers is counted and in no row. No usage is no row, not an error.
         Limit: 20,000 rows. Errors: INVALID_PERIOD, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
@@ -189,6 +195,19 @@ class UsageServiceServicer(object):
 
         Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
         at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CorrectUsage(self, request, context):
+        """Puts an event's bill right by a new entry that refers to it; nothing is changed or removed.
+
+        Preconditions: the ledger has the event. Idempotency: by `correction_id`; the same again is
+        answered with the first. When the call succeeds, the correction is durable.
+        Errors: CORRECTION_REFUSED (FAILED_PRECONDITION) when it does not fit the entry, says why;
+        CORRECTION_CONFLICT (ALREADY_EXISTS) when that id said something else; EVENT_UNKNOWN
+        (NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,6 +301,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.VerifyLedger,
                     request_deserializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
+            'CorrectUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectUsage,
+                    request_deserializer=kvtier_dot_v1_dot_usage__pb2.CorrectUsageRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_usage__pb2.CorrectUsageResponse.SerializeToString,
             ),
             'FindUsageEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.FindUsageEvents,
@@ -504,6 +528,33 @@ class UsageService(object):
             '/kvtier.v1.UsageService/VerifyLedger',
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerRequest.SerializeToString,
             kvtier_dot_v1_dot_usage__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.UsageService/CorrectUsage',
+            kvtier_dot_v1_dot_usage__pb2.CorrectUsageRequest.SerializeToString,
+            kvtier_dot_v1_dot_usage__pb2.CorrectUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

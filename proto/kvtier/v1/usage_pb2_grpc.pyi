@@ -76,7 +76,8 @@ class UsageServiceStub:
     """A period's usage by day of UTC, tenant, project, key, model, token class and price, with exact
     amounts, which add up to those of GetUsage. Reads only.
 
-    Preconditions: none. Rows are ordered by day, tenant, project, key and model; what no price
+    Preconditions: none. Rows are ordered by day, tenant, project, key and model, those of
+    corrections made in the period behind all others; what no price
     covers is counted and in no row. No usage is no row, not an error.
     Limit: 20,000 rows. Errors: INVALID_PERIOD, TOO_MANY_ROWS (INVALID_ARGUMENT).
     """
@@ -93,6 +94,15 @@ class UsageServiceStub:
 
     Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
     at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+    """
+    CorrectUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.CorrectUsageRequest, _usage_pb2.CorrectUsageResponse]
+    """Puts an event's bill right by a new entry that refers to it; nothing is changed or removed.
+
+    Preconditions: the ledger has the event. Idempotency: by `correction_id`; the same again is
+    answered with the first. When the call succeeds, the correction is durable.
+    Errors: CORRECTION_REFUSED (FAILED_PRECONDITION) when it does not fit the entry, says why;
+    CORRECTION_CONFLICT (ALREADY_EXISTS) when that id said something else; EVENT_UNKNOWN
+    (NOT_FOUND).
     """
     FindUsageEvents: _grpc.UnaryUnaryMultiCallable[_usage_pb2.FindUsageEventsRequest, _usage_pb2.FindUsageEventsResponse]
     """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
@@ -174,7 +184,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """A period's usage by day of UTC, tenant, project, key, model, token class and price, with exact
     amounts, which add up to those of GetUsage. Reads only.
 
-    Preconditions: none. Rows are ordered by day, tenant, project, key and model; what no price
+    Preconditions: none. Rows are ordered by day, tenant, project, key and model, those of
+    corrections made in the period behind all others; what no price
     covers is counted and in no row. No usage is no row, not an error.
     Limit: 20,000 rows. Errors: INVALID_PERIOD, TOO_MANY_ROWS (INVALID_ARGUMENT).
     """
@@ -191,6 +202,15 @@ class UsageServiceAsyncStub(UsageServiceStub):
 
     Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
     at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+    """
+    CorrectUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.CorrectUsageRequest, _usage_pb2.CorrectUsageResponse]  # type: ignore[assignment]
+    """Puts an event's bill right by a new entry that refers to it; nothing is changed or removed.
+
+    Preconditions: the ledger has the event. Idempotency: by `correction_id`; the same again is
+    answered with the first. When the call succeeds, the correction is durable.
+    Errors: CORRECTION_REFUSED (FAILED_PRECONDITION) when it does not fit the entry, says why;
+    CORRECTION_CONFLICT (ALREADY_EXISTS) when that id said something else; EVENT_UNKNOWN
+    (NOT_FOUND).
     """
     FindUsageEvents: _aio.UnaryUnaryMultiCallable[_usage_pb2.FindUsageEventsRequest, _usage_pb2.FindUsageEventsResponse]  # type: ignore[assignment]
     """Entries of the ledger by a request's id, or by the client's own name for it. Reads only.
@@ -299,7 +319,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """A period's usage by day of UTC, tenant, project, key, model, token class and price, with exact
         amounts, which add up to those of GetUsage. Reads only.
 
-        Preconditions: none. Rows are ordered by day, tenant, project, key and model; what no price
+        Preconditions: none. Rows are ordered by day, tenant, project, key and model, those of
+        corrections made in the period behind all others; what no price
         covers is counted and in no row. No usage is no row, not an error.
         Limit: 20,000 rows. Errors: INVALID_PERIOD, TOO_MANY_ROWS (INVALID_ARGUMENT).
         """
@@ -328,6 +349,21 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Preconditions: none. A ledger that does not hold is an answer, not an error. Limit: one walk
         at a time, further ones wait; give the call a deadline of minutes. Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def CorrectUsage(
+        self,
+        request: _usage_pb2.CorrectUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.CorrectUsageResponse, _abc.Awaitable[_usage_pb2.CorrectUsageResponse]]:
+        """Puts an event's bill right by a new entry that refers to it; nothing is changed or removed.
+
+        Preconditions: the ledger has the event. Idempotency: by `correction_id`; the same again is
+        answered with the first. When the call succeeds, the correction is durable.
+        Errors: CORRECTION_REFUSED (FAILED_PRECONDITION) when it does not fit the entry, says why;
+        CORRECTION_CONFLICT (ALREADY_EXISTS) when that id said something else; EVENT_UNKNOWN
+        (NOT_FOUND).
         """
 
     @_abc_1.abstractmethod

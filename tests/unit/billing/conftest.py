@@ -106,6 +106,13 @@ class Heard:
 
 
 @dataclass
+class Clock:
+    """The till's; a test may turn it."""
+
+    now_ns: int = NOW
+
+
+@dataclass
 class Till:
     """An open ledger with the questions tests ask."""
 
@@ -114,6 +121,7 @@ class Till:
     heard: Heard
     url: str = ""
     """Of its PostgreSQL."""
+    clock: Clock = field(default_factory=Clock)
 
     def record(self, *events: UsageEvent) -> list[Outcome]:
         submissions = [Submission(event, repr(event).encode()) for event in events]
@@ -209,15 +217,15 @@ def open_till(tmp_path: Path, book: PriceBook, database_url: str) -> Iterator[Ca
     ) -> Till:
         store: LedgerStore
         store = PostgresStore(database_url) if database_url else SqliteStore(tmp_path / "ledger")
-        heard = Heard()
+        heard, clock = Heard(), Clock()
         try:
             key_file = KeyFile(tmp_path / "ledger")
             signer = LedgerSigner(store.ledger_id, key_file, rule, accept_new_key=accept_new_key)
-            ledger = Ledger(store, book, lambda: NOW, heard, signer)
+            ledger = Ledger(store, book, lambda: clock.now_ns, heard, signer)
         except BaseException:
             store.close()
             raise
-        till = Till(store, ledger, heard, database_url)
+        till = Till(store, ledger, heard, database_url, clock)
         opened.append(till)
         return till
 

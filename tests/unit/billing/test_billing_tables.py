@@ -28,6 +28,7 @@ def _row(tenant: str, amount: str, currency: str = "CNY", prompt: int = 10) -> d
         "cache_writes": {},
         "hit_rate": 0.0 if prompt else None,
         "amount": amount,
+        "corrected": "0",
         "saved": "0",
         "currency": currency,
     }

@@ -74,6 +74,23 @@ def test_requests_and_cache_writes_have_meters_of_their_own() -> None:
     assert ruled["SkuPriceId"] == "2026-02/large/miss/night: half"
 
 
+def test_a_correction_has_an_amount_and_no_price() -> None:
+    row = focus_row(
+        charge(
+            **dict.fromkeys(("quantity", "unit_price", "unit_tokens")),
+            token_class="credit",
+            amount="-0.5",
+            price_book_version="",
+            rule="outage",
+        ),
+        "p",
+    )
+    assert set(row) == set(FOCUS_COLUMNS)
+    assert (row["ChargeClass"], row["BilledCost"]) == ("Correction", "-0.5")
+    assert row["ChargeDescription"] == "credit: outage"
+    assert row["PricingQuantity"] is row["ListUnitPrice"] is row["SkuPriceId"] is None
+
+
 @pytest.mark.parametrize(
     "amounts",
     [

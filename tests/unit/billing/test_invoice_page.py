@@ -78,6 +78,7 @@ def invoice(*lines: dict[str, Any], **more: Any) -> dict[str, Any]:
         "terms_hash": "",
         "adjustments": [],
         "credits": [],
+        "corrections": [],
     } | more
 
 
@@ -91,6 +92,7 @@ def test_every_figure_is_there_as_the_other_formats_have_it() -> None:
         line("large", "cache_write", "1234.5", cache_write_ttl_class="1h", rule="night: half"),
         adjustments=[{"kind": "discount", "name": "early", "quantity": 0, "amount": "-0.5"}],
         credits=[{"name": "welcome", "left": "12.25", "expires": "2027-01-01T00:00:00Z"}],
+        corrections=[{"request_id": "r-17", "kind": "credit", "amount": "-2", "reason": "outage"}],
         cache_writes={"": 64, "1h": 1280},
         terms="acme 7",
         terms_hash="abcdef0123456789",
@@ -99,6 +101,7 @@ def test_every_figure_is_there_as_the_other_formats_have_it() -> None:
     for figure in (
         *("CNY 0.123457", "CNY 1.11", "75.0 %", "1,200", "0.1234567890123", "1,234.5", "1,234,567"),
         *("-0.5", "early", "night: half", "CNY 12.25", "64 tokens (without an end)", "1,280"),
+        *("r-17", "credit", "outage"),
         *("acme 7 (abcdef012345)", "2026-11-01 up to 2026-12-01, UTC", "cache_write 1h"),
     ):
         assert figure in page.text, figure

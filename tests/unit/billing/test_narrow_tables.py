@@ -16,6 +16,8 @@ FIGURES: dict[str, Any] = {
     "miss_tokens": 876_543_210,
     "output_tokens": 123_456_789,
     "cache_writes": {"": 123_456_789, "1h": 987_654_321},
+    "corrected": "0",
+    "corrections": [],
     "hit_rate": 0.911249,
     "amount": "1234567.000000123",
     "saved": "0.1",
@@ -34,6 +36,8 @@ INVOICE = {
     "request_count": 8,
     "unrated_request_count": 1,
     "cache_writes": {"": 123_456_789, "1h": 987_654_321},
+    "corrected": "0",
+    "corrections": [],
     "lines": [
         {
             "model": "demo-model",

@@ -138,3 +138,41 @@ async def test_the_key_of_another_ledger_proves_nothing(
     refused = await _run(billing, "verify", "--checkpoint", str(kept), "--json")
     assert refused.exit_code == 1
     assert json.loads(refused.stdout)["first_broken"] == 0
+
+
+async def test_a_bill_is_put_right_once_and_shown_with_its_reason(billing: RunningBilling) -> None:
+    await _record(billing, 1, 2)
+    words = ("correct", "r1", "--credit", "0.000001", "--reason", "late", "--id", "c1")
+    first = await _run(billing, *words, "--operator", "ann", "--json")
+    data = json.loads(first.stdout)
+    assert (data["amount"], data["kind"], data["already_there"]) == ("-0.000001", "credit", False)
+    assert json.loads((await _run(billing, *words, "--json")).stdout)["already_there"] is True
+    (entry,) = json.loads((await _run(billing, "show", "r1", "--json")).stdout)["entries"]
+    assert [each["operator"] for each in entry["corrections"]] == ["ann"]
+    assert "credit -0.000001 CNY (late)" in (await _run(billing, "show", "r1")).stdout
+    invoice = await _run(billing, "invoice", "--tenant", "acme")
+    assert "credit of r1: late (c1)" in invoice.stdout
+    rows = (await _run(billing, "invoice", "--tenant", "acme", "--format", "csv")).stdout
+    assert "r1,credit," in rows
+    table = (await _run(billing, "report")).stdout
+    assert "corrected" in table
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "says"),
+    [
+        (["r1", "--reason", "x"], 2, "say one of"),
+        (["r1", "--reason", "x", "--credit", "1", "--reverse"], 2, "say one of"),
+        (["r1", "--reason", "x", "--credit", "much"], 1, "CORRECTION_REFUSED"),
+        (["r1", "--reason", "x", "--credit", "100"], 1, "CORRECTION_REFUSED"),
+        (["r1", "--reason", "x", "--settle"], 1, "CORRECTION_REFUSED"),
+        (["r9", "--reason", "x", "--reverse"], 1, "EVENT_UNKNOWN"),
+    ],
+)
+async def test_a_correction_that_does_not_fit_says_why(
+    billing: RunningBilling, words: list[str], exit_code: int, says: str
+) -> None:
+    await _record(billing, 1)
+    refused = await _run(billing, "correct", *words)
+    assert (refused.exit_code, says in refused.stderr) == (exit_code, True)
+    assert json.loads((await _run(billing, "verify", "--json")).stdout)["entries"] == 1

@@ -105,6 +105,7 @@ def test_a_report_reads_the_same_in_every_format(run: Run) -> None:
         "cache_writes": {"1h": 64},
         "hit_rate": 0.999995,
         "amount": "1.234789",
+        "corrected": "0",
         "saved": "11.11104",
         "currency": "CNY",
     }
