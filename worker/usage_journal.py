@@ -8,17 +8,18 @@ that opens the directory; an `end` call that returned is on the disk. Format:
 
 One writer thread owns the open segment, the sequence numbers and the open requests; the event loop
 hands it records over a queue (bounded by the requests the engine takes) and awaits futures. It
-commits in groups: one sync for all that wait. Reading and removing is `usage_outbox.py`'s.
+commits in groups: one sync for all that wait, and one call back to the loop that answers them all.
+Reading and removing is `usage_outbox.py`'s.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,8 @@ class JournalOpening:
 @dataclass(slots=True)
 class _Waiting:
     record: Record
-    done: "Future[None]"
+    done: "asyncio.Future[None]"
+    loop: asyncio.AbstractEventLoop
 
 
 class UsageJournal:
@@ -123,7 +125,7 @@ class UsageJournal:
 
     async def begin(self, request: AdmittedRequest) -> None:
         """Notes that `request` was admitted. Raises UsageJournalFailedError."""
-        await asyncio.wrap_future(self._submit(Begin(request)))
+        await self._submit(Begin(request))
 
     async def end(self, event: UsageEvent) -> None:
         """Makes the request's event durable.
@@ -131,7 +133,7 @@ class UsageJournal:
         Raises UsageJournalFailedError; then the request is closed without charge as soon as the
         journal can be written again.
         """
-        await asyncio.wrap_future(self._submit(End(event)))
+        await self._submit(End(event))
 
     def close(self) -> None:
         """Writes what waits, ends the thread, gives the lock back. Idempotent; blocks briefly."""
@@ -142,14 +144,14 @@ class UsageJournal:
         self._thread.join()
         os.close(self._lock_descriptor)
 
-    def _submit(self, record: Record) -> "Future[None]":
-        done: Future[None] = Future()
-        # Running futures cannot be cancelled: a caller that goes away takes no record with it.
-        done.set_running_or_notify_cancel()
+    def _submit(self, record: Record) -> "asyncio.Future[None]":
+        """A caller that goes away takes no record with it: what is queued is written."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
         if self._closed:
             done.set_exception(UsageJournalFailedError("the worker is stopping"))
         else:
-            self._queue.put(_Waiting(record, done))
+            self._queue.put(_Waiting(record, done, loop))
         return done
 
     def _recover(self, file: JournalFile) -> JournalOpening:
@@ -216,7 +218,7 @@ class UsageJournal:
             return
         for waiting in batch:
             self._note(waiting.record)
-            waiting.done.set_result(None)
+        _answer([(waiting, None) for waiting in batch])
 
     def _refuse_when_full(self, batch: list[_Waiting]) -> list[_Waiting]:
         if self._segment.used_bytes > self._limits.capacity_bytes:
@@ -227,18 +229,13 @@ class UsageJournal:
                 log.error("the usage journal cannot be measured", extra={"problem": str(error)})
         if self._segment.used_bytes <= self._limits.capacity_bytes:
             return batch
-        kept = []
-        for waiting in batch:
-            if isinstance(waiting.record, End):
-                kept.append(waiting)
-                continue
-            waiting.done.set_exception(
-                UsageJournalFailedError(
-                    "the usage journal is at its capacity because billing does not take events;"
-                    " start billing, or raise journal.capacity_bytes"
-                )
-            )
-        return kept
+        refused = [waiting for waiting in batch if not isinstance(waiting.record, End)]
+        problem = (
+            "the usage journal is at its capacity because billing does not take events; start"
+            " billing, or raise journal.capacity_bytes"
+        )
+        _answer([(waiting, UsageJournalFailedError(problem)) for waiting in refused])
+        return [waiting for waiting in batch if isinstance(waiting.record, End)]
 
     def _ensure_segment(self) -> None:
         """A segment with room, that repeats every open begin if it is new. Raises OSError."""
@@ -272,18 +269,39 @@ class UsageJournal:
                 request = waiting.record.event.request
                 self._open[request.request_id] = request
                 self._failed.add(request.request_id)
-            waiting.done.set_exception(
-                UsageJournalFailedError(
-                    f"the usage journal cannot be written ({problem}); send again when the worker's"
-                    " data_directory takes writes"
-                )
-            )
+        text = (
+            f"the usage journal cannot be written ({problem}); send again when the worker's"
+            " data_directory takes writes"
+        )
+        _answer([(waiting, UsageJournalFailedError(text)) for waiting in batch])
 
     def _abandon(self) -> None:
         try:
             self._segment.abandon()
         except OSError as problem:
             log.error("a failed batch stays in the journal", extra={"problem": str(problem)})
+
+
+Answer = tuple[_Waiting, UsageJournalFailedError | None]
+
+
+def _answer(answers: Sequence[Answer]) -> None:
+    """Tells everyone, from the writer's thread: one call back for all of a loop."""
+    loops = dict.fromkeys(waiting.loop for waiting, _ in answers)
+    for loop in loops:
+        mine = [answer for answer in answers if answer[0].loop is loop]
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who waited on it
+            loop.call_soon_threadsafe(_tell, mine)
+
+
+def _tell(answers: Sequence[Answer]) -> None:
+    for waiting, error in answers:
+        if waiting.done.done():
+            continue  # whoever waited went away
+        if error is None:
+            waiting.done.set_result(None)
+        else:
+            waiting.done.set_exception(error)
 
 
 def _unpaid(request: AdmittedRequest, now_ns: int) -> UsageEvent:

@@ -19,6 +19,7 @@ from worker.usage_journal_format import (
     Begin,
     Record,
     SegmentHead,
+    begins_request,
     damaged_path,
     decode,
     decode_acknowledged,
@@ -27,7 +28,7 @@ from worker.usage_journal_format import (
     segment_paths,
 )
 
-__all__ = ["JournalContents", "Line", "read_acknowledged", "read_lines", "recover"]
+__all__ = ["JournalContents", "Line", "read_acknowledged", "read_ends", "read_lines", "recover"]
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,19 @@ class Line:
     sequence: int
     record: Record | None
     """None: unreadable."""
+
+
+def read_ends(raw: bytes) -> Iterator[Line]:
+    """The lines that may be ends: begins are passed over unread."""
+    start = 0
+    while start < len(raw):
+        if begins_request(raw, start):
+            newline = raw.find(b"\n", start)
+            start = len(raw) if newline < 0 else newline + 1
+            continue
+        line = next(read_lines(raw, start))
+        yield line
+        start = line.end
 
 
 def read_lines(raw: bytes, start: int = 0) -> Iterator[Line]:

@@ -23,7 +23,7 @@ from worker.usage_journal_format import (
     first_sequence_of,
     segment_paths,
 )
-from worker.usage_journal_recovery import read_lines
+from worker.usage_journal_recovery import read_ends
 from worker.usage_journal_segment import sync_directory
 
 __all__ = ["DeadLetter", "PendingEvent", "UsageOutbox"]
@@ -80,7 +80,7 @@ class UsageOutbox:
         self._handed_out = []
         for segment, offset in self._unread():
             raw = _read_from(segment, offset)
-            for line in read_lines(raw):
+            for line in read_ends(raw):
                 if line.sequence > durable or len(found) == limit:
                     return found
                 if isinstance(line.record, End) and line.sequence > self._acknowledged:

@@ -16,6 +16,7 @@ ENTRY_POINTS = "kvtier.benchmarks"
 
 _HELP = {
     "lookup": "Lookups of many keys at once, by many clients, with up to millions of blocks.",
+    "metering": "Usage events through journal, delivery and ledger, and a report over a month.",
     "path": "A prefix into the cache service and back, beside memcpy, a raw socket, other caches.",
     "storage": "The SSD tier beside fio and RocksDB on this disk, and restarts with many blocks.",
     "ttft": "Time to the first token, cold and from every tier, beside plain transformers.",

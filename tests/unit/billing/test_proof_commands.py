@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from billing.commands import app
+from billing.rollup import ROLLUP_SUMS
 from billing.server import RunningBilling, start_billing
 from billing.settings import BillingSettings
 from kvtier.tls import SecuritySettings
@@ -91,6 +92,9 @@ async def test_a_copy_is_verified_offline_with_the_public_key_and_a_checkpoint_a
             connection.execute(f"DROP TRIGGER {name}")
         for table in ("postings", "entries", "checkpoints"):
             connection.execute(f"DELETE FROM {table} WHERE position > 1")
+        sums = {name: f"SUM({name})" for name in ROLLUP_SUMS} | {"request_count": "COUNT(*)"}
+        again = ", ".join(f"{name} = (SELECT {sql} FROM entries)" for name, sql in sums.items())
+        connection.execute(f"UPDATE rollups SET {again}")
         for _, sql in made:
             connection.execute(sql)
         connection.commit()

@@ -31,6 +31,7 @@ from worker.usage_journal_format import (
     segment_path,
     segment_paths,
 )
+from worker.usage_journal_recovery import read_ends, read_lines
 from worker.usage_outbox import DeadLetter, UsageOutbox
 from worker.usage_wire import event_message
 
@@ -321,3 +322,19 @@ def test_who_asked_is_kept_and_an_older_workers_silence_stays_one(make_event):
         True,
         "",
     )
+
+
+def test_the_outbox_passes_over_begins_and_no_end(make_event):
+    event = make_event("a")
+    # An end whose own words look like a begin's.
+    tricky = replace(event, request=replace(event.request, client_request_id=',"type":"begin",'))
+    records = [SegmentHead(), Begin(event.request), End(event), Begin(tricky.request), End(tricky)]
+    lines = [encode(number, each) for number, each in enumerate(records, 1)]
+    broken = lines[2][:-5] + b"?" + lines[2][-4:]
+    raw = b"".join([*lines, broken, lines[1], lines[4], lines[1][:30]])
+    found = [line for line in read_lines(raw) if not isinstance(line.record, Begin)]
+    passed = list(read_ends(raw))
+    assert [line for line in found if line.record is not None] == [
+        line for line in passed if line.record is not None
+    ]
+    assert len([line for line in passed if isinstance(line.record, End)]) == 3

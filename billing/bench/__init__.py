@@ -1,0 +1,1 @@
+"""What benchmarks need of a ledger, as processes of their own."""
