@@ -34,6 +34,8 @@ class PageSums:
     def sent(self, count: int) -> None:
         """So many leading pages have been sent: takes those that nobody has."""
         left, mine = self._left, list[int]()
+        if not left:
+            return
         try:
             while left[0] < count:
                 mine.append(left.popleft())
