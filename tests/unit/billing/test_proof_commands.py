@@ -19,6 +19,7 @@ from billing.settings import BillingSettings
 from kvtier.tls import SecuritySettings
 from kvtier.v1 import usage_pb2 as pb
 from kvtier.v1 import usage_pb2_grpc
+from tests.roll_up import ROLL_UP
 
 NOW = 1_755_000_000 * 10**9
 
@@ -91,6 +92,8 @@ async def test_a_copy_is_verified_offline_with_the_public_key_and_a_checkpoint_a
             connection.execute(f"DROP TRIGGER {name}")
         for table in ("postings", "entries", "checkpoints"):
             connection.execute(f"DELETE FROM {table} WHERE position > 1")
+        for statement in ROLL_UP:
+            connection.execute(statement)
         for _, sql in made:
             connection.execute(sql)
         connection.commit()
