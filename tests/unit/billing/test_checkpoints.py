@@ -18,9 +18,9 @@ from billing.ledger_signer import CheckpointRule
 from billing.meter import Head
 from billing.price_book import version_from_text
 from billing.rating import rate
-from billing.rollup import ROLLUP_SUMS
 from billing.usage import UsageEvent, event_from_text
 from billing.wire_proof import checkpoint_data, kept_from_data, kept_message, kept_of
+from tests.roll_up import ROLL_UP
 
 Events = Callable[..., UsageEvent]
 Till = Any
@@ -85,7 +85,7 @@ def test_entries_cut_off_the_end_are_found_by_a_checkpoint_that_was_kept(
         "DELETE FROM checkpoints",
         "DELETE FROM postings WHERE position > 3",
         "DELETE FROM entries WHERE position > 3",
-        "UPDATE rollups SET " + ", ".join(f"{name} = {name} * 3 / 5" for name in ROLLUP_SUMS),
+        *ROLL_UP,
     )
     assert till.verify(committed=_nothing(till)).problem == ""  # the ledger alone cannot know
     found = till.verify(Trust((kept,)), _nothing(till))

@@ -14,12 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from billing.commands import app
-from billing.rollup import ROLLUP_SUMS
 from billing.server import RunningBilling, start_billing
 from billing.settings import BillingSettings
 from kvtier.tls import SecuritySettings
 from kvtier.v1 import usage_pb2 as pb
 from kvtier.v1 import usage_pb2_grpc
+from tests.roll_up import ROLL_UP
 
 NOW = 1_755_000_000 * 10**9
 
@@ -92,9 +92,8 @@ async def test_a_copy_is_verified_offline_with_the_public_key_and_a_checkpoint_a
             connection.execute(f"DROP TRIGGER {name}")
         for table in ("postings", "entries", "checkpoints"):
             connection.execute(f"DELETE FROM {table} WHERE position > 1")
-        sums = {name: f"SUM({name})" for name in ROLLUP_SUMS} | {"request_count": "COUNT(*)"}
-        again = ", ".join(f"{name} = (SELECT {sql} FROM entries)" for name, sql in sums.items())
-        connection.execute(f"UPDATE rollups SET {again}")
+        for statement in ROLL_UP:
+            connection.execute(statement)
         for _, sql in made:
             connection.execute(sql)
         connection.commit()
