@@ -82,6 +82,8 @@ def export(
         print(f"kvtier usage: {error.reason}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except OSError as error:
+        if out is None:
+            raise  # who reads standard output went away
         print(f"kvtier usage: {out} cannot be written: {error.strerror}", file=sys.stderr)
         raise typer.Exit(1) from None
     if response.unrated_request_count:

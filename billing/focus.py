@@ -142,7 +142,7 @@ def focus_row(charge: Mapping[str, Any], provider: str) -> dict[str, Any]:
         "SubAccountId": charge["project"],
         "SubAccountName": charge["project"],
         "SubAccountType": None if charge["project"] is None else "Project",
-        "x_PriceBookVersion": charge["price_book_version"],
+        "x_PriceBookVersion": charge["price_book_version"] or None,
         "x_PriceRule": charge["rule"] or None,
         "x_KeyId": charge["key"],
         "x_TokenClass": charge["token_class"],

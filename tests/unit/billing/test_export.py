@@ -89,6 +89,7 @@ def test_a_correction_has_an_amount_and_no_price() -> None:
     assert (row["ChargeClass"], row["BilledCost"]) == ("Correction", "-0.5")
     assert row["ChargeDescription"] == "credit: outage"
     assert row["PricingQuantity"] is row["ListUnitPrice"] is row["SkuPriceId"] is None
+    assert row["x_PriceBookVersion"] is None
 
 
 @pytest.mark.parametrize(
