@@ -96,6 +96,8 @@ def _days(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, int]]]
     """Every day from the first with usage to the last."""
     found: dict[str, dict[str, int]] = {}
     for row in rows:
+        if not any(row[kind] for kind in _NAMES):
+            continue  # a day on which something was corrected
         day = found.setdefault(row["day"], dict.fromkeys(_NAMES, 0))
         for kind in _NAMES:
             day[kind] += row[kind]

@@ -109,7 +109,7 @@ def test_every_figure_is_there_as_the_other_formats_have_it() -> None:
 
 
 def test_bars_are_as_high_as_their_tokens_and_days_without_usage_are_gaps() -> None:
-    days = [day("2026-11-01", 50, 30, 20), day("2026-11-04", 0, 25, 25)]
+    days = [day("2026-11-01", 50, 30, 20), day("2026-11-04", 0, 25, 25), day("2026-12-24", 0, 0, 0)]
     page = Page(invoice_page(invoice(), days))
     assert [(bar["class"], float(bar["height"])) for bar in page.bars] == [
         ("hit_tokens", 75.0),
