@@ -59,7 +59,6 @@ def found_entries(
         select(entries, price_versions.c.name, price_versions.c.text, postings.c.amount)
         .outerjoin(price_versions, price_versions.c.price_id == entries.c.price_id)
         .outerjoin(postings, (postings.c.position == entries.c.position) & (postings.c.line == 1))
-        .add_columns(postings.c.currency)
         .where(or_(by_request, entries.c.client_request_id == name), entries.c.kind == "usage")
         .order_by(case((by_request, 0), else_=1), entries.c.position)
         .limit(FOUND_MAX)
@@ -83,7 +82,7 @@ def _entry_of(connection: Connection, row: Any) -> FoundEntry:
         event=event,
         recorded_time_ns=row.recorded_time_ns,
         amount=Decimal(row.amount) if row.amount is not None else ZERO,
-        currency=row.currency or "",
+        currency=version.currency if version is not None else "",
         price_version=row.name or "",
         hash=bytes(row.hash),
         corrections=tuple(corrections_of_entry(connection, row.position)),

@@ -13,6 +13,7 @@ from billing.ledger_lookup import FoundEntry, found_entries
 from billing.meter import RecordStatus
 from billing.report import UsageQuery, usage_rows
 from billing.usage import (
+    EndReason,
     Refusal,
     StorageUse,
     UsageEvent,
@@ -150,6 +151,15 @@ def test_an_event_is_found_by_its_id_and_by_the_clients_own(
     assert (found.price_version, found.amount > 0) == ("second", True)
     (unrated,) = _found(till, "old")
     assert (unrated.currency, unrated.price_version, unrated.amount) == ("", "", 0)
+
+
+def test_what_was_rated_and_cost_nothing_has_its_currency(till: Till, usage_event: Events) -> None:
+    till.record(usage_event("lost", hit=0, miss=0, output=0, end_reason=EndReason.WORKER_LOST))
+    (found,) = till.store.read(lambda c: found_entries(c, "lost", "acme", ""))
+    assert (found.amount, found.currency, found.price_version) == (0, "CNY", "second")
+    till.record(usage_event("unrated", start_time_ns=0, end_time_ns=1))
+    (found,) = till.store.read(lambda c: found_entries(c, "unrated", "acme", ""))
+    assert (found.currency, found.price_version) == ("", "")
 
 
 @pytest.mark.parametrize(
