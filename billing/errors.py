@@ -15,7 +15,6 @@
     ├── BookRefusedError             a caller's book does not hold together; names the line
     ├── InvalidGroupError            no such dimension, or twice the same
     ├── TooManyRowsError             a report over 20,000 rows
-    ├── ExportError                  a file that cannot hold what it should, or lacks its library
     ├── CorrectionRefusedError       it does not fit the entry, or says too little
     ├── CorrectionConflictError      another correction has that id
     ├── EventUnknownError            no entry has that id
@@ -32,7 +31,6 @@ __all__ = [
     "CorrectionConflictError",
     "CorrectionRefusedError",
     "EventUnknownError",
-    "ExportError",
     "InvalidGroupError",
     "InvalidPeriodError",
     "InvalidUsageError",
@@ -108,12 +106,6 @@ class InvalidGroupError(BillingError):
 
 class TooManyRowsError(BillingError):
     reason = "TOO_MANY_ROWS"
-
-
-class ExportError(BillingError):
-    """On the command line; never on the wire."""
-
-    reason = "EXPORT_FAILED"
 
 
 class CorrectionRefusedError(BillingError):

@@ -12,9 +12,8 @@ import typer
 from billing.client import call_billing
 from billing.command_line import DEFAULT_ADDRESS, Address, From, To
 from billing.command_values import option_text, set_period
-from billing.errors import ExportError
 from billing.focus import FOCUS_COLUMNS, FOCUS_VERSION, focus_row
-from billing.table_files import parquet_bytes, write_csv, write_json
+from billing.table_files import ExportError, parquet_bytes, write_csv, write_json
 from billing.wire_charges import CHARGE_KEYS, charge_data
 from kvtier.v1 import usage_pb2
 

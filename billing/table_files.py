@@ -11,14 +11,20 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, TextIO
 
-from billing.errors import ExportError
+from kvtier.errors import KvtierError
 
-__all__ = ["parquet_bytes", "write_csv", "write_json"]
+__all__ = ["ExportError", "parquet_bytes", "write_csv", "write_json"]
 
 Row = Mapping[str, Any]
 
 _DIGITS = (38, 76)
 """Of decimal128 and decimal256."""
+
+
+class ExportError(KvtierError):
+    """A file that cannot hold what it should, or lacks its library. On the command line only."""
+
+    reason = "EXPORT_FAILED"
 
 
 def write_csv(out: TextIO, columns: Sequence[str], rows: Sequence[Row]) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from billing.errors import ExportError
 from billing.focus import FOCUS_COLUMNS, focus_row
-from billing.table_files import parquet_bytes
+from billing.table_files import ExportError, parquet_bytes
 
 
 def charge(**more: Any) -> dict[str, Any]:
