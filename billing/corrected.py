@@ -8,6 +8,7 @@ from decimal import Decimal
 from sqlalchemy import ColumnElement, Connection, select
 
 from billing.correction import Correction, correction_from_text
+from billing.entry_filter import of_period
 from billing.ledger_schema import entries, price_versions
 from billing.money import round_line
 from billing.period import Period
@@ -38,16 +39,7 @@ def corrections_of(
     connection: Connection, period: Period, tenant_id: str = "", project_id: str = ""
 ) -> list[CorrectedEntry]:
     """Those made in `period`, in the order of the ledger."""
-    conditions: list[ColumnElement[bool]] = []
-    if tenant_id:
-        conditions.append(entries.c.tenant_id == tenant_id)
-    if project_id:
-        conditions.append(entries.c.project_id == project_id)
-    if period.start_ns is not None:
-        conditions.append(entries.c.end_time_ns >= period.start_ns)
-    if period.end_ns is not None:
-        conditions.append(entries.c.end_time_ns < period.end_ns)
-    return _found(connection, *conditions)
+    return _found(connection, *of_period(period, tenant_id, project_id))
 
 
 def corrections_of_entry(connection: Connection, position: int) -> list[CorrectedEntry]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, select
 
+from billing.entry_filter import usage_of_period
 from billing.errors import TooManyRowsError
 from billing.ledger_schema import entries
 from billing.line import RatedLine, saved_by_hits
@@ -22,7 +23,7 @@ from billing.price_book import PriceBook, PriceId
 from billing.rating import facts_of, rated_lines
 from billing.report import ROWS_MAX, check_groups, group_label
 from billing.usage import event_from_text
-from billing.usage_sums import group_columns, period_filter, stored_versions
+from billing.usage_sums import group_columns, stored_versions
 from kvtier.serving import ShuttingDownError
 
 __all__ = ["RerateQuery", "ReratedRow", "Sum", "rerated_rows"]
@@ -100,7 +101,7 @@ def rerated_rows(
 
 def _events(connection: Connection, query: RerateQuery) -> Generator[Any]:
     columns = group_columns(query.group_by)
-    conditions = period_filter(query.period, query.tenant_id)
+    conditions = usage_of_period(query.period, query.tenant_id, "")
     statement = (
         select(*columns, entries.c.event, entries.c.price_id)
         .where(and_(True, *conditions))

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, literal, select
 
+from billing.entry_filter import usage_of_period
 from billing.ledger_schema import UNKNOWN, entries, rollups
 from billing.period import DAY_NS, HOUR_NS, Period
 
@@ -103,15 +104,6 @@ def _of_entries(period: Period, tenant_id: str, project_id: str, group_by: Seque
         "day": entries.c.end_time_ns // DAY_NS,
         "hour": entries.c.end_time_ns // HOUR_NS,
     }
-    conditions: list[ColumnElement[bool]] = [entries.c.kind == "usage"]
-    if tenant_id:
-        conditions.append(entries.c.tenant_id == tenant_id)
-    if project_id:
-        conditions.append(entries.c.project_id == project_id)
-    if period.start_ns is not None:
-        conditions.append(entries.c.end_time_ns >= period.start_ns)
-    if period.end_ns is not None:
-        conditions.append(entries.c.end_time_ns < period.end_ns)
     split = (entries.c.model, entries.c.price_id, entries.c.cache_write_ttl_class)
     chosen = [columns[name].label(name) for name in group_by]
     return (
@@ -124,6 +116,6 @@ def _of_entries(period: Period, tenant_id: str, project_id: str, group_by: Seque
             func.count().label("request_count"),
             *(func.sum(entries.c[name]).label(name) for name in _TOKENS),
         )
-        .where(*conditions)
+        .where(*usage_of_period(period, tenant_id, project_id))
         .group_by(*chosen, *split)
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, select
 
+from billing.entry_filter import usage_of_period
 from billing.errors import TooManyRowsError
 from billing.ledger_schema import UNKNOWN, entries, price_versions
 from billing.line import LineKey
@@ -26,7 +27,6 @@ from billing.usage import TokenCounts, event_from_text
 __all__ = [
     "UsageSum",
     "group_columns",
-    "period_filter",
     "stored_texts",
     "stored_versions",
     "usage_sums",
@@ -80,7 +80,7 @@ def usage_sums(
     columns = group_columns(group_by)
     versions = stored_versions(connection)
     each = [price_id for price_id, version in versions.items() if not version.linear]
-    conditions = period_filter(period, tenant_id, project_id)
+    conditions = usage_of_period(period, tenant_id, project_id)
     sums: dict[tuple[Any, ...], UsageSum] = {}
 
     def sum_of(group: tuple[Any, ...], model: str, price_id: str | None) -> UsageSum:
@@ -138,22 +138,6 @@ def stored_versions(connection: Connection) -> dict[PriceId, PriceVersion]:
         PriceId(row.price_id): version_from_text(row.text)
         for row in connection.execute(select(price_versions))
     }
-
-
-def period_filter(
-    period: Period, tenant_id: str, project_id: str = ""
-) -> list[ColumnElement[bool]]:
-    """Conditions on `entries` for usage events that ended in `period`."""
-    conditions: list[ColumnElement[bool]] = [entries.c.kind == "usage"]
-    if tenant_id:
-        conditions.append(entries.c.tenant_id == tenant_id)
-    if project_id:
-        conditions.append(entries.c.project_id == project_id)
-    if period.start_ns is not None:
-        conditions.append(entries.c.end_time_ns >= period.start_ns)
-    if period.end_ns is not None:
-        conditions.append(entries.c.end_time_ns < period.end_ns)
-    return conditions
 
 
 def too_many_groups() -> TooManyRowsError:

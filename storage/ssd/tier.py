@@ -1,6 +1,7 @@
 """The SSD tier's door: async calls in, frozen facts out, bytes moved on the tier's own threads.
 
     event loop --> writer lane (1 thread): append, forget, relog, recycle, pre-writing between them
+                     and its own readers of what is written again (`relog_reads.py`)
                --> reader lane (N threads): read, measuring codecs
                --> scrub lane (1 thread): verify
                --> codec lane (2 threads): encode, before the writer; decoding is part of a read
