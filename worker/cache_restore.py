@@ -35,6 +35,9 @@ LOAD_SHARE = 0.9
 RECOMPUTE_SECONDS_MAX = 3600.0
 """More than any deadline: the service refuses to be told of more."""
 
+LEASE_ID_CHARS_MAX = 64
+"""The service's have 32. They go into usage events, which hold a thousand."""
+
 FRAME_BYTES_MAX = 2 * 1024 * 1024
 
 PART_BYTES = 256 * 1024 * 1024
@@ -158,6 +161,9 @@ class Restore:
         if not match.lease_id:
             yield
             return
+        if len(match.lease_id) > LEASE_ID_CHARS_MAX or not match.lease_id.isprintable():
+            raise NonsenseError("a lease whose id is no name")
+        self._pages.leased(match.lease_id)
         with self._session.renewing(lease=match.lease_id):
             try:
                 yield

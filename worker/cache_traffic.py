@@ -146,6 +146,7 @@ class CacheTraffic:
             return False
         pages = live.leader.table.pages[first_block:end_block]
         landing = self._kv.landing(pages)
+        live.leases.append(landing.leases)
         deadline = self._clock() + seconds
         chain = live.leader.chain.hashes[first_block:end_block]
         hints = replace(live.cache_hints, whole_units=self._units.whole)

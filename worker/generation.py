@@ -261,6 +261,7 @@ class Generation:
             charge(ended.usage, end, undelivered, self._plan.ttl_class),
             now_ns=time.time_ns(),
             ttft_ns=ttft_ns,
+            lease_ids=ended.usage.lease_ids,
         )
         computed = None
         if ended is not SILENT_END:

@@ -8,8 +8,8 @@ What a page is made of is behind this door: host memory that is written in place
 (`host_pages.py`), or a device's that is copied to while the caller goes on (`device_pages.py`).
 
 Invariant: a page is touched only between the making of the object and its `close`, or its `revoke`
-where that can be had. Transfer threads call everything but `revoke`, `quiet` and `tiers`, which are
-for the engine's thread and never block.
+where that can be had. Transfer threads call everything but `revoke`, `quiet`, `tiers` and `leases`,
+which are for the engine's thread and never block.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,6 +72,15 @@ class Landing(PageUse, Protocol):
         """Where the leading blocks came from that have landed."""
         ...
 
+    @property
+    def leases(self) -> Sequence[str]:
+        """The cache service's leases under which this is filled; grows while it is."""
+        ...
+
+    def leased(self, lease_id: str) -> None:
+        """What comes next is read under this lease."""
+        ...
+
     def take(self, index: int, block: BlockHash, slab: PageBytes, checksum: int) -> bool:
         """Has the slab moved into the page; False: it is not what the checksum says.
 
@@ -111,6 +120,14 @@ class LandingProgress:
     def __init__(self, page_count: int) -> None:
         self._page_count = page_count
         self._tiers: tuple[Tier, ...] = ()
+        self._leases: list[str] = []
+
+    @property
+    def leases(self) -> Sequence[str]:
+        return self._leases
+
+    def leased(self, lease_id: str) -> None:
+        self._leases.append(lease_id)
 
     @property
     def tiers(self) -> tuple[Tier, ...]:

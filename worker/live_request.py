@@ -8,6 +8,7 @@ Its first sequence computes the prompt; the others fork from it when that is don
 back is taken up by its first sequence that has not ended, and the others join that one.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from worker.admission import pages_needed, pages_soon
 from worker.cache_port import CacheHints
 from worker.grid import NO_GRID, Grid
 from worker.prompt_account import PromptAccount
-from worker.requests import CacheMode, EngineRequest, EngineUsage, EventSink
+from worker.requests import LEASES_MAX, CacheMode, EngineRequest, EngineUsage, EventSink
 from worker.sequence import TokenSequence
 
 __all__ = ["LiveRequest", "Phase"]
@@ -69,6 +70,8 @@ class LiveRequest:
     """Tokens that its tenant was charged for, and that are not computed yet."""
     resident_hint: int = 0
     """Leading blocks that were resident when last looked."""
+    leases: list[Sequence[str]] = field(default_factory=list)
+    """Of each load, those of the cache service that it was given so far."""
     stops: set[int] = field(default_factory=set)
     """Samples to end once the load under way is over."""
 
@@ -189,6 +192,7 @@ class LiveRequest:
             load_seconds=load_seconds,
             miss_reason=self.miss_reason,
             written_tokens=self.written_tokens,
+            lease_ids=tuple(itertools.islice(itertools.chain(*self.leases), LEASES_MAX)),
         )
 
     def _until_first_token(self, since: float, now: float) -> float:

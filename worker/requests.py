@@ -18,6 +18,7 @@ from worker.logprobs import TokenLogprob
 from worker.sampling import Sampling
 
 __all__ = [
+    "LEASES_MAX",
     "CacheMode",
     "EndReason",
     "EngineEvent",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 RequestId = NewType("RequestId", str)
+
+LEASES_MAX = 1000
+"""Of one request, that its usage names: as many as a usage event may have."""
 
 
 class CacheMode(Enum):
@@ -127,6 +131,9 @@ class EngineUsage:
     miss_reason: MissReason
     written_tokens: int = 0
     """Of what was computed: tokens of whole blocks that were new in the worker's pages."""
+    lease_ids: tuple[str, ...] | None = None
+    """The cache service's leases under which blocks were restored for it, whether they were used or
+    not; the first `LEASES_MAX`. None: the engine does not say."""
 
     @property
     def hit_tokens(self) -> int:

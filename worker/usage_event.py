@@ -100,6 +100,8 @@ class UsageEvent:
     tokens: ChargedTokens
     ttft_ns: int | None = None
     """From arrival to the first token; None when there was none."""
+    lease_ids: tuple[str, ...] | None = None
+    """As `EngineUsage` has them; None: nobody says."""
     schema_version: int = SCHEMA_VERSION
 
 
@@ -139,9 +141,11 @@ def end_request(
     *,
     now_ns: int,
     ttft_ns: int | None,
+    lease_ids: tuple[str, ...] | None = None,
 ) -> UsageEvent:
     """The event of a request that ended while its worker lived."""
-    return UsageEvent(request, max(now_ns, request.start_time_ns), end, tokens, ttft_ns)
+    end_time_ns = max(now_ns, request.start_time_ns)
+    return UsageEvent(request, end_time_ns, end, tokens, ttft_ns, lease_ids)
 
 
 def lose_request(request: AdmittedRequest, *, now_ns: int) -> UsageEvent:

@@ -36,9 +36,9 @@ __all__ = [
     "segment_paths",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Frozen: stored in every segment. Ends of format 1 say nothing of cache writes, requests of format
-2 nothing of projects and users."""
+2 nothing of projects and users, ends of format 3 nothing of leases."""
 DELIVERED_FORMAT = 1
 """Of the `delivered` file."""
 
@@ -119,6 +119,7 @@ def decode_acknowledged(raw: bytes) -> int:
 def end_fields(event: UsageEvent) -> dict[str, Any]:
     """The keys of an `end` record, also those of a dead letter."""
     hits = event.tokens.hit_tokens_by_tier
+    leases = {} if event.lease_ids is None else {"leases": event.lease_ids}
     return {
         "request": _request_fields(event.request),
         "schema_version": event.schema_version,
@@ -132,6 +133,7 @@ def end_fields(event: UsageEvent) -> dict[str, Any]:
             "ttl_class": event.tokens.cache_write_ttl_class,
         },
         "ttft_ns": event.ttft_ns,
+        **leases,
     }
 
 
@@ -249,6 +251,7 @@ def _event(fields: dict[str, Any]) -> UsageEvent:
             cache_write_ttl_class=_text(written["ttl_class"]),
         ),
         ttft_ns=None if ttft_ns is None else _integer(ttft_ns),
+        lease_ids=tuple(map(_text, fields["leases"])) if "leases" in fields else None,
         schema_version=_integer(fields["schema_version"]),
     )
 

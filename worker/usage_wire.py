@@ -44,6 +44,8 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
         project_id=request.project_id,
         user_id=request.user_id,
     )
+    if event.lease_ids is not None:
+        message.leases.CopyFrom(usage_pb2.LeaseIds(ids=event.lease_ids))
     if event.ttft_ns is not None:
         ttft = Duration()
         ttft.FromNanoseconds(event.ttft_ns)

@@ -105,11 +105,15 @@ def spreads(events: list[Message]) -> Iterator[list[Message]]:
 
 
 def restore(
-    messages: list[Message], restored: Restored, resident: bool = False
+    messages: list[Message],
+    restored: Restored,
+    resident: bool = False,
+    leases: tuple[str, ...] = ("lease",),
 ) -> tuple[list[bytes], list[bytes]]:
     """Restores by `messages` into fresh pages; the corrupt hashes of each lease given back."""
     wire = Wire(messages, resident)
     pages = [np.zeros(BLOCK_BYTES, dtype=np.uint8) for _ in CHAIN]
+    landing = HostPages(pages)
     opened = pb.OpenSessionResponse(session_id="session", max_blocks_per_call=64)
     with grpc.insecure_channel("unix:/nowhere") as channel:
         session = CacheSession(cast(Any, wire), channel, opened, None, None)
@@ -119,7 +123,7 @@ def restore(
                 session,
                 lanes,
                 lambda: 0.0,
-                Wanted(CHAIN, HostPages(pages), 10.0, recompute_seconds=COST),
+                Wanted(CHAIN, landing, 10.0, recompute_seconds=COST),
             ).run("r", restored)
         finally:
             lanes.close()
@@ -129,6 +133,7 @@ def restore(
     # Those that are not sound go back at once; the others when there is a call to go along with.
     given_back = [release.corrupt_block_hashes for release in wire.released]
     given_back += [b"" for _ in session.lease_returns.take()]
+    assert tuple(landing.leases) == (leases if given_back else ())
     return [page.tobytes() for page in pages], given_back
 
 
@@ -190,3 +195,14 @@ def test_nonsense_in_messages_of_several_keeps_what_was_verified(
             restore(messages, restored, resident)
         expected = 0 if resident and not messages[0].HasField("end") else good
         assert (restored.tiers, restored.ended) == (TIERS[:expected], False)
+
+
+@pytest.mark.parametrize("lease_id", ["x" * 65, "two\nlines"])
+def test_a_lease_that_no_event_could_name_is_nonsense(lease_id: str) -> None:
+    messages = [merged(match(), ready(0, CHECKSUMS), end(4))]
+    messages[0].match.lease_id = lease_id
+    for resident in (False, True):
+        restored = Restored()
+        with pytest.raises(NonsenseError, match="no name"):
+            restore(messages, restored, resident, leases=())
+        assert not restored.tiers

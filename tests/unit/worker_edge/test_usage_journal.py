@@ -324,6 +324,18 @@ def test_who_asked_is_kept_and_an_older_workers_silence_stays_one(make_event):
     )
 
 
+def test_leases_are_kept_and_none_is_not_unsaid(make_event):
+    event = make_event("a")
+    for leases in ((), ("one", "two"), tuple(f"{n:032x}" for n in range(1000))):
+        said = replace(event, lease_ids=leases)
+        assert decode(encode(1, End(said)).removesuffix(b"\n")) == (1, End(said))
+        message = event_message(said)
+        assert message.HasField("leases")
+        assert tuple(message.leases.ids) == leases
+    assert b"leases" not in encode(1, End(event))
+    assert not event_message(event).HasField("leases")
+
+
 def test_the_outbox_passes_over_begins_and_no_end(make_event):
     event = make_event("a")
     # An end whose own words look like a begin's.

@@ -10,7 +10,7 @@ from kvtier.blocks import MissReason, Tier
 from tests.page_kinds import IdleCache, in_turn
 from worker.cache_port import RestoreResult
 from worker.prefix_units import PrefixUnits
-from worker.requests import RequestId
+from worker.requests import LEASES_MAX, RequestId
 
 PROMPT = list(range(3, 43))  # Five blocks of eight, four of which can be loaded.
 
@@ -31,11 +31,13 @@ class HalfWayCache(IdleCache):
     ) -> RestoreResult:
         if self.half_way.is_set() or len(chain) < 4:
             return RestoreResult((), MissReason.NEVER_STORED)
+        pages.leased("first")
         for index, block in enumerate(chain[:2]):
             self._land(pages, index, self._blocks[block])
         pages.landed([Tier.HOST, Tier.SSD])
         self.half_way.set()
         assert self.release.wait(60)
+        pages.leased("second")
         for index in range(2, len(chain)):
             self._land(pages, index, bytes([63]) * pages.page_bytes)
         raise OSError("gone")
@@ -87,6 +89,9 @@ def test_a_load_that_hangs_half_way_costs_the_rest_only(
         engine.step()
     (again,) = bench.run(engine, bench.request("c", PROMPT, new=9))
     assert again.tokens() == seen.tokens()
+    # The second lease was taken for it when nobody waited any more; the third request had none.
+    assert seen.end.usage.lease_ids == ("first",)
+    assert again.end.usage.lease_ids == ()
 
 
 def test_what_landed_is_anothers_while_the_rest_is_on_its_way(
@@ -108,16 +113,19 @@ def test_what_landed_is_anothers_while_the_rest_is_on_its_way(
     assert other.tokens() == bench.plain_greedy(parting, 4)
     assert other.end.usage.hit_tokens_by_tier == {Tier.GPU: 16}
     assert not loading.events
+    assert other.end.usage.lease_ids == ()
 
 
 def test_what_landed_stays_when_its_request_is_cancelled(
     bench: Any, cache: Any, watcher: Any
 ) -> None:
     engine = bench.engine(cache, load_threads=1)
-    half_way(engine, cache, (bench.request("b", PROMPT), watcher()))
+    cancelled = watcher()
+    half_way(engine, cache, (bench.request("b", PROMPT), cancelled))
     engine.cancel(RequestId("b"))
     engine.step()
     engine.check_integrity()
+    assert cancelled.end.usage.lease_ids == ("first",)
     (again,) = bench.run(engine, bench.request("c", PROMPT, cache_timeout_seconds=0.0))
     assert again.tokens() == bench.plain_greedy(PROMPT, 4)
     assert again.end.usage.hit_tokens_by_tier == {Tier.GPU: 16}
@@ -145,3 +153,15 @@ def test_a_load_that_breaks_half_way_keeps_what_came(bench: Any, cache: Any, wat
         engine.check_integrity()
     assert seen.tokens() == bench.plain_greedy(PROMPT, 9)
     assert seen.end.usage.hit_tokens == 16
+    assert seen.end.usage.lease_ids == ("first", "second")
+
+
+def test_usage_names_as_many_leases_as_an_event_holds(bench: Any, watcher: Any) -> None:
+    class ManyLeases(IdleCache):
+        def restore(self, request_id: str, chain: Any, pages: Any, *rest: Any) -> RestoreResult:
+            for number in range(LEASES_MAX + 1):
+                pages.leased(str(number))
+            return RestoreResult((), MissReason.NEVER_STORED)
+
+    (seen,) = bench.run(bench.engine(ManyLeases()), bench.request("a", PROMPT))
+    assert seen.end.usage.lease_ids == tuple(map(str, range(LEASES_MAX)))
