@@ -9,6 +9,7 @@ functions; each refusal is one of `worker.errors` with a reason. Any thread.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from worker.attribution import Attribution, check_attribution
 from worker.cache_control import CacheControl, check_cache_control
 from worker.chat import ChatMessage, PromptEncoder, check_roles
 from worker.errors import (
@@ -81,6 +82,7 @@ class Ask:
     """None: what the tenant has by itself."""
     adapter: str = ""
     """Empty: what `model` says."""
+    attribution: Attribution = field(default_factory=Attribution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ def check_ask(ask: Ask, limits: ModelLimits, encoder: PromptEncoder) -> None:
     _check_stops(ask, limits.vocabulary_size)
     check_sampling(ask.sampling, ask.sample_count)
     check_cache_control(ask.cache)
+    check_attribution(ask.attribution)
     match ask.prompt:
         case None:
             raise PromptEmptyError("the request has no prompt; set chat, text or tokens")

@@ -126,6 +126,9 @@ class RequestDesk:
             start_time_ns=start_time_ns,
             project_id=ask.caller.project_id,
             user_id=ask.caller.user_id,
+            key_id=ask.attribution.key_id,
+            session_id=ask.attribution.session_id,
+            service_class=ask.attribution.service_class,
         )
         ends = self._scope_ends(ask, path, token_ids)
         request = EngineRequest(

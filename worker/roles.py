@@ -13,7 +13,7 @@ __all__ = ["RULES"]
 _INFERENCE = rules(
     "kvtier.v1.InferenceService",
     # A tenant asks in its own name alone: `own_tenant_only`.
-    Generate=Rule(frozenset({Role.TENANT, Role.OPERATOR})),
+    Generate=Rule(frozenset({Role.TENANT, Role.GATEWAY, Role.OPERATOR})),
     GetModel=Rule(EVERY_ROLE),
 )
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import torch
 from google.protobuf.duration_pb2 import Duration
 
-from kvtier.access import Access, own_tenant_only
+from kvtier.access import Access
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
 from kvtier.v1 import describe_pb2_grpc, inference_pb2, inference_pb2_grpc
 from worker.adapter_ports import AdapterPorts
+from worker.attribution import request_check
 from worker.breaker import Breaker
 from worker.cache_client import CacheClient
 from worker.cache_port import CachePort
@@ -154,7 +155,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     def describe() -> inference_pb2.GetModelResponse:
         return _describe(loaded, engine, cache, settings.cache)
 
-    check, limits = own_tenant_only(RULES), settings.call_limits
+    check, limits = request_check(), settings.call_limits
     server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, check, limits=limits))
     parts.push_async_callback(server.drain, settings.drain_seconds)
     parts.callback(desk.drain)

@@ -12,6 +12,7 @@ from kvtier.errors import KvtierError
 from kvtier.scopes import ScopeLevel
 from kvtier.serving import MalformedRequestError
 from kvtier.v1 import block_pb2, inference_pb2, inference_pb2_grpc
+from worker.attribution import Attribution
 from worker.cache_control import CacheControl
 from worker.chat import ChatMessage
 from worker.generation import Output, Settled, Started
@@ -108,6 +109,7 @@ def read_ask(request: inference_pb2.GenerateRequest) -> Ask:
         ignore_end_of_sequence=request.ignore_end_of_sequence,
         priority=request.priority if request.HasField("priority") else None,
         adapter=request.adapter,
+        attribution=Attribution(request.session_id, request.key_id, request.service_class),
     )
 
 

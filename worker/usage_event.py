@@ -54,8 +54,11 @@ class AdmittedRequest:
     start_time_ns: int
     """Wall clock, nanoseconds since 1970."""
     project_id: str | None = None
-    """This and the next: "" when the request names none; None: of a worker that kept no note."""
+    """This and those below: "" when the request names none; None: of a worker that kept no note."""
     user_id: str | None = None
+    key_id: str | None = None
+    session_id: str | None = None
+    service_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

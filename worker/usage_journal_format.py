@@ -38,7 +38,7 @@ __all__ = [
 
 FORMAT_VERSION = 4
 """Frozen: stored in every segment. Ends of format 1 say nothing of cache writes, requests of format
-2 nothing of projects and users, ends of format 3 nothing of leases."""
+2 nothing of projects and users, those of format 3 nothing of keys, sessions, classes and leases."""
 DELIVERED_FORMAT = 1
 """Of the `delivered` file."""
 
@@ -216,11 +216,14 @@ def _request_fields(request: AdmittedRequest) -> dict[str, Any]:
         "client_request_id": request.client_request_id,
         "start_time_ns": request.start_time_ns,
     }
-    if request.project_id is not None:
-        fields["project_id"] = request.project_id
-    if request.user_id is not None:
-        fields["user_id"] = request.user_id
+    for name in _NOTED_LATER:
+        said = getattr(request, name)
+        if said is not None:
+            fields[name] = said
     return fields
+
+
+_NOTED_LATER = ("project_id", "user_id", "key_id", "session_id", "service_class")
 
 
 def _record(fields: dict[str, Any]) -> Record:

@@ -43,6 +43,10 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
         client_request_id=request.client_request_id,
         project_id=request.project_id,
         user_id=request.user_id,
+        key_id=request.key_id,
+        session_id=request.session_id,
+        # Unset in an event is what an empty one is in a request: none was asked for.
+        service_class=request.service_class or None,
     )
     if event.lease_ids is not None:
         message.leases.CopyFrom(usage_pb2.LeaseIds(ids=event.lease_ids))

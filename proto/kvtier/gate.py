@@ -38,7 +38,7 @@ PRINCIPALS_MAX = 1024
 
 Context = Any  # grpc.aio.ServicerContext; its type parameters say nothing that is used here
 
-LOCAL_OWNER = Principal("local", frozenset({Role.ENGINE, Role.OPERATOR}))
+LOCAL_OWNER = Principal("local", frozenset({Role.ENGINE, Role.GATEWAY, Role.OPERATOR}))
 """Whoever came through a socket that only this process's owner may open."""
 
 DEVELOPER = Principal("development", EVERY_ROLE)

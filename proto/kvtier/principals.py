@@ -2,6 +2,7 @@
 
     kvtier://engine                   stores and restores blocks, reports usage
     kvtier://tenant/ORG[/PROJECT..]   asks for inference and its own figures; the path is its scope
+    kvtier://gateway                  asks for inference in the name of those it lets in
     kvtier://operator                 runs the services
     kvtier://biller                   reads usage, makes invoices
     kvtier://auditor                  reads figures, proves the ledger
@@ -31,6 +32,7 @@ class Role(enum.StrEnum):
 
     ENGINE = "engine"
     TENANT = "tenant"
+    GATEWAY = "gateway"
     OPERATOR = "operator"
     BILLER = "biller"
     AUDITOR = "auditor"

@@ -28,7 +28,7 @@ from kvtier.v1 import block_pb2 as kvtier_dot_v1_dot_block__pb2
 from kvtier.v1 import usage_pb2 as kvtier_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19kvtier/v1/inference.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\x1a\x15kvtier/v1/usage.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"6\n\nChatPrompt\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.kvtier.v1.ChatMessage\" \n\x0bTokenPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"\xa7\x01\n\x12SamplingParameters\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x05 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x42\x07\n\x05_seed\"\x8f\x05\n\x0fGenerateRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.kvtier.v1.ChatPromptH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12(\n\x06tokens\x18\x05 \x01(\x0b\x32\x16.kvtier.v1.TokenPromptH\x00\x12\x1d\n\x15max_completion_tokens\x18\x06 \x01(\x05\x12/\n\x08sampling\x18\x07 \x01(\x0b\x32\x1d.kvtier.v1.SamplingParameters\x12\x14\n\x0csample_count\x18\x08 \x01(\x05\x12\x0c\n\x04stop\x18\t \x03(\t\x12(\n\ncache_mode\x18\n \x01(\x0e\x32\x14.kvtier.v1.CacheMode\x12\x19\n\x11\x63lient_request_id\x18\x0b \x01(\t\x12\x1e\n\x16ignore_end_of_sequence\x18\x0c \x01(\x08\x12*\n\x0b\x63\x61\x63he_scope\x18\r \x01(\x0e\x32\x15.kvtier.v1.CacheScope\x12\x12\n\nproject_id\x18\x0e \x01(\t\x12\x0f\n\x07user_id\x18\x0f \x01(\t\x12\x30\n\rcache_timeout\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07one_off\x18\x11 \x01(\x08\x12\x11\n\tttl_class\x18\x12 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x13 \x03(\x05\x12\x15\n\x08logprobs\x18\x14 \x01(\x05H\x01\x88\x01\x01\x12\x15\n\x08priority\x18\x15 \x01(\x05H\x02\x88\x01\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\x16 \x01(\tB\x08\n\x06promptB\x0b\n\t_logprobsB\x0b\n\t_priority\"\xcc\x01\n\x10GenerateResponse\x12-\n\x07started\x18\x01 \x01(\x0b\x32\x1a.kvtier.v1.GenerateStartedH\x00\x12)\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x18.kvtier.v1.GenerateDeltaH\x00\x12*\n\nsample_end\x18\x03 \x01(\x0b\x32\x14.kvtier.v1.SampleEndH\x00\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x18.kvtier.v1.GenerateUsageH\x00\x42\x07\n\x05\x65vent\"K\n\x0fGenerateStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\"q\n\rGenerateDelta\x12\x14\n\x0csample_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12)\n\x08logprobs\x18\x04 \x03(\x0b\x32\x17.kvtier.v1.TokenLogprob\"c\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\"\n\x03top\x18\x04 \x03(\x0b\x32\x15.kvtier.v1.TopLogprob\"=\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"Q\n\tSampleEnd\x12\x14\n\x0csample_index\x18\x01 \x01(\x05\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.kvtier.v1.FinishReason\"\xd3\x02\n\rGenerateUsage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x06tokens\x18\x02 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\x12\'\n\x04ttft\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tload_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x0bmiss_reason\x18\x06 \x01(\x0e\x32\x15.kvtier.v1.MissReason\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08\x63omputed\x18\x08 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\"\x11\n\x0fGetModelRequest\"\xfd\x03\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x05\x12\x14\n\x0c\x62lock_tokens\x18\x03 \x01(\x05\x12\x13\n\x0b\x62lock_bytes\x18\x04 \x01(\x03\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x11\n\tattention\x18\x07 \x01(\t\x12\x12\n\npage_count\x18\x08 \x01(\x05\x12\x17\n\x0f\x66ree_page_count\x18\t \x01(\x05\x12\x17\n\x0f\x63\x61\x63he_connected\x18\n \x01(\x08\x12@\n\x0bttl_classes\x18\x0b \x03(\x0b\x32+.kvtier.v1.GetModelResponse.TtlClassesEntry\x12\x13\n\x0bprefix_unit\x18\x0c \x01(\t\x12\x19\n\x11prefix_unit_parts\x18\r \x03(\t\x12#\n\x1bprefix_unit_interval_tokens\x18\x0e \x01(\x05\x12\"\n\x1a\x64\x65terministic_piece_tokens\x18\x0f \x01(\x05\x12\x10\n\x08\x61\x64\x61pters\x18\x10 \x03(\t\x1aL\n\x0fTtlClassesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration:\x02\x38\x01*X\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41\x43HE_MODE_READ_ONLY\x10\x01\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x02*v\n\nCacheScope\x12\x1b\n\x17\x43\x41\x43HE_SCOPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41\x43HE_SCOPE_ORGANISATION\x10\x01\x12\x17\n\x13\x43\x41\x43HE_SCOPE_PROJECT\x10\x02\x12\x14\n\x10\x43\x41\x43HE_SCOPE_USER\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x9e\x01\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.kvtier.v1.GenerateRequest\x1a\x1b.kvtier.v1.GenerateResponse0\x01\x12\x43\n\x08GetModel\x12\x1a.kvtier.v1.GetModelRequest\x1a\x1b.kvtier.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19kvtier/v1/inference.proto\x12\tkvtier.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\x1a\x15kvtier/v1/usage.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"6\n\nChatPrompt\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.kvtier.v1.ChatMessage\" \n\x0bTokenPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"\xa7\x01\n\x12SamplingParameters\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x05 \x01(\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x01\x42\x07\n\x05_seed\"\xca\x05\n\x0fGenerateRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.kvtier.v1.ChatPromptH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12(\n\x06tokens\x18\x05 \x01(\x0b\x32\x16.kvtier.v1.TokenPromptH\x00\x12\x1d\n\x15max_completion_tokens\x18\x06 \x01(\x05\x12/\n\x08sampling\x18\x07 \x01(\x0b\x32\x1d.kvtier.v1.SamplingParameters\x12\x14\n\x0csample_count\x18\x08 \x01(\x05\x12\x0c\n\x04stop\x18\t \x03(\t\x12(\n\ncache_mode\x18\n \x01(\x0e\x32\x14.kvtier.v1.CacheMode\x12\x19\n\x11\x63lient_request_id\x18\x0b \x01(\t\x12\x1e\n\x16ignore_end_of_sequence\x18\x0c \x01(\x08\x12*\n\x0b\x63\x61\x63he_scope\x18\r \x01(\x0e\x32\x15.kvtier.v1.CacheScope\x12\x12\n\nproject_id\x18\x0e \x01(\t\x12\x0f\n\x07user_id\x18\x0f \x01(\t\x12\x30\n\rcache_timeout\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07one_off\x18\x11 \x01(\x08\x12\x11\n\tttl_class\x18\x12 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x13 \x03(\x05\x12\x15\n\x08logprobs\x18\x14 \x01(\x05H\x01\x88\x01\x01\x12\x15\n\x08priority\x18\x15 \x01(\x05H\x02\x88\x01\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\x16 \x01(\t\x12\x12\n\nsession_id\x18\x17 \x01(\t\x12\x0e\n\x06key_id\x18\x18 \x01(\t\x12\x15\n\rservice_class\x18\x19 \x01(\tB\x08\n\x06promptB\x0b\n\t_logprobsB\x0b\n\t_priority\"\xcc\x01\n\x10GenerateResponse\x12-\n\x07started\x18\x01 \x01(\x0b\x32\x1a.kvtier.v1.GenerateStartedH\x00\x12)\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x18.kvtier.v1.GenerateDeltaH\x00\x12*\n\nsample_end\x18\x03 \x01(\x0b\x32\x14.kvtier.v1.SampleEndH\x00\x12)\n\x05usage\x18\x04 \x01(\x0b\x32\x18.kvtier.v1.GenerateUsageH\x00\x42\x07\n\x05\x65vent\"K\n\x0fGenerateStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\"q\n\rGenerateDelta\x12\x14\n\x0csample_index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12)\n\x08logprobs\x18\x04 \x03(\x0b\x32\x17.kvtier.v1.TokenLogprob\"c\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12\"\n\x03top\x18\x04 \x03(\x0b\x32\x15.kvtier.v1.TopLogprob\"=\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\"Q\n\tSampleEnd\x12\x14\n\x0csample_index\x18\x01 \x01(\x05\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.kvtier.v1.FinishReason\"\xd3\x02\n\rGenerateUsage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x06tokens\x18\x02 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\x12\'\n\x04ttft\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tload_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x0bmiss_reason\x18\x06 \x01(\x0e\x32\x15.kvtier.v1.MissReason\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08\x63omputed\x18\x08 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage\"\x11\n\x0fGetModelRequest\"\xfd\x03\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x05\x12\x14\n\x0c\x62lock_tokens\x18\x03 \x01(\x05\x12\x13\n\x0b\x62lock_bytes\x18\x04 \x01(\x03\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x11\n\tattention\x18\x07 \x01(\t\x12\x12\n\npage_count\x18\x08 \x01(\x05\x12\x17\n\x0f\x66ree_page_count\x18\t \x01(\x05\x12\x17\n\x0f\x63\x61\x63he_connected\x18\n \x01(\x08\x12@\n\x0bttl_classes\x18\x0b \x03(\x0b\x32+.kvtier.v1.GetModelResponse.TtlClassesEntry\x12\x13\n\x0bprefix_unit\x18\x0c \x01(\t\x12\x19\n\x11prefix_unit_parts\x18\r \x03(\t\x12#\n\x1bprefix_unit_interval_tokens\x18\x0e \x01(\x05\x12\"\n\x1a\x64\x65terministic_piece_tokens\x18\x0f \x01(\x05\x12\x10\n\x08\x61\x64\x61pters\x18\x10 \x03(\t\x1aL\n\x0fTtlClassesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration:\x02\x38\x01*X\n\tCacheMode\x12\x1a\n\x16\x43\x41\x43HE_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41\x43HE_MODE_READ_ONLY\x10\x01\x12\x15\n\x11\x43\x41\x43HE_MODE_BYPASS\x10\x02*v\n\nCacheScope\x12\x1b\n\x17\x43\x41\x43HE_SCOPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41\x43HE_SCOPE_ORGANISATION\x10\x01\x12\x17\n\x13\x43\x41\x43HE_SCOPE_PROJECT\x10\x02\x12\x14\n\x10\x43\x41\x43HE_SCOPE_USER\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x9e\x01\n\x10InferenceService\x12\x45\n\x08Generate\x12\x1a.kvtier.v1.GenerateRequest\x1a\x1b.kvtier.v1.GenerateResponse0\x01\x12\x43\n\x08GetModel\x12\x1a.kvtier.v1.GetModelRequest\x1a\x1b.kvtier.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETMODELRESPONSE_TTLCLASSESENTRY']._loaded_options = None
   _globals['_GETMODELRESPONSE_TTLCLASSESENTRY']._serialized_options = b'8\001'
-  _globals['_CACHEMODE']._serialized_start=2634
-  _globals['_CACHEMODE']._serialized_end=2722
-  _globals['_CACHESCOPE']._serialized_start=2724
-  _globals['_CACHESCOPE']._serialized_end=2842
-  _globals['_FINISHREASON']._serialized_start=2844
-  _globals['_FINISHREASON']._serialized_end=2939
+  _globals['_CACHEMODE']._serialized_start=2693
+  _globals['_CACHEMODE']._serialized_end=2781
+  _globals['_CACHESCOPE']._serialized_start=2783
+  _globals['_CACHESCOPE']._serialized_end=2901
+  _globals['_FINISHREASON']._serialized_start=2903
+  _globals['_FINISHREASON']._serialized_end=2998
   _globals['_CHATMESSAGE']._serialized_start=151
   _globals['_CHATMESSAGE']._serialized_end=195
   _globals['_CHATPROMPT']._serialized_start=197
@@ -52,27 +52,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMETERS']._serialized_start=288
   _globals['_SAMPLINGPARAMETERS']._serialized_end=455
   _globals['_GENERATEREQUEST']._serialized_start=458
-  _globals['_GENERATEREQUEST']._serialized_end=1113
-  _globals['_GENERATERESPONSE']._serialized_start=1116
-  _globals['_GENERATERESPONSE']._serialized_end=1320
-  _globals['_GENERATESTARTED']._serialized_start=1322
-  _globals['_GENERATESTARTED']._serialized_end=1397
-  _globals['_GENERATEDELTA']._serialized_start=1399
-  _globals['_GENERATEDELTA']._serialized_end=1512
-  _globals['_TOKENLOGPROB']._serialized_start=1514
-  _globals['_TOKENLOGPROB']._serialized_end=1613
-  _globals['_TOPLOGPROB']._serialized_start=1615
-  _globals['_TOPLOGPROB']._serialized_end=1676
-  _globals['_SAMPLEEND']._serialized_start=1678
-  _globals['_SAMPLEEND']._serialized_end=1759
-  _globals['_GENERATEUSAGE']._serialized_start=1762
-  _globals['_GENERATEUSAGE']._serialized_end=2101
-  _globals['_GETMODELREQUEST']._serialized_start=2103
-  _globals['_GETMODELREQUEST']._serialized_end=2120
-  _globals['_GETMODELRESPONSE']._serialized_start=2123
-  _globals['_GETMODELRESPONSE']._serialized_end=2632
-  _globals['_GETMODELRESPONSE_TTLCLASSESENTRY']._serialized_start=2556
-  _globals['_GETMODELRESPONSE_TTLCLASSESENTRY']._serialized_end=2632
-  _globals['_INFERENCESERVICE']._serialized_start=2942
-  _globals['_INFERENCESERVICE']._serialized_end=3100
+  _globals['_GENERATEREQUEST']._serialized_end=1172
+  _globals['_GENERATERESPONSE']._serialized_start=1175
+  _globals['_GENERATERESPONSE']._serialized_end=1379
+  _globals['_GENERATESTARTED']._serialized_start=1381
+  _globals['_GENERATESTARTED']._serialized_end=1456
+  _globals['_GENERATEDELTA']._serialized_start=1458
+  _globals['_GENERATEDELTA']._serialized_end=1571
+  _globals['_TOKENLOGPROB']._serialized_start=1573
+  _globals['_TOKENLOGPROB']._serialized_end=1672
+  _globals['_TOPLOGPROB']._serialized_start=1674
+  _globals['_TOPLOGPROB']._serialized_end=1735
+  _globals['_SAMPLEEND']._serialized_start=1737
+  _globals['_SAMPLEEND']._serialized_end=1818
+  _globals['_GENERATEUSAGE']._serialized_start=1821
+  _globals['_GENERATEUSAGE']._serialized_end=2160
+  _globals['_GETMODELREQUEST']._serialized_start=2162
+  _globals['_GETMODELREQUEST']._serialized_end=2179
+  _globals['_GETMODELRESPONSE']._serialized_start=2182
+  _globals['_GETMODELRESPONSE']._serialized_end=2691
+  _globals['_GETMODELRESPONSE_TTLCLASSESENTRY']._serialized_start=2615
+  _globals['_GETMODELRESPONSE_TTLCLASSESENTRY']._serialized_end=2691
+  _globals['_INFERENCESERVICE']._serialized_start=3001
+  _globals['_INFERENCESERVICE']._serialized_end=3159
 # @@protoc_insertion_point(module_scope)

@@ -81,7 +81,7 @@ class SamplingParameters(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "max_completion_tokens", "sampling", "sample_count", "stop", "cache_mode", "client_request_id", "ignore_end_of_sequence", "cache_scope", "project_id", "user_id", "cache_timeout", "one_off", "ttl_class", "stop_token_ids", "logprobs", "priority", "adapter")
+    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "max_completion_tokens", "sampling", "sample_count", "stop", "cache_mode", "client_request_id", "ignore_end_of_sequence", "cache_scope", "project_id", "user_id", "cache_timeout", "one_off", "ttl_class", "stop_token_ids", "logprobs", "priority", "adapter", "session_id", "key_id", "service_class")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +104,9 @@ class GenerateRequest(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     model: str
     chat: ChatPrompt
@@ -126,7 +129,10 @@ class GenerateRequest(_message.Message):
     logprobs: int
     priority: int
     adapter: str
-    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., max_completion_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., sample_count: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., client_request_id: _Optional[str] = ..., ignore_end_of_sequence: bool = ..., cache_scope: _Optional[_Union[CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., cache_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl_class: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[int] = ..., priority: _Optional[int] = ..., adapter: _Optional[str] = ...) -> None: ...
+    session_id: str
+    key_id: str
+    service_class: str
+    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenPrompt, _Mapping]] = ..., max_completion_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParameters, _Mapping]] = ..., sample_count: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., cache_mode: _Optional[_Union[CacheMode, str]] = ..., client_request_id: _Optional[str] = ..., ignore_end_of_sequence: bool = ..., cache_scope: _Optional[_Union[CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., cache_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl_class: _Optional[str] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[int] = ..., priority: _Optional[int] = ..., adapter: _Optional[str] = ..., session_id: _Optional[str] = ..., key_id: _Optional[str] = ..., service_class: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("started", "delta", "sample_end", "usage")

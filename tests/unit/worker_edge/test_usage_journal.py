@@ -336,6 +336,20 @@ def test_leases_are_kept_and_none_is_not_unsaid(make_event):
     assert not event_message(event).HasField("leases")
 
 
+def test_key_session_and_class_are_kept_and_an_older_workers_silence_stays_one(make_event):
+    event = make_event("a")
+    request = replace(event.request, key_id="k1", session_id="", service_class="batch")
+    said = replace(event, request=request)
+    assert decode(encode(1, End(said)).removesuffix(b"\n")) == (1, End(said))
+    assert b"key_id" not in encode(1, End(event))
+    message, older = event_message(said), event_message(event)
+    assert (message.key_id, message.session_id, message.service_class) == ("k1", "", "batch")
+    assert message.HasField("session_id")
+    assert not any(older.HasField(name) for name in ("key_id", "session_id", "service_class"))
+    nothing = replace(event, request=replace(event.request, service_class=""))
+    assert not event_message(nothing).HasField("service_class")
+
+
 def test_the_outbox_passes_over_begins_and_no_end(make_event):
     event = make_event("a")
     # An end whose own words look like a begin's.
