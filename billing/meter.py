@@ -31,7 +31,7 @@ from billing.usage import (
     event_text,
     lookup_name,
     refusal_of,
-    text_without_names,
+    texts_of_before,
 )
 
 __all__ = [
@@ -121,7 +121,7 @@ class Transaction:
         event = submission.event
         text = event_text(event)
         known = self._known.get(event.request_id)
-        if known is not None and known[1] in (text, text_without_names(event)):
+        if known is not None and (known[1] == text or known[1] in texts_of_before(event)):
             # An event that was sent before and after an upgrade says more the second time.
             return Outcome(event.request_id, RecordStatus.DUPLICATE, position=known[0])
         refusal = refusal_of(event, self._now_ns)

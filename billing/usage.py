@@ -10,6 +10,8 @@ from enum import Enum
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NewType
 
+from billing.prompt_proof import PromptProof, malformed, proof_of_data, proof_text
+
 __all__ = [
     "RESERVED_PREFIX",
     "SCHEMA_VERSION",
@@ -23,7 +25,7 @@ __all__ = [
     "event_text",
     "lookup_name",
     "refusal_of",
-    "text_without_names",
+    "texts_of_before",
     "token_refusal",
 ]
 
@@ -80,6 +82,8 @@ class Refusal(Enum):
     LOST_WITH_TOKENS = "LOST_WITH_TOKENS"
     CACHE_WRITE_SUM = "CACHE_WRITE_SUM"
     TOO_MANY_LEASES = "TOO_MANY_LEASES"
+    PROOF_MALFORMED = "PROOF_MALFORMED"
+    PROOF_SUM = "PROOF_SUM"
     OTHER_CONTENT = "OTHER_CONTENT"
 
 
@@ -138,6 +142,8 @@ class UsageEvent:
     """None: nobody metered it."""
     service_class: str | None = None
     """What price books may have layers by; None: none was asked for."""
+    proof: PromptProof | None = None
+    """None: no token of a prompt is charged, or the worker makes no proofs."""
 
 
 def refusal_of(event: UsageEvent, now_ns: int) -> Refusal | None:
@@ -204,7 +210,26 @@ def _beside_refusal(event: UsageEvent) -> Refusal | None:
             return Refusal.QUANTITY_TOO_LARGE
     if len(event.lease_ids or ()) > LEASES_MAX:
         return Refusal.TOO_MANY_LEASES
+    if event.proof is not None:
+        if malformed(event.proof):
+            return Refusal.PROOF_MALFORMED
+        if not _adds_up(event.proof, event.tokens):
+            return Refusal.PROOF_SUM
     return None
+
+
+def _adds_up(proof: PromptProof, tokens: TokenCounts) -> bool:
+    """Whether blocks are the tokens; the last one may be a part of one, and then was computed."""
+    hits = {
+        "gpu": tokens.hit_gpu,
+        "host": tokens.hit_host,
+        "shared": tokens.hit_shared,
+        "ssd": tokens.hit_ssd,
+    }
+    size = proof.block_tokens
+    return proof.block_count == -(-tokens.prompt // size) and all(
+        proof.blocks_of(tier) * size == count for tier, count in hits.items()
+    )
 
 
 def token_refusal(tokens: TokenCounts) -> Refusal | None:
@@ -246,6 +271,7 @@ def event_text(event: UsageEvent) -> str:
         f"{_said('key_id', event.key_id)}{_leases(event.lease_ids)}"
         f',"miss":{t.miss},"model":{_quoted(event.model)},"node":{_quoted(event.node)}'
         f',"output":{t.output}{_said("project_id", event.project_id)},"prompt":{t.prompt}'
+        f"{_proof(event.proof)}"
         f',"request_id":{_quoted(event.request_id)}'
         f',"schema_version":{event.schema_version}'
         f"{_said('service_class', event.service_class)}{_said('session_id', event.session_id)}"
@@ -255,14 +281,22 @@ def event_text(event: UsageEvent) -> str:
     )
 
 
-def text_without_names(event: UsageEvent) -> str:
-    """The text that a kvtier which knew none of the later keys made of it."""
-    later: dict[str, Any] = dict.fromkeys(_LATER)
-    return event_text(replace(event, **later))
+def texts_of_before(event: UsageEvent) -> list[str]:
+    """The texts that kvtiers which did not know the later keys made of it, newest first."""
+    texts, known = [], event
+    for later in _LATER:
+        without: dict[str, Any] = dict.fromkeys(later)
+        known = replace(known, **without)
+        texts.append(event_text(known))
+    return texts
 
 
-_LATER = ("project_id", "user_id", "key_id", "session_id", "lease_ids", "storage")
-"""Not the service class: it makes a price, so an event that differs by it is another one."""
+_LATER = (
+    ("proof",),
+    ("project_id", "user_id", "key_id", "session_id", "lease_ids", "storage"),
+)
+"""What came together, newest first. Not the service class: it makes a price, so an event that
+differs by it is another one."""
 
 
 def _cache_write(tokens: TokenCounts) -> str:
@@ -289,6 +323,10 @@ def _storage(kept: StorageUse | None) -> str:
     tiers = {"gpu": kept.gpu, "host": kept.host, "shared": kept.shared, "ssd": kept.ssd}
     parts = (f'"{name}":{_number_or_null(count)}' for name, count in tiers.items())
     return f',"storage":{{{",".join(parts)}}}'
+
+
+def _proof(proof: PromptProof | None) -> str:
+    return "" if proof is None else f',"proof":{proof_text(proof)}'
 
 
 def _text_or_null(text: str | None) -> str:
@@ -347,4 +385,5 @@ def _event_of(fields: dict[str, Any]) -> UsageEvent:
         lease_ids=tuple(fields["lease_ids"]) if "lease_ids" in fields else None,
         storage=StorageUse(**fields["storage"]) if "storage" in fields else None,
         service_class=fields.get("service_class"),
+        proof=proof_of_data(fields["proof"]) if "proof" in fields else None,
     )

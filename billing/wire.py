@@ -25,6 +25,7 @@ from billing.rerating import ReratedRow, Sum
 from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEvent
 from billing.wire_correction import invoice_correction_message
 from billing.wire_line import rated_line_message
+from billing.wire_prompt_proof import proof_of
 from kvtier.v1 import usage_pb2
 
 __all__ = [
@@ -80,6 +81,7 @@ def submission_of(message: usage_pb2.UsageEvent) -> Submission:
         lease_ids=tuple(message.leases.ids) if message.HasField("leases") else None,
         storage=_storage(message.storage) if message.HasField("storage") else None,
         service_class=message.service_class if message.HasField("service_class") else None,
+        proof=proof_of(message.proof) if message.HasField("proof") else None,
     )
     return Submission(event, message.SerializeToString())
 

@@ -5,6 +5,7 @@ from billing.money import to_text
 from billing.usage import StorageUse, UsageEvent
 from billing.wire_correction import correction_message
 from billing.wire_line import rated_line_message
+from billing.wire_prompt_proof import proof_message
 from kvtier.v1 import usage_pb2
 
 __all__ = ["entry_message", "event_message"]
@@ -66,6 +67,8 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
         message.leases.CopyFrom(usage_pb2.LeaseIds(ids=event.lease_ids))
     if event.storage is not None:
         message.storage.CopyFrom(_storage_message(event.storage))
+    if event.proof is not None:
+        message.proof.CopyFrom(proof_message(event.proof))
     return message
 
 

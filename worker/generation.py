@@ -20,6 +20,7 @@ from kvtier.blocks import MissReason
 from kvtier.errors import KvtierError
 from worker.detokenizer import Decode
 from worker.errors import EngineFailedError, RequestDeadlineError, UsageJournalFailedError
+from worker.prompt_proof import ProofTerms, prove
 from worker.requests import (
     EndReason,
     EngineEvent,
@@ -35,6 +36,7 @@ from worker.sample_text import Sample, SampleFinished, TextDelta
 from worker.usage_event import (
     AdmittedRequest,
     ChargedTokens,
+    PromptProof,
     UsageEnd,
     UsageEvent,
     charge,
@@ -49,6 +51,9 @@ log = logging.getLogger(__name__)
 
 CANCEL_SECONDS_MAX = 10.0
 """How long the engine may take to end a request it was told to end."""
+
+PROVEN_AT_ONCE_MAX = 8192
+"""Tokens that are hashed on the event loop: under a millisecond; more go to a thread."""
 
 DEADLINE_SLACK_SECONDS = 0.05
 """A client gives up at its deadline a little before our copy of it passes."""
@@ -77,6 +82,8 @@ class GenerationPlan:
     """Monotonic seconds; the client's own or the worker's, whichever comes first."""
     ttl_class: str = ""
     """What new blocks are kept under; empty: without an end."""
+    proof: ProofTerms | None = None
+    """None: its event proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,19 +262,29 @@ class Generation:
         ttft_ns = None
         if self._first_token_time is not None:
             ttft_ns = round((self._first_token_time - self._plan.arrival) * 1e9)
+        charged = charge(ended.usage, end, undelivered, self._plan.ttl_class)
         event = end_request(
             self._plan.admitted,
             end,
-            charge(ended.usage, end, undelivered, self._plan.ttl_class),
+            charged,
             now_ns=time.time_ns(),
             ttft_ns=ttft_ns,
             lease_ids=ended.usage.lease_ids,
+            proof=await self._prove(ended.usage, charged),
         )
         computed = None
         if ended is not SILENT_END:
             computed = computed_tokens(ended.usage, self._plan.ttl_class)
         settled = Settled(event, ended.usage, computed, _problem(ended, event))
         return await self._note(event, ended.usage) or settled
+
+    async def _prove(self, usage: EngineUsage, charged: ChargedTokens) -> PromptProof | None:
+        terms, token_ids = self._plan.proof, self._plan.request.token_ids
+        if terms is None:
+            return None
+        if charged.prompt_tokens <= PROVEN_AT_ONCE_MAX:
+            return prove(terms, usage.runs, token_ids, charged)
+        return await asyncio.to_thread(prove, terms, usage.runs, token_ids, charged)
 
     async def _end_unpaid(self, failed: EngineFailedError) -> Settled | KvtierError:
         if not self._end_due:

@@ -193,6 +193,7 @@ class LiveRequest:
             miss_reason=self.miss_reason,
             written_tokens=self.written_tokens,
             lease_ids=tuple(itertools.islice(itertools.chain(*self.leases), LEASES_MAX)),
+            runs=self.account.runs,
         )
 
     def _until_first_token(self, since: float, now: float) -> float:

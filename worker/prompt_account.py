@@ -12,8 +12,10 @@ request reused. Owned by the engine's thread.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from kvtier.blocks import Tier
+from worker.requests import SourceRun
 
 __all__ = ["PromptAccount"]
 
@@ -68,3 +70,15 @@ class PromptAccount:
         if self._sources[-1] == _COMPUTED:
             tokens -= len(self._sources) * self._block_tokens - self._prompt_tokens
         return tokens
+
+    @property
+    def runs(self) -> tuple[SourceRun, ...]:
+        """Where its blocks came from, first to last, up to the first of which nothing is known
+        yet: those behind it count in no class either."""
+        found = []
+        for source, blocks in groupby(self._sources):
+            if source == _NOTHING:
+                break
+            tier = None if source == _COMPUTED else Tier(source)
+            found.append(SourceRun(tier, sum(1 for _ in blocks)))
+        return tuple(found)

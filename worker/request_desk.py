@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from kvtier.keys import PUBLIC_SCOPE, ChainScope
+from kvtier.keys import PUBLIC_SCOPE, ChainScope, Namespace
 from kvtier.scopes import ScopePath, scope_runs
 from kvtier.serving import ShuttingDownError
 from worker.cache_control import ttl_seconds
 from worker.chat import PromptEncoder
 from worker.errors import QueueFullError
 from worker.generation import EnginePort, Generation, GenerationPlan
+from worker.prompt_proof import ProofTerms
 from worker.request_checks import (
     Ask,
     ChatPrompt,
@@ -49,6 +50,8 @@ class DeskLimits:
     """Prompts that wait for the tokenizer; one more is refused."""
     ttl_classes: Mapping[str, int] = field(default_factory=dict)
     """Seconds by name."""
+    digests_max: int = 0
+    """Of a proof, beside those of its runs."""
 
 
 ScopeRuns = tuple[tuple[str, int | None], ...]
@@ -83,7 +86,9 @@ class RequestDesk:
         engine: EnginePort,
         journal: UsageJournal,
         on_end: Callable[[UsageEvent, EngineUsage], None],
+        namespace_of: Callable[[str], Namespace],
     ) -> None:
+        """`namespace_of` gives that of an adapter, or of none."""
         self._limits = limits
         self._model = model
         self._encoder = encoder
@@ -92,6 +97,7 @@ class RequestDesk:
         self._engine = engine
         self._journal = journal
         self._on_end = on_end
+        self._namespace_of = namespace_of
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
         self._encoding_count = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -149,7 +155,15 @@ class RequestDesk:
             adapter=adapter,
             deadline=deadline,
         )
-        plan = GenerationPlan(admitted, request, ask.stop, arrival, deadline, ask.cache.ttl_class)
+        plan = GenerationPlan(
+            admitted,
+            request,
+            ask.stop,
+            arrival,
+            deadline,
+            ask.cache.ttl_class,
+            self._proof_terms(ask, request_id, adapter),
+        )
         return self._start(plan)
 
     async def describe(self, ask: Ask) -> Description:
@@ -228,6 +242,12 @@ class RequestDesk:
 
     def _block_ends(self, tokens: list[int]) -> list[int]:
         return [end // self._limits.block_tokens for end in tokens]
+
+    def _proof_terms(self, ask: Ask, request_id: str, adapter: str) -> ProofTerms:
+        namespace = self._namespace_of(adapter)
+        return self._tenants.proof_terms(
+            ask.caller, request_id, namespace.id, namespace.block_tokens, self._limits.digests_max
+        )
 
     def _stop_tokens(self, ask: Ask) -> frozenset[int]:
         own = frozenset() if ask.ignore_end_of_sequence else self._limits.stop_token_ids

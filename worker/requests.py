@@ -28,6 +28,7 @@ __all__ = [
     "RequestEnded",
     "RequestId",
     "SampleEnded",
+    "SourceRun",
     "TokenEvent",
 ]
 
@@ -114,6 +115,15 @@ class SampleEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRun:
+    """Blocks of a prompt, one after the other, that came from one place."""
+
+    tier: Tier | None
+    """None: computed."""
+    block_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineUsage:
     """What was really reused and computed.
 
@@ -134,6 +144,8 @@ class EngineUsage:
     lease_ids: tuple[str, ...] | None = None
     """The cache service's leases under which blocks were restored for it, whether they were used or
     not; the first `LEASES_MAX`. None: the engine does not say."""
+    runs: tuple[SourceRun, ...] = ()
+    """Where `prompt_tokens` came from, first to last; the last block may be a part of one."""
 
     @property
     def hit_tokens(self) -> int:

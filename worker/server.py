@@ -134,6 +134,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
             deadline_seconds=settings.request_deadline_seconds,
             encoding_max=settings.queue.encoding_requests_max,
             ttl_classes=settings.cache.ttl_classes,
+            digests_max=settings.journal.proof_digests_max,
         ),
         model=ModelLimits(
             model=loaded.name,
@@ -148,6 +149,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         engine=engine,
         journal=journal,
         on_end=on_end,
+        namespace_of=loaded.namespace_of,
     )
     parts.callback(desk.close)
     parts.push_async_callback(_end_requests, desk, engine)

@@ -14,6 +14,7 @@ from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 from kvtier.tls import ClientTls
 from worker.cache_session import TransportChoice
 from worker.prefix_units import PARTS, PrefixUnits, UnitPart
+from worker.prompt_proof import DIGESTS_MAX
 from worker.tenants import Grant
 
 __all__ = [
@@ -140,6 +141,8 @@ class BillingSettings(SettingsModel):
 
 class JournalSettings(SettingsModel):
     capacity_bytes: ByteSize = Field(default=ByteSize(1 << 30), ge=1 << 20)
+    proof_digests_max: int = Field(default=0, ge=0, le=DIGESTS_MAX)
+    """Digests of a prompt in its event, beside those where its runs end."""
 
 
 class LogSettings(SettingsModel):

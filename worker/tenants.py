@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvtier.keys import ChainScope
+from kvtier.keys import ChainScope, NamespaceId
+from kvtier.prompt_proof import proof_key, request_salt
 from kvtier.scopes import (
     SECRET_BYTES_MIN,
     MalformedScopeError,
@@ -33,6 +34,7 @@ from worker.errors import (
     ScopeTooWideError,
     TenantUnknownError,
 )
+from worker.prompt_proof import ProofTerms
 
 __all__ = [
     "PRIORITY_MAX",
@@ -143,6 +145,29 @@ class Tenants:
     def chain_scope(self, path: ScopePath, ends: Sequence[int]) -> ChainScope:
         """Of a chain that ends in the scope `path`; `ends` as in `kvtier.scopes.chain_scope`."""
         return chain_scope(self._secret, path, ends)
+
+    def proof_terms(
+        self,
+        caller: Caller,
+        request_id: str,
+        namespace_id: NamespaceId,
+        block_tokens: int,
+        digests_max: int,
+    ) -> ProofTerms:
+        """Of the digests that prove a request's prompt. REQUIRES: `scope` took the caller."""
+        names = _path(caller).names
+        return ProofTerms.of(
+            self._secret, names, request_id, namespace_id, block_tokens, digests_max
+        )
+
+    def opening(self, caller: Caller, request_id: str) -> bytes:
+        """The salt of a request that the caller's names asked for, if they asked for it.
+
+        Raises TenantUnknownError, InvalidScopeError.
+        """
+        path = _path(caller)
+        self._granted(path)
+        return request_salt(proof_key(self._secret, path.names), request_id)
 
     def _granted(self, path: ScopePath) -> Grant:
         """The longest grant that covers `path`. Raises TenantUnknownError."""

@@ -32,6 +32,9 @@ CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+CALL_BYTES_MAX = 2 << 20
+"""Of events in one call: gRPC takes 4 MiB, and what each event is wrapped in is not counted."""
+
 Result = TypeVar("Result")
 
 
@@ -124,9 +127,11 @@ class UsageDelivery:
         pending = await self._blocking(lambda: self._outbox.pending(self._batch_max))
         if not pending:
             return self._new.is_set()
+        messages = _fitting(pending)
+        pending = pending[: len(messages)]
         try:
             response = await usage_pb2_grpc.UsageServiceStub(self._channel).RecordUsage(
-                usage_pb2.RecordUsageRequest(events=[event_message(p.event) for p in pending]),
+                usage_pb2.RecordUsageRequest(events=messages),
                 timeout=self._settings.call_timeout_seconds,
             )
         except grpc.aio.AioRpcError as error:
@@ -202,6 +207,18 @@ class UsageDelivery:
     def _backoff_seconds(self, failures: int) -> float:
         doubled = self._settings.backoff_seconds * 2.0 ** min(failures - 1, 20)
         return min(self._settings.backoff_seconds_max, doubled) * random.uniform(0.5, 1.0)
+
+
+def _fitting(pending: Sequence[PendingEvent]) -> list[usage_pb2.UsageEvent]:
+    """Messages of as many as one call takes, at least one."""
+    messages, size = list[usage_pb2.UsageEvent](), 0
+    for each in pending:
+        message = event_message(each.event)
+        size += message.ByteSize()
+        if messages and size > CALL_BYTES_MAX:
+            break
+        messages.append(message)
+    return messages
 
 
 class BillingAnswerError(Exception):

@@ -15,6 +15,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "AdmittedRequest",
     "ChargedTokens",
+    "PromptProof",
+    "ProvenRun",
     "UsageEnd",
     "UsageEvent",
     "charge",
@@ -93,6 +95,32 @@ class ChargedTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvenRun:
+    """Blocks of a prompt, one after the other."""
+
+    blocks: dict[Tier | None, int]
+    """How many from where; None: computed. Of several places only where runs were put together."""
+    digest: bytes
+    """Of all of the prompt's tokens up to the run's end: `kvtier.prompt_proof`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProof:
+    """What proves the prompt's token classes, to whoever has its tokens."""
+
+    scheme: int
+    block_tokens: int
+    commitment: bytes
+    """To the salt of the digests."""
+    namespace_mark: bytes
+    runs: tuple[ProvenRun, ...]
+    """First to last; the last block may be a part of one."""
+    digest_blocks: int = 0
+    """`digests` has one after so many blocks each; 0: it has none."""
+    digests: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class UsageEvent:
     """One per admitted request, whatever ended it."""
 
@@ -106,6 +134,8 @@ class UsageEvent:
     lease_ids: tuple[str, ...] | None = None
     """As `EngineUsage` has them; None: nobody says."""
     schema_version: int = SCHEMA_VERSION
+    proof: PromptProof | None = None
+    """None: no token of a prompt is charged, or its worker makes none."""
 
 
 def charge(
@@ -145,10 +175,11 @@ def end_request(
     now_ns: int,
     ttft_ns: int | None,
     lease_ids: tuple[str, ...] | None = None,
+    proof: PromptProof | None = None,
 ) -> UsageEvent:
     """The event of a request that ended while its worker lived."""
     end_time_ns = max(now_ns, request.start_time_ns)
-    return UsageEvent(request, end_time_ns, end, tokens, ttft_ns, lease_ids)
+    return UsageEvent(request, end_time_ns, end, tokens, ttft_ns, lease_ids, proof=proof)
 
 
 def lose_request(request: AdmittedRequest, *, now_ns: int) -> UsageEvent:

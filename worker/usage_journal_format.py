@@ -4,6 +4,7 @@ Invariant: `decode(encode(r)) == r`, and a line in which any bit is flipped does
 file names of the journal are spelled here.
 """
 
+import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,14 @@ from typing import Any
 import xxhash
 
 from kvtier.blocks import Tier
-from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
+from worker.usage_event import (
+    AdmittedRequest,
+    ChargedTokens,
+    PromptProof,
+    ProvenRun,
+    UsageEnd,
+    UsageEvent,
+)
 
 __all__ = [
     "FORMAT_VERSION",
@@ -38,15 +46,18 @@ __all__ = [
 
 FORMAT_VERSION = 4
 """Frozen: stored in every segment. Ends of format 1 say nothing of cache writes, requests of format
-2 nothing of projects and users, those of format 3 nothing of keys, sessions, classes and leases."""
+2 nothing of projects and users, those of format 3 nothing of keys, sessions, classes, leases and
+proofs."""
 DELIVERED_FORMAT = 1
 """Of the `delivered` file."""
 
-LINE_BYTES_MAX = 65_536
+LINE_BYTES_MAX = 131_072
+"""Half of it before format 4. A thousand leases and the most digests fit."""
 CHECKSUM_DIGITS = 16
 
 _PREFIX, _SUFFIX = "usage-", ".journal"
 _TIERS = (("gpu", Tier.GPU), ("host", Tier.HOST), ("ssd", Tier.SSD), ("shared", Tier.SHARED))
+_PLACES: dict[Tier | None, str] = {**{tier: name for name, tier in _TIERS}, None: "computed"}
 
 
 class BadLineError(ValueError):
@@ -120,6 +131,7 @@ def end_fields(event: UsageEvent) -> dict[str, Any]:
     """The keys of an `end` record, also those of a dead letter."""
     hits = event.tokens.hit_tokens_by_tier
     leases = {} if event.lease_ids is None else {"leases": event.lease_ids}
+    proof = {} if event.proof is None else {"proof": _proof_fields(event.proof)}
     return {
         "request": _request_fields(event.request),
         "schema_version": event.schema_version,
@@ -134,6 +146,7 @@ def end_fields(event: UsageEvent) -> dict[str, Any]:
         },
         "ttft_ns": event.ttft_ns,
         **leases,
+        **proof,
     }
 
 
@@ -223,6 +236,23 @@ def _request_fields(request: AdmittedRequest) -> dict[str, Any]:
     return fields
 
 
+def _proof_fields(proof: PromptProof) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "scheme": proof.scheme,
+        "block_tokens": proof.block_tokens,
+        "commitment": proof.commitment.hex(),
+        "namespace_mark": proof.namespace_mark.hex(),
+        "runs": [
+            {**{_PLACES[place]: n for place, n in run.blocks.items()}, "digest": run.digest.hex()}
+            for run in proof.runs
+        ],
+    }
+    if proof.digest_blocks:
+        fields["digest_blocks"] = proof.digest_blocks
+        fields["digests"] = base64.b64encode(proof.digests).decode()
+    return fields
+
+
 _NOTED_LATER = ("project_id", "user_id", "key_id", "session_id", "service_class")
 
 
@@ -256,6 +286,25 @@ def _event(fields: dict[str, Any]) -> UsageEvent:
         ttft_ns=None if ttft_ns is None else _integer(ttft_ns),
         lease_ids=tuple(map(_text, fields["leases"])) if "leases" in fields else None,
         schema_version=_integer(fields["schema_version"]),
+        proof=_proof(fields["proof"]) if "proof" in fields else None,
+    )
+
+
+def _proof(fields: dict[str, Any]) -> PromptProof:
+    return PromptProof(
+        scheme=_integer(fields["scheme"]),
+        block_tokens=_integer(fields["block_tokens"]),
+        commitment=bytes.fromhex(fields["commitment"]),
+        namespace_mark=bytes.fromhex(fields["namespace_mark"]),
+        runs=tuple(
+            ProvenRun(
+                {place: _integer(run[name]) for place, name in _PLACES.items() if name in run},
+                bytes.fromhex(run["digest"]),
+            )
+            for run in fields["runs"]
+        ),
+        digest_blocks=_integer(fields.get("digest_blocks", 0)),
+        digests=base64.b64decode(fields.get("digests", ""), validate=True),
     )
 
 

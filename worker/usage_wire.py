@@ -5,7 +5,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kvtier.blocks import Tier
 from kvtier.v1 import usage_pb2
-from worker.usage_event import ChargedTokens, UsageEvent
+from worker.usage_event import ChargedTokens, PromptProof, UsageEvent
 
 __all__ = ["event_message", "timestamp_message", "tokens_message"]
 
@@ -54,7 +54,31 @@ def event_message(event: UsageEvent) -> usage_pb2.UsageEvent:
         ttft = Duration()
         ttft.FromNanoseconds(event.ttft_ns)
         message.ttft.CopyFrom(ttft)
+    if event.proof is not None:
+        message.proof.CopyFrom(_proof_message(event.proof))
     return message
+
+
+def _proof_message(proof: PromptProof) -> usage_pb2.PromptProof:
+    return usage_pb2.PromptProof(
+        scheme=proof.scheme,
+        block_tokens=proof.block_tokens,
+        commitment=proof.commitment,
+        namespace_mark=proof.namespace_mark,
+        runs=[
+            usage_pb2.BlockRun(
+                gpu_block_count=run.blocks.get(Tier.GPU, 0),
+                host_block_count=run.blocks.get(Tier.HOST, 0),
+                ssd_block_count=run.blocks.get(Tier.SSD, 0),
+                shared_block_count=run.blocks.get(Tier.SHARED, 0),
+                computed_block_count=run.blocks.get(None, 0),
+                digest=run.digest,
+            )
+            for run in proof.runs
+        ],
+        digest_block_count=proof.digest_blocks,
+        digests=proof.digests,
+    )
 
 
 def timestamp_message(nanoseconds: int) -> Timestamp:

@@ -50,6 +50,7 @@ __all__ = [
     "ScopeSalt",
     "block_chain",
     "checksum_seed",
+    "little_endian",
     "pack_hashes",
     "payload_checksum",
     "payload_checksums",
@@ -197,7 +198,7 @@ class BlockChain:
             if salt != self.scope.salt_of(index - 1):
                 mixed = salt
         self.hashes.append(
-            BlockHash(hashlib.sha256(parent + mixed + _little_endian(block)).digest())
+            BlockHash(hashlib.sha256(parent + mixed + little_endian(block)).digest())
         )
 
 
@@ -248,7 +249,8 @@ def _split(packed: bytes) -> Iterator[BlockHash]:
         yield BlockHash(packed[start : start + HASH_BYTES])
 
 
-def _little_endian(block: "array[int]") -> bytes:
+def little_endian(block: "array[int]") -> bytes:
+    """Token ids as uint32, of an `array("I")`."""
     if block.itemsize != 4:
         return b"".join(token.to_bytes(4, "little") for token in block)
     if _BIG_ENDIAN:

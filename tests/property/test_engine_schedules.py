@@ -38,6 +38,7 @@ from worker.requests import (
     EndReason,
     EngineEvent,
     EngineRequest,
+    EngineUsage,
     RequestEnded,
     RequestId,
     SampleEnded,
@@ -131,6 +132,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Any]:
                 parameter.mul_(6.0)
     model.save_pretrained(directory)
     return load_model(directory, block_tokens=BLOCK_TOKENS), model.eval()
+
+
+def check_runs(usage: EngineUsage) -> None:
+    """Every block that counts is in one run; the last may be a part of one, which was computed."""
+    blocks = dict.fromkeys((None, *Tier), 0)
+    for run in usage.runs:
+        blocks[run.tier] += run.block_count
+    computed = blocks.pop(None)
+    assert {t: n * BLOCK_TOKENS for t, n in blocks.items() if n} == usage.hit_tokens_by_tier
+    assert computed == -(-usage.miss_tokens // BLOCK_TOKENS)
 
 
 class Watched:
@@ -283,6 +294,7 @@ def make_machine(loaded: LoadedModel, plain: Any) -> type[RuleBasedStateMachine]
             usage = end.usage
             assert usage.hit_tokens + usage.miss_tokens == usage.prompt_tokens
             assert usage.hit_tokens % BLOCK_TOKENS == 0
+            check_runs(usage)
             assert usage.hit_tokens < len(request.token_ids)
             delivered = [watched.tokens(n) for n in range(request.sample_count)]
             assert usage.completion_tokens == sum(len(tokens) for tokens in delivered)

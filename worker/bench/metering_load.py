@@ -14,8 +14,16 @@ import time
 from pathlib import Path
 
 from kvtier.blocks import Tier
+from kvtier.prompt_proof import COMMITMENT_BYTES, DIGEST_BYTES, MARK_BYTES, PROOF_SCHEME
 from worker.usage_delivery import DeliverySettings, UsageDelivery
-from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
+from worker.usage_event import (
+    AdmittedRequest,
+    ChargedTokens,
+    PromptProof,
+    ProvenRun,
+    UsageEnd,
+    UsageEvent,
+)
 from worker.usage_journal import UsageJournal
 from worker.usage_outbox import UsageOutbox
 
@@ -81,7 +89,24 @@ def _event(node: str, number: int) -> UsageEvent:
         user_id="",
     )
     tokens = ChargedTokens({Tier.GPU: 1_024, Tier.HOST: 2_944, Tier.SSD: 64}, 64, number % 300)
-    return UsageEvent(request, now_ns, UsageEnd.STOP, tokens, ttft_ns=31_000_000)
+    return UsageEvent(request, now_ns, UsageEnd.STOP, tokens, ttft_ns=31_000_000, proof=_PROOF)
+
+
+_BLOCKS: tuple[dict[Tier | None, int], ...] = (
+    {Tier.GPU: 16},
+    {Tier.HOST: 46},
+    {Tier.SSD: 1},
+    {None: 1},
+)
+
+_PROOF = PromptProof(
+    scheme=PROOF_SCHEME,
+    block_tokens=64,
+    commitment=bytes(COMMITMENT_BYTES),
+    namespace_mark=bytes(MARK_BYTES),
+    runs=tuple(ProvenRun(dict(blocks), bytes(DIGEST_BYTES)) for blocks in _BLOCKS),
+)
+"""As long as a real one: what it takes to make one is the engine's side."""
 
 
 def main() -> int:

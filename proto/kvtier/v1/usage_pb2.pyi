@@ -93,7 +93,7 @@ class HitTokensByTier(_message.Message):
     def __init__(self, gpu: _Optional[int] = ..., host: _Optional[int] = ..., ssd: _Optional[int] = ..., shared: _Optional[int] = ...) -> None: ...
 
 class UsageEvent(_message.Message):
-    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft", "project_id", "user_id", "key_id", "session_id", "leases", "storage", "service_class")
+    __slots__ = ("request_id", "schema_version", "tenant_id", "model", "start_time", "end_time", "end_reason", "tokens", "node", "client_request_id", "ttft", "project_id", "user_id", "key_id", "session_id", "leases", "storage", "service_class", "proof")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class UsageEvent(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     STORAGE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     schema_version: int
     tenant_id: str
@@ -130,7 +131,42 @@ class UsageEvent(_message.Message):
     leases: LeaseIds
     storage: StorageUsage
     service_class: str
-    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., key_id: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Union[LeaseIds, _Mapping]] = ..., storage: _Optional[_Union[StorageUsage, _Mapping]] = ..., service_class: _Optional[str] = ...) -> None: ...
+    proof: PromptProof
+    def __init__(self, request_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[_Union[EndReason, str]] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., node: _Optional[str] = ..., client_request_id: _Optional[str] = ..., ttft: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., key_id: _Optional[str] = ..., session_id: _Optional[str] = ..., leases: _Optional[_Union[LeaseIds, _Mapping]] = ..., storage: _Optional[_Union[StorageUsage, _Mapping]] = ..., service_class: _Optional[str] = ..., proof: _Optional[_Union[PromptProof, _Mapping]] = ...) -> None: ...
+
+class PromptProof(_message.Message):
+    __slots__ = ("scheme", "block_tokens", "commitment", "namespace_mark", "runs", "digest_block_count", "digests")
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_MARK_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    scheme: int
+    block_tokens: int
+    commitment: bytes
+    namespace_mark: bytes
+    runs: _containers.RepeatedCompositeFieldContainer[BlockRun]
+    digest_block_count: int
+    digests: bytes
+    def __init__(self, scheme: _Optional[int] = ..., block_tokens: _Optional[int] = ..., commitment: _Optional[bytes] = ..., namespace_mark: _Optional[bytes] = ..., runs: _Optional[_Iterable[_Union[BlockRun, _Mapping]]] = ..., digest_block_count: _Optional[int] = ..., digests: _Optional[bytes] = ...) -> None: ...
+
+class BlockRun(_message.Message):
+    __slots__ = ("gpu_block_count", "host_block_count", "ssd_block_count", "shared_block_count", "computed_block_count", "digest")
+    GPU_BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HOST_BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SSD_BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SHARED_BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    gpu_block_count: int
+    host_block_count: int
+    ssd_block_count: int
+    shared_block_count: int
+    computed_block_count: int
+    digest: bytes
+    def __init__(self, gpu_block_count: _Optional[int] = ..., host_block_count: _Optional[int] = ..., ssd_block_count: _Optional[int] = ..., shared_block_count: _Optional[int] = ..., computed_block_count: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class LeaseIds(_message.Message):
     __slots__ = ("ids",)

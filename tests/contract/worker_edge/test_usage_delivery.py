@@ -5,16 +5,26 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 
 from kvtier.blocks import Tier
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
+from worker.prompt_proof import DIGESTS_MAX
 from worker.usage_delivery import DeliverySettings, UsageDelivery
-from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
+from worker.usage_event import (
+    AdmittedRequest,
+    ChargedTokens,
+    PromptProof,
+    ProvenRun,
+    UsageEnd,
+    UsageEvent,
+)
 from worker.usage_journal import UsageJournal
 from worker.usage_outbox import UsageOutbox
+from worker.usage_wire import event_message
 
 ACCEPTED, DUPLICATE = usage_pb2.RECORD_STATUS_ACCEPTED, usage_pb2.RECORD_STATUS_DUPLICATE
 CONFLICT, REJECTED = usage_pb2.RECORD_STATUS_CONFLICT, usage_pb2.RECORD_STATUS_REJECTED
@@ -149,6 +159,22 @@ async def test_every_event_arrives_in_batches(tmp_path):
     assert set(ledger.events) == set(names)
     assert counts.outcomes == {"accepted": 1200}
     assert max(ledger.batches) <= 500
+
+
+async def test_a_call_takes_no_more_than_grpc_does(tmp_path):
+    ledger = Ledger()
+    journal, counts = UsageJournal(tmp_path), Counts()
+    run = ProvenRun({None: DIGESTS_MAX}, bytes(32))
+    proof = PromptProof(1, 64, bytes(16), bytes(16), (run,), 1, bytes(32 * DIGESTS_MAX))
+    large = [replace(event(f"r{i}"), proof=proof) for i in range(200)]
+    assert len(event_message(large[0]).SerializeToString()) * len(large) > 4 << 20
+    await asyncio.gather(*map(journal.end, large))
+    async with billing(ledger) as address, delivering(journal, address, counts) as delivery:
+        assert await delivery.flush(30)
+    journal.close()
+    assert counts.outcomes == {"accepted": 200}
+    assert counts.failures == 0
+    assert len(ledger.batches) > 2
 
 
 async def test_events_written_while_delivering_arrive_too(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from billing.errors import EventUnknownError
 from billing.ledger_lookup import FoundEntry, found_entries
 from billing.meter import RecordStatus
+from billing.prompt_proof import PromptProof, ProvenRun
 from billing.report import UsageQuery, usage_rows
 from billing.usage import (
     EndReason,
@@ -20,7 +21,7 @@ from billing.usage import (
     event_from_text,
     event_text,
     refusal_of,
-    text_without_names,
+    texts_of_before,
 )
 from billing.wire import submission_of
 from billing.wire_event import event_message
@@ -37,6 +38,18 @@ SAID: dict[str, Any] = {
     "storage": StorageUse(host=0, ssd=640_000),
 }
 
+PROOF = PromptProof(
+    64,
+    b"k" * 16,
+    b"n" * 16,
+    (
+        ProvenRun((("host", 1),), b"a" * 32),
+        ProvenRun((("computed", 1), ("host", 1)), b"b" * 32),
+        ProvenRun((("computed", 1),), b"c" * 32),
+    ),
+)
+"""Of 128 hit tokens from host and 72 miss tokens."""
+
 
 def test_an_event_that_says_all_of_it_has_this_text(usage_event: Events) -> None:
     text = event_text(usage_event(**SAID))
@@ -52,7 +65,8 @@ def test_an_event_that_says_all_of_it_has_this_text(usage_event: Events) -> None
 
 def test_an_event_that_says_none_of_it_has_the_text_of_before(usage_event: Events) -> None:
     plain = usage_event()
-    assert text_without_names(usage_event(**SAID)) == event_text(plain)
+    proven = usage_event(**SAID, proof=PROOF)
+    assert texts_of_before(proven) == [event_text(usage_event(**SAID)), event_text(plain)]
     for name in SAID:
         assert f'"{name}"' not in event_text(plain)
 
@@ -66,6 +80,9 @@ def test_an_event_that_says_none_of_it_has_the_text_of_before(usage_event: Event
         {"lease_ids": ()},
         {"storage": StorageUse()},
         {"storage": StorageUse(0, 0, 0, 0)},
+        {"proof": PROOF},
+        {"proof": replace(PROOF, digest_blocks=3, digests=b"d" * 32)},
+        {"proof": PROOF, **SAID},
     ],
 )
 def test_what_is_said_survives_the_text_and_the_wire(
@@ -91,6 +108,22 @@ def test_zero_unknown_and_none_are_three_texts(usage_event: Events) -> None:
         ({"project_id": "a\nb"}, Refusal.INVALID_TEXT),
         ({"key_id": "x" * 1025}, Refusal.INVALID_TEXT),
         ({"lease_ids": ("l",) * 1001}, Refusal.TOO_MANY_LEASES),
+        ({"proof": PROOF}, None),
+        ({"proof": replace(PROOF, digest_blocks=2, digests=b"d" * 64)}, None),
+        ({"proof": replace(PROOF, digest_blocks=2, digests=b"d" * 32)}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, digests=b"d" * 32)}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, commitment=b"k")}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, namespace_mark=b"")}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, runs=())}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, runs=PROOF.runs * 30)}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, block_tokens=0)}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, digest_blocks=-1)}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, runs=(ProvenRun((), b"a" * 32),))}, Refusal.PROOF_MALFORMED),
+        ({"proof": replace(PROOF, block_tokens=32)}, Refusal.PROOF_SUM),
+        ({"proof": replace(PROOF, runs=PROOF.runs[1:])}, Refusal.PROOF_SUM),
+        ({"proof": PROOF, "hit": 64, "miss": 136}, Refusal.PROOF_SUM),
+        ({"proof": PROOF, "miss": 65}, None),
+        ({"proof": PROOF, "miss": 64}, Refusal.PROOF_SUM),
         ({"session_id": "strange \x00 names dodge no bill"}, None),
     ],
 )
@@ -109,6 +142,68 @@ def test_an_event_sent_before_and_after_an_upgrade_is_a_duplicate(
     till.record(usage_event("b", **SAID))
     (less,) = till.record(usage_event("b"))
     assert less.status is RecordStatus.CONFLICT
+
+
+@pytest.mark.parametrize("known", [{}, SAID])
+def test_an_event_that_proves_more_than_it_did_before_an_upgrade_is_a_duplicate(
+    till: Till, usage_event: Events, known: dict[str, Any]
+) -> None:
+    till.record(usage_event("a", **known))
+    (again,) = till.record(usage_event("a", **SAID, proof=PROOF))
+    assert (again.status, again.position) == (RecordStatus.DUPLICATE, 1)
+
+
+def test_another_proof_is_another_event(till: Till, usage_event: Events) -> None:
+    till.record(usage_event("a", proof=PROOF))
+    (same,) = till.record(usage_event("a", proof=PROOF))
+    (none,) = till.record(usage_event("a"))
+    (other,) = till.record(usage_event("a", proof=replace(PROOF, commitment=b"l" * 16)))
+    assert [each.status for each in (same, none, other)] == [
+        RecordStatus.DUPLICATE,
+        RecordStatus.CONFLICT,
+        RecordStatus.CONFLICT,
+    ]
+    assert till.verify().problem == ""
+
+
+def test_the_proof_of_a_newer_scheme_keeps_no_event_out(till: Till, usage_event: Events) -> None:
+    message = event_message(usage_event("a", proof=PROOF))
+    message.proof.scheme = 2
+    assert submission_of(message).event == usage_event("a")
+
+
+def test_an_event_that_proves_its_prompt_has_this_text(usage_event: Events) -> None:
+    proof = replace(PROOF, digest_blocks=4, digests=b"d" * 32)
+    assert (
+        f',"prompt":200,"proof":{{"block_tokens":64,"commitment":"{"6b" * 16}","digest_blocks":4'
+        ',"digests":"ZGRkZGRkZGRkZGRkZGRkZGRkZGRkZGRkZGRkZGRkZGQ="'
+        f',"namespace_mark":"{"6e" * 16}","runs":[{{"digest":"{"61" * 32}","host":1}}'
+        f',{{"computed":1,"digest":"{"62" * 32}","host":1}}'
+        f',{{"computed":1,"digest":"{"63" * 32}"}}],"scheme":1}},"request_id":"r1"'
+    ) in event_text(usage_event(proof=proof))
+
+
+@pytest.mark.parametrize(
+    ("what", "by"),
+    [
+        ('"scheme":1', '"scheme":2'),
+        ('"host":1', '"host":01'),
+        ('"host":1', '"host":"1"'),
+        ('"block_tokens":64', '"block_tokens":64.0'),
+        ('"digest":"61', '"digest":"6G'),
+        ('"digest":"6e', '"digest":"6E'),
+        (',"scheme":1', ',"scheme":1,"extra":0'),
+        ('"proof":{', '"proof":null,"x":{'),
+    ],
+)
+def test_what_is_not_exactly_such_a_text_is_no_stored_event(
+    usage_event: Events, what: str, by: str
+) -> None:
+    runs = (*PROOF.runs[:2], ProvenRun((("computed", 1),), b"n" * 32))
+    text = event_text(usage_event(proof=replace(PROOF, runs=runs)))
+    assert what in text
+    with pytest.raises(ValueError):
+        event_from_text(text.replace(what, by))
 
 
 def test_reports_are_by_project_and_key_and_say_what_is_unknown(

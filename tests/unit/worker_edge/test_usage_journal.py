@@ -91,7 +91,7 @@ async def test_a_journal_of_format_1_is_read_delivered_and_gone_on_with(tmp_path
     records = [{"type": "segment", "format": 1}]
     for event in events.values():
         fields = end_fields(event)
-        del fields["cache_write"]
+        del fields["cache_write"], fields["proof"]
         records += [{"type": "begin", "request": fields["request"]}, {"type": "end", **fields}]
     lines = [as_format_1({"sequence": n, **each}) for n, each in enumerate(records, 1)]
     segment_path(tmp_path, 1).write_bytes(b"".join(lines))
@@ -103,8 +103,25 @@ async def test_a_journal_of_format_1_is_read_delivered_and_gone_on_with(tmp_path
     waits, new = [p.event for p in outbox_of(journal).pending(10)]
     assert new == make_event("new")
     bare = replace(events["waits"].tokens, cache_write_tokens=0, cache_write_ttl_class="")
-    assert waits == replace(events["waits"], tokens=bare)
+    assert waits == replace(events["waits"], tokens=bare, proof=None)
     journal.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"commitment": "x"},
+        {"runs": 7},
+        {"runs": [{"gpu": "1", "digest": "00"}]},
+        {"runs": [{"gpu": 1}]},
+        {"digests": "?"},
+    ],
+)
+def test_an_end_whose_proof_is_none_does_not_count(make_event, changes):
+    fields = end_fields(make_event("a"))
+    fields = {"sequence": 7, "type": "end", **fields, "proof": fields["proof"] | changes}
+    with pytest.raises(BadLineError):
+        decode(as_format_1(fields).removesuffix(b"\n"))
 
 
 @pytest.mark.parametrize("written", [{}, {"tokens": 1}, {"tokens": "1", "ttl_class": ""}, 7])

@@ -4,6 +4,7 @@ import pytest
 
 from kvtier.blocks import Tier
 from worker.prompt_account import PromptAccount
+from worker.requests import SourceRun
 
 GPU, HOST, SSD = Tier.GPU, Tier.HOST, Tier.SSD
 
@@ -61,3 +62,18 @@ def test_after_the_first_token_nothing_changes() -> None:
     account.reused(0, [SSD, SSD, SSD])
     assert account.hit_tokens_by_tier == {GPU: 8, HOST: 8}
     assert account.computed_tokens == 14
+
+
+def test_runs_are_the_places_in_their_order() -> None:
+    account = PromptAccount(45, 8)
+    account.reused(0, [GPU, GPU, HOST])
+    account.computed(24, 45)
+    assert account.runs == (SourceRun(GPU, 2), SourceRun(HOST, 1), SourceRun(None, 3))
+
+
+def test_runs_end_where_nothing_is_known_yet() -> None:
+    account = PromptAccount(40, 8)
+    assert account.runs == ()
+    account.reused(0, [SSD])
+    account.computed(8, 24)
+    assert account.runs == (SourceRun(SSD, 1), SourceRun(None, 2))
