@@ -10,6 +10,7 @@ COPY proto proto
 COPY cache_service cache_service
 COPY storage storage
 COPY billing billing
+COPY journal journal
 COPY worker worker
 RUN pip install --no-cache-dir -c constraints.txt .
 

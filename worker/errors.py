@@ -25,12 +25,10 @@
     ├── QueueFullError               more requests wait than the worker allows
     ├── EngineFailedError            the engine gave up on the request
     ├── RequestDeadlineError         the request's deadline passed
-    ├── UsageJournalFailedError      the usage event could not be made durable
-    ├── JournalLockedError           another worker has the journal open
-    └── JournalDirectoryError        the journal's directory cannot be used
-        └── JournalTooNewError       written by a newer kvtier
+    └── UsageJournalFailedError      the usage event could not be made durable
 
-Codes: `worker/status.py`. Reasons are frozen once released.
+A journal's directory that cannot be used is `journal.errors`'. Codes: `worker/status.py`. Reasons
+are frozen once released.
 """
 
 from kvtier.errors import KvtierError
@@ -49,9 +47,6 @@ __all__ = [
     "InvalidMessagesError",
     "InvalidSamplingError",
     "InvalidScopeError",
-    "JournalDirectoryError",
-    "JournalLockedError",
-    "JournalTooNewError",
     "ModelUnknownError",
     "PriorityNotGrantedError",
     "PromptEmptyError",
@@ -170,15 +165,3 @@ class RequestDeadlineError(WorkerError):
 
 class UsageJournalFailedError(WorkerError):
     reason = "USAGE_JOURNAL_FAILED"
-
-
-class JournalLockedError(WorkerError):
-    reason = "JOURNAL_LOCKED"
-
-
-class JournalDirectoryError(WorkerError):
-    reason = "JOURNAL_DIRECTORY"
-
-
-class JournalTooNewError(JournalDirectoryError):
-    reason = "FORMAT_TOO_NEW"

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from google.protobuf.duration_pb2 import Duration
 
+from journal.delivery import DeliverySettings
+from journal.journal import JournalLimits
 from kvtier.access import Access
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
@@ -46,10 +48,9 @@ from worker.settings import CacheSettings, WorkerSettings
 from worker.shared_prefixes import load_shared_prefixes
 from worker.status import STATUS_TABLE
 from worker.tenants import Tenants, load_scope_secret, make_scope_secret
-from worker.usage_delivery import DeliverySettings, UsageDelivery
+from worker.usage_delivery import UsageDelivery
 from worker.usage_event import UsageEvent
-from worker.usage_journal import JournalLimits, UsageJournal
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
 
 __all__ = ["RunningWorker", "start_worker"]
 

@@ -36,7 +36,4 @@ STATUS_TABLE: StatusTable = {
     errors.EngineFailedError: _Code.INTERNAL,
     errors.RequestDeadlineError: _Code.DEADLINE_EXCEEDED,
     errors.UsageJournalFailedError: _Code.INTERNAL,
-    errors.JournalLockedError: _Code.FAILED_PRECONDITION,
-    errors.JournalDirectoryError: _Code.FAILED_PRECONDITION,
-    errors.JournalTooNewError: _Code.FAILED_PRECONDITION,
 }

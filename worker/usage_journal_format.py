@@ -1,18 +1,12 @@
-"""Bytes of the usage journal, as drawn in `docs/formats/usage_journal.md`. Pure, any thread.
-
-Invariant: `decode(encode(r)) == r`, and a line in which any bit is flipped does not decode. All
-file names of the journal are spelled here.
-"""
+"""The usage journal's own keys, as drawn in `docs/formats/usage_journal.md`. Pure, any thread."""
 
 import base64
-import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from journal.dialect import Dialect
+from journal.format import JournalFormat, integer_of, text_of
 from kvtier.blocks import Tier
+from worker.errors import UsageJournalFailedError
 from worker.usage_event import (
     AdmittedRequest,
     ChargedTokens,
@@ -20,111 +14,19 @@ from worker.usage_event import (
     ProvenRun,
     UsageEnd,
     UsageEvent,
+    end_request,
+    lose_request,
 )
 
-__all__ = [
-    "FORMAT_VERSION",
-    "BadLineError",
-    "Begin",
-    "End",
-    "Record",
-    "SegmentHead",
-    "begins_request",
-    "damaged_path",
-    "dead_letters_path",
-    "decode",
-    "decode_acknowledged",
-    "delivered_path",
-    "encode",
-    "encode_acknowledged",
-    "end_fields",
-    "first_sequence_of",
-    "lock_path",
-    "segment_path",
-    "segment_paths",
-]
+__all__ = ["FORMAT_VERSION", "USAGE_FORMAT", "end_fields"]
 
 FORMAT_VERSION = 4
 """Frozen: stored in every segment. Ends of format 1 say nothing of cache writes, requests of format
 2 nothing of projects and users, those of format 3 nothing of keys, sessions, classes, leases and
 proofs."""
-DELIVERED_FORMAT = 1
-"""Of the `delivered` file."""
 
-LINE_BYTES_MAX = 131_072
-"""Half of it before format 4. A thousand leases and the most digests fit."""
-CHECKSUM_DIGITS = 16
-
-_PREFIX, _SUFFIX = "usage-", ".journal"
 _TIERS = (("gpu", Tier.GPU), ("host", Tier.HOST), ("ssd", Tier.SSD), ("shared", Tier.SHARED))
 _PLACES: dict[Tier | None, str] = {**{tier: name for name, tier in _TIERS}, None: "computed"}
-
-
-class BadLineError(ValueError):
-    """The bytes are no record of this format: torn, flipped or foreign."""
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentHead:
-    """First record of every segment."""
-
-    format: int = FORMAT_VERSION
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """The engine took the request."""
-
-    request: AdmittedRequest
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The request's one usage event."""
-
-    event: UsageEvent
-
-
-Record = SegmentHead | Begin | End
-
-
-def encode(sequence: int, record: Record) -> bytes:
-    """One line with its newline. Raises ValueError when it would be too long."""
-    return _line({"sequence": sequence, **_fields(record)})
-
-
-def decode(line: bytes) -> tuple[int, Record]:
-    """Sequence and record of a line without its newline. Raises BadLineError."""
-    fields = _checked(line)
-    try:
-        return _integer(fields["sequence"]), _record(fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadLineError(f"a record with keys missing or wrong: {error}") from None
-
-
-def begins_request(raw: bytes, start: int) -> bool:
-    """Whether the line at `start` is a begin, by a look at its first keys; it may be damaged."""
-    return raw.find(_BEGINS, start, start + _BEGINS_WITHIN) >= 0
-
-
-_BEGINS = b',"type":"begin",'
-_BEGINS_WITHIN = CHECKSUM_DIGITS + len(b' {"sequence":') + 20 + len(_BEGINS)
-
-
-def encode_acknowledged(sequence: int) -> bytes:
-    """The content of the `delivered` file."""
-    return _line({"format": DELIVERED_FORMAT, "acknowledged": sequence})
-
-
-def decode_acknowledged(raw: bytes) -> int:
-    """Inverse of `encode_acknowledged`. Raises BadLineError."""
-    fields = _checked(raw.removesuffix(b"\n"))
-    if fields.get("format") != DELIVERED_FORMAT:
-        raise BadLineError("a delivered file of another format")
-    try:
-        return _integer(fields["acknowledged"])
-    except (KeyError, ValueError) as error:
-        raise BadLineError(str(error)) from None
 
 
 def end_fields(event: UsageEvent) -> dict[str, Any]:
@@ -148,74 +50,6 @@ def end_fields(event: UsageEvent) -> dict[str, Any]:
         **leases,
         **proof,
     }
-
-
-def segment_path(directory: Path, first_sequence: int) -> Path:
-    return directory / f"{_PREFIX}{first_sequence:020d}{_SUFFIX}"
-
-
-def segment_paths(directory: Path) -> list[Path]:
-    """All segments, oldest first."""
-    return sorted(
-        path
-        for path in directory.iterdir()
-        if path.name.startswith(_PREFIX)
-        and path.name.endswith(_SUFFIX)
-        and path.name[len(_PREFIX) : -len(_SUFFIX)].isdigit()
-    )
-
-
-def first_sequence_of(segment: Path) -> int:
-    return int(segment.name[len(_PREFIX) : -len(_SUFFIX)])
-
-
-def damaged_path(directory: Path, segment: Path, offset: int) -> Path:
-    return directory / f"damaged-{first_sequence_of(segment):020d}-{offset}.bin"
-
-
-def delivered_path(directory: Path) -> Path:
-    return directory / "delivered"
-
-
-def dead_letters_path(directory: Path) -> Path:
-    return directory / "dead_letters.jsonl"
-
-
-def lock_path(directory: Path) -> Path:
-    return directory / "lock"
-
-
-def _line(fields: dict[str, Any]) -> bytes:
-    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-    line = b"%016x %b\n" % (xxhash.xxh3_64_intdigest(body), body)
-    if len(line) > LINE_BYTES_MAX:
-        raise ValueError(f"a journal line of {len(line)} bytes; at most {LINE_BYTES_MAX}")
-    return line
-
-
-def _checked(line: bytes) -> dict[str, Any]:
-    checksum, body = line[:CHECKSUM_DIGITS], line[CHECKSUM_DIGITS + 1 :]
-    if line[CHECKSUM_DIGITS : CHECKSUM_DIGITS + 1] != b" ":
-        raise BadLineError("no checksum")
-    if checksum != b"%016x" % xxhash.xxh3_64_intdigest(body):
-        raise BadLineError("the checksum does not hold")
-    try:
-        fields = json.loads(body)
-    except ValueError:
-        raise BadLineError("not JSON") from None
-    if not isinstance(fields, dict):
-        raise BadLineError("not a JSON object")
-    return fields
-
-
-def _fields(record: Record) -> dict[str, Any]:
-    match record:
-        case SegmentHead(version):
-            return {"type": "segment", "format": version}
-        case Begin(request):
-            return {"type": "begin", "request": _request_fields(request)}
-        case End(event):
-            return {"type": "end", **end_fields(event)}
 
 
 def _request_fields(request: AdmittedRequest) -> dict[str, Any]:
@@ -256,65 +90,76 @@ def _proof_fields(proof: PromptProof) -> dict[str, Any]:
 _NOTED_LATER = ("project_id", "user_id", "key_id", "session_id", "service_class")
 
 
-def _record(fields: dict[str, Any]) -> Record:
-    match fields["type"]:
-        case "segment":
-            return SegmentHead(_integer(fields["format"]))
-        case "begin":
-            return Begin(AdmittedRequest(**fields["request"]))
-        case "end":
-            return End(_event(fields))
-        case unknown:
-            raise ValueError(f"type {unknown!r}")
-
-
 def _event(fields: dict[str, Any]) -> UsageEvent:
     hits = fields["hit_tokens"]
     ttft_ns = fields["ttft_ns"]
     written = fields.get("cache_write", {"tokens": 0, "ttl_class": ""})
     return UsageEvent(
         request=AdmittedRequest(**fields["request"]),
-        end_time_ns=_integer(fields["end_time_ns"]),
+        end_time_ns=integer_of(fields["end_time_ns"]),
         end=UsageEnd(fields["end"]),
         tokens=ChargedTokens(
             hit_tokens_by_tier={tier: hits[name] for name, tier in _TIERS if hits[name]},
-            miss_tokens=_integer(fields["miss_tokens"]),
-            completion_tokens=_integer(fields["completion_tokens"]),
-            cache_write_tokens=_integer(written["tokens"]),
-            cache_write_ttl_class=_text(written["ttl_class"]),
+            miss_tokens=integer_of(fields["miss_tokens"]),
+            completion_tokens=integer_of(fields["completion_tokens"]),
+            cache_write_tokens=integer_of(written["tokens"]),
+            cache_write_ttl_class=text_of(written["ttl_class"]),
         ),
-        ttft_ns=None if ttft_ns is None else _integer(ttft_ns),
-        lease_ids=tuple(map(_text, fields["leases"])) if "leases" in fields else None,
-        schema_version=_integer(fields["schema_version"]),
+        ttft_ns=None if ttft_ns is None else integer_of(ttft_ns),
+        lease_ids=tuple(map(text_of, fields["leases"])) if "leases" in fields else None,
+        schema_version=integer_of(fields["schema_version"]),
         proof=_proof(fields["proof"]) if "proof" in fields else None,
     )
 
 
 def _proof(fields: dict[str, Any]) -> PromptProof:
     return PromptProof(
-        scheme=_integer(fields["scheme"]),
-        block_tokens=_integer(fields["block_tokens"]),
+        scheme=integer_of(fields["scheme"]),
+        block_tokens=integer_of(fields["block_tokens"]),
         commitment=bytes.fromhex(fields["commitment"]),
         namespace_mark=bytes.fromhex(fields["namespace_mark"]),
         runs=tuple(
             ProvenRun(
-                {place: _integer(run[name]) for place, name in _PLACES.items() if name in run},
+                {place: integer_of(run[name]) for place, name in _PLACES.items() if name in run},
                 bytes.fromhex(run["digest"]),
             )
             for run in fields["runs"]
         ),
-        digest_blocks=_integer(fields.get("digest_blocks", 0)),
+        digest_blocks=integer_of(fields.get("digest_blocks", 0)),
         digests=base64.b64decode(fields.get("digests", ""), validate=True),
     )
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} where a text belongs")
-    return value
+def _begin_fields(request: AdmittedRequest) -> dict[str, Any]:
+    return {"request": _request_fields(request)}
 
 
-def _integer(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r} where an integer belongs")
-    return value
+def _request(fields: dict[str, Any]) -> AdmittedRequest:
+    return AdmittedRequest(**fields["request"])
+
+
+def _lost(request: AdmittedRequest, now_ns: int) -> UsageEvent:
+    return lose_request(request, now_ns=now_ns)
+
+
+def _unpaid(event: UsageEvent, now_ns: int) -> UsageEvent:
+    return end_request(event.request, UsageEnd.ERROR, ChargedTokens(), now_ns=now_ns, ttft_ns=None)
+
+
+USAGE_FORMAT = JournalFormat(
+    Dialect(
+        noun="usage journal",
+        holder="worker",
+        file_prefix="usage-",
+        format_version=FORMAT_VERSION,
+        begin_fields=_begin_fields,
+        read_begin=_request,
+        end_fields=end_fields,
+        read_end=_event,
+        name=lambda request: request.request_id,
+        subject=lambda event: event.request,
+        lost=_lost,
+        unwritten=_unpaid,
+        failure=UsageJournalFailedError,
+    )
+)

@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "kvtier": {"kvtier"},
     "storage": {"storage", "kvtier"},
-    "cache_service": {"cache_service", "storage", "kvtier"},
-    "worker": {"worker", "kvtier"},
+    "journal": {"journal", "kvtier"},
+    "cache_service": {"cache_service", "storage", "journal", "kvtier"},
+    "worker": {"worker", "journal", "kvtier"},
     "billing": {"billing", "kvtier"},
 }
 FOLDERS = {name: ROOT / ("proto/kvtier" if name == "kvtier" else name) for name in ALLOWED}
@@ -50,7 +51,7 @@ def test_proto_is_a_source_root_and_never_a_package() -> None:
     assert not (ROOT / "proto" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("room", ["storage", "cache_service", "billing", "kvtier"])
+@pytest.mark.parametrize("room", ["storage", "cache_service", "billing", "journal", "kvtier"])
 def test_room_does_without_torch(room: str) -> None:
     for path in sources(room):
         for module, _, line in imports(path):

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import grpc
 
+from journal.delivery import DeliverySettings
+from journal.journal import JournalLimits
 from kvtier.v1 import usage_pb2 as pb
 from kvtier.v1 import usage_pb2_grpc
 from tests.soak.usage_worker import event_of
-from worker.usage_delivery import DeliverySettings, UsageDelivery
-from worker.usage_journal import JournalLimits, UsageJournal
-from worker.usage_journal_format import segment_paths
-from worker.usage_outbox import UsageOutbox
+from worker.usage_delivery import UsageDelivery
+from worker.usage_journal import UsageJournal, UsageOutbox
+from worker.usage_journal_format import USAGE_FORMAT
 
 HOUR_EVENTS = 14_400
 """Four requests a second."""
@@ -82,8 +83,12 @@ async def test_an_hour_without_billing_slows_nobody_and_loses_nothing(tmp_path: 
     assert await delivery.flush(120)
     await delivery.stop()
     journal.close()
-    assert len(segment_paths(journal.directory)) <= 2
-    assert sum(path.stat().st_size for path in segment_paths(journal.directory)) < waiting / 4
+    segments = USAGE_FORMAT.segment_paths(journal.directory)
+    assert len(segments) <= 2
+    assert (
+        sum(path.stat().st_size for path in USAGE_FORMAT.segment_paths(journal.directory))
+        < waiting / 4
+    )
     async with grpc.aio.insecure_channel(address) as channel:
         stub = usage_pb2_grpc.UsageServiceStub(channel)
         found = await stub.VerifyLedger(pb.VerifyLedgerRequest(), timeout=120)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from journal.errors import JournalDirectoryError
+from journal.journal import JournalLimits
+from journal.segment import JournalFile
 from kvtier.blocks import Tier
-from worker.errors import JournalDirectoryError, UsageJournalFailedError
+from worker.errors import UsageJournalFailedError
 from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
-from worker.usage_journal import JournalLimits, UsageJournal
-from worker.usage_journal_format import segment_paths
-from worker.usage_journal_segment import JournalFile
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
+from worker.usage_journal_format import USAGE_FORMAT
 
 
 def request(request_id: str) -> AdmittedRequest:
@@ -53,7 +54,7 @@ async def test_a_tail_torn_at_any_byte_keeps_every_whole_record(tmp_path: Path):
     journal = UsageJournal(whole)
     await write(journal, "a", "b")
     journal.close()
-    (segment,) = segment_paths(whole)
+    (segment,) = USAGE_FORMAT.segment_paths(whole)
     raw = segment.read_bytes()
     line_ends = [i + 1 for i, byte in enumerate(raw) if byte == ord("\n")]
     head, begin_a, end_a, begin_b, end_b = line_ends
@@ -81,7 +82,7 @@ async def test_a_flipped_bit_costs_its_own_record_only_and_leaves_evidence(tmp_p
     journal = UsageJournal(tmp_path)
     await write(journal, "a", "b", "c")
     journal.close()
-    (segment,) = segment_paths(tmp_path)
+    (segment,) = USAGE_FORMAT.segment_paths(tmp_path)
     raw = bytearray(segment.read_bytes())
     lines = bytes(raw).splitlines(keepends=True)
     start = sum(len(line) for line in lines[:4])
@@ -166,7 +167,7 @@ async def test_a_full_disk_collects_no_files_for_the_requests_that_it_fails(tmp_
     for number in range(30):
         with pytest.raises(UsageJournalFailedError):
             await journal.begin(request(f"refused {number}"))
-    assert len(segment_paths(tmp_path)) == 1
+    assert len(USAGE_FORMAT.segment_paths(tmp_path)) == 1
     failing = False
     await write(journal, "after")
     expected = {"before": UsageEnd.STOP, "victim": UsageEnd.ERROR, "after": UsageEnd.STOP}
@@ -233,7 +234,8 @@ APPENDER = """
 import asyncio, sys
 from pathlib import Path
 from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
-from worker.usage_journal import JournalLimits, UsageJournal
+from journal.journal import JournalLimits
+from worker.usage_journal import UsageJournal
 
 async def one(journal, name):
     request = AdmittedRequest(name, "acme", "demo", "node", "", 1)

@@ -10,9 +10,8 @@ import pytest
 from worker.__main__ import main
 from worker.errors import UsageJournalFailedError
 from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent, end_request
-from worker.usage_journal import UsageJournal
-from worker.usage_journal_format import segment_paths
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
+from worker.usage_journal_format import USAGE_FORMAT
 
 Refused = Callable[[Path], str]
 
@@ -108,7 +107,7 @@ async def test_a_disk_that_fills_fails_requests_and_keeps_each_end_once(small_di
         "the usage journal cannot be written (No space left on device); send again when the"
         " worker's data_directory takes writes"
     }
-    assert len(segment_paths(directory)) == 1
+    assert len(USAGE_FORMAT.segment_paths(directory)) == 1
     small_disk.empty()
     await journal.end(event("running"))
     ends = ends_of(journal)

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from journal.delivery import DeliverySettings
 from kvtier.blocks import Tier
-from worker.usage_delivery import DeliverySettings, UsageDelivery
+from worker.usage_delivery import UsageDelivery
 from worker.usage_event import AdmittedRequest, ChargedTokens, UsageEnd, UsageEvent
-from worker.usage_journal import UsageJournal
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
 
 __all__ = ["event_of", "request_id_of"]
 

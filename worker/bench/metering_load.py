@@ -13,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+from journal.delivery import DeliverySettings
 from kvtier.blocks import Tier
 from kvtier.prompt_proof import COMMITMENT_BYTES, DIGEST_BYTES, MARK_BYTES, PROOF_SCHEME
-from worker.usage_delivery import DeliverySettings, UsageDelivery
+from worker.usage_delivery import UsageDelivery
 from worker.usage_event import (
     AdmittedRequest,
     ChargedTokens,
@@ -24,8 +25,7 @@ from worker.usage_event import (
     UsageEnd,
     UsageEvent,
 )
-from worker.usage_journal import UsageJournal
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
 
 __all__ = ["main"]
 

@@ -9,8 +9,7 @@ import pytest
 from kvtier.errors import read_error
 from kvtier.v1 import inference_pb2 as pb
 from worker.__main__ import main
-from worker.usage_journal import UsageJournal
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
 
 TEXT = "once upon a time " * 8
 

@@ -10,8 +10,7 @@ from kvtier.errors import read_error
 from kvtier.v1 import describe_pb2, describe_pb2_grpc, usage_pb2
 from kvtier.v1 import inference_pb2 as pb
 from tests.contract.worker_edge.starts import arguments, refuses
-from worker.usage_journal import UsageJournal
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
 
 TEXT = "once upon a time " * 8
 REUSABLE = (len(TEXT) - 1) // 16 * 16

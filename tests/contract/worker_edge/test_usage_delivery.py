@@ -10,10 +10,11 @@ from pathlib import Path
 
 import grpc
 
+from journal.delivery import DeliverySettings
 from kvtier.blocks import Tier
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
 from worker.prompt_proof import DIGESTS_MAX
-from worker.usage_delivery import DeliverySettings, UsageDelivery
+from worker.usage_delivery import UsageDelivery
 from worker.usage_event import (
     AdmittedRequest,
     ChargedTokens,
@@ -22,8 +23,7 @@ from worker.usage_event import (
     UsageEnd,
     UsageEvent,
 )
-from worker.usage_journal import UsageJournal
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
 from worker.usage_wire import event_message
 
 ACCEPTED, DUPLICATE = usage_pb2.RECORD_STATUS_ACCEPTED, usage_pb2.RECORD_STATUS_DUPLICATE

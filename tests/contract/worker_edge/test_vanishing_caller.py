@@ -8,8 +8,7 @@ import pytest
 
 from kvtier.v1 import inference_pb2 as pb
 from worker.usage_event import UsageEnd
-from worker.usage_journal import UsageJournal
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
 
 CALLER = """
 import sys

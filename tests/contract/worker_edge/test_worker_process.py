@@ -10,6 +10,7 @@ import sys
 import grpc
 import pytest
 
+from journal.format import SegmentHead
 from kvtier.errors import read_error
 from kvtier.settings import load
 from kvtier.v1 import inference_pb2 as pb
@@ -18,9 +19,8 @@ from tests.contract.worker_edge.starts import arguments, refuses
 from worker.__main__ import serve
 from worker.settings import WorkerSettings
 from worker.usage_event import UsageEnd
-from worker.usage_journal import UsageJournal
-from worker.usage_journal_format import SegmentHead, encode, segment_path
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
+from worker.usage_journal_format import USAGE_FORMAT
 
 
 def test_a_directory_that_is_no_checkpoint_is_refused(capsys, tmp_path):
@@ -84,8 +84,8 @@ def test_a_checkpoint_whose_weights_are_none_is_refused(capsys, tmp_path, checkp
 
 def test_a_journal_of_a_newer_format_is_refused_and_left_alone(capsys, tmp_path, checkpoint):
     (tmp_path / "journal").mkdir()
-    newer = segment_path(tmp_path / "journal", 1)
-    newer.write_bytes(encode(1, SegmentHead(format=99)))
+    newer = USAGE_FORMAT.segment_path(tmp_path / "journal", 1)
+    newer.write_bytes(USAGE_FORMAT.encode(1, SegmentHead(format=99)))
     before = newer.read_bytes()
     line = refuses(capsys, arguments(checkpoint, tmp_path))
     assert line.startswith("kvtier-worker: FORMAT_TOO_NEW: ")

@@ -25,8 +25,7 @@ from worker.requests import (
     TokenEvent,
 )
 from worker.usage_event import UsageEnd, UsageEvent
-from worker.usage_journal import UsageJournal
-from worker.usage_outbox import UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
 
 USED = EngineUsage(80, {Tier.GPU: 64}, 16, 3, 0.0, 0.0, MissReason.NONE)
 

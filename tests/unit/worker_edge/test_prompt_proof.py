@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from journal.format import LINE_BYTES_MAX, End
 from kvtier.blocks import Tier
 from kvtier.keys import NamespaceId
 from kvtier.prompt_proof import commitment, prefix_digests
 from worker.prompt_proof import DIGESTS_MAX, RUNS_MAX, ProofTerms, prove
 from worker.requests import LEASES_MAX, SourceRun
 from worker.usage_event import ChargedTokens, PromptProof
-from worker.usage_journal_format import LINE_BYTES_MAX, End, decode, encode
+from worker.usage_journal_format import USAGE_FORMAT
 
 BLOCK = 4
 TERMS = ProofTerms.of(b"s" * 32, ("acme", "search"), "r1", NamespaceId(bytes(32)), BLOCK)
@@ -111,6 +112,9 @@ def test_the_largest_proof_fits_a_line_of_the_journal_and_comes_back(make_event:
     long = replace(
         event.request, client_request_id="\U0001f600" * 1024, session_id="\U0001f600" * 1024
     )
-    line = encode(2**62, End(replace(event, request=long)))
+    line = USAGE_FORMAT.encode(2**62, End(replace(event, request=long)))
     assert len(line) < LINE_BYTES_MAX
-    assert decode(line.removesuffix(b"\n")) == (2**62, End(replace(event, request=long)))
+    assert USAGE_FORMAT.decode(line.removesuffix(b"\n")) == (
+        2**62,
+        End(replace(event, request=long)),
+    )

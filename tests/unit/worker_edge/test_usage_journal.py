@@ -10,30 +10,19 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from worker.errors import (
-    JournalDirectoryError,
-    JournalLockedError,
-    JournalTooNewError,
-    UsageJournalFailedError,
-)
+from journal.errors import JournalDirectoryError, JournalLockedError, JournalTooNewError
+from journal.format import BadLineError, Begin, End, SegmentHead, delivered_path
+from journal.journal import JournalLimits
+from journal.outbox import DeadLetter
+from journal.recovery import read_ends, read_lines
+from worker.errors import UsageJournalFailedError
 from worker.usage_event import UsageEnd
-from worker.usage_journal import JournalLimits, UsageJournal
-from worker.usage_journal_format import (
-    FORMAT_VERSION,
-    BadLineError,
-    Begin,
-    End,
-    SegmentHead,
-    decode,
-    delivered_path,
-    encode,
-    end_fields,
-    segment_path,
-    segment_paths,
-)
-from worker.usage_journal_recovery import read_ends, read_lines
-from worker.usage_outbox import DeadLetter, UsageOutbox
+from worker.usage_journal import UsageJournal, UsageOutbox
+from worker.usage_journal_format import FORMAT_VERSION, USAGE_FORMAT, end_fields
 from worker.usage_wire import event_message
+
+encode, decode = USAGE_FORMAT.encode, USAGE_FORMAT.decode
+segment_path, segment_paths = USAGE_FORMAT.segment_path, USAGE_FORMAT.segment_paths
 
 
 def outbox_of(journal: UsageJournal) -> UsageOutbox:
@@ -54,7 +43,7 @@ async def write(journal: UsageJournal, make_event, *request_ids: str) -> None:
 
 
 def test_every_record_reads_back_as_it_was_written(make_request, make_event):
-    for record in (SegmentHead(), Begin(make_request("a")), End(make_event("a"))):
+    for record in (USAGE_FORMAT.head, Begin(make_request("a")), End(make_event("a"))):
         assert decode(encode(7, record).removesuffix(b"\n")) == (7, record)
 
 
@@ -196,7 +185,7 @@ async def test_many_ends_share_one_sync(tmp_path, make_event):
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(30)
         os.fdatasync(descriptor)
 
-    from worker.usage_journal_segment import JournalFile
+    from journal.segment import JournalFile
 
     journal = UsageJournal(tmp_path, file=JournalFile(sync=sync))
     first = asyncio.ensure_future(journal.end(make_event("first")))
@@ -371,12 +360,18 @@ def test_the_outbox_passes_over_begins_and_no_end(make_event):
     event = make_event("a")
     # An end whose own words look like a begin's.
     tricky = replace(event, request=replace(event.request, client_request_id=',"type":"begin",'))
-    records = [SegmentHead(), Begin(event.request), End(event), Begin(tricky.request), End(tricky)]
+    records = [
+        USAGE_FORMAT.head,
+        Begin(event.request),
+        End(event),
+        Begin(tricky.request),
+        End(tricky),
+    ]
     lines = [encode(number, each) for number, each in enumerate(records, 1)]
     broken = lines[2][:-5] + b"?" + lines[2][-4:]
     raw = b"".join([*lines, broken, lines[1], lines[4], lines[1][:30]])
-    found = [line for line in read_lines(raw) if not isinstance(line.record, Begin)]
-    passed = list(read_ends(raw))
+    found = [line for line in read_lines(USAGE_FORMAT, raw) if not isinstance(line.record, Begin)]
+    passed = list(read_ends(USAGE_FORMAT, raw))
     assert [line for line in found if line.record is not None] == [
         line for line in passed if line.record is not None
     ]

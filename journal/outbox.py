@@ -1,6 +1,6 @@
-"""Events in the journal that billing does not have yet, and how far it has acknowledged.
+"""Ends in the journal that billing does not have yet, and how far it has acknowledged.
 
-Invariant: `delivered` moves only over events that billing accepted or knew, or that are synced in
+Invariant: `delivered` moves only over ends that billing accepted or knew, or that are synced in
 the dead letters; a segment is removed only when all its ends lie behind it, oldest first. Blocking
 code; one thread (the delivery's) uses an outbox and is the only writer of `delivered`, the dead
 letters and removals.
@@ -12,36 +12,35 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
-from worker.usage_event import UsageEvent
-from worker.usage_journal_format import (
+from journal.dialect import EndedT, SubjectT
+from journal.format import (
     End,
+    JournalFormat,
     dead_letters_path,
     delivered_path,
     encode_acknowledged,
-    end_fields,
-    first_sequence_of,
-    segment_paths,
 )
-from worker.usage_journal_recovery import read_ends
-from worker.usage_journal_segment import sync_directory
+from journal.recovery import read_ends
+from journal.segment import sync_directory
 
-__all__ = ["DeadLetter", "PendingEvent", "UsageOutbox"]
+__all__ = ["DeadLetter", "Outbox", "PendingEvent"]
 
 
 @dataclass(frozen=True, slots=True)
-class PendingEvent:
+class PendingEvent(Generic[EndedT]):
     """A durable event and its sequence number in the journal."""
 
     sequence: int
-    event: UsageEvent
+    event: EndedT
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Generic[EndedT]):
     """An event that billing refused for good."""
 
-    event: UsageEvent
+    event: EndedT
     status: str
     reason: str
 
@@ -55,13 +54,18 @@ class _Position:
     offset: int
 
 
-class UsageOutbox:
+class Outbox(Generic[SubjectT, EndedT]):
     """Reads ends in order, forgets them when told so."""
 
     def __init__(
-        self, directory: Path, acknowledged: int, durable_sequence: Callable[[], int]
+        self,
+        form: JournalFormat[SubjectT, EndedT],
+        directory: Path,
+        acknowledged: int,
+        durable_sequence: Callable[[], int],
     ) -> None:
         """`durable_sequence()`: up to where the journal's records may be read, see there."""
+        self._form = form
         self._directory = directory
         self._durable_sequence = durable_sequence
         self._acknowledged = acknowledged
@@ -73,14 +77,14 @@ class UsageOutbox:
         """Billing has every end up to this sequence number."""
         return self._acknowledged
 
-    def pending(self, limit: int) -> list[PendingEvent]:
+    def pending(self, limit: int) -> list[PendingEvent[EndedT]]:
         """The first unacknowledged durable events, at most `limit`, in order. Raises OSError."""
         durable = self._durable_sequence()
-        found: list[PendingEvent] = []
+        found: list[PendingEvent[EndedT]] = []
         self._handed_out = []
         for segment, offset in self._unread():
             raw = _read_from(segment, offset)
-            for line in read_ends(raw):
+            for line in read_ends(self._form, raw):
                 if line.sequence > durable or len(found) == limit:
                     return found
                 if isinstance(line.record, End) and line.sequence > self._acknowledged:
@@ -89,7 +93,7 @@ class UsageOutbox:
                     self._handed_out.append(here)
         return found
 
-    def acknowledge(self, sequence: int, refused: Sequence[DeadLetter] = ()) -> None:
+    def acknowledge(self, sequence: int, refused: Sequence[DeadLetter[EndedT]] = ()) -> None:
         """Billing has, or refused for good, every event up to `sequence`. Raises OSError.
 
         After an error nothing was forgotten; call it again.
@@ -104,14 +108,14 @@ class UsageOutbox:
         self._remove_delivered()
 
     def _unread(self) -> list[tuple[Path, int]]:
-        segments = segment_paths(self._directory)
+        segments = self._form.segment_paths(self._directory)
         if self._position is None:
             return [(segment, 0) for segment in segments]
         at, offset = self._position.segment, self._position.offset
         return [(s, offset if s == at else 0) for s in segments if s >= at]
 
-    def _bury(self, refused: Sequence[DeadLetter]) -> None:
-        raw = b"".join(_dead_letter_line(letter) for letter in refused)
+    def _bury(self, refused: Sequence[DeadLetter[EndedT]]) -> None:
+        raw = b"".join(self._dead_letter_line(letter) for letter in refused)
         with dead_letters_path(self._directory).open("ab") as file:
             file.write(raw)
             file.flush()
@@ -119,17 +123,17 @@ class UsageOutbox:
 
     def _remove_delivered(self) -> None:
         """The next segment's head must be durable first: it repeats the begins of this one."""
-        segments = segment_paths(self._directory)
+        segments = self._form.segment_paths(self._directory)
         for segment, following in itertools.pairwise(segments):
-            first_kept = first_sequence_of(following)
+            first_kept = self._form.first_sequence_of(following)
             if first_kept - 1 > self._acknowledged or first_kept > self._durable_sequence():
                 return
             segment.unlink()
 
-
-def _dead_letter_line(letter: DeadLetter) -> bytes:
-    fields = {"status": letter.status, "reason": letter.reason, **end_fields(letter.event)}
-    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+    def _dead_letter_line(self, letter: DeadLetter[EndedT]) -> bytes:
+        end = self._form.dialect.end_fields(letter.event)
+        fields = {"status": letter.status, "reason": letter.reason, **end}
+        return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 
 def _read_from(segment: Path, offset: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What a journal directory holds, read before a worker writes to it.
+"""What a journal directory holds, read before anybody writes to it.
 
 Invariant: a function of the directory's bytes; running it twice changes nothing the second time.
 Only the torn tail of a segment is cut, and no unreadable byte is dropped without a copy. Runs once
@@ -10,22 +10,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic
 
-from worker.errors import JournalTooNewError
-from worker.usage_event import AdmittedRequest
-from worker.usage_journal_format import (
-    FORMAT_VERSION,
+from journal.dialect import EndedT, SubjectT
+from journal.errors import JournalTooNewError
+from journal.format import (
     BadLineError,
     Begin,
+    JournalFormat,
     Record,
     SegmentHead,
-    begins_request,
-    damaged_path,
-    decode,
+    begins_something,
     decode_acknowledged,
     delivered_path,
-    first_sequence_of,
-    segment_paths,
 )
 
 __all__ = ["JournalContents", "Line", "read_acknowledged", "read_ends", "read_lines", "recover"]
@@ -34,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class JournalContents:
+class JournalContents(Generic[SubjectT, EndedT]):
     """What `recover` found."""
 
     last_sequence: int = 0
@@ -42,8 +39,8 @@ class JournalContents:
     acknowledged: int = 0
     undelivered_count: int = 0
     """Ends above `acknowledged`."""
-    open_requests: dict[str, AdmittedRequest] = field(default_factory=dict)
-    """Begun and not ended, by request id."""
+    open: dict[str, SubjectT] = field(default_factory=dict)
+    """Begun and not ended, by name; as the last begin has it."""
     torn_bytes: int = 0
     """Cut off behind the last good record of a segment."""
     damaged_bytes: int = 0
@@ -51,30 +48,34 @@ class JournalContents:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Line(Generic[SubjectT, EndedT]):
     """Bytes `[start, end)` of a segment, newline included, and what they say."""
 
     start: int
     end: int
     sequence: int
-    record: Record | None
+    record: Record[SubjectT, EndedT] | None
     """None: unreadable."""
 
 
-def read_ends(raw: bytes) -> Iterator[Line]:
+def read_ends(
+    form: JournalFormat[SubjectT, EndedT], raw: bytes
+) -> Iterator[Line[SubjectT, EndedT]]:
     """The lines that may be ends: begins are passed over unread."""
     start = 0
     while start < len(raw):
-        if begins_request(raw, start):
+        if begins_something(raw, start):
             newline = raw.find(b"\n", start)
             start = len(raw) if newline < 0 else newline + 1
             continue
-        line = next(read_lines(raw, start))
+        line = next(read_lines(form, raw, start))
         yield line
         start = line.end
 
 
-def read_lines(raw: bytes, start: int = 0) -> Iterator[Line]:
+def read_lines(
+    form: JournalFormat[SubjectT, EndedT], raw: bytes, start: int = 0
+) -> Iterator[Line[SubjectT, EndedT]]:
     """Splits a segment's bytes from offset `start`; a last line without newline is unreadable."""
     while start < len(raw):
         newline = raw.find(b"\n", start)
@@ -82,24 +83,26 @@ def read_lines(raw: bytes, start: int = 0) -> Iterator[Line]:
         try:
             if newline < 0:
                 raise BadLineError("no newline")
-            sequence, record = decode(raw[start:newline])
+            sequence, record = form.decode(raw[start:newline])
             yield Line(start, end, sequence, record)
         except BadLineError:
             yield Line(start, end, 0, None)
         start = end
 
 
-def recover(directory: Path) -> JournalContents:
+def recover(
+    form: JournalFormat[SubjectT, EndedT], directory: Path
+) -> JournalContents[SubjectT, EndedT]:
     """Reads all segments, cuts torn tails.
 
     Raises JournalTooNewError, OSError when the directory cannot be used.
     """
     acknowledged = read_acknowledged(directory)
-    contents = JournalContents(last_sequence=acknowledged, acknowledged=acknowledged)
-    for path in segment_paths(directory):
+    contents: JournalContents[SubjectT, EndedT] = JournalContents(acknowledged, acknowledged)
+    for path in form.segment_paths(directory):
         # A segment without one good record still has its number taken.
-        contents.last_sequence = max(contents.last_sequence, first_sequence_of(path))
-        _read_segment(directory, path, contents)
+        contents.last_sequence = max(contents.last_sequence, form.first_sequence_of(path))
+        _read_segment(form, directory, path, contents)
     return contents
 
 
@@ -112,46 +115,57 @@ def read_acknowledged(directory: Path) -> int:
         return 0
     except BadLineError as error:
         log.warning(
-            "usage events will be sent again: the delivered file is damaged",
+            "what was delivered will be sent again: the delivered file is damaged",
             extra={"path": str(path), "problem": str(error)},
         )
         return 0
 
 
-def _read_segment(directory: Path, path: Path, contents: JournalContents) -> None:
+def _read_segment(
+    form: JournalFormat[SubjectT, EndedT],
+    directory: Path,
+    path: Path,
+    contents: JournalContents[SubjectT, EndedT],
+) -> None:
     raw = path.read_bytes()
-    bad: list[Line] = []
+    bad: list[Line[SubjectT, EndedT]] = []
     good_end = 0
-    for line in read_lines(raw):
+    for line in read_lines(form, raw):
         if line.record is None:
             bad.append(line)
             continue
-        _take(path, line, contents)
+        _take(form, path, line, contents)
         good_end = line.end
     for line in bad:
         if line.start < good_end:
             contents.damaged_bytes += line.end - line.start
-            _keep_copy(damaged_path(directory, path, line.start), raw[line.start : line.end])
+            _keep_copy(form.damaged_path(directory, path, line.start), raw[line.start : line.end])
     if good_end < len(raw):
         contents.torn_bytes += len(raw) - good_end
-        _keep_copy(damaged_path(directory, path, good_end), raw[good_end:])
+        _keep_copy(form.damaged_path(directory, path, good_end), raw[good_end:])
         _cut(path, good_end)
 
 
-def _take(path: Path, line: Line, contents: JournalContents) -> None:
+def _take(
+    form: JournalFormat[SubjectT, EndedT],
+    path: Path,
+    line: Line[SubjectT, EndedT],
+    contents: JournalContents[SubjectT, EndedT],
+) -> None:
     contents.last_sequence = max(contents.last_sequence, line.sequence)
-    record = line.record
+    record, dialect = line.record, form.dialect
     if isinstance(record, SegmentHead):
-        if record.format > FORMAT_VERSION:
+        if record.format > dialect.format_version:
             raise JournalTooNewError(
-                f"{path} has format {record.format}, this worker knows {FORMAT_VERSION}; it was"
-                " written by a newer kvtier: use that one, or another data_directory"
+                f"{path} has format {record.format}, this {dialect.holder} knows"
+                f" {dialect.format_version}; it was written by a newer kvtier: use that one, or"
+                " another data_directory"
             )
     elif isinstance(record, Begin):
-        contents.open_requests[record.request.request_id] = record.request
+        contents.open[dialect.name(record.subject)] = record.subject
     elif record is not None:
         contents.undelivered_count += line.sequence > contents.acknowledged
-        contents.open_requests.pop(record.event.request.request_id, None)
+        contents.open.pop(dialect.name(dialect.subject(record.event)), None)
 
 
 def _keep_copy(path: Path, raw: bytes) -> None:

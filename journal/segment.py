@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
-from worker.errors import JournalDirectoryError, JournalLockedError
-from worker.usage_journal_format import Record, encode, lock_path, segment_path, segment_paths
+from journal.dialect import Dialect, EndedT, SubjectT
+from journal.errors import JournalDirectoryError, JournalLockedError
+from journal.format import JournalFormat, Record, lock_path
 
 __all__ = ["JournalFile", "SegmentWriter", "lock_directory", "sync_directory"]
 
@@ -26,11 +28,18 @@ class JournalFile:
     truncate: Callable[[int, int], None] = os.ftruncate
 
 
-class SegmentWriter:
+class SegmentWriter(Generic[SubjectT, EndedT]):
     """Appends batches of records under rising sequence numbers."""
 
-    def __init__(self, directory: Path, last_sequence: int, file: JournalFile) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        last_sequence: int,
+        form: JournalFormat[SubjectT, EndedT],
+        file: JournalFile,
+    ) -> None:
         self.directory = directory
+        self._form = form
         self.sequence = last_sequence
         """Of the last record that was handed to `append`; never reused, even if that failed."""
         self.durable_sequence = last_sequence
@@ -47,12 +56,12 @@ class SegmentWriter:
     def open_next(self) -> None:
         """Makes the segment that the next record begins. Raises OSError."""
         assert self._descriptor is None
-        self._path = segment_path(self.directory, self.sequence + 1)
+        self._path = self._form.segment_path(self.directory, self.sequence + 1)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._descriptor = os.open(self._path, flags, 0o600)
         self.length = 0
 
-    def append(self, records: Sequence[Record], *, synced: bool) -> None:
+    def append(self, records: Sequence[Record[SubjectT, EndedT]], *, synced: bool) -> None:
         """Writes the batch in one piece; with `synced` all records so far are on the disk then.
 
         Raises OSError; then call `abandon`.
@@ -60,6 +69,7 @@ class SegmentWriter:
         assert self._descriptor is not None
         first = self.sequence + 1
         self.sequence += len(records)
+        encode = self._form.encode
         raw = b"".join(encode(first + i, record) for i, record in enumerate(records))
         written = 0
         while written < len(raw):
@@ -80,7 +90,7 @@ class SegmentWriter:
     def abandon(self) -> None:
         """Cuts off what `append` did not complete and closes. Raises OSError if the cut fails.
 
-        A segment without one good record goes, or a full disk would collect one for each request
+        A segment without one good record goes, or a full disk would collect one for each batch
         that it fails. Its numbers are in no file then and may be given again after a restart.
         """
         if self._descriptor is None:
@@ -95,7 +105,7 @@ class SegmentWriter:
     def measure(self) -> int:
         """Bytes of all segments, from the directory."""
         sizes = 0
-        for path in segment_paths(self.directory):
+        for path in self._form.segment_paths(self.directory):
             try:
                 sizes += path.stat().st_size
             except FileNotFoundError:
@@ -110,7 +120,7 @@ class SegmentWriter:
         self.length = 0
 
 
-def lock_directory(directory: Path) -> int:
+def lock_directory(directory: Path, dialect: Dialect[SubjectT, EndedT]) -> int:
     """Makes the directory and takes its lock; returns the descriptor that holds it.
 
     Raises JournalDirectoryError, JournalLockedError.
@@ -120,7 +130,7 @@ def lock_directory(directory: Path) -> int:
         descriptor = os.open(lock_path(directory), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise JournalDirectoryError(
-            f"the usage journal cannot be kept in {directory}: {error.strerror}; make that"
+            f"the {dialect.noun} cannot be kept in {directory}: {error.strerror}; make that"
             " possible, or choose another data_directory"
         ) from None
     try:
@@ -128,8 +138,8 @@ def lock_directory(directory: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise JournalLockedError(
-            f"another worker has the usage journal in {directory} open; give each worker its own"
-            " data_directory"
+            f"another {dialect.holder} has the {dialect.noun} in {directory} open; give each"
+            f" {dialect.holder} its own data_directory"
         ) from None
     return descriptor
 

@@ -1,0 +1,261 @@
+"""Carries events from a journal to billing, in the background.
+
+    outbox --batch--> courier --outcomes--> acknowledge | dead letter | try again later
+
+Invariant: an event leaves the outbox only when billing has it, or is refused for good and kept as
+a dead letter; delivery is at least once. Billing being down slows nobody: who waits, waits for
+the journal, never for this task. Event loop; the outbox's blocking calls run on one thread of
+their own.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import grpc
+
+from journal.dialect import EndedT, SubjectT
+from journal.outbox import DeadLetter, Outbox, PendingEvent
+from kvtier.channels import open_aio_channel
+from kvtier.errors import read_error
+
+__all__ = [
+    "BillingAnswerError",
+    "Courier",
+    "Delivery",
+    "DeliveryListener",
+    "DeliverySettings",
+    "Verdict",
+]
+
+log = logging.getLogger(__name__)
+
+CHANNEL_OPTIONS = (
+    # A new channel gets a connection of its own, whatever the last one knew.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverySettings:
+    address: str
+    """Of the billing service."""
+    credentials: grpc.ChannelCredentials | None = None
+    """None: in clear."""
+    batch_events_max: int = 500
+    call_timeout_seconds: float = 10.0
+    backoff_seconds: float = 0.2
+    """After the first failure, less up to half at random; doubles with each."""
+    backoff_seconds_max: float = 30.0
+
+
+class DeliveryListener(Protocol):
+    """Is told what became of events, on the event loop."""
+
+    def delivered(self, outcome: str, count: int) -> None:
+        """`outcome`: accepted, duplicate, conflict or rejected."""
+        ...
+
+    def delivery_failed(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What billing made of an event."""
+
+    status: str
+    """One of `STATUSES`."""
+    reason: str = ""
+
+
+STATUSES = ("ACCEPTED", "DUPLICATE", "CONFLICT", "REJECTED")
+
+_Carried = TypeVar("_Carried", contravariant=True)
+
+
+class Courier(Protocol[_Carried]):
+    """Speaks to billing of one kind of event."""
+
+    async def carry(
+        self, channel: grpc.aio.Channel, events: Sequence[_Carried], timeout_seconds: float
+    ) -> Sequence[Verdict]:
+        """Sends `events` in one call, or the first of them where it takes no more: a verdict for
+        each that was sent, in their order. Raises AioRpcError, and BillingAnswerError for an answer
+        that is not of these events."""
+        ...
+
+    def name(self, event: _Carried) -> str:
+        """For logs."""
+        ...
+
+
+class Delivery(Generic[SubjectT, EndedT]):
+    """`start`, `wake` after each new event, `stop` at the end."""
+
+    def __init__(
+        self,
+        outbox: Outbox[SubjectT, EndedT],
+        courier: Courier[EndedT],
+        settings: DeliverySettings,
+        listener: DeliveryListener,
+    ) -> None:
+        self._outbox = outbox
+        self._courier = courier
+        self._settings = settings
+        self._listener = listener
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="delivery")
+        self._channel = self._connect()
+        self._new = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._batch_max = settings.batch_events_max
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._new.set()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="delivery")
+
+    def wake(self) -> None:
+        """There is a new durable event."""
+        self._idle.clear()
+        self._new.set()
+
+    async def flush(self, timeout_seconds: float) -> bool:
+        """Waits until nothing is left to deliver; False when that took too long."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Ends the task; what is not delivered stays in the journal for the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._channel.close()
+        self._executor.shutdown(wait=True)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                if await self._deliver_batch():
+                    failures = 0
+                    continue
+                self._idle.set()
+                await self._new.wait()
+                self._new.clear()
+            except Exception as error:
+                # Whatever it is: what is never sent again would be lost in silence.
+                failures += 1
+                self._listener.delivery_failed()
+                _log_failure(error, failures)
+                await asyncio.sleep(self._backoff_seconds(failures))
+                await self._reconnect()
+
+    async def _deliver_batch(self) -> bool:
+        """True when there may be more to deliver."""
+        self._new.clear()
+        pending = await self._blocking(lambda: self._outbox.pending(self._batch_max))
+        if not pending:
+            return self._new.is_set()
+        try:
+            verdicts = await self._courier.carry(
+                self._channel, [p.event for p in pending], self._settings.call_timeout_seconds
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            await self._narrow_down(pending, error)
+            return True
+        await self._take_verdicts(pending[: len(verdicts)], verdicts)
+        self._batch_max = self._settings.batch_events_max
+        return True
+
+    async def _reconnect(self) -> None:
+        """The old connection may be dead without a word, or its transport wait for minutes before
+        it tries again; how long to wait is decided here only.
+        """
+        await self._channel.close()
+        self._channel = self._connect()
+
+    def _connect(self) -> grpc.aio.Channel:
+        return open_aio_channel(self._settings.address, self._settings.credentials, CHANNEL_OPTIONS)
+
+    async def _narrow_down(
+        self, pending: Sequence[PendingEvent[EndedT]], error: grpc.aio.AioRpcError
+    ) -> None:
+        """The call itself was refused for good: finds the event that is at fault by halving."""
+        if len(pending) > 1:
+            self._batch_max = len(pending) // 2
+            return
+        reason = read_error(error).reason or "INVALID_ARGUMENT"
+        await self._acknowledge(pending, [DeadLetter(pending[0].event, "REJECTED", reason)])
+        self._count(["rejected"])
+
+    async def _take_verdicts(
+        self, pending: Sequence[PendingEvent[EndedT]], verdicts: Sequence[Verdict]
+    ) -> None:
+        refused = []
+        names = []
+        for verdict, one in zip(verdicts, pending, strict=True):
+            if verdict.status not in STATUSES:
+                raise BillingAnswerError(f"billing answered {verdict.status} for an event")
+            names.append(verdict.status.lower())
+            if verdict.status in ("CONFLICT", "REJECTED"):
+                refused.append(DeadLetter(one.event, verdict.status, verdict.reason))
+        await self._acknowledge(pending, refused)
+        self._count(names)
+
+    async def _acknowledge(
+        self, pending: Sequence[PendingEvent[EndedT]], refused: Sequence[DeadLetter[EndedT]]
+    ) -> None:
+        for letter in refused:
+            log.error(
+                "billing refuses an event; it is kept in dead_letters.jsonl",
+                extra={
+                    "event": self._courier.name(letter.event),
+                    "status": letter.status,
+                    "reason": letter.reason,
+                },
+            )
+        await self._blocking(lambda: self._outbox.acknowledge(pending[-1].sequence, refused))
+
+    def _count(self, names: Sequence[str]) -> None:
+        for name in sorted(set(names)):
+            self._listener.delivered(name, names.count(name))
+
+    async def _blocking(self, call: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def _backoff_seconds(self, failures: int) -> float:
+        doubled = self._settings.backoff_seconds * 2.0 ** min(failures - 1, 20)
+        return min(self._settings.backoff_seconds_max, doubled) * random.uniform(0.5, 1.0)
+
+
+class BillingAnswerError(Exception):
+    """Billing answered something that its contract does not allow."""
+
+
+def _log_failure(error: Exception, failures: int) -> None:
+    if not isinstance(error, grpc.aio.AioRpcError | OSError | BillingAnswerError):
+        log.exception("delivery to billing failed unexpectedly", exc_info=error)
+    # Once at the start of an outage, then ever more rarely.
+    elif failures & (failures - 1) == 0:
+        log.warning(
+            "events wait: billing does not take them",
+            extra={"problem": _problem(error), "failures": failures},
+        )
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error)
