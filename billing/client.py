@@ -25,14 +25,17 @@ def call_billing(
     address: str,
     call: Callable[[Any, float], Reply],
     timeout_seconds: float = 30.0,
+    *,
+    stub: Callable[[grpc.Channel], Any] = usage_pb2_grpc.UsageServiceStub,
+    command: str = "usage",
 ) -> Reply:
     """`call(stub, timeout)` on the service at `address`; ends the command with 1 when it fails."""
     options = (("grpc.max_receive_message_length", REPLY_BYTES_MAX),)
     with open_channel(address, options) as channel:
         try:
-            return call(usage_pb2_grpc.UsageServiceStub(channel), timeout_seconds)
+            return call(stub(channel), timeout_seconds)
         except grpc.RpcError as error:
-            typer.echo(f"kvtier usage: {_explain(error, address)}", err=True)
+            typer.echo(f"kvtier {command}: {_explain(error, address)}", err=True)
             raise typer.Exit(1) from None
 
 

@@ -18,6 +18,8 @@
     ├── CorrectionRefusedError       it does not fit the entry, or says too little
     ├── CorrectionConflictError      another correction has that id
     ├── EventUnknownError            no entry has that id
+    ├── FundingRefusedError          it says too little, or the balance does not take it
+    ├── FundingConflictError         another funding has that id
     └── TenantUnknownError           has no posting
 
 Codes: `billing/status.py`. Reasons are frozen once released.
@@ -31,6 +33,8 @@ __all__ = [
     "CorrectionConflictError",
     "CorrectionRefusedError",
     "EventUnknownError",
+    "FundingConflictError",
+    "FundingRefusedError",
     "InvalidGroupError",
     "InvalidPeriodError",
     "InvalidUsageError",
@@ -118,6 +122,14 @@ class CorrectionConflictError(BillingError):
 
 class EventUnknownError(BillingError):
     reason = "EVENT_UNKNOWN"
+
+
+class FundingRefusedError(BillingError):
+    reason = "FUNDING_REFUSED"
+
+
+class FundingConflictError(BillingError):
+    reason = "FUNDING_CONFLICT"
 
 
 class TenantUnknownError(BillingError):

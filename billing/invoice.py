@@ -93,8 +93,8 @@ def invoice_of(
 
     Raises TenantUnknownError, InvalidPeriodError.
     """
-    known = select(entries.c.position).where(entries.c.tenant_id == tenant_id).limit(1)
-    if connection.execute(known).first() is None:
+    known = select(entries.c.position).where(entries.c.tenant_id == tenant_id)
+    if connection.execute(known.where(entries.c.kind == "usage").limit(1)).first() is None:
         raise TenantUnknownError(
             f'the ledger has no event of tenant "{tenant_id}"; a report by tenant names those it'
             " has"

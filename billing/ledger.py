@@ -1,21 +1,20 @@
 """The ledger's one writer: batches in, durable outcomes back.
 
     record() --> bounded queue --> writer thread: take what waits, one transaction, answer all
-    correct(), checkpoint(), rotate_key() --> the same queue, each a transaction of its own
+    correct(), fund(), checkpoint(), rotate_key() --> the same queue, a transaction each
 
 Invariant: when a future has its outcomes, they are on the disk. When it has an error, sending the
 batch again is safe and right. Batches that arrive while a commit is under way share the next one
 (group commit), which is what makes many small calls cheap. The writer thread alone owns the
-connection, the ends of the chains, the set of stored prices and the signer.
+connection, the ends of the chains, the set of stored prices, the wallets and the signer.
 """
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, select
@@ -34,21 +33,20 @@ from billing.errors import (
     LedgerUnavailableError,
     PriceBookError,
 )
+from billing.funding import FundingAsk
+from billing.funding_entries import Funded, fund
+from billing.ledger_queue import Batch, LedgerQueue, Order
 from billing.ledger_schema import entries, price_versions, refused_events
 from billing.ledger_signer import LedgerSigner
 from billing.ledger_store import LedgerStore
 from billing.meter import Head, Outcome, Submission, Transaction
 from billing.price_book import PriceBook, PriceId
+from billing.wallet_rows import keep_wallets, stored_wallets
+from billing.wallets import Wallets
 
 __all__ = ["Ledger", "LedgerListener"]
 
 log = logging.getLogger(__name__)
-
-QUEUE_BATCHES_MAX = 64
-"""Waiting batches; a full queue answers LEDGER_UNAVAILABLE and the worker sends again."""
-
-GROUP_EVENTS_MAX = 4_000
-"""Events of one transaction, so that a caller never waits for an endless group."""
 
 CLOSE_SECONDS_MAX = 30.0
 
@@ -62,20 +60,6 @@ class LedgerListener(Protocol):
     def committed(self, outcomes: Sequence[Outcome], batch_count: int, head: Head) -> None: ...
 
     def failed(self, batch_count: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    submissions: Sequence[Submission]
-    done: "Future[list[Outcome]]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """Something else to do, in a transaction of its own."""
-
-    call: Callable[[Connection], Any]
-    done: "Future[Any]"
 
 
 class Ledger:
@@ -100,12 +84,11 @@ class Ledger:
         self._signer = signer
         self._stored_prices: frozenset[PriceId] = frozenset()
         self._head = Head(0, genesis_hash(store.ledger_id))
+        self._wallets = Wallets()
         store.read(lambda connection: _check_book(connection, book))
         store.read(self._load)
         self._doubtful = False  # a commit failed: what is stored may be more than what is known
-        self._closed = False
-        self._closing = threading.Lock()  # no batch may slip in behind the order to stop
-        self._queue: queue.Queue[_Batch | _Order | None] = queue.Queue(QUEUE_BATCHES_MAX)
+        self._queue = LedgerQueue()
         connection = store.writer()
         try:
             if signer is not None:
@@ -134,7 +117,7 @@ class Ledger:
         with it when the database refuses.
         """
         done: Future[list[Outcome]] = Future()
-        self._enqueue(_Batch(submissions, done))
+        self._queue.put(Batch(submissions, done))
         return done
 
     def correct(self, ask: CorrectionAsk) -> "Future[Corrected]":
@@ -142,6 +125,12 @@ class Ledger:
         CorrectionRefusedError, CorrectionConflictError and EventUnknownError.
         """
         return self._order(lambda connection: self._correct(connection, ask))
+
+    def fund(self, ask: FundingAsk) -> "Future[Funded]":
+        """Adds a funding, once per its id; the future may also fail with FundingRefusedError and
+        FundingConflictError.
+        """
+        return self._order(lambda connection: self._fund(connection, ask))
 
     def checkpoint(self) -> "Future[Checkpoint]":
         """One that covers everything recorded before this call; a new one only where the last does
@@ -160,26 +149,12 @@ class Ledger:
 
     def _order(self, call: Callable[[Connection], Any]) -> "Future[Any]":
         done: Future[Any] = Future()
-        self._enqueue(_Order(call, done))
+        self._queue.put(Order(call, done))
         return done
-
-    def _enqueue(self, item: _Batch | _Order) -> None:
-        with self._closing:
-            if self._closed:
-                raise LedgerUnavailableError("the ledger is closed; send again")
-            try:
-                self._queue.put_nowait(item)
-            except queue.Full:
-                raise LedgerUnavailableError(
-                    f"{QUEUE_BATCHES_MAX} batches wait already; send again"
-                ) from None
 
     def close(self) -> None:
         """Records what is queued, then stops the writer. Idempotent."""
-        with self._closing:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
+        self._queue.close()
         self._thread.join(CLOSE_SECONDS_MAX)
 
     def _load(self, connection: Connection) -> None:
@@ -197,46 +172,23 @@ class Ledger:
         self._head = head
         stored = connection.execute(select(price_versions.c.price_id)).scalars()
         self._stored_prices = frozenset(PriceId(price_id) for price_id in stored)
+        self._wallets = stored_wallets(connection)
 
     def _run(self, connection: Connection) -> None:
         try:
-            open_ = True
-            while open_:
-                group, order, open_ = self._next_group()
-                if group:
-                    self._record_group(connection, group)
-                if order is not None:
-                    self._carry_out(connection, order)
-                elif not group:
+            last = False
+            while not last:
+                work = self._queue.take(self._patience())
+                if work.group:
+                    self._record_group(connection, work.group)
+                if work.order is not None:
+                    self._carry_out(connection, work.order)
+                elif not work.group:
                     self._checkpoint_when_behind(connection)
+                last = work.last
             self._checkpoint_when_behind(connection)
         finally:
             connection.close()
-
-    def _next_group(self) -> tuple[list[_Batch], _Order | None, bool]:
-        """Waits for a batch, then takes those that wait behind it, up to an order; False when told
-        to stop. Nothing at all: a checkpoint is due.
-        """
-        group: list[_Batch] = []
-        event_count = 0
-        try:
-            item = self._queue.get(timeout=self._patience())
-        except queue.Empty:
-            return group, None, True
-        while True:
-            if item is None:
-                return group, None, False
-            if item.done.set_running_or_notify_cancel():
-                if isinstance(item, _Order):
-                    return group, item, True
-                group.append(item)
-                event_count += len(item.submissions)
-            if event_count >= GROUP_EVENTS_MAX:
-                return group, None, True
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return group, None, True
 
     def _patience(self) -> float | None:
         """How long to wait for a batch: while no checkpoint covers the end, not for ever."""
@@ -244,7 +196,7 @@ class Ledger:
             return None
         return self._signer.rule.seconds
 
-    def _carry_out(self, connection: Connection, order: _Order) -> None:
+    def _carry_out(self, connection: Connection, order: Order) -> None:
         try:
             result = order.call(connection)
         except Exception as error:
@@ -257,9 +209,19 @@ class Ledger:
             made = correct(
                 connection, self._head, self._book, self._stored_prices, ask, self._clock_ns()
             )
+            if not made.again:
+                self._wallets.corrected(made.correction)
+                keep_wallets(connection, self._wallets.take_changed())
         self._head = made.head
         if made.new_price is not None:
             self._stored_prices |= {made.new_price.id}
+        return made
+
+    def _fund(self, connection: Connection, ask: FundingAsk) -> Funded:
+        with self._transaction(connection):
+            made = fund(connection, self._head, self._wallets, ask, self._clock_ns())
+            keep_wallets(connection, self._wallets.take_changed())
+        self._head = made.head
         return made
 
     def _checkpoint_when_behind(self, connection: Connection) -> None:
@@ -298,7 +260,7 @@ class Ledger:
             yield
         self._doubtful = False
 
-    def _record_group(self, connection: Connection, group: Sequence[_Batch]) -> None:
+    def _record_group(self, connection: Connection, group: Sequence[Batch]) -> None:
         submissions = [submission for batch in group for submission in batch.submissions]
         try:
             outcomes = self._commit(connection, submissions)
@@ -317,7 +279,7 @@ class Ledger:
         with self._transaction(connection):
             now_ns = self._clock_ns()
             transaction = Transaction(
-                connection, self._head, self._book, self._stored_prices, now_ns
+                connection, self._head, self._book, self._stored_prices, self._wallets, now_ns
             )
             outcomes = transaction.append(submissions)
             if self._signer is not None and self._signer.due(transaction.head, now_ns):
@@ -328,7 +290,7 @@ class Ledger:
             self._signer.committed(signed)
         return outcomes
 
-    def _fail(self, connection: Connection, group: Sequence[_Batch], error: Exception) -> None:
+    def _fail(self, connection: Connection, group: Sequence[Batch], error: Exception) -> None:
         log.error("the ledger did not take %d batches", len(group), exc_info=error)
         refusal = self._refusal(connection, error)
         self._listener.failed(len(group))

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, select
 
 from billing.ledger_schema import entries, refused_events
 
-__all__ = ["add_rows", "insert_rows", "kept_refusals", "known_requests"]
+__all__ = ["add_rows", "insert_rows", "kept_refusals", "known_requests", "put_rows"]
 
 _LOOKUP_MAX = 900
 """Names in one query: below the oldest limit of SQLite on parameters."""
@@ -60,6 +60,15 @@ def add_rows(
     sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in counts)
     conflict = f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
     _insert(connection, table, rows, conflict)
+
+
+def put_rows(
+    connection: Connection, table: Table, rows: Sequence[dict[str, Any]], keys: Sequence[str]
+) -> None:
+    """Adds rows, in the place of those with the same keys."""
+    rest = [column.name for column in table.columns if column.name not in keys]
+    sets = ", ".join(f"{name} = excluded.{name}" for name in rest)
+    _insert(connection, table, rows, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}")
 
 
 def _insert(

@@ -2,17 +2,18 @@
 
     ledger_meta      format version and ledger id
     price_versions   every price book version that rated an event, by content hash
-    entries          one per usage event or correction, hash-chained
+    entries          one per usage event, correction or funding, hash-chained
     postings         double entry: sum to zero per entry and currency
     refused_events   events that have no entry, as received, in a hash chain of their own
     ledger_keys      public keys that sign checkpoints, each signed by the one before
     checkpoints      signed statements of how far the chains were at a time
     rollups          sums of the entries by hour; follow from them
+    wallets          what fundings and charges left of each tenant's balance; follow from them
 
-Invariant: rows are only ever added, but for rollups; triggers (`ledger_guards`) refuse every
-change. The columns of `entries` beside `event` repeat it for queries, and `verify` compares them
-with it. Described in docs/formats/ledger.md. Names and meanings are frozen under FORMAT_VERSION;
-what makes these tables is `migrations/`, and a test holds the two to each other.
+Invariant: rows are only ever added, but for rollups and wallets; triggers (`ledger_guards`) refuse
+every change. The columns of `entries` beside `event` repeat it for queries, and `verify` compares
+them with it. Described in docs/formats/ledger.md. Names and meanings are frozen under
+FORMAT_VERSION; what makes these tables is `migrations/`, and a test holds the two to each other.
 """
 
 from sqlalchemy import (
@@ -42,9 +43,10 @@ __all__ = [
     "price_versions",
     "refused_events",
     "rollups",
+    "wallets",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Frozen meaning: a ledger with a higher number is refused."""
 
 metadata = MetaData()
@@ -193,6 +195,16 @@ rollups = Table(
     Column("miss", Int64, nullable=False),
     Column("output", Int64, nullable=False),
     Column("cache_write", Int64, nullable=False),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+wallets = Table(
+    "wallets",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),
+    Column("state", Text, nullable=False),
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )

@@ -4,14 +4,14 @@ For each entry, from its stored event and price version alone: the position foll
 repeat the event, rating gives exactly the stored postings, these sum to zero, and the hash
 continues the chain. Beside the chain: the append-only triggers are there, kept refusals match their
 hash and are in their chain, checkpoints and keys are signed and say what the chains say, and
-nothing is missing at the end that was committed before the walk or that a checkpoint covers.
+nothing is missing at the end that was committed before the walk or that a checkpoint covers; and
+rollups and wallets are what the entries leave.
 Changes nothing; runs on a reader's thread over one snapshot.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Column, Connection, RowMapping, Table, func, select
@@ -26,7 +26,10 @@ from billing.correction import (
     plain_postings,
 )
 from billing.entry import Entry, genesis_hash
+from billing.funding import FUNDING_KINDS
+from billing.funding_entries import funding_entry, funding_row
 from billing.ledger_guards import missing_guards
+from billing.ledger_postings import BrokenError, StoredPostings, check_postings
 from billing.ledger_schema import (
     FORMAT_VERSION,
     KEPT_TABLES,
@@ -40,13 +43,15 @@ from billing.ledger_schema import (
     rollups,
 )
 from billing.ledger_signer import checkpoint_of, stored_keys
-from billing.meter import Head, correction_row, entry_row, posting_rows
-from billing.money import EXACT, ZERO
+from billing.meter import Head, correction_row, entry_row
+from billing.money import ZERO
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Posting, rate
 from billing.refusals import RefusedLink, refusal_hash
 from billing.rollup import ROLLUP_KEYS, Rollups
 from billing.usage import event_from_text, refusal_of
+from billing.wallet_check import funding_problem, wallet_problem
+from billing.wallets import Wallets
 from kvtier.serving import ShuttingDownError
 
 __all__ = ["Verification", "verify_ledger"]
@@ -70,14 +75,6 @@ class Verification:
     """Empty when the ledger holds."""
 
 
-class _BrokenError(Exception):
-    """Something does not hold at a position; 0: not at an entry."""
-
-    def __init__(self, position: int, problem: str) -> None:
-        super().__init__(problem)
-        self.position = position
-
-
 def verify_ledger(
     connection: Connection,
     committed: Head,
@@ -99,7 +96,7 @@ def verify_ledger(
             # A row that cannot be read takes the rows fetched with it along: go one by one.
             walk = _Walk(connection, 1, stopping, trust)
             walk.run(committed)
-    except _BrokenError as broken:
+    except BrokenError as broken:
         position, problem = broken.position, str(broken)
     except DBAPIError as error:
         position, problem = walk.head.position + 1, f"cannot be read: {error.orig}"
@@ -133,6 +130,7 @@ class _Walk:
         self.unrated_count = 0
         self.checkpoint_count = 0
         self._rollups = Rollups()
+        self._wallets = Wallets()
         self._trust = trust
         self._signed: CheckpointWalk | None = None
         self._signed_problem = ""
@@ -145,16 +143,16 @@ class _Walk:
     def _run(self, committed: Head) -> None:
         self._load_versions()
         self._load_signed()
-        lines = _Postings(self._rows(postings, postings.c.position, postings.c.line))
+        lines = StoredPostings(self._rows(postings, postings.c.position, postings.c.line))
         for row in self._rows(entries, entries.c.position):
             if self._stopping():
                 raise ShuttingDownError("the service stops before the ledger was walked to its end")
             self._check(row, lines.of(row["position"], self.head.position + 1))
             if self.head.position == committed.position and self.head.hash != committed.hash:
-                raise _BrokenError(self.head.position, "is not the entry that was committed there")
+                raise BrokenError(self.head.position, "is not the entry that was committed there")
             self._hold_against_checkpoints()
         if self.head.position < committed.position:
-            raise _BrokenError(
+            raise BrokenError(
                 self.head.position + 1, "is missing: entries were cut off the ledger's end"
             )
         lines.finish(self.head.position + 1)
@@ -162,6 +160,8 @@ class _Walk:
         self._check_versions()
         self._check_meta()
         self._check_rollups()
+        if problem := wallet_problem(self._connection, self._wallets):
+            raise BrokenError(0, problem)
         self._check_guards()
         self._check_refusals(committed)
 
@@ -196,35 +196,41 @@ class _Walk:
 
     def _hold_against_checkpoints(self) -> None:
         if self._signed is not None and (problem := self._signed.passed(self.head)):
-            raise _BrokenError(self._signed.good_position + 1, problem)
+            raise BrokenError(self._signed.good_position + 1, problem)
 
     def _finish_signed(self) -> None:
         if self._signed_problem:
-            raise _BrokenError(0, self._signed_problem)
+            raise BrokenError(0, self._signed_problem)
         if problem := self._signed.entries_cut(self.head) if self._signed else "":
-            raise _BrokenError(self.head.position + 1, problem)
+            raise BrokenError(self.head.position + 1, problem)
 
     def _check(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
         position = self.head.position + 1
         if row["position"] != position:
-            raise _BrokenError(position, f"is missing: position {row['position']} follows")
+            raise BrokenError(position, f"is missing: position {row['position']} follows")
+        if row["kind"] in FUNDING_KINDS:
+            self._check_funding(row, stored)
+            return
         if row["kind"] != "usage":
             self._check_correction(row, stored)
             return
         try:
             event = event_from_text(row["event"])
         except ValueError as error:
-            raise _BrokenError(position, str(error)) from None
+            raise BrokenError(position, str(error)) from None
         refusal = refusal_of(event, row["recorded_time_ns"])
         if refusal is not None or event.end_time_ns is None:
-            raise _BrokenError(position, f"its event is not acceptable: {refusal}")
+            raise BrokenError(position, f"its event is not acceptable: {refusal}")
         version = self._version(position, row["price_id"], event.end_time_ns)
         rated = rate(event, version)
-        _check_postings(position, rated, stored)
+        check_postings(position, rated, stored)
         entry = Entry(position, row["recorded_time_ns"], row["event"], row["price_id"], rated)
         entry_hash = entry.hash_after(self.head.hash)
         self._accept(row, entry_row(entry, event, entry_hash))
         self._rollups.add(event, row["price_id"])
+        if rated:
+            owed = rated[0]
+            self._wallets.used(event.tenant_id, owed.currency, owed.amount, event.end_time_ns)
         self.unrated_count += version is None
 
     def _check_correction(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
@@ -232,19 +238,29 @@ class _Walk:
         try:
             correction = correction_from_text(row["event"])
         except (ValueError, ArithmeticError) as error:
-            raise _BrokenError(position, str(error)) from None
+            raise BrokenError(position, str(error)) from None
         of = self._connection.execute(
             select(entries).where(entries.c.position == correction.corrects)
         ).one_or_none()
         if of is None or of.kind != "usage" or of.position >= position:
-            raise _BrokenError(position, "it corrects no entry before it")
+            raise BrokenError(position, "it corrects no entry before it")
         said = (correction.ask.request_id, correction.tenant_id, correction.time_ns)
         if said != (of.request_id, of.tenant_id, row["recorded_time_ns"]):
-            raise _BrokenError(position, "it is not of the entry that it corrects")
+            raise BrokenError(position, "it is not of the entry that it corrects")
         rated = self._correction_postings(position, row, of, correction)
-        _check_postings(position, rated, stored)
+        check_postings(position, rated, stored)
         entry = Entry(position, row["recorded_time_ns"], row["event"], row["price_id"], rated)
         self._accept(row, correction_row(entry, correction, of, entry.hash_after(self.head.hash)))
+        self._wallets.corrected(correction)
+
+    def _check_funding(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
+        position = self.head.position + 1
+        problem, funding = funding_problem(row, position, self._wallets)
+        if funding is None:
+            raise BrokenError(position, problem)
+        entry = funding_entry(funding, position, row["recorded_time_ns"])
+        check_postings(position, entry.postings, stored)
+        self._accept(row, funding_row(entry, funding, entry.hash_after(self.head.hash)))
 
     def _correction_postings(
         self, position: int, row: RowMapping, of: Any, correction: Correction
@@ -253,18 +269,18 @@ class _Walk:
         if correction.ask.kind is CorrectionKind.SETTLE:
             version = self._version(position, row["price_id"], of.end_time_ns)
             if version is None or currency:
-                raise _BrokenError(position, "it settles an entry that had a price")
+                raise BrokenError(position, "it settles an entry that had a price")
             try:
                 rated = rate(event_from_text(of.event), version)
             except ValueError as error:
-                raise _BrokenError(correction.corrects, str(error)) from None
+                raise BrokenError(correction.corrects, str(error)) from None
             if correction.amount != (rated[0].amount if rated else ZERO):
-                raise _BrokenError(position, "its amount is not what rating the event gives")
+                raise BrokenError(position, "its amount is not what rating the event gives")
             return rated
         if row["price_id"] is not None or correction.currency != currency:
-            raise _BrokenError(position, "it is not in the currency of its entry")
+            raise BrokenError(position, "it is not in the currency of its entry")
         if amount_asked(correction.ask, owed) != correction.amount:
-            raise _BrokenError(position, "its amount is not what was asked for")
+            raise BrokenError(position, "its amount is not what was asked for")
         return plain_postings(correction)
 
     def _accept(self, row: RowMapping, follows: dict[str, Any]) -> None:
@@ -273,7 +289,7 @@ class _Walk:
         for column, value in follows.items():
             if row[column] != value:
                 what = "hash does not continue the chain" if column == "hash" else "differs"
-                raise _BrokenError(position, f"its {column} {what}: the entry was changed")
+                raise BrokenError(position, f"its {column} {what}: the entry was changed")
         self.head = replace(self.head, position=position, hash=follows["hash"])
 
     def _version(self, position: int, price_id: str | None, time_ns: int) -> PriceVersion | None:
@@ -281,55 +297,55 @@ class _Walk:
             return None
         version = self._versions.get(PriceId(price_id))
         if version is None:
-            raise _BrokenError(position, "the price version that rated it is missing or changed")
+            raise BrokenError(position, "the price version that rated it is missing or changed")
         if version.effective_time_ns > time_ns:
-            raise _BrokenError(position, "it was rated with a price version from after its time")
+            raise BrokenError(position, "it was rated with a price version from after its time")
         return version
 
     def _check_versions(self) -> None:
         for price_id, version in self._versions.items():
             if version is None:
-                raise _BrokenError(0, f"the stored price version {price_id[:16]} was changed")
+                raise BrokenError(0, f"the stored price version {price_id[:16]} was changed")
 
     def _check_rollups(self) -> None:
         made = {tuple(row[name] for name in ROLLUP_KEYS): row for row in self._rollups.rows()}
         for row in self._rows(rollups, rollups.c.hour):
             key = tuple(row[name] for name in ROLLUP_KEYS)
             if dict(row) != made.pop(key, None):
-                raise _BrokenError(0, f"the rollup of {key} is not what the entries add up to")
+                raise BrokenError(0, f"the rollup of {key} is not what the entries add up to")
         if made:
-            raise _BrokenError(0, f"the rollup of {min(made)} is missing")
+            raise BrokenError(0, f"the rollup of {min(made)} is missing")
 
     def _check_meta(self) -> None:
         version = self._meta.get("format_version", "")
         if version != str(FORMAT_VERSION):
-            raise _BrokenError(0, f'the format version was changed to "{version}"')
+            raise BrokenError(0, f'the format version was changed to "{version}"')
 
     def _check_guards(self) -> None:
         missing = missing_guards(self._connection, KEPT_TABLES)
         if missing:
-            raise _BrokenError(0, f"triggers that keep the ledger append-only are gone: {missing}")
+            raise BrokenError(0, f"triggers that keep the ledger append-only are gone: {missing}")
 
     def _check_refusals(self, committed: Head) -> None:
         for row in self._rows(refused_events, refused_events.c.sequence):
             name, sequence = row["request_id"], self.head.refused_count + 1
             if refusal_hash(row["reason"], row["wire"]) != row["content_hash"]:
-                raise _BrokenError(0, f"the refused event {name} was changed")
+                raise BrokenError(0, f"the refused event {name} was changed")
             if row["sequence"] != sequence:
-                raise _BrokenError(0, f"refused event {sequence} is missing")
+                raise BrokenError(0, f"refused event {sequence} is missing")
             link = RefusedLink(
                 sequence, bytes(row["content_hash"]), name, row["reason"], row["received_time_ns"]
             )
             chain = link.hash_after(self.head.refused_hash)
             if row["hash"] != chain:
-                raise _BrokenError(0, f"refused event {sequence}, {name}, was changed")
+                raise BrokenError(0, f"refused event {sequence}, {name}, was changed")
             self.head = replace(self.head, refused_count=sequence, refused_hash=chain)
             if problem := self._signed.refused_passed(self.head) if self._signed else "":
-                raise _BrokenError(0, problem)
+                raise BrokenError(0, problem)
         if self.head.refused_count < committed.refused_count:
-            raise _BrokenError(0, "refused events were cut off the end")
+            raise BrokenError(0, "refused events were cut off the end")
         if problem := self._signed.others_cut(self.head) if self._signed else "":
-            raise _BrokenError(0, problem)
+            raise BrokenError(0, problem)
 
     def _rows(self, table: Table, *order: Column[Any]) -> Iterator[RowMapping]:
         query = select(table).order_by(*order)
@@ -337,44 +353,6 @@ class _Walk:
         result = connection.execute(query)
         self._results.callback(result.close)
         yield from result.mappings()
-
-
-class _Postings:
-    """Stored postings, handed out entry by entry in step with the walk."""
-
-    def __init__(self, rows: Iterator[RowMapping]) -> None:
-        self._groups = groupby(rows, key=lambda row: int(row["position"]))
-        self._next = self._take()
-
-    def of(self, position: int, expected: int) -> list[dict[str, Any]]:
-        """Rows of `position`; raises _BrokenError when rows belong to no entry before it."""
-        if self._next is None or self._next[0] > position:
-            return []
-        found, rows = self._next
-        if found < position:
-            raise _BrokenError(min(found, expected) or expected, "has postings but no entry")
-        self._next = self._take()
-        return rows
-
-    def finish(self, expected: int) -> None:
-        if self._next is not None:
-            raise _BrokenError(expected, "has postings but no entry")
-
-    def _take(self) -> tuple[int, list[dict[str, Any]]] | None:
-        group = next(self._groups, None)
-        return None if group is None else (group[0], [dict(row) for row in group[1]])
-
-
-def _check_postings(
-    position: int, rated: tuple[Posting, ...], stored: list[dict[str, Any]]
-) -> None:
-    if posting_rows(position, rated) != stored:
-        raise _BrokenError(position, "its postings are not what rating its event gives")
-    sums: dict[str, Any] = {}
-    for posting in rated:
-        sums[posting.currency] = EXACT.add(sums.get(posting.currency, ZERO), posting.amount)
-    if any(sums.values()):
-        raise _BrokenError(position, "its postings do not sum to zero")
 
 
 def _count(connection: Connection, table: Table) -> int:

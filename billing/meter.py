@@ -33,6 +33,8 @@ from billing.usage import (
     refusal_of,
     texts_of_before,
 )
+from billing.wallet_rows import keep_wallets
+from billing.wallets import Wallets
 
 __all__ = [
     "Head",
@@ -42,6 +44,7 @@ __all__ = [
     "Transaction",
     "correction_row",
     "entry_row",
+    "plain_row",
     "posting_rows",
 ]
 
@@ -94,6 +97,7 @@ class Transaction:
         head: Head,
         book: PriceBook,
         stored_prices: frozenset[PriceId],
+        wallets: Wallets,
         now_ns: int,
     ) -> None:
         self.head = head
@@ -101,6 +105,7 @@ class Transaction:
         self._connection = connection
         self._book = book
         self._stored_prices = stored_prices
+        self._wallets = wallets
         self._now_ns = now_ns
         self._known: dict[str, tuple[int, str]] = {}
         self._entries: list[dict[str, Any]] = []
@@ -151,6 +156,9 @@ class Transaction:
         self._entries.append(entry_row(entry, event, self.head.hash))
         self._postings += posting_rows(entry.position, entry.postings)
         self._rollups.add(event, entry.price_id)
+        if entry.postings:
+            owed = entry.postings[0]
+            self._wallets.used(event.tenant_id, owed.currency, owed.amount, event.end_time_ns)
         self._known[event.request_id] = (entry.position, text)
         return Outcome(
             event.request_id,
@@ -186,6 +194,7 @@ class Transaction:
             if rows:
                 insert_rows(self._connection, table, rows)
         add_rollups(self._connection, self._rollups)
+        keep_wallets(self._connection, self._wallets.take_changed())
 
     def _chain_refused(self) -> None:
         sequence, chain = self.head.refused_count, self.head.refused_hash
@@ -231,24 +240,35 @@ def correction_row(
     entry: Entry, correction: Correction, of: Any, entry_hash: EntryHash
 ) -> dict[str, Any]:
     """The same of a correction; `of` is the row of the entry that it corrects."""
+    row = plain_row(
+        entry,
+        entry_hash,
+        request_id=CORRECTION_PREFIX + correction.ask.correction_id,
+        tenant_id=of.tenant_id,
+        end_time_ns=correction.time_ns,
+        kind="correction",
+    )
+    of_its_entry = {"model": of.model, "project_id": of.project_id, "key_id": of.key_id}
+    return {**row, **of_its_entry, "corrects": correction.corrects}
+
+
+def plain_row(entry: Entry, entry_hash: EntryHash, **said: Any) -> dict[str, Any]:
+    """The same of an entry that is no event: it counts no tokens, and is `said` the rest."""
     return {
-        "position": entry.position,
-        "request_id": CORRECTION_PREFIX + correction.ask.correction_id,
-        "tenant_id": of.tenant_id,
-        "model": of.model,
-        "end_time_ns": correction.time_ns,
+        "model": "",
         **dict.fromkeys(("hit_gpu", "hit_host", "hit_ssd", "hit_shared", "miss", "output"), 0),
+        "position": entry.position,
         "event": entry.event_text,
         "price_id": entry.price_id,
         "recorded_time_ns": entry.recorded_time_ns,
         "hash": entry_hash,
-        "kind": "correction",
         "cache_write": 0,
         "cache_write_ttl_class": "",
-        "project_id": of.project_id,
-        "key_id": of.key_id,
+        "project_id": None,
+        "key_id": None,
         "client_request_id": None,
-        "corrects": correction.corrects,
+        "corrects": None,
+        **said,
     }
 
 

@@ -15,7 +15,7 @@ _FIGURES = Rule(frozenset({Role.TENANT, Role.OPERATOR, Role.BILLER, Role.AUDITOR
 
 _PROOF = Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
 
-RULES: Mapping[str, Rule] = rules(
+_USAGE = rules(
     "kvtier.v1.UsageService",
     RecordUsage=Rule(frozenset({Role.ENGINE})),
     RateUsage=Rule(EVERY_ROLE),
@@ -31,3 +31,11 @@ RULES: Mapping[str, Rule] = rules(
     RerateUsage=Rule(frozenset({Role.OPERATOR, Role.BILLER})),
     GetPriceBook=Rule(EVERY_ROLE),
 )
+
+_BUDGETS = rules(
+    "kvtier.v1.BudgetService",
+    FundBalance=Rule(frozenset({Role.OPERATOR, Role.BILLER})),
+    GetBalance=_FIGURES,
+)
+
+RULES: Mapping[str, Rule] = {**_USAGE, **_BUDGETS}

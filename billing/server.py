@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from billing.budget_servicer import BudgetParts, BudgetServicer
 from billing.ledger import Ledger
 from billing.ledger_key import KeyFile
 from billing.ledger_postgres import PostgresStore
@@ -36,13 +37,16 @@ from kvtier.access import Access, own_tenant_only
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.tls import check_listeners
-from kvtier.v1 import usage_pb2, usage_pb2_grpc
+from kvtier.v1 import budget_pb2, budget_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 __all__ = ["RunningBilling", "start_billing"]
 
 log = logging.getLogger(__name__)
 
-SERVICE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
+SERVICES = (
+    usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
+    budget_pb2.DESCRIPTOR.services_by_name["BudgetService"].full_name,
+)
 
 READER_THREADS = 2
 
@@ -101,10 +105,12 @@ async def _build(
     check, limits = own_tenant_only(RULES), settings.call_limits
     server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, check, limits=limits))
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(edge), server.server)
+    budgets = BudgetParts(ledger, store, clock_ns, edge.readers)
+    budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(budgets), server.server)
     if settings.metrics_listen:
         _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)
-    bound = await server.start(settings.addresses, [SERVICE])
+    bound = await server.start(settings.addresses, SERVICES)
     parts.push_async_callback(server.drain, settings.drain_seconds)
     # The head's hash in a log kept elsewhere proves later that no entry was cut off the end.
     log.info(

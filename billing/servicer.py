@@ -7,9 +7,8 @@ ledger) goes to executors that `server.py` owns; the ledger's writer answers thr
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,13 +16,14 @@ import grpc
 from sqlalchemy import Connection
 
 from billing.charges import charges_of
-from billing.errors import LedgerUnavailableError, TooManyEventsError
+from billing.errors import TooManyEventsError
 from billing.invoice import invoice_of
 from billing.ledger import Ledger
 from billing.ledger_lookup import found_entries
 from billing.ledger_store import LedgerStore
 from billing.ledger_verify import verify_ledger
 from billing.metrics import BillingMetrics
+from billing.places import Places
 from billing.price_book import PriceBook
 from billing.price_book_file import given_book
 from billing.quote import quote
@@ -86,31 +86,13 @@ class UsageParts:
     """Set when the service ends: a walk gives up."""
 
 
-class _Places:
-    """How many calls of a kind may be under way. Event loop only."""
-
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Raises LedgerUnavailableError when none is free."""
-        if not self._free:
-            raise LedgerUnavailableError("too many calls are under way; send again")
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
-
-
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
     """Counts the calls under way; holds no other state."""
 
     def __init__(self, parts: UsageParts) -> None:
         self._parts = parts
-        self._recording = _Places(RECORDING_MAX)
-        self._reading = _Places(READING_MAX)
+        self._recording = Places(RECORDING_MAX)
+        self._reading = Places(READING_MAX)
 
     async def RecordUsage(
         self, request: usage_pb2.RecordUsageRequest, context: Context

@@ -8,6 +8,8 @@ from billing.errors import (
     CorrectionConflictError,
     CorrectionRefusedError,
     EventUnknownError,
+    FundingConflictError,
+    FundingRefusedError,
     InvalidGroupError,
     InvalidPeriodError,
     InvalidUsageError,
@@ -46,5 +48,7 @@ STATUS_TABLE: StatusTable = {
     CorrectionRefusedError: StatusCode.FAILED_PRECONDITION,
     CorrectionConflictError: StatusCode.ALREADY_EXISTS,
     EventUnknownError: StatusCode.NOT_FOUND,
+    FundingRefusedError: StatusCode.FAILED_PRECONDITION,
+    FundingConflictError: StatusCode.ALREADY_EXISTS,
     TenantUnknownError: StatusCode.NOT_FOUND,
 }

@@ -41,6 +41,7 @@ _HEADINGS = {
     "charged_requests": "requests",
     "rerated_requests": "requests then",
     "rerated": "under the book",
+    "topped_up": "topped up",
 }
 _WORDS = {
     "tenant",

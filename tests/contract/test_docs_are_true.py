@@ -131,7 +131,7 @@ def test_every_command_that_a_page_names_is_there(page: Path) -> None:
     rooms = room_commands()
     own = commands(build()) | ANNOUNCED
     for line in re.findall(
-        r"(?:`|bin/|^)kvtier ((?:[a-z]+ ?){1,2})", page.read_text(), re.MULTILINE
+        r"(?:`|bin/|^)kvtier ((?:[a-z]+(?:-[a-z]+)* ?){1,2})", page.read_text(), re.MULTILINE
     ):
         first, _, second = line.strip().partition(" ")
         assert first in own | set(rooms), line

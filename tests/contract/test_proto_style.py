@@ -10,6 +10,8 @@ from google.protobuf.descriptor import FileDescriptor
 from kvtier.blocks import MissReason, Tier
 from kvtier.v1 import (
     block_pb2,
+    budget_pb2,
+    budget_pb2_grpc,
     bulk_pb2,
     bulk_pb2_grpc,
     cache_pb2,
@@ -32,6 +34,7 @@ FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
     for module in (
         block_pb2,
+        budget_pb2,
         bulk_pb2,
         cache_pb2,
         control_pb2,
@@ -49,6 +52,7 @@ METHODS = [
     for method in service.methods
 ]
 STUBS = (
+    budget_pb2_grpc,
     bulk_pb2_grpc,
     cache_pb2_grpc,
     control_pb2_grpc,

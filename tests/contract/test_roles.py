@@ -19,6 +19,7 @@ from kvtier.errors import read_error
 from kvtier.principals import EVERY_ROLE, Role
 from kvtier.serving import GrpcServer
 from kvtier.v1 import (
+    budget_pb2,
     describe_pb2,
     describe_pb2_grpc,
     inference_pb2,
@@ -30,9 +31,11 @@ from tests.pki import Pki, raw_call
 
 TABLES = {
     "kvtier.v1.UsageService": billing.roles.RULES,
+    "kvtier.v1.BudgetService": billing.roles.RULES,
     "kvtier.v1.InferenceService": worker.roles.RULES,
     "kvtier.v1.DescribeService": worker.roles.RULES,
 }
+assert budget_pb2.DESCRIPTOR
 assert usage_pb2.DESCRIPTOR
 assert inference_pb2.DESCRIPTOR
 assert describe_pb2.DESCRIPTOR
@@ -109,6 +112,7 @@ def outcome(channel: grpc.Channel, method: str, described: Any) -> tuple[str, An
 
 async def test_a_role_reaches_its_own_calls_of_billing_and_no_other(till: str, pki: Pki) -> None:
     await check_every_role(till, pki, "kvtier.v1.UsageService")
+    await check_every_role(till, pki, "kvtier.v1.BudgetService")
 
 
 async def test_a_role_reaches_its_own_calls_of_the_worker_and_no_other(

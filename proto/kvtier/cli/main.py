@@ -28,6 +28,7 @@ ENTRY_POINTS = "kvtier.commands"
 
 _HELP = {
     "bench": "Measure this machine, limits beside the figures.",
+    "budget": "Balances: what tenants paid in and were granted.",
     "cache": "Look into the cache.",
     "model": "Look at a checkpoint before it is served.",
     "replay": "A recorded trace through the policies that serve.",

@@ -58,10 +58,10 @@ def test_a_ledger_of_a_newer_kvtier_is_refused_and_left_alone(tmp_path: Path) ->
     _write(
         path,
         "DROP TRIGGER ledger_meta_no_update",
-        "UPDATE ledger_meta SET value = '3' WHERE key = 'format_version'",
+        "UPDATE ledger_meta SET value = '9' WHERE key = 'format_version'",
     )
     before = path.read_bytes()
-    with pytest.raises(LedgerTooNewError, match="format 3"):
+    with pytest.raises(LedgerTooNewError, match="format 9"):
         SqliteStore(tmp_path)
     assert path.read_bytes() == before
 
