@@ -35,7 +35,7 @@ _USAGE = rules(
 _BUDGETS = rules(
     "kvtier.v1.BudgetService",
     FundBalance=Rule(frozenset({Role.OPERATOR, Role.BILLER})),
-    GetBalance=_FIGURES,
+    GetBalance=Rule(_FIGURES.roles | {Role.GATEWAY}),
 )
 
 RULES: Mapping[str, Rule] = {**_USAGE, **_BUDGETS}
