@@ -20,6 +20,7 @@ from storage.bench.memory import BlockMemory
 from storage.bench.meter import Cost, measured
 from storage.bench.settings import BenchSettings
 from storage.ssd.key_ring import NO_ENCRYPTION, Encryption
+from storage.ssd.read_order import ReadFlow
 from storage.ssd.reader import BlockRead
 from storage.ssd.tier import SsdTier
 from storage.tier import NO_PARENT, PAGE_BYTES, BlockRecord, SegmentId, SsdLocation
@@ -166,13 +167,15 @@ class Ring:
         return cost
 
     async def _read_into(self, targets: Sequence[memoryview], places: Iterator[Place]) -> None:
-        """Reads a few blocks in one call, as the service does for a chain, until none is left."""
+        """Reads a few blocks in one call, as the service does for a chain, until none is left; its
+        calls are of one flow, as those of an acquire."""
+        flow = ReadFlow()
         # `places` is shared: each block is read by whoever is free.
         while chosen := list(itertools.islice(places, len(targets))):
             reads = [
                 BlockRead(*place, target) for place, target in zip(chosen, targets, strict=False)
             ]
-            await self.tier.read_many(reads, _must_be_whole)
+            await self.tier.read_many(reads, _must_be_whole, flow)
 
     async def floor(self, read: VerifiedRead) -> Cost:
         """The same amount of other bytes, into the same memory, with nothing but reading and

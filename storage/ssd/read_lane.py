@@ -111,7 +111,9 @@ class ReadLane:
         call = _Call(reads, landed, self._loop.create_future())
         self._count += len(reads)
         flow = ReadFlow() if flow is None else flow
-        for start, end, size in runs(reads, self._run_bytes_max(reads, flow)):
+        run_bytes_max = self._run_bytes_max(reads, flow)
+        first_bytes_max = FIRST_RUN_BYTES if flow.new else run_bytes_max
+        for start, end, size in runs(reads, run_bytes_max, first_bytes_max):
             self._short_bytes = max(0, self._short_bytes - size)
             self._order.put(_Run(call, start, end, size), flow, size)
             self._tokens.put(True)

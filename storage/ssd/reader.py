@@ -44,7 +44,7 @@ RUN_READS_MAX = 64
 FIRST_RUN_BYTES = 4 << 20
 RUN_BYTES_MAX = 16 << 20
 """A run grows while it is smaller. Each costs a processor that slept three wake-ups, so few and
-large ones take the least; the first of a call is short, for whoever waits for its first block."""
+large ones take the least; the first of a flow is short, for whoever waits for its first block."""
 
 RUN_BYTES_SHARED = 4 << 20
 """The same beside others who want little; `read_lane.py` says when."""
@@ -60,7 +60,9 @@ class BlockRead(NamedTuple):
 
 
 def runs(
-    reads: Sequence[BlockRead], run_bytes_max: int = RUN_BYTES_MAX
+    reads: Sequence[BlockRead],
+    run_bytes_max: int = RUN_BYTES_MAX,
+    first_bytes_max: int = FIRST_RUN_BYTES,
 ) -> Iterator[tuple[int, int, int]]:
     """Cuts reads where one system call ends: first, end and bytes of each run.
 
@@ -68,7 +70,7 @@ def runs(
     where it is wanted.
     """
     start = size = 0
-    size_max = FIRST_RUN_BYTES
+    size_max = first_bytes_max
     follows: tuple[SegmentId, int, int] | None = None
     for i, (_, at, _) in enumerate(reads):
         raw = at.stored_bytes == at.payload_bytes

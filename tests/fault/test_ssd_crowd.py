@@ -200,6 +200,32 @@ async def test_a_cancelled_read_ends_before_its_task_does() -> None:
     await lane.close()
 
 
+MIB = 1 << 20
+
+
+def a_row(count: int) -> list[BlockRead]:
+    """Records of a mebibyte that lie one behind the other."""
+    step = MIB + 4096
+    location = a_read().location._replace(stored_bytes=MIB, payload_bytes=MIB)
+    return [a_read()._replace(location=location._replace(offset=n * step)) for n in range(count)]
+
+
+async def test_only_what_a_flow_asks_for_first_begins_with_a_short_run() -> None:
+    run_mib = []
+
+    def noted(reads):  # type: ignore[no-untyped-def]
+        run_mib.append(len(reads))
+        return [None] * len(reads)
+
+    lane = ReadLane(noted, thread_count=1, queue_max=100)
+    flow = ReadFlow()
+    for _ in range(2):
+        await lane.run(a_row(16), lambda at, error: None, flow)
+    await lane.run(a_row(16), lambda at, error: None)
+    assert run_mib == [4, 12, 16, 4, 12]
+    await lane.close()
+
+
 async def test_runs_are_short_after_somebody_who_wanted_little_had_to_wait() -> None:
     go_on, run_bytes = threading.Event(), []
 
@@ -207,16 +233,6 @@ async def test_runs_are_short_after_somebody_who_wanted_little_had_to_wait() -> 
         go_on.wait()
         run_bytes.append(sum(read.location.stored_bytes for read in reads))
         return [None] * len(reads)
-
-    mib = 1 << 20
-
-    def a_row(count: int) -> list[BlockRead]:
-        """Records of a mebibyte that lie one behind the other."""
-        step = mib + 4096
-        location = a_read().location._replace(stored_bytes=mib, payload_bytes=mib)
-        return [
-            a_read()._replace(location=location._replace(offset=n * step)) for n in range(count)
-        ]
 
     lane = ReadLane(held_up, thread_count=1, queue_max=10_000)
     calls = []
@@ -235,7 +251,7 @@ async def test_runs_are_short_after_somebody_who_wanted_little_had_to_wait() -> 
     go_on.set()
     await asyncio.gather(*calls)
     first, last = run_bytes[: -64 // 4], run_bytes[-64 // 4 :]
-    assert max(first) == 16 * mib
-    assert set(last) == {4 * mib}
-    assert run_bytes.index(mib) < 3, "the one is not among the last"
+    assert max(first) == 16 * MIB
+    assert set(last) == {4 * MIB}
+    assert run_bytes.index(MIB) < 3, "the one is not among the last"
     await lane.close()
