@@ -32,6 +32,9 @@ __all__ = [
     "check_listeners",
     "client_context",
     "in_clear",
+    "is_loopback",
+    "open_context",
+    "open_credentials",
     "server_context",
     "server_credentials",
 ]
@@ -97,7 +100,7 @@ def in_clear(
         return True
     if credentials is not None:
         return False
-    if not _is_loopback(address):
+    if not is_loopback(address):
         raise TlsRequiredError(
             f"will not listen on {address} in clear: set security.certificate_file,"
             " security.key_file and security.client_ca_file, or listen on a Unix socket",
@@ -134,6 +137,22 @@ def server_context(security: SecuritySettings) -> ssl.SSLContext | None:
     return _loaded(context, security.certificate_file, security.key_file, security.client_ca_file)
 
 
+def open_context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
+    """For a server of callers who show no certificate but something else. Raises TlsFileError."""
+    _read_pair(certificate_file, key_file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Not all of the world's clients have 1.3.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate_file, key_file)
+    return context
+
+
+def open_credentials(certificate_file: Path, key_file: Path) -> grpc.ServerCredentials:
+    """The same for gRPC."""
+    pair = _read_pair(certificate_file, key_file)
+    return grpc.ssl_server_credentials([(pair.key, pair.chain)])
+
+
 def client_context(tls: ClientTls) -> ssl.SSLContext | None:
     """For plain sockets, with the service's name checked; None without TLS. Raises TlsFileError."""
     if not (tls.ca_file and tls.certificate_file and tls.key_file):
@@ -151,7 +170,7 @@ def channel_credentials(address: str, tls: ClientTls) -> grpc.ChannelCredentials
     if _is_unix(address):
         return None
     if not (tls.ca_file and tls.certificate_file and tls.key_file):
-        if _is_loopback(address):
+        if is_loopback(address):
             return None
         raise TlsRequiredError(
             f"will not talk to {address} in clear: give the CA, a client certificate and its key",
@@ -243,7 +262,8 @@ def _is_unix(address: str) -> bool:
     return address.startswith("unix:")
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches HOST:PORT."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
