@@ -30,6 +30,7 @@ _HELP = {
     "bench": "Measure this machine, limits beside the figures.",
     "budget": "Balances: what tenants paid in and were granted.",
     "cache": "Look into the cache.",
+    "keys": "API keys of the gateway.",
     "model": "Look at a checkpoint before it is served.",
     "replay": "A recorded trace through the policies that serve.",
     "usage": "Reports, invoices and the ledger's proof.",

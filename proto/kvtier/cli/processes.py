@@ -1,8 +1,8 @@
 """Services as separate processes on this machine, with embedded defaults.
 
 A service is `python -m <room>`; it prints one JSON line when it serves and logs to a file here.
-`LocalCluster` starts cache service, billing and worker in that order and stops them in the reverse
-one. Owned by one thread; every wait has a bound.
+`LocalCluster` starts cache service, billing, worker and (where wanted) gateway in that order
+and stops them in the reverse one. Owned by one thread; every wait has a bound.
 """
 
 import json
@@ -192,7 +192,7 @@ def run_room_tool(module: str, *arguments: str, say: Callable[[str], object] = s
 
 @dataclass(slots=True)
 class LocalCluster:
-    """Cache service, billing and worker on this machine, on loopback in clear (development).
+    """The services on this machine, on loopback in clear (development).
 
     An address that others can reach is refused by its service until it has TLS settings.
     `directory` holds their data and logs and outlives them.
@@ -203,10 +203,12 @@ class LocalCluster:
     worker_settings: dict[str, object] = field(default_factory=dict)
     cache_settings: dict[str, object] = field(default_factory=dict)
     billing_settings: dict[str, object] = field(default_factory=dict)
+    gateway_settings: dict[str, object] = field(default_factory=dict)
     ready_seconds_max: float = READY_SECONDS_MAX
     cache: ServiceProcess | None = None
     billing: ServiceProcess | None = None
     worker: ServiceProcess | None = None
+    gateway: ServiceProcess | None = None
 
     def start_cache(self, listen: str = "127.0.0.1:0") -> ServiceProcess:
         settings = {"listen": listen, "data_directory": self.directory / "cache"}
@@ -232,15 +234,26 @@ class LocalCluster:
         self.worker = self._start("worker", settings | self.worker_settings)
         return self.worker
 
+    def start_gateway(self, listen: str = "127.0.0.1:0") -> ServiceProcess:
+        """Needs the worker started."""
+        assert self.worker is not None
+        settings = {
+            "listen": listen,
+            "workers": self.worker.address,
+            "data_directory": self.directory / "gateway",
+        }
+        self.gateway = self._start("gateway", settings | self.gateway_settings)
+        return self.gateway
+
     def stop(self) -> None:
-        """Drains in the order worker, cache, billing."""
-        for service in (self.worker, self.cache, self.billing):
+        """Drains in the order gateway, worker, cache, billing."""
+        for service in (self.gateway, self.worker, self.cache, self.billing):
             if service is not None:
                 service.stop()
 
     def kill(self) -> None:
         """kill -9 of what still runs: nothing is lost, the next start only recovers longer."""
-        for service in (self.worker, self.cache, self.billing):
+        for service in (self.gateway, self.worker, self.cache, self.billing):
             if service is not None:
                 service.kill()
 

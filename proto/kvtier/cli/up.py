@@ -1,4 +1,4 @@
-"""`kvtier up`: cache service, billing and worker on this machine, until Ctrl-C.
+"""`kvtier up`: cache service, billing, worker and gateway on this machine, until Ctrl-C.
 
 Everything for people goes to standard error; with --json standard output gets one object when the
 services are ready. Main thread.
@@ -23,8 +23,13 @@ from kvtier.errors import KvtierError
 __all__ = ["up"]
 
 DEFAULT_LISTEN = "127.0.0.1:7421"
-LISTENS = {"cache": "127.0.0.1:7411", "billing": "127.0.0.1:7431"}
-ROOMS = ("cache", "billing", "worker")
+LISTENS = {
+    "cache": "127.0.0.1:7411",
+    "billing": "127.0.0.1:7431",
+    "gateway": "127.0.0.1:7441",
+}
+GATEWAY_GRPC_LISTEN = "127.0.0.1:7442"
+ROOMS = ("cache", "billing", "worker", "gateway")
 READY_SECONDS_MAX = 3600.0
 """A large checkpoint takes long to load; who waits sees it and has Ctrl-C."""
 
@@ -59,15 +64,15 @@ def up(
         typer.Option(
             "--set",
             metavar="SERVICE.KEY=VALUE",
-            help="A setting of cache, billing or worker, as in docs/settings.md; may be repeated:"
-            " --set cache.ssd.capacity_bytes=20GiB --set billing.price_book=prices.toml",
+            help="A setting of cache, billing, worker or gateway, as in docs/settings.md; may be"
+            " repeated: --set cache.ssd.capacity_bytes=20GiB --set billing.price_book=prices.toml",
         ),
     ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="When ready, one JSON object with the addresses.")
     ] = False,
 ) -> None:
-    """Start cache service, billing and worker here; Ctrl-C drains them."""
+    """Start cache service, billing, worker and gateway here; Ctrl-C drains them."""
     console = Console(stderr=True, highlight=False)
     chosen = _split(settings or [])
     chosen["worker"] = {"listen": listen, "tenants": tenants} | chosen["worker"]
@@ -82,11 +87,13 @@ def up(
                 worker_settings=chosen["worker"],
                 cache_settings=chosen["cache"],
                 billing_settings=chosen["billing"],
+                gateway_settings={"grpc_listen": GATEWAY_GRPC_LISTEN} | chosen["gateway"],
                 ready_seconds_max=READY_SECONDS_MAX,
             )
             stack.callback(_drain, console, cluster)
             services = _start(console, cluster)
-            _tell_ready(console, services, demo=model is None)
+            api_key = _first_key(cluster, tenants)
+            _tell_ready(console, services, demo=model is None, api_key=api_key)
             if json_output:
                 print(json.dumps(_ready_data(services, directory)), flush=True)
             _watch(console, services)
@@ -118,6 +125,9 @@ def _addresses(chosen: dict[str, dict[str, object]]) -> dict[str, str]:
         f"--set {room}.listen=HOST:PORT": str(chosen[room].get("listen", default))
         for room, default in LISTENS.items()
     }
+    grpc_listen = str(chosen["gateway"].get("grpc_listen", GATEWAY_GRPC_LISTEN))
+    if grpc_listen:
+        addresses["--set gateway.grpc_listen=HOST:PORT"] = grpc_listen
     return addresses | {"--listen HOST:PORT": str(chosen["worker"]["listen"])}
 
 
@@ -133,6 +143,7 @@ def _start(console: Console, cluster: LocalCluster) -> dict[str, ServiceProcess]
         ("cache", cluster.start_cache, LISTENS["cache"]),
         ("billing", cluster.start_billing, LISTENS["billing"]),
         ("worker", cluster.start_worker, DEFAULT_LISTEN),
+        ("gateway", cluster.start_gateway, LISTENS["gateway"]),
     ):
         with step(console, f"starting {name}"):
             service = services[name] = start(address)
@@ -142,12 +153,28 @@ def _start(console: Console, cluster: LocalCluster) -> dict[str, ServiceProcess]
     return services
 
 
-def _tell_ready(console: Console, services: dict[str, ServiceProcess], demo: bool) -> None:
+def _first_key(cluster: LocalCluster, tenants: str) -> str:
+    """An API key of the first tenant, made with the gateway's first start; empty: there were keys,
+    or they are kept elsewhere."""
+    file = cluster.directory / "gateway" / "keys.json"
+    if file.exists() or {"keys_file", "data_directory"} & cluster.gateway_settings.keys():
+        return ""
+    organisation, _, project = tenants.partition(",")[0].split()[0].partition("/")
+    words = ["--organisation", organisation, "--name", "kvtier up", "--file", str(file)]
+    if project:
+        words += ["--project", project.partition("/")[0]]
+    said: list[str] = []
+    run_room_tool("gateway.key_commands", "create", *words, say=said.append)
+    return said[0]
+
+
+def _tell_ready(
+    console: Console, services: dict[str, ServiceProcess], demo: bool, api_key: str
+) -> None:
+    defaults = {**LISTENS, "worker": DEFAULT_LISTEN}
     at = {
-        name: "" if service.address == default else f" --address {service.address}"
-        for (name, service), default in zip(
-            services.items(), (*LISTENS.values(), DEFAULT_LISTEN), strict=True
-        )
+        name: "" if service.address == defaults[name] else f" --address {service.address}"
+        for name, service in services.items()
     }
     priced = at["billing"].replace("--address", "--billing")
     lines = [
@@ -157,7 +184,14 @@ def _tell_ready(console: Console, services: dict[str, ServiceProcess], demo: boo
         f"  kvtier chat{at['worker']}{priced}",
         f"  kvtier cache stats{at['cache']}",
         f"  kvtier usage report{at['billing']}",
+        "",
+        f"For OpenAI's and DeepSeek's clients: base address http://{services['gateway'].address}/v1,"
+        f" model {services['worker'].ready.get('model', '')}",
     ]
+    if api_key:
+        lines.append(f"An API key, shown this once: {api_key}")
+    else:
+        lines.append("API keys: kvtier keys list, kvtier keys create")
     if demo:
         lines.append("The demo checkpoint has random weights: what it answers means nothing.")
     lines.append("On loopback in clear, for development: everybody on this machine may call.")
@@ -190,7 +224,9 @@ def _watch(console: Console, services: dict[str, ServiceProcess]) -> NoReturn:
 def _drain(console: Console, cluster: LocalCluster) -> None:
     """Lets requests end and writes end; a second Ctrl-C ends at once, which loses nothing."""
     try:
-        with step(console, "draining: worker, cache, billing (Ctrl-C again stops at once)"):
+        with step(
+            console, "draining: gateway, worker, cache, billing (Ctrl-C again stops at once)"
+        ):
             cluster.stop()
         console.print("stopped")
     except KeyboardInterrupt:

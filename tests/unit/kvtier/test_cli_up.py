@@ -80,7 +80,7 @@ def test_a_taken_port_is_told_before_anything_is_made(tmp_path, taken):
     assert not (tmp_path / "demo-model").exists()
 
 
-@pytest.mark.parametrize("setting", ["listen=1", "gateway.listen=1", "cache", "cache.listen"])
+@pytest.mark.parametrize("setting", ["listen=1", "till.listen=1", "cache", "cache.listen"])
 def test_a_setting_names_its_service(setting):
     code, _, err = up("--set", setting)
     assert code == 2
