@@ -1,4 +1,4 @@
-# Two images from one file: `service` (cache service, billing; no torch) and `worker`.
+# Two images from one file: `service` (cache service, billing, gateway; no torch) and `worker`.
 FROM python:3.11-slim-bookworm AS base
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
@@ -11,6 +11,7 @@ COPY cache_service cache_service
 COPY storage storage
 COPY billing billing
 COPY journal journal
+COPY gateway gateway
 COPY worker worker
 RUN pip install --no-cache-dir -c constraints.txt .
 

@@ -8,6 +8,7 @@ import yaml
 
 from billing.settings import BillingSettings
 from cache_service.settings import CacheSettings
+from gateway.settings import GatewaySettings
 from kvtier.service_settings import ServiceSettings
 from kvtier.settings import load
 from kvtier.tls import check_listeners
@@ -45,3 +46,14 @@ def test_they_find_each_other() -> None:
     assert peers_of(worker) == Peers(None, None, None)
     assert [worker.cache.address] == settings("cache").addresses
     assert [worker.billing.address] == settings("billing").addresses
+
+
+def test_the_gateway_listens_outside_with_tls_and_finds_the_worker() -> None:
+    environment = SERVICES["gateway"]["environment"]
+    said, _ = load(GatewaySettings, env_prefix="KVTIER_GATEWAY_", environment=environment)
+    assert said.security.certificate_file is not None
+    assert not said.security.development
+    assert list(said.workers) == settings("worker").addresses
+    ports = {port.partition(":")[2] for port in SERVICES["gateway"]["ports"]}
+    assert ports == {a.rpartition(":")[2] for a in (said.listen, said.grpc_listen)}
+    assert SERVICES["gateway"]["profiles"] == ["gateway"]

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 from billing.metrics import BillingMetrics
 from billing.settings import BillingSettings
 from cache_service.settings import CacheSettings
+from gateway.metrics import GatewayMetrics
+from gateway.settings import GatewaySettings
 from kvtier.cli.main import build
 from worker.metrics import WorkerMetrics
 from worker.settings import WorkerSettings
@@ -30,6 +32,7 @@ FOLDERS = (
     "storage/ssd",
     "worker",
     "billing",
+    "gateway",
     "proto/kvtier",
 )
 
@@ -54,6 +57,7 @@ def keys(settings: Any, prefix: str = "") -> set[str]:
         ("Cache service", CacheSettings()),
         ("Worker", WorkerSettings(model=Path("checkpoint"))),
         ("Billing", BillingSettings()),
+        ("Gateway", GatewaySettings()),
     ],
 )
 def test_every_setting_is_documented_and_no_other(title: str, settings: Any) -> None:
@@ -81,7 +85,12 @@ class _Anything:
 
 
 @pytest.mark.parametrize(
-    ("title", "registry"), [("Worker", worker_registry()), ("Billing", BillingMetrics().registry)]
+    ("title", "registry"),
+    [
+        ("Worker", worker_registry()),
+        ("Billing", BillingMetrics().registry),
+        ("Gateway", GatewayMetrics().registry),
+    ],
 )
 def test_every_metric_is_documented_and_no_other(title: str, registry: CollectorRegistry) -> None:
     documented = re.findall(r"^\| `(kvtier_[a-z_]+)`", section("metrics.md", title), re.MULTILINE)

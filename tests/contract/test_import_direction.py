@@ -15,6 +15,7 @@ ALLOWED = {
     "cache_service": {"cache_service", "storage", "journal", "kvtier"},
     "worker": {"worker", "journal", "kvtier"},
     "billing": {"billing", "kvtier"},
+    "gateway": {"gateway", "kvtier"},
 }
 FOLDERS = {name: ROOT / ("proto/kvtier" if name == "kvtier" else name) for name in ALLOWED}
 
@@ -51,7 +52,9 @@ def test_proto_is_a_source_root_and_never_a_package() -> None:
     assert not (ROOT / "proto" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("room", ["storage", "cache_service", "billing", "journal", "kvtier"])
+@pytest.mark.parametrize(
+    "room", ["storage", "cache_service", "billing", "gateway", "journal", "kvtier"]
+)
 def test_room_does_without_torch(room: str) -> None:
     for path in sources(room):
         for module, _, line in imports(path):

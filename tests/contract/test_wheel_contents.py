@@ -1,4 +1,4 @@
-"""The wheel ships exactly six top-level packages and what they need at run time."""
+"""The wheel ships exactly seven top-level packages and what they need at run time."""
 
 import subprocess
 import sys
@@ -23,9 +23,9 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return zipfile.ZipFile(wheel).namelist()
 
 
-def test_top_level_is_the_six_rooms(names: list[str]) -> None:
+def test_top_level_is_the_seven_rooms(names: list[str]) -> None:
     tops = {n.split("/")[0] for n in names if ".dist-info" not in n}
-    assert tops == {"billing", "cache_service", "journal", "kvtier", "storage", "worker"}
+    assert tops == {"billing", "cache_service", "gateway", "journal", "kvtier", "storage", "worker"}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,7 @@ def test_top_level_is_the_six_rooms(names: list[str]) -> None:
         "billing/books/anthropic.toml",
         "billing/templates/invoice.html",
         "worker/requests.py",
+        "gateway/http_app.py",
     ],
 )
 def test_what_runs_is_in_the_wheel(names: list[str], needed: str) -> None:

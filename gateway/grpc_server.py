@@ -1,0 +1,71 @@
+"""The gRPC face's server: typed errors, health, reflection, TLS. Event loop.
+
+Who calls is the servicer's to ask, by API key; so there is no gate of roles in front of it, and no
+certificate is asked of callers.
+"""
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from gateway.status import GRPC_STATUS_TABLE
+from kvtier.listening import AddressInUseError
+from kvtier.serving import ErrorInterceptor
+from kvtier.v1 import inference_pb2, inference_pb2_grpc
+
+__all__ = ["GrpcFace"]
+
+SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+PENDING_CALLS_MAX = 8192
+
+
+class GrpcFace:
+    def __init__(
+        self,
+        servicer: inference_pb2_grpc.InferenceServiceServicer,
+        body_bytes_max: int,
+    ) -> None:
+        self._server = grpc.aio.server(
+            interceptors=(ErrorInterceptor(GRPC_STATUS_TABLE),),
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
+                ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_MAX),
+                ("grpc.max_receive_message_length", body_bytes_max),
+                ("grpc.max_send_message_length", 16 << 20),
+            ),
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, self._server)
+        names = (SERVICE, reflection.SERVICE_NAME, health.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None) -> str:
+        """The address really bound. Raises AddressInUseError."""
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise AddressInUseError(
+                f"cannot listen on {address}: another process does, or it is not this machine's;"
+                " choose another with --set grpc_listen=HOST:PORT",
+                address=address,
+            ) from error
+        await self._server.start()
+        await self._set(health_pb2.HealthCheckResponse.SERVING)
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING; calls go on."""
+        await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def stop(self) -> None:
+        """Cancels what still runs."""
+        await self._server.stop(0)
+
+    async def _set(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        for service in ("", SERVICE):
+            await self._health.set(service, status)

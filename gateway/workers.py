@@ -1,0 +1,260 @@
+"""The workers behind the gateway: which are up, what each serves, and a call to one of them.
+
+    generate -> choose -> Generate of a worker -> its messages
+                  ^ it went away, and nothing was handed on: another one
+
+Invariant: an attempt is repeated only while its caller has had nothing of it, and never at a worker
+that was tried. Whether a worker is up is what its last answer said, asked every `POLL_SECONDS` and
+after every call that found nobody. Event loop; owns the channels and what is known of each.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import grpc
+
+from gateway.errors import WorkerError, WorkersUnavailableError
+from gateway.routing import Candidate, choose
+from kvtier.channels import open_aio_channel
+from kvtier.errors import WireError, read_error
+from kvtier.serving import ShuttingDownError
+from kvtier.v1 import inference_pb2 as pb
+from kvtier.v1 import inference_pb2_grpc
+
+__all__ = ["Attempt", "Worker", "Workers"]
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+POLL_TIMEOUT_SECONDS = 5.0
+ATTEMPTS_MAX = 3
+
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    # A host that vanished is found while calls wait on it.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC waits up to two minutes between attempts to connect; a worker is back much sooner.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+class Worker:
+    """One worker, as it last answered."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self.address = address
+        self._channel = open_aio_channel(address, credentials, _OPTIONS)
+        self.stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self.model: pb.GetModelResponse | None = None
+        """What it serves; None while it does not answer."""
+        self.running_count = 0
+        self.names: frozenset[str] = frozenset()
+        """What a request may call its model."""
+
+    @property
+    def up(self) -> bool:
+        return self.model is not None
+
+    async def poll(self) -> None:
+        """Asks what it serves; takes it for down when it does not say."""
+        try:
+            answer = await self.stub.GetModel(pb.GetModelRequest(), timeout=POLL_TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            self.lost(read_error(error))
+            return
+        if self.model is None:
+            log.info("a worker is up", extra={"worker": self.address, "model": answer.model})
+        self.model = answer
+        self.names = frozenset(
+            (answer.model, *(f"{answer.model}:{name}" for name in answer.adapters))
+        )
+
+    def lost(self, wire: WireError) -> None:
+        if self.model is not None:
+            reason = wire.reason or wire.code.name
+            log.warning("a worker is down", extra={"worker": self.address, "reason": reason})
+        self.model = None
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class Attempt:
+    """One request on its way. `responses`, and `cancel` when nobody wants them any more."""
+
+    def __init__(self, workers: "Workers", request: pb.GenerateRequest, seconds: float) -> None:
+        self._workers = workers
+        self._request = request
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._call: Any = None
+        self._tried: list[str] = []
+        self._cut = False
+        self.cancelled = False
+        self.handed_on = False
+        """Set by whoever gave something of it to the caller: it is not repeated from then on."""
+
+    def cancel(self) -> None:
+        """Ends the worker's request, too. Idempotent; `responses` then ends without an error."""
+        self.cancelled = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def cut(self) -> None:
+        """The gateway ends; `responses` says so."""
+        self._cut = True
+        self.cancel()
+
+    async def responses(self) -> AsyncIterator[pb.GenerateResponse]:
+        """The worker's messages; a second `started` begins anew.
+
+        Raises WorkerError, WorkersUnavailableError, ShuttingDownError.
+        """
+        self._workers.running.add(self)
+        try:
+            async for response in self._attempts():
+                yield response
+        finally:
+            self._workers.running.discard(self)
+        if self._cut:
+            raise ShuttingDownError("the gateway ends; send again")
+
+    async def _attempts(self) -> AsyncIterator[pb.GenerateResponse]:
+        while not self.cancelled:
+            worker = self._workers.worker_for(self._request.model, self._tried)
+            self._tried.append(worker.address)
+            worker.running_count += 1
+            try:
+                async for response in self._responses_of(worker):
+                    yield response
+                return
+            except grpc.RpcError as error:
+                self._judge(worker, read_error(error))
+            except asyncio.CancelledError:
+                if not self.cancelled:
+                    raise
+                return
+            finally:
+                worker.running_count -= 1
+                # Whoever stops reading leaves a call that nobody would end.
+                if self._call is not None:
+                    self._call.cancel()
+
+    async def _responses_of(self, worker: Worker) -> AsyncIterator[pb.GenerateResponse]:
+        left = max(0.0, self._deadline - asyncio.get_running_loop().time())
+        call = self._call = worker.stub.Generate(self._request, timeout=left)
+        while True:
+            response = await call.read()
+            if not isinstance(response, pb.GenerateResponse):
+                return  # the end of the stream
+            yield response
+
+    def _judge(self, worker: Worker, wire: WireError) -> None:
+        """Returns where another worker may take it. Raises WorkerError."""
+        away = wire.code is grpc.StatusCode.UNAVAILABLE
+        if away:
+            self._workers.went_away(worker, wire)
+        elif not wire.reason and wire.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            log.error(
+                "a worker failed",
+                extra={"worker": worker.address, "code": wire.code.name, "said": wire.message},
+            )
+        elif wire.code in (grpc.StatusCode.UNAUTHENTICATED,) or wire.reason == "ROLE_NOT_ALLOWED":
+            log.error(
+                "a worker does not let the gateway in",
+                extra={"worker": worker.address, "reason": wire.reason},
+            )
+        again = away and not self.handed_on and len(self._tried) < ATTEMPTS_MAX
+        if not again or not self._workers.has_another(self._request.model, self._tried):
+            raise WorkerError(wire)
+        self._workers.retried()
+
+
+class Workers:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        credentials: Callable[[str], grpc.ChannelCredentials | None],
+        on_retry: Callable[[], None],
+    ) -> None:
+        self.all = tuple(Worker(address, credentials(address)) for address in addresses)
+        self.retried = on_retry
+        self.running: set[Attempt] = set()
+        self._polls: set[asyncio.Task[None]] = set()
+
+    @property
+    def ready(self) -> bool:
+        return any(worker.up for worker in self.all)
+
+    def generate(self, request: pb.GenerateRequest, seconds: float) -> Attempt:
+        """Nothing is sent before its `responses` are read."""
+        return Attempt(self, request, seconds)
+
+    def cut(self) -> None:
+        """Ends everything that runs, here and at the workers."""
+        for attempt in tuple(self.running):
+            attempt.cut()
+
+    def models(self) -> dict[str, pb.GetModelResponse]:
+        """What can be asked for now, by name."""
+        return {
+            name: worker.model
+            for worker in self.all
+            if worker.model is not None
+            for name in sorted(worker.names)
+        }
+
+    def worker_for(self, model: str, tried: Sequence[str]) -> Worker:
+        """Raises WorkerError (MODEL_UNKNOWN), WorkersUnavailableError."""
+        chosen = choose(self._candidates(model), tried)
+        if chosen is not None:
+            return next(worker for worker in self.all if worker.address == chosen)
+        if not self.ready:
+            raise self.none_answers()
+        raise self.model_unknown()
+
+    def none_answers(self) -> WorkersUnavailableError:
+        return WorkersUnavailableError("no worker answers; send again")
+
+    def model_unknown(self) -> WorkerError:
+        """What a worker would say."""
+        message = "there is no such model here; /v1/models lists those there are"
+        return WorkerError(WireError(grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN", message, {}))
+
+    def has_another(self, model: str, tried: Sequence[str]) -> bool:
+        return choose(self._candidates(model), tried) is not None
+
+    def went_away(self, worker: Worker, wire: WireError) -> None:
+        worker.lost(wire)
+        task = asyncio.create_task(worker.poll())
+        self._polls.add(task)
+        task.add_done_callback(self._polls.discard)
+
+    async def poll(self) -> None:
+        await asyncio.gather(*(worker.poll() for worker in self.all))
+
+    async def run(self) -> None:
+        """Keeps what is known of the workers fresh, until cancelled."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await self.poll()
+
+    async def close(self) -> None:
+        for task in tuple(self._polls):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        for worker in self.all:
+            await worker.close()
+
+    def _candidates(self, model: str) -> list[Candidate]:
+        return [
+            Candidate(worker.address, worker.running_count)
+            for worker in self.all
+            if worker.up and model in ("", *worker.names)
+        ]

@@ -1,0 +1,154 @@
+"""The gRPC face: the worker's own contract, for who shows an API key."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from kvtier.channels import open_aio_channel
+from kvtier.errors import read_error
+from kvtier.v1 import inference_pb2 as pb
+from kvtier.v1 import inference_pb2_grpc
+from tests.contract.gateway_edge.conftest import MODEL, Scripted, Stack, delta, end, started, usage
+
+
+def shown(key: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"),)
+
+
+@pytest.fixture
+def stub(stack: Stack) -> Iterator[Any]:
+    with grpc.insecure_channel(stack.gateway.ready["grpc_listen"]) as channel:
+        yield inference_pb2_grpc.InferenceServiceStub(channel)
+
+
+def ask(**said: Any) -> pb.GenerateRequest:
+    return pb.GenerateRequest(text="say something", max_completion_tokens=3, **said)
+
+
+def test_a_request_passes_and_its_event_has_the_keys_names(stack: Stack, stub: Any) -> None:
+    key, text = stack.key_and_text("acme", "search", "batch")
+    replies = list(stub.Generate(ask(session_id="talk"), metadata=shown(text)))
+    kinds = [reply.WhichOneof("event") for reply in replies]
+    assert kinds[0] == "started"
+    assert kinds[-1] == "usage"
+    assert "sample_end" in kinds
+    event = stack.event_of(f"x-{replies[-1].usage.request_id}")
+    assert event.tokens == replies[-1].usage.tokens
+    assert (event.tenant_id, event.project_id, event.user_id) == ("acme", "search", "")
+    assert (event.key_id, event.session_id, event.service_class) == (key.key_id, "talk", "batch")
+    assert stub.GetModel(pb.GetModelRequest(), metadata=shown(text)).model == MODEL
+
+
+def refusal(stub: Any, request: pb.GenerateRequest, metadata: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request, metadata=metadata, timeout=30))
+    wire = read_error(refused.value)
+    return wire.code, wire.reason
+
+
+def test_who_has_no_key_gets_nothing(stub: Any) -> None:
+    code = grpc.StatusCode.UNAUTHENTICATED
+    assert refusal(stub, ask(), ()) == (code, "API_KEY_MISSING")
+    assert refusal(stub, ask(), shown("x")) == (code, "INVALID_API_KEY")
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.GetModel(pb.GetModelRequest(), metadata=shown("x"))
+    assert read_error(refused.value).reason == "INVALID_API_KEY"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"tenant_id": "umbra"}, "SCOPE_NOT_ALLOWED"),
+        ({"tenant_id": "acme", "project_id": "ads"}, "SCOPE_NOT_ALLOWED"),
+        ({"key_id": "other"}, "INVALID_BODY"),
+        ({"service_class": "gold"}, "SERVICE_CLASS_NOT_GRANTED"),
+        ({"user_id": "x" * 129}, "INVALID_BODY"),
+    ],
+)
+def test_who_asks_is_the_keys_to_say(
+    stack: Stack, stub: Any, said: dict[str, str], reason: str
+) -> None:
+    assert refusal(stub, ask(**said), shown(stack.key()))[1] == reason
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"model": "gpt"}, "MODEL_UNKNOWN"),
+        ({"sample_count": 99}, "INVALID_LIMIT"),
+        ({"priority": 2}, "PRIORITY_NOT_GRANTED"),
+    ],
+)
+def test_a_workers_refusal_is_heard_word_for_word(
+    stack: Stack, stub: Any, said: dict[str, Any], reason: str
+) -> None:
+    key = shown(stack.key())
+    with grpc.insecure_channel(stack.worker) as channel:
+        direct = inference_pb2_grpc.InferenceServiceStub(channel)
+        own = refusal(direct, ask(tenant_id="acme", **said), ())
+    assert refusal(stub, ask(**said), key) == own == (own[0], reason)
+
+
+def test_health_needs_no_key(stack: Stack) -> None:
+    with grpc.insecure_channel(stack.gateway.ready["grpc_listen"]) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def stuck(request: Any, context: Any) -> Any:
+    yield started()
+    yield delta("a")
+    await asyncio.Event().wait()
+
+
+async def test_a_caller_that_goes_away_is_cancelled_at_the_worker(scripted: Scripted) -> None:
+    worker = await scripted.worker(stuck)
+    await scripted.start(worker)
+    async with open_aio_channel(scripted.gateway.grpc_listen) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        call = stub.Generate(ask(), metadata=shown(scripted.key))
+        await call.read()
+        await call.read()
+        call.cancel()
+    async with asyncio.timeout(20):
+        while not worker.cancelled:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_worker_that_dies_before_a_token_is_replaced_and_after_one_is_not(
+    scripted: Scripted,
+) -> None:
+    async def good(request: Any, context: Any) -> Any:
+        for response in (started(), delta("a"), end(), usage()):
+            yield response
+
+    async def dying(request: Any, context: Any) -> Any:
+        yield started("lost")
+        if request.session_id:
+            yield delta("x")
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    one, other = await scripted.worker(dying), await scripted.worker(good)
+    await scripted.start(one, other)
+    async with open_aio_channel(scripted.gateway.grpc_listen) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        replies = [r async for r in stub.Generate(ask(), metadata=shown(scripted.key))]
+        assert [r.WhichOneof("event") for r in replies] == [
+            "started", "delta", "sample_end", "usage",
+        ]  # fmt: skip
+        assert replies[0].started.request_id == "r1"
+        await scripted_again(one)
+        with pytest.raises(grpc.RpcError) as broken:
+            async for _ in stub.Generate(ask(session_id="x"), metadata=shown(scripted.key)):
+                pass
+        assert read_error(broken.value).code is grpc.StatusCode.UNAVAILABLE
+
+
+async def scripted_again(worker: Any) -> None:
+    """Until the gateway has seen that it is up again."""
+    await asyncio.sleep(0.3)
+    worker.requests.clear()
