@@ -22,7 +22,7 @@ $(STAMP): constraints.txt pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --requirement requirements-dev.txt
 	@echo "[3/3] kvtier itself"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,plot,postgres,parquet]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,plot,postgres,parquet,shared]'
 	@touch $@
 
 demo: $(STAMP)  ## the main job on embedded defaults; ARGS="--json demo.json" passes arguments on

@@ -1,0 +1,305 @@
+"""SharedTier: finds, reads, writes and forgets extents on an engine that is not believed.
+
+    find    a chain beyond what is here -> its longest prefix there, a few names at a time
+    read    an extent -> checked -> into memory that the caller holds
+    write   blocks in memory -> one object, unless it is there
+
+Invariants: every call ends by its deadline, whatever the engine does; what `read` filled is a block
+that was asked for, bit for bit, or it raises; memory that was given to a call is not touched after
+it returned or raised. What an extent costs of processor runs on threads of this tier's own, of
+which there are few. One event loop.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from kvtier.keys import BlockHash, NamespaceId
+from storage.errors import CorruptBlockError, TierIOError
+from storage.shared.extent import (
+    BadExtentError,
+    ExtentBlock,
+    ExtentHead,
+    OtherKeyError,
+    extent_bytes,
+    pack,
+    unpack,
+)
+from storage.shared.levels import Extent, begins, level_sizes
+from storage.shared.objects import ObjectStore
+from storage.shared.sealing import Sealing
+
+__all__ = ["ChainView", "SharedLimits", "SharedTier"]
+
+T = TypeVar("T")
+
+ROOT = "kvtier/"
+"""Of all names: whoever deletes everything deletes nothing of anybody else's."""
+
+THREADS = 2
+"""For copies, checksums and ciphers, all without the interpreter lock."""
+
+ROUNDS_MAX = 16
+"""Of a search; a chain of millions of blocks takes fewer."""
+
+DELETED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLimits:
+    """Deadlines, in seconds."""
+
+    find_seconds: float = 0.25
+    """A whole search."""
+    request_seconds: float = 5.0
+    """One read, write or delete."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainView:
+    """Names of a chain's blocks from block `first` on, counted from the chain's first."""
+
+    namespace_id: NamespaceId
+    block_bytes: int
+    first: int
+    hashes: Sequence[BlockHash]
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.hashes)
+
+    def name(self, position: int) -> BlockHash:
+        """REQUIRES: first <= position < end."""
+        return self.hashes[position - self.first]
+
+
+class SharedTier:
+    """Takes over the engine: `close` closes it."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        limits: SharedLimits,
+        sealing: Sealing | None = None,
+        generation: int = 0,
+    ) -> None:
+        """`generation`: of what is written and believed; a store keeps several apart."""
+        self._store = store
+        self._limits = limits
+        self._sealing = sealing
+        self._generation = generation
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="shared-tier")
+
+    @property
+    def label(self) -> str:
+        return self._store.label
+
+    @property
+    def sealed(self) -> bool:
+        return self._sealing is not None
+
+    @property
+    def find_seconds(self) -> float:
+        return self._limits.find_seconds
+
+    def name_of(self, namespace_id: NamespaceId, last: BlockHash, count: int) -> str:
+        """The object of an extent of so many blocks that ends with `last`."""
+        digits = last.hex()
+        return f"{self._folder(namespace_id)}{digits[:2]}/{digits}.{count}"
+
+    def _folder(self, namespace_id: NamespaceId) -> str:
+        return f"{ROOT}g{self._generation}/{namespace_id.hex()}/"
+
+    # -- find --------------------------------------------------------------------------------------
+
+    async def find(self, chain: ChainView, position: int) -> list[Extent]:
+        """Extents that continue a prefix of `position` blocks, in order, each beginning where the
+        one before ends; the first may begin sooner. Empty: there is nothing.
+
+        What is said to be there may be gone when it is read. Raises TierIOError.
+        """
+        return await self._within(self._limits.find_seconds, self._find(chain, position), "search")
+
+    async def _find(self, chain: ChainView, position: int) -> list[Extent]:
+        sizes = level_sizes(chain.block_bytes)
+        search = _Search(self._store.names_at_once, lambda extents: self._there(chain, extents))
+        levels = range(len(sizes) - 1, -1, -1)
+        # All levels' next extents in one round: where there is nothing, as is usual for the end of
+        # a prompt that is new, that is all that is asked.
+        nexts = [(sizes[each], begins(sizes, each, position, chain.end)) for each in levels]
+        await search.ask([Extent(at[0], at[0] + size) for size, at in nexts if at])
+        found: list[Extent] = []
+        for level in levels:
+            starts = begins(sizes, level, position, chain.end)
+            extents = [Extent(at, at + sizes[level]) for at in starts]
+            found += extents[: await search.last(extents) + 1]
+            position = found[-1].end if found else position
+        return found
+
+    async def _there(self, chain: ChainView, extents: Sequence[Extent]) -> list[bool]:
+        return await self._store.exists(
+            [
+                self.name_of(chain.namespace_id, chain.name(each.end - 1), each.size)
+                for each in extents
+            ]
+        )
+
+    # -- read and write ----------------------------------------------------------------------------
+
+    async def read(
+        self, chain: ChainView, extent: Extent, into: Mapping[int, memoryview]
+    ) -> list[ExtentBlock] | None:
+        """Fills `into[p]`, `block_bytes` long, with block p of the chain; all of the extent's
+        blocks as its table has them. None: it is not there.
+
+        Raises TierIOError; CorruptBlockError for what is not what was asked for: it is deleted
+        then, so that somebody may write it again, unless another key sealed it.
+        """
+        name = self.name_of(chain.namespace_id, chain.name(extent.end - 1), extent.size)
+        seconds = self._limits.request_seconds
+        raw = await self._within(seconds, self._store.read(name), "read")
+        if raw is None:
+            return None
+        known = {
+            at - extent.start: chain.name(at)
+            for at in range(max(extent.start, chain.first), extent.end)
+        }
+        targets = {at - extent.start: memory for at, memory in into.items()}
+        head = ExtentHead(chain.namespace_id, self._generation, chain.block_bytes)
+        try:
+            return await self._on_thread(
+                unpack, raw, head, known, extent.size, targets, self._sealing
+            )
+        except OtherKeyError as error:
+            raise CorruptBlockError(f"an extent of another key: {error}", cause="key") from None
+        except BadExtentError as error:
+            await self._delete_bad(name)
+            raise CorruptBlockError(f"a bad extent: {error}", cause="content") from None
+
+    async def write(
+        self,
+        chain: ChainView,
+        extent: Extent,
+        parent: BlockHash,
+        blocks: Sequence[ExtentBlock],
+        payloads: Sequence[memoryview],
+    ) -> int:
+        """Writes an extent; bytes of the object, 0 where it was there. The payloads are read until
+        this returns. Raises TierIOError."""
+        name = self.name_of(chain.namespace_id, chain.name(extent.end - 1), extent.size)
+        seconds = self._limits.request_seconds
+        if (await self._within(seconds, self._store.exists([name]), "search"))[0]:
+            return 0
+        head = ExtentHead(chain.namespace_id, self._generation, chain.block_bytes)
+        content = await self._on_thread(pack, head, parent, blocks, payloads, self._sealing)
+        assert content.nbytes <= extent_bytes(extent.size, chain.block_bytes)
+        await self._within(seconds, self._store.write(name, content), "write")
+        return content.nbytes
+
+    # -- forget ------------------------------------------------------------------------------------
+
+    async def forget(
+        self, namespace_id: NamespaceId, block_bytes: int, hashes: Sequence[BlockHash]
+    ) -> None:
+        """Deletes every extent that ends with one of these. Raises TierIOError."""
+        names = [
+            self.name_of(namespace_id, each, size)
+            for each in hashes
+            for size in level_sizes(block_bytes)
+        ]
+        seconds = self._limits.request_seconds
+        for at in range(0, len(names), DELETED_AT_ONCE):
+            part = names[at : at + DELETED_AT_ONCE]
+            await self._within(seconds, self._store.delete(part), "delete")
+
+    async def forget_all(self, namespace_id: NamespaceId | None) -> int:
+        """Deletes all of a namespace, or everything of every generation; how many objects.
+
+        Raises TierIOError, with what was not deleted still there; again goes on.
+        """
+        prefix = ROOT if namespace_id is None else self._folder(namespace_id)
+        count, seconds = 0, self._limits.request_seconds
+        parts = aiter(self._store.names(prefix))
+        while True:
+            part = await self._within(seconds, anext(parts, None), "list")
+            if part is None:
+                return count
+            await self._within(seconds, self._store.delete(part), "delete")
+            count += len(part)
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=True)
+        await self._store.close()
+
+    # -- below -------------------------------------------------------------------------------------
+
+    async def _delete_bad(self, name: str) -> None:
+        try:
+            await self._within(self._limits.request_seconds, self._store.delete([name]), "delete")
+        except TierIOError:
+            return  # it is a miss again, for whoever reads it next
+
+    async def _within(self, seconds: float, doing: Awaitable[T], what: str) -> T:
+        """Raises TierIOError when it takes longer."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await doing
+        except TimeoutError:
+            raise TierIOError(
+                f"the shared tier did not answer a {what} within {seconds:g} s",
+                operation=what,
+                cause="timeout",
+            ) from None
+
+    async def _on_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        """Runs to its end also where its caller is cancelled: memory that it fills is not the
+        caller's before."""
+        running = asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            raise
+
+
+class _Search:
+    """What is known of which extents are there, asked for in rounds."""
+
+    def __init__(
+        self,
+        names_at_once: int,
+        ask: Callable[[Sequence[Extent]], Awaitable[list[bool]]],
+    ) -> None:
+        self._names_at_once = names_at_once
+        self._ask = ask
+        self._there: dict[Extent, bool] = {}
+
+    async def ask(self, extents: Sequence[Extent]) -> None:
+        """One round."""
+        new = [each for each in extents if each not in self._there]
+        if new:
+            self._there.update(zip(new, await self._ask(new), strict=True))
+
+    async def last(self, extents: Sequence[Extent]) -> int:
+        """The last of those that are there, where each is there if a later one is; -1: none."""
+        low, high = -1, len(extents)
+        """Before and with `low` they are there, from `high` on they are not."""
+        if extents and self._there.get(extents[0]) is False:
+            return -1
+        for _ in range(ROUNDS_MAX):
+            for at in range(low + 1, high):
+                there = self._there.get(extents[at])
+                if there:
+                    low = at
+                elif there is False:
+                    high = at
+                    break
+            if high - low <= 1:
+                return low
+            count = min(self._names_at_once, high - low - 1)
+            step = (high - low) / (count + 1)
+            probes = sorted({low + max(1, round(step * (i + 1))) for i in range(count)})
+            await self.ask([extents[at] for at in probes if low < at < high])
+        return low
