@@ -64,8 +64,22 @@ def settled_count(connection: Connection, period: Period, tenant_id: str) -> int
 
 def _found(connection: Connection, *conditions: ColumnElement[bool]) -> list[CorrectedEntry]:
     of, of_version = entries.alias(), price_versions.alias()
+    settling, settling_version = entries.alias(), price_versions.alias()
+    settled_text = (
+        select(settling_version.c.text)
+        .join(settling, settling.c.price_id == settling_version.c.price_id)
+        .where(settling.c.corrects == entries.c.corrects)
+        .order_by(settling.c.position)
+        .limit(1)
+        .scalar_subquery()
+    )
     query = (
-        select(entries, price_versions.c.text, of_version.c.text.label("of_text"))
+        select(
+            entries,
+            price_versions.c.text,
+            of_version.c.text.label("of_text"),
+            settled_text.label("settled_text"),
+        )
         .join(of, of.c.position == entries.c.corrects)
         .outerjoin(price_versions, price_versions.c.price_id == entries.c.price_id)
         .outerjoin(of_version, of_version.c.price_id == of.c.price_id)
@@ -79,7 +93,9 @@ def _found(connection: Connection, *conditions: ColumnElement[bool]) -> list[Cor
             model=row.model,
             project_id=row.project_id,
             key_id=row.key_id,
-            invoice_decimals=version_from_text(row.text or row.of_text).invoice_decimals,
+            invoice_decimals=version_from_text(
+                row.text or row.of_text or row.settled_text
+            ).invoice_decimals,
         )
         for row in connection.execute(query)
     ]

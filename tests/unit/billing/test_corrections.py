@@ -159,6 +159,9 @@ def test_an_unrated_event_is_settled_by_a_book_that_covers_it(
     back = till.ledger.correct(ask("reverse", "old")).result(30)
     assert back.correction.amount == -Decimal("0.00021")
     assert till.verify().problem == ""
+    # A correction of what was settled is shown in the settlement's decimals.
+    lines = [each.line_amount for each in invoice(till).corrections]
+    assert lines == [Decimal("0.000210"), Decimal("-0.000210")]
     till.close()
     assert open_till(parse_price_book(earlier, "test")).verify().problem == ""
 
