@@ -30,6 +30,7 @@ __all__ = [
     "public_bytes",
     "sign_checkpoint",
     "sign_key",
+    "signed_by",
 ]
 
 
@@ -64,7 +65,7 @@ class Checkpoint:
 
     def holds_under(self, public_key: bytes) -> bool:
         """Whether the key of its `key_id` is this one, and signed it."""
-        return key_id_of(public_key) == self.key_id and _signed(
+        return key_id_of(public_key) == self.key_id and signed_by(
             public_key, self.signature, self.signed_bytes()
         )
 
@@ -92,7 +93,7 @@ class LedgerKey:
         return _lines("kvtier-ledger-key 1", fields)
 
     def vouched_by(self, public_key: bytes, ledger_id: str) -> bool:
-        return _signed(public_key, self.signature, self.signed_bytes(ledger_id))
+        return signed_by(public_key, self.signature, self.signed_bytes(ledger_id))
 
 
 def sign_checkpoint(
@@ -131,7 +132,8 @@ def public_bytes(private: Ed25519PrivateKey) -> bytes:
     return private.public_key().public_bytes_raw()
 
 
-def _signed(public_key: bytes, signature: bytes, message: bytes) -> bool:
+def signed_by(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the key, 32 bytes, made the signature, 64 bytes, over the message."""
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):

@@ -1,7 +1,8 @@
 """Checkpoints in a walk over the ledger: whether the keys hold, the signatures, and what they say.
 
-A kept checkpoint is one that somebody noted elsewhere: what it covers must still be there. A
-trusted key is one that somebody noted elsewhere: it, or keys it vouched for, must have signed.
+A kept checkpoint is one that somebody noted elsewhere: what it covers must still be there, as must
+the entry of a receipt that somebody kept. A trusted key is one that somebody noted elsewhere: it,
+or keys it vouched for, must have signed.
 Pure; used by `ledger_verify` on a reader's thread.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from billing.checkpoint import Checkpoint, LedgerKey, key_id_of
 from billing.meter import Head
 
-__all__ = ["CheckpointWalk", "Kept", "Trust", "key_problem"]
+__all__ = ["CheckpointWalk", "Kept", "KeptEntry", "Trust", "key_problem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +25,30 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptEntry:
+    """What a receipt from elsewhere says of the ledger; the receipt itself holds."""
+
+    ledger_id: str
+    position: int
+    entry_hash: bytes
+    request_id: str
+    public_key: bytes
+    """That signed the receipt."""
+
+
+@dataclass(frozen=True, slots=True)
 class Trust:
     """What the person who asks brings along."""
 
     kept: Sequence[Kept] = ()
     public_key: bytes | None = None
+    entries: Sequence[KeptEntry] = ()
 
     @property
     def public_keys(self) -> list[bytes]:
         given = [self.public_key] if self.public_key is not None else []
-        return given + [each.public_key for each in self.kept]
+        given += [each.public_key for each in self.kept]
+        return given + [each.public_key for each in self.entries]
 
 
 def key_problem(
@@ -78,6 +93,9 @@ class CheckpointWalk:
         self._refused_at: dict[int, list[Checkpoint]] = defaultdict(list)
         for checkpoint in [*stored, *(each.checkpoint for each in trust.kept)]:
             self._refused_at[checkpoint.refused_count].append(checkpoint)
+        self._entries_at: dict[int, list[KeptEntry]] = defaultdict(list)
+        for entry in trust.entries:
+            self._entries_at[entry.position].append(entry)
         self.good_position = 0
         """Everything up to here is as a checkpoint says."""
 
@@ -95,6 +113,9 @@ class CheckpointWalk:
                 return f"the signature of the checkpoint that was kept ({checkpoint.number}) fails"
             if checkpoint.ledger_id != self._ledger_id:
                 return f"the checkpoint that was kept is of another ledger, {checkpoint.ledger_id}"
+        for entry in self._trust.entries:
+            if entry.ledger_id != self._ledger_id:
+                return f"the receipt of {entry.request_id} is of another ledger, {entry.ledger_id}"
         return ""
 
     def passed(self, head: Head) -> str:
@@ -104,6 +125,13 @@ class CheckpointWalk:
                 return (
                     "is the first that may not be what was signed: entries from here to position"
                     f" {head.position} are not those of checkpoint {checkpoint.number}"
+                )
+            self.good_position = head.position
+        for entry in self._entries_at.get(head.position, ()):
+            if entry.entry_hash != head.hash:
+                return (
+                    "is the first that may not be what was signed: entries from here to position"
+                    f" {head.position} are not those of the receipt of {entry.request_id}"
                 )
             self.good_position = head.position
         return ""
@@ -118,7 +146,14 @@ class CheckpointWalk:
         """Says so when a checkpoint covers more entries than there are; "" else."""
         covering = [c for c in self._all() if c.position > head.position]
         if not covering:
-            return ""
+            beyond = [each for each in self._trust.entries if each.position > head.position]
+            if not beyond:
+                return ""
+            entry = min(beyond, key=lambda each: each.position)
+            return (
+                f"is missing: the receipt of {entry.request_id} has position {entry.position}, so"
+                " entries were cut off the ledger's end"
+            )
         first = min(covering, key=lambda c: c.position)
         return (
             f"is missing: checkpoint {first.number} covers {first.position} entries, so they were"

@@ -20,6 +20,7 @@
     ├── EventUnknownError            no entry has that id
     ├── FundingRefusedError          it says too little, or the balance does not take it
     ├── FundingConflictError         another funding has that id
+    ├── ReceiptAmbiguousError        several requests have that name
     └── TenantUnknownError           has no posting
 
 Codes: `billing/status.py`. Reasons are frozen once released.
@@ -45,6 +46,7 @@ __all__ = [
     "LedgerTooNewError",
     "LedgerUnavailableError",
     "PriceBookError",
+    "ReceiptAmbiguousError",
     "TenantUnknownError",
     "TermsError",
     "TooManyEventsError",
@@ -134,3 +136,7 @@ class FundingConflictError(BillingError):
 
 class TenantUnknownError(BillingError):
     reason = "TENANT_UNKNOWN"
+
+
+class ReceiptAmbiguousError(BillingError):
+    reason = "RECEIPT_AMBIGUOUS"

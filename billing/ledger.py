@@ -1,7 +1,7 @@
 """The ledger's one writer: batches in, durable outcomes back.
 
     record() --> bounded queue --> writer thread: take what waits, one transaction, answer all
-    correct(), fund(), checkpoint(), rotate_key() --> the same queue, a transaction each
+    correct(), fund(), checkpoint(), sign(), rotate_key() --> the same queue, a transaction each
 
 Invariant: when a future has its outcomes, they are on the disk. When it has an error, sending the
 batch again is safe and right. Batches that arrive while a commit is under way share the next one
@@ -142,6 +142,11 @@ class Ledger:
         """A new key, which signs from now on; the one before vouches for it."""
         return self._order(self._succeed_key)
 
+    def sign(self, message: Callable[[Sequence[LedgerKey]], bytes]) -> "Future[bytes]":
+        """The signature of the key that signs now, 64 bytes, over what `message` makes, knowing the
+        keys up to that one."""
+        return self._order(lambda connection: self._sign(connection, message))
+
     @property
     def keys(self) -> Sequence[LedgerKey]:
         """Oldest first."""
@@ -241,6 +246,13 @@ class Ledger:
                 made = self._signer.sign(connection, self._head, self._clock_ns())
         self._signer.committed(made)
         return made
+
+    def _sign(
+        self, connection: Connection, message: Callable[[Sequence[LedgerKey]], bytes]
+    ) -> bytes:
+        assert self._signer is not None, "who asks for one knows that there is a signer"
+        with self._transaction(connection):
+            return self._signer.sign_bytes(message(self._signer.keys))
 
     def _succeed_key(self, connection: Connection) -> LedgerKey:
         assert self._signer is not None, "who asks for one knows that there is a signer"

@@ -112,6 +112,11 @@ class LedgerSigner:
         connection.execute(checkpoints.insert(), [checkpoint_row(made)])
         return made
 
+    def sign_bytes(self, message: bytes) -> bytes:
+        """By the present key."""
+        assert self._private is not None, "prepare comes first"
+        return self._private.sign(message)
+
     def committed(self, checkpoint: Checkpoint) -> None:
         self._last = checkpoint
         self._since_ns = checkpoint.time_ns

@@ -16,15 +16,23 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from billing.checkpoint_check import Kept, Trust
+from billing.checkpoint_check import Kept, KeptEntry, Trust
 from billing.client import call_billing
 from billing.command_line import DEFAULT_ADDRESS, Address, JsonOption, console, print_json
 from billing.errors import BillingError
 from billing.ledger_file import verify_file
+from billing.receipt_check import check_receipt
+from billing.receipt_files import read_receipt
 from billing.statement import verification_data
 from billing.tables import show_verification
 from billing.wire import verification_message
-from billing.wire_proof import checkpoint_data, kept_from_data, kept_message, kept_of
+from billing.wire_proof import (
+    checkpoint_data,
+    kept_entry_message,
+    kept_from_data,
+    kept_message,
+    kept_of,
+)
 from kvtier.v1 import usage_pb2
 
 __all__ = ["add_proof_commands"]
@@ -39,6 +47,12 @@ Checkpoints = Annotated[
 ]
 PublicKeyFile = Annotated[
     Path | None, typer.Option("--public-key", help="The ledger's public key, as `key` printed it.")
+]
+Receipts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--receipt", help="A receipt: its entry must still be there; may be given again and again."
+    ),
 ]
 LedgerFile = Annotated[
     Path | None,
@@ -55,6 +69,7 @@ def add_proof_commands(app: typer.Typer) -> None:
 
 def verify(
     checkpoint: Checkpoints = None,
+    receipt: Receipts = None,
     public_key: PublicKeyFile = None,
     file: LedgerFile = None,
     json_: JsonOption = False,
@@ -65,6 +80,7 @@ def verify(
     trust = Trust(
         tuple(_kept(path) for path in checkpoint or ()),
         _public_key(public_key) if public_key is not None else None,
+        tuple(_kept_entry(path) for path in receipt or ()),
     )
     found = _verified_file(file, trust) if file is not None else _asked(trust, address)
     data = verification_data(found)
@@ -121,7 +137,9 @@ def key(
 
 def _asked(trust: Trust, address: str) -> usage_pb2.VerifyLedgerResponse:
     request = usage_pb2.VerifyLedgerRequest(
-        kept_checkpoints=map(kept_message, trust.kept), trusted_public_key=trust.public_key or b""
+        kept_checkpoints=map(kept_message, trust.kept),
+        trusted_public_key=trust.public_key or b"",
+        kept_entries=map(kept_entry_message, trust.entries),
     )
     found: usage_pb2.VerifyLedgerResponse = call_billing(
         address,
@@ -145,6 +163,22 @@ def _kept(path: Path) -> Kept:
         return kept_from_data(data if isinstance(data, dict) else {})
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint="--checkpoint") from None
+
+
+def _kept_entry(path: Path) -> KeptEntry:
+    report = check_receipt(read_receipt(path))
+    if report.receipt is None or not report.verified:
+        raise typer.BadParameter(
+            f"{path} does not hold itself; see kvtier receipt verify {path}", param_hint="--receipt"
+        )
+    said = report.receipt
+    return KeptEntry(
+        said["ledger"],
+        said["entry"]["position"],
+        bytes.fromhex(said["entry"]["hash"]),
+        said["event"]["request_id"],
+        bytes.fromhex(said["keys"][-1]["public_key"]),
+    )
 
 
 def _public_key(path: Path) -> bytes:

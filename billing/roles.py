@@ -15,6 +15,8 @@ _FIGURES = Rule(frozenset({Role.TENANT, Role.OPERATOR, Role.BILLER, Role.AUDITOR
 
 _PROOF = Rule(frozenset({Role.OPERATOR, Role.BILLER, Role.AUDITOR}))
 
+_RECEIPTS = rules("kvtier.v1.ReceiptService", GetReceipt=_FIGURES)
+
 _USAGE = rules(
     "kvtier.v1.UsageService",
     RecordUsage=Rule(frozenset({Role.ENGINE})),
@@ -38,4 +40,4 @@ _BUDGETS = rules(
     GetBalance=Rule(_FIGURES.roles | {Role.GATEWAY}),
 )
 
-RULES: Mapping[str, Rule] = {**_USAGE, **_BUDGETS}
+RULES: Mapping[str, Rule] = {**_USAGE, **_BUDGETS, **_RECEIPTS}

@@ -27,6 +27,7 @@ from billing.ledger_store import LedgerStore
 from billing.metrics import BillingMetrics
 from billing.price_book import settled
 from billing.price_book_file import load_price_book
+from billing.receipt_servicer import RECEIPT_SERVICE, ReceiptParts, ReceiptServicer
 from billing.roles import RULES
 from billing.servicer import UsageParts, UsageServicer
 from billing.settings import BillingSettings
@@ -37,7 +38,7 @@ from kvtier.access import Access, own_tenant_only
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.tls import check_listeners
-from kvtier.v1 import budget_pb2, budget_pb2_grpc, usage_pb2, usage_pb2_grpc
+from kvtier.v1 import budget_pb2, budget_pb2_grpc, receipt_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 __all__ = ["RunningBilling", "start_billing"]
 
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 SERVICES = (
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
     budget_pb2.DESCRIPTOR.services_by_name["BudgetService"].full_name,
+    RECEIPT_SERVICE,
 )
 
 READER_THREADS = 2
@@ -107,6 +109,8 @@ async def _build(
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(edge), server.server)
     budgets = BudgetParts(ledger, store, clock_ns, edge.readers)
     budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(budgets), server.server)
+    receipts = ReceiptParts(ledger, store, clock_ns, edge.readers)
+    receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(receipts), server.server)
     if settings.metrics_listen:
         _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)

@@ -20,6 +20,7 @@ from billing.errors import (
     LedgerTooNewError,
     LedgerUnavailableError,
     PriceBookError,
+    ReceiptAmbiguousError,
     TenantUnknownError,
     TermsError,
     TooManyEventsError,
@@ -50,5 +51,6 @@ STATUS_TABLE: StatusTable = {
     EventUnknownError: StatusCode.NOT_FOUND,
     FundingRefusedError: StatusCode.FAILED_PRECONDITION,
     FundingConflictError: StatusCode.ALREADY_EXISTS,
+    ReceiptAmbiguousError: StatusCode.FAILED_PRECONDITION,
     TenantUnknownError: StatusCode.NOT_FOUND,
 }

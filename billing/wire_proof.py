@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from billing.checkpoint import Checkpoint, LedgerKey
-from billing.checkpoint_check import Kept, Trust
+from billing.checkpoint_check import Kept, KeptEntry, Trust
 from kvtier.v1 import usage_pb2
 
 __all__ = [
     "checkpoint_data",
     "checkpoint_message",
+    "kept_entry_message",
     "kept_from_data",
     "kept_message",
     "kept_of",
@@ -65,6 +66,22 @@ def trust_of(request: usage_pb2.VerifyLedgerRequest) -> Trust:
     return Trust(
         tuple(kept_of(message) for message in request.kept_checkpoints),
         request.trusted_public_key or None,
+        tuple(
+            KeptEntry(
+                each.ledger_id, each.position, each.entry_hash, each.request_id, each.public_key
+            )
+            for each in request.kept_entries
+        ),
+    )
+
+
+def kept_entry_message(entry: KeptEntry) -> usage_pb2.KeptEntry:
+    return usage_pb2.KeptEntry(
+        ledger_id=entry.ledger_id,
+        position=entry.position,
+        entry_hash=entry.entry_hash,
+        request_id=entry.request_id,
+        public_key=entry.public_key,
     )
 
 

@@ -12,6 +12,7 @@
     ├── ModelUnknownError            this worker serves another model
     ├── AdapterUnknownError          this worker has no adapter of that name
     ├── TenantUnknownError           not in the worker's tenants
+    ├── InvalidRequestIdError        empty or too long
     ├── InvalidScopeError            a project or user that cannot be one, or is missing
     ├── ScopeTooWideError            cache_scope is wider than what the tenant is granted
     ├── PriorityNotGrantedError      a priority outside of what the tenant may ask for
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidCacheControlError",
     "InvalidLimitError",
     "InvalidMessagesError",
+    "InvalidRequestIdError",
     "InvalidSamplingError",
     "InvalidScopeError",
     "ModelUnknownError",
@@ -113,6 +115,10 @@ class TenantUnknownError(WorkerError):
 
 class InvalidScopeError(WorkerError):
     reason = "INVALID_SCOPE"
+
+
+class InvalidRequestIdError(WorkerError):
+    reason = "INVALID_REQUEST_ID"
 
 
 class ScopeTooWideError(WorkerError):

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from kvtier.errors import KvtierError
 from kvtier.keys import DEFAULT_BLOCK_TOKENS
+from worker.token_command import tokens
 from worker.transformers_version import check_transformers
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ def check(
     from worker.model_report import report_table
 
     Console().print(report_table(report))
+
+
+app.command(short_help="A prompt's token ids, to check a receipt with.")(tokens)
 
 
 def _report(directory: Path, **how: Any) -> "ModelReport":

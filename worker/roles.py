@@ -20,4 +20,9 @@ _INFERENCE = rules(
 # Names of blocks are for whoever may ask the cache service about them.
 _DESCRIBING = rules("kvtier.v1.DescribeService", DescribePrompt=Rule(frozenset({Role.OPERATOR})))
 
-RULES: Mapping[str, Rule] = {**_INFERENCE, **_DESCRIBING}
+# What opens a request's digests is for who asked it alone: `own_tenant_only`.
+_OPENING = rules(
+    "kvtier.v1.ReceiptOpeningService", OpenReceipt=Rule(frozenset({Role.TENANT, Role.OPERATOR}))
+)
+
+RULES: Mapping[str, Rule] = {**_INFERENCE, **_DESCRIBING, **_OPENING}

@@ -24,7 +24,12 @@ from kvtier.access import Access
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
-from kvtier.v1 import describe_pb2_grpc, inference_pb2, inference_pb2_grpc
+from kvtier.v1 import (
+    describe_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    receipt_opening_pb2_grpc,
+)
 from worker.adapter_ports import AdapterPorts
 from worker.attribution import request_check
 from worker.breaker import Breaker
@@ -38,6 +43,7 @@ from worker.engine_settings import EngineSettings
 from worker.metrics import WorkerMetrics
 from worker.model_loader import LoadedModel, load_model
 from worker.peers import Peers, peers_of
+from worker.receipt_opening import OPENING_SERVICE, OpeningServicer
 from worker.registered_memory import RegisteredMemory
 from worker.request_checks import ModelLimits
 from worker.request_desk import DeskLimits, RequestDesk
@@ -176,10 +182,13 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         ),
         server.server,
     )
+    receipt_opening_pb2_grpc.add_ReceiptOpeningServiceServicer_to_server(
+        OpeningServicer(tenants), server.server
+    )
     if settings.metrics_listen:
         _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)
-    bound = await server.start(settings.addresses, [SERVICE, DESCRIBE_SERVICE])
+    bound = await server.start(settings.addresses, [SERVICE, DESCRIBE_SERVICE, OPENING_SERVICE])
     log.info(
         "worker ready",
         extra={

@@ -23,6 +23,7 @@ STATUS_TABLE: StatusTable = {
     errors.AdapterUnknownError: _Code.NOT_FOUND,
     errors.TenantUnknownError: _Code.NOT_FOUND,
     errors.InvalidScopeError: _Code.INVALID_ARGUMENT,
+    errors.InvalidRequestIdError: _Code.INVALID_ARGUMENT,
     errors.ScopeTooWideError: _Code.PERMISSION_DENIED,
     errors.PriorityNotGrantedError: _Code.PERMISSION_DENIED,
     errors.PromptEmptyError: _Code.INVALID_ARGUMENT,

@@ -26,6 +26,10 @@ from kvtier.v1 import (
     explain_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
+    receipt_opening_pb2,
+    receipt_opening_pb2_grpc,
+    receipt_pb2,
+    receipt_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
 )
@@ -42,6 +46,8 @@ FILES: list[FileDescriptor] = [
         explain_pb2,
         inference_pb2,
         describe_pb2,
+        receipt_pb2,
+        receipt_opening_pb2,
         usage_pb2,
     )
 ]
@@ -60,6 +66,8 @@ STUBS = (
     explain_pb2_grpc,
     inference_pb2_grpc,
     describe_pb2_grpc,
+    receipt_pb2_grpc,
+    receipt_opening_pb2_grpc,
     usage_pb2_grpc,
 )
 

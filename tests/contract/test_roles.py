@@ -1,6 +1,7 @@
 """Roles of billing and of the worker, over mutual TLS: each method, each role."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from kvtier.v1 import (
     describe_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
+    receipt_opening_pb2,
+    receipt_opening_pb2_grpc,
+    receipt_pb2,
+    receipt_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
 )
@@ -32,13 +37,17 @@ from tests.pki import Pki, raw_call
 TABLES = {
     "kvtier.v1.UsageService": billing.roles.RULES,
     "kvtier.v1.BudgetService": billing.roles.RULES,
+    "kvtier.v1.ReceiptService": billing.roles.RULES,
     "kvtier.v1.InferenceService": worker.roles.RULES,
     "kvtier.v1.DescribeService": worker.roles.RULES,
+    "kvtier.v1.ReceiptOpeningService": worker.roles.RULES,
 }
 assert budget_pb2.DESCRIPTOR
 assert usage_pb2.DESCRIPTOR
 assert inference_pb2.DESCRIPTOR
 assert describe_pb2.DESCRIPTOR
+assert receipt_pb2.DESCRIPTOR
+assert receipt_opening_pb2.DESCRIPTOR
 REFUSED = ("ROLE_NOT_ALLOWED", grpc.StatusCode.PERMISSION_DENIED)
 
 
@@ -81,6 +90,9 @@ async def engine_edge(pki: Pki) -> AsyncIterator[str]:
     describe_pb2_grpc.add_DescribeServiceServicer_to_server(
         describe_pb2_grpc.DescribeServiceServicer(), server.server
     )
+    receipt_opening_pb2_grpc.add_ReceiptOpeningServiceServicer_to_server(
+        receipt_opening_pb2_grpc.ReceiptOpeningServiceServicer(), server.server
+    )
     (address,) = await server.start(["127.0.0.1:0"], ["kvtier.v1.InferenceService"])
     yield address
     await server.drain(0)
@@ -111,6 +123,7 @@ def outcome(channel: grpc.Channel, method: str, described: Any) -> tuple[str, An
 
 
 async def test_a_role_reaches_its_own_calls_of_billing_and_no_other(till: str, pki: Pki) -> None:
+    await check_every_role(till, pki, "kvtier.v1.ReceiptService")
     await check_every_role(till, pki, "kvtier.v1.UsageService")
     await check_every_role(till, pki, "kvtier.v1.BudgetService")
 
@@ -120,6 +133,7 @@ async def test_a_role_reaches_its_own_calls_of_the_worker_and_no_other(
 ) -> None:
     await check_every_role(engine_edge, pki, "kvtier.v1.InferenceService")
     await check_every_role(engine_edge, pki, "kvtier.v1.DescribeService")
+    await check_every_role(engine_edge, pki, "kvtier.v1.ReceiptOpeningService")
 
 
 async def test_an_engine_records_usage_over_tls(till: str, pki: Pki) -> None:
@@ -161,6 +175,56 @@ async def test_a_tenant_sees_its_own_usage_and_no_other(till: str, pki: Pki) -> 
     assert await found(search, tenant_id="acme", project_id="ads", id="r2") == "SCOPE_NOT_ALLOWED"
     assert await found("kvtier://biller", id="mine") == "r1 r2 r3: 3"
     assert await found("kvtier://engine", id="r1") == "ROLE_NOT_ALLOWED"
+
+
+async def test_a_tenant_gets_its_own_receipts_and_opens_its_own_requests_alone(
+    till: str, engine_edge: str, pki: Pki
+) -> None:
+    async with open_aio_channel(till, pki.engine) as channel:
+        stub = usage_pb2_grpc.UsageServiceStub(channel)
+        events = [used("r1", "acme", "search"), used("r2", "acme", "ads"), used("r3", "beta", "")]
+        await stub.RecordUsage(usage_pb2.RecordUsageRequest(events=events))
+
+    async def got(uri: str, **asked: str) -> str:
+        async with open_aio_channel(till, pki.client(uri)) as channel:
+            stub = receipt_pb2_grpc.ReceiptServiceStub(channel)
+            try:
+                request = receipt_pb2.GetReceiptRequest(**asked)
+                answer = await stub.GetReceipt(request, timeout=10)
+            except grpc.RpcError as error:
+                return read_error(error).reason
+            return str(json.loads(answer.receipt)["receipt"]["event"]["request_id"])
+
+    acme, search = "kvtier://tenant/acme", "kvtier://tenant/acme/search"
+    assert await got(acme, tenant_id="acme", id="r2") == "r2"
+    assert await got(acme, tenant_id="acme", id="r3") == "EVENT_UNKNOWN"
+    assert await got(acme, tenant_id="acme", id="mine") == "RECEIPT_AMBIGUOUS"
+    assert await got(acme, tenant_id="beta", id="r3") == "SCOPE_NOT_ALLOWED"
+    assert await got(acme, id="r1") == "SCOPE_NOT_ALLOWED"
+    assert await got(search, tenant_id="acme", project_id="search", id="mine") == "r1"
+    assert await got(search, tenant_id="acme", project_id="search", id="r2") == "EVENT_UNKNOWN"
+    assert await got("kvtier://auditor", id="r3") == "r3"
+    assert await got("kvtier://engine", id="r1") == "ROLE_NOT_ALLOWED"
+
+    async def opens(uri: str, *names: str) -> str:
+        """What the gate says: behind it here nothing answers."""
+        asked = dict(zip(("tenant_id", "project_id", "user_id"), names, strict=False))
+        async with open_aio_channel(engine_edge, pki.client(uri)) as channel:
+            stub = receipt_opening_pb2_grpc.ReceiptOpeningServiceStub(channel)
+            try:
+                await stub.OpenReceipt(receipt_opening_pb2.OpenReceiptRequest(**asked), timeout=10)
+            except grpc.RpcError as error:
+                reason = read_error(error).reason
+                return "let in" if reason == "INTERNAL" else reason
+            raise AssertionError("nothing answers")
+
+    assert await opens(acme, "acme", "search", "ann") == "let in"
+    assert await opens(acme, "beta") == "SCOPE_NOT_ALLOWED"
+    assert await opens(search, "acme", "search") == "let in"
+    assert await opens(search, "acme") == "SCOPE_NOT_ALLOWED"
+    assert await opens(search, "acme", "ads") == "SCOPE_NOT_ALLOWED"
+    for uri in ("kvtier://auditor", "kvtier://biller", "kvtier://engine", "kvtier://gateway"):
+        assert await opens(uri, "acme") == "ROLE_NOT_ALLOWED"
 
 
 def used(name: str, tenant: str, project: str) -> usage_pb2.UsageEvent:

@@ -32,6 +32,7 @@ _HELP = {
     "cache": "Look into the cache.",
     "keys": "API keys of the gateway.",
     "model": "Look at a checkpoint before it is served.",
+    "receipt": "A request's bill, provable without any service.",
     "replay": "A recorded trace through the policies that serve.",
     "usage": "Reports, invoices and the ledger's proof.",
 }

@@ -544,12 +544,28 @@ class Correction(_message.Message):
     def __init__(self, correction_id: _Optional[str] = ..., request_id: _Optional[str] = ..., kind: _Optional[_Union[CorrectionKind, str]] = ..., reason: _Optional[str] = ..., operator: _Optional[str] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., ledger_position: _Optional[int] = ..., corrected_position: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class VerifyLedgerRequest(_message.Message):
-    __slots__ = ("kept_checkpoints", "trusted_public_key")
+    __slots__ = ("kept_checkpoints", "trusted_public_key", "kept_entries")
     KEPT_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     TRUSTED_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    KEPT_ENTRIES_FIELD_NUMBER: _ClassVar[int]
     kept_checkpoints: _containers.RepeatedCompositeFieldContainer[Checkpoint]
     trusted_public_key: bytes
-    def __init__(self, kept_checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., trusted_public_key: _Optional[bytes] = ...) -> None: ...
+    kept_entries: _containers.RepeatedCompositeFieldContainer[KeptEntry]
+    def __init__(self, kept_checkpoints: _Optional[_Iterable[_Union[Checkpoint, _Mapping]]] = ..., trusted_public_key: _Optional[bytes] = ..., kept_entries: _Optional[_Iterable[_Union[KeptEntry, _Mapping]]] = ...) -> None: ...
+
+class KeptEntry(_message.Message):
+    __slots__ = ("ledger_id", "position", "entry_hash", "request_id", "public_key")
+    LEDGER_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_HASH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    ledger_id: str
+    position: int
+    entry_hash: bytes
+    request_id: str
+    public_key: bytes
+    def __init__(self, ledger_id: _Optional[str] = ..., position: _Optional[int] = ..., entry_hash: _Optional[bytes] = ..., request_id: _Optional[str] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
     __slots__ = ("ledger_id", "number", "position", "entry_hash", "refused_count", "refused_hash", "create_time", "key_id", "signature", "public_key")

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from billing.commands import app
+from billing.receipt_commands import app as receipt_app
 from billing.server import RunningBilling, start_billing
 from billing.settings import BillingSettings
 from kvtier.tls import SecuritySettings
@@ -179,3 +180,53 @@ async def test_a_correction_that_does_not_fit_says_why(
     refused = await _run(billing, "correct", *words)
     assert (refused.exit_code, says in refused.stderr) == (exit_code, True)
     assert json.loads((await _run(billing, "verify", "--json")).stdout)["entries"] == 1
+
+
+async def test_receipts_that_were_kept_must_still_be_in_the_ledger(
+    billing: RunningBilling, tmp_path: Path
+) -> None:
+    await _record(billing, 1, 2, 3)
+    kept = tmp_path / "r2.json"
+    words = ["get", "r2", "--out", str(kept), "--address", billing.listen]
+    assert (await asyncio.to_thread(CliRunner().invoke, receipt_app, words)).exit_code == 0
+    assert (await _run(billing, "verify", "--receipt", str(kept))).exit_code == 0
+    await billing.drain()
+    copy = tmp_path / "copy.sqlite"
+    shutil.copy(tmp_path / "billing/ledger.sqlite", copy)
+    proof = ["verify", "--file", str(copy), "--receipt", str(kept)]
+    assert CliRunner().invoke(app, proof).exit_code == 0
+
+    other = await start_billing(
+        BillingSettings(
+            listen="127.0.0.1:0",
+            data_directory=tmp_path / "other",
+            security=SecuritySettings(development=True),
+        ),
+        lambda: NOW,
+    )
+    await _record(other, 1, 2, 3)
+    foreign = await _run(other, "verify", "--receipt", str(kept))
+    assert (foreign.exit_code, "none of this ledger" in foreign.stdout) == (1, True)
+    await other.drain()
+
+    with closing(sqlite3.connect(copy)) as connection:
+        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+        made = triggers.fetchall()
+        for name, _ in made:
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("DELETE FROM checkpoints")
+        for table in ("postings", "entries"):
+            connection.execute(f"DELETE FROM {table} WHERE position > 1")
+        for statement in ROLL_UP:
+            connection.execute(statement)
+        for _, sql in made:
+            connection.execute(sql)
+        connection.commit()
+    assert CliRunner().invoke(app, proof[:3]).exit_code == 0  # what is left agrees with itself
+    cut = CliRunner().invoke(app, [*proof, "--json"])
+    found = json.loads(cut.stdout)
+    assert (cut.exit_code, found["first_broken"]) == (1, 2)
+    assert "the receipt of r2 has position 2" in found["problem"]
+
+    kept.write_bytes(kept.read_bytes().replace(b'"owed":"0', b'"owed":"1'))
+    assert CliRunner().invoke(app, proof).exit_code == 2
