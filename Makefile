@@ -69,7 +69,7 @@ fmt: $(STAMP)  ## format and fix
 
 bench: $(STAMP)  ## every benchmark, one after the other
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
-	@set -e; for name in path lookup metering ttft; do echo "== kvtier bench $$name"; $(BIN)/kvtier bench $$name $(ARGS); done
+	@set -e; for name in path lookup metering gateway ttft; do echo "== kvtier bench $$name"; $(BIN)/kvtier bench $$name $(ARGS); done
 
 $(GEN)/.ready: pyproject.toml
 	@test -x $(GEN)/bin/python || $(PYTHON) -m venv $(GEN)

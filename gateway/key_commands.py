@@ -84,7 +84,7 @@ def list_(file: File = KEYS_FILE, json_output: Json = False) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for title in ("key id", "of", "name", "created", "state", "classes"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title in ("key id", "created"))
     for row in rows:
         classes = ", ".join(row["service_classes"])
         table.add_row(

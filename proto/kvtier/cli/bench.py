@@ -15,6 +15,7 @@ ENTRY_POINTS = "kvtier.benchmarks"
 """Name of the benchmark -> a function that typer makes a command of."""
 
 _HELP = {
+    "gateway": "What the gateway adds to a first token, and how many small requests it takes.",
     "lookup": "Lookups of many keys at once, by many clients, with up to millions of blocks.",
     "metering": "Usage events through journal, delivery and ledger, and a report over a month.",
     "path": "A prefix into the cache service and back, beside memcpy, a raw socket, other caches.",

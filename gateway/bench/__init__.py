@@ -1,0 +1,3 @@
+"""What `kvtier bench gateway` measures with: a scripted worker, and a client of bare sockets."""
+
+__all__: list[str] = []
