@@ -13,6 +13,7 @@
     ├── KeyBusyError               more requests of one key at a time than it may have
     ├── GatewayBusyError           more requests at a time than the gateway takes
     ├── WorkersUnavailableError    no worker takes the request
+    ├── BalanceUnavailableError    billing does not say what is left
     ├── WorkerError                a worker refused or failed: carries what it said
     ├── KeysUnavailableError       the file of keys cannot be read
     └── KeyChangeError             a change to a key that cannot be made
@@ -23,6 +24,7 @@ Statuses: `gateway/status.py`. Reasons are frozen once released.
 from kvtier.errors import KvtierError, WireError
 
 __all__ = [
+    "BalanceUnavailableError",
     "BodyLateError",
     "BodyTooLargeError",
     "GatewayBusyError",
@@ -99,6 +101,10 @@ class GatewayBusyError(GatewayError):
 
 class WorkersUnavailableError(GatewayError):
     reason = "WORKERS_UNAVAILABLE"
+
+
+class BalanceUnavailableError(GatewayError):
+    reason = "BALANCE_UNAVAILABLE"
 
 
 class WorkerError(GatewayError):

@@ -5,6 +5,7 @@ base address and DeepSeek's do not.
 """
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway.balances import Balances
 from gateway.errors import MethodNotAllowedError, PathUnknownError
 from gateway.exchange import ExchangeLimits
 from gateway.front import Front
@@ -31,8 +33,10 @@ def http_app(
     metrics: GatewayMetrics,
     limits: ExchangeLimits,
     request_seconds_max: float,
+    balances: Balances | None,
 ) -> Starlette:
-    """The application. Lifespan is the composition root's."""
+    """The application; without `balances` there is no path for them. Parts live and end with the
+    composition root."""
     pages = _Pages(front, workers, int(time.time()))
     routes = [
         Route("/healthz", pages.alive),
@@ -42,6 +46,8 @@ def http_app(
         for path, where in ((CHAT, "/chat/completions"), (COMPLETIONS, "/completions")):
             answer = Inference(path, front, workers, metrics, limits, request_seconds_max)
             routes.append(Route(f"{prefix}{where}", answer, methods=["POST"]))
+        if balances is not None:
+            routes.append(Route(f"{prefix}/user/balance", _balance_page(front, balances)))
         routes.append(Route(f"{prefix}/models", pages.models))
         routes.append(Route(f"{prefix}/models/{{name:path}}", pages.model))
     # No redirects: clients would follow them with the key.
@@ -98,6 +104,14 @@ class _Pages:
             "context_tokens": model.context_tokens,
             "block_tokens": model.block_tokens,
         }
+
+
+def _balance_page(front: Front, balances: Balances) -> Callable[[Request], Awaitable[Response]]:
+    async def balance(request: Request) -> Response:
+        key = front.key(request.headers.get("authorization", ""))
+        return JSONResponse(await balances.of(key.path.organisation))
+
+    return balance
 
 
 def _respond(refusal: Refusal) -> Response:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import grpc
 
 from gateway.admission import Admission
+from gateway.balances import Balances
 from gateway.exchange import ExchangeLimits
 from gateway.front import Front
 from gateway.grpc_face import GatewayServicer
@@ -76,7 +77,7 @@ async def start_gateway(settings: GatewaySettings) -> RunningGateway:
 async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGateway:
     context, credentials = _own_tls(settings)
     metrics = GatewayMetrics()
-    workers = Workers(settings.workers, lambda at: _worker_tls(settings, at), metrics.retried)
+    workers = Workers(settings.workers, lambda at: _peer_tls(settings, at), metrics.retried)
     parts.push_async_callback(workers.close)
     for worker in workers.all:
         metrics.watch_worker(worker)
@@ -88,6 +89,7 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FIRST_LOOK_SECONDS_MAX):
             await workers.poll()
+    balances = _balances(settings, parts)
     polling = asyncio.create_task(workers.run(), name="worker polls")
     parts.push_async_callback(_ended, polling)
 
@@ -104,6 +106,7 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
             settings.stall_seconds,
         ),
         settings.request_seconds_max,
+        balances,
     )
     http = HttpServer(app, listener, context)
     servicer = GatewayServicer(front, workers, metrics, settings.request_seconds_max)
@@ -167,13 +170,22 @@ def _own_tls(
     return None, None
 
 
-def _worker_tls(settings: GatewaySettings, address: str) -> grpc.ChannelCredentials | None:
+def _balances(settings: GatewaySettings, parts: AsyncExitStack) -> Balances | None:
+    address = settings.billing.address
+    if not address:
+        return None
+    balances = Balances(address, _peer_tls(settings, address))
+    parts.push_async_callback(balances.close)
+    return balances
+
+
+def _peer_tls(settings: GatewaySettings, address: str) -> grpc.ChannelCredentials | None:
     """Raises TlsRequiredError, TlsFileError."""
     credentials = channel_credentials(address, settings.client)
     clear = credentials is None and not address.startswith("unix:")
     if clear and not settings.security.development:
         raise TlsRequiredError(
-            f"worker {address} would be called in clear: set client.ca_file,"
+            f"{address} would be called in clear: set client.ca_file,"
             " client.certificate_file and client.key_file, or name a Unix socket, or set"
             " security.development=true",
             address=address,

@@ -8,7 +8,14 @@ from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from kvtier.settings import ListenAddress, OptionalListenAddress, Seconds, SettingsModel
 from kvtier.tls import ClientTls
 
-__all__ = ["ENV_PREFIX", "GatewaySettings", "LimitSettings", "LogSettings", "ServerTls"]
+__all__ = [
+    "ENV_PREFIX",
+    "BillingSettings",
+    "GatewaySettings",
+    "LimitSettings",
+    "LogSettings",
+    "ServerTls",
+]
 
 ENV_PREFIX = "KVTIER_GATEWAY_"
 
@@ -46,6 +53,12 @@ class LimitSettings(SettingsModel):
     requests_per_key_max: int = Field(default=256, ge=1, le=65_536)
 
 
+class BillingSettings(SettingsModel):
+    """Who is asked for balances; empty: nobody, and there is no such path."""
+
+    address: Annotated[str, Field(pattern=r"^(\S+:\S+)?$")] = ""
+
+
 class LogSettings(SettingsModel):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     style: Literal["text", "json"] = "text"
@@ -65,6 +78,7 @@ class GatewaySettings(SettingsModel):
     workers: Annotated[tuple[Address, ...], BeforeValidator(_split), Field(max_length=256)] = (
         "127.0.0.1:7421",
     )
+    billing: BillingSettings = BillingSettings()
     client: ClientTls = ClientTls()
     request_seconds_max: Seconds = 600.0
     heartbeat_seconds: Seconds = 15.0

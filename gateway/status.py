@@ -54,6 +54,7 @@ HTTP_OF_CLASS: Mapping[type[KvtierError], int] = {
     errors.GatewayBusyError: 503,
     errors.WorkersUnavailableError: 503,
     errors.KeysUnavailableError: 503,
+    errors.BalanceUnavailableError: 503,
     errors.KeyChangeError: 400,
     ShuttingDownError: 503,
 }
@@ -116,6 +117,7 @@ GRPC_STATUS_TABLE: StatusTable = {
     errors.GatewayBusyError: _Code.UNAVAILABLE,
     errors.WorkersUnavailableError: _Code.UNAVAILABLE,
     errors.KeysUnavailableError: _Code.UNAVAILABLE,
+    errors.BalanceUnavailableError: _Code.UNAVAILABLE,
     errors.KeyChangeError: _Code.FAILED_PRECONDITION,
 }
 

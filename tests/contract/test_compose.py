@@ -54,6 +54,7 @@ def test_the_gateway_listens_outside_with_tls_and_finds_the_worker() -> None:
     assert said.security.certificate_file is not None
     assert not said.security.development
     assert list(said.workers) == settings("worker").addresses
+    assert [said.billing.address] == settings("billing").addresses
     ports = {port.partition(":")[2] for port in SERVICES["gateway"]["ports"]}
     assert ports == {a.rpartition(":")[2] for a in (said.listen, said.grpc_listen)}
     assert SERVICES["gateway"]["profiles"] == ["gateway"]

@@ -235,11 +235,13 @@ class LocalCluster:
         return self.worker
 
     def start_gateway(self, listen: str = "127.0.0.1:0") -> ServiceProcess:
-        """Needs the worker started."""
+        """Needs billing and the worker started."""
         assert self.worker is not None
+        assert self.billing is not None
         settings = {
             "listen": listen,
             "workers": self.worker.address,
+            "billing.address": self.billing.address,
             "data_directory": self.directory / "gateway",
         }
         self.gateway = self._start("gateway", settings | self.gateway_settings)

@@ -51,6 +51,7 @@ class Stack:
             "listen": "127.0.0.1:0",
             "grpc_listen": "127.0.0.1:0",
             "workers": self.worker,
+            "billing.address": self.billing,
             "keys_file": self.keys.path,
             "heartbeat_seconds": 1,
         }
