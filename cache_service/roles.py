@@ -35,7 +35,7 @@ _CACHE = rules(
 )
 
 # Events name blocks, and whoever may read blocks and knows a name has the block: no engine's.
-_EVENTS = rules("kvtier.v1.CacheEvents", WatchEvents=Rule(frozenset({Role.OPERATOR})))
+_EVENTS = rules("kvtier.v1.CacheEvents", WatchEvents=Rule(frozenset({Role.GATEWAY, Role.OPERATOR})))
 
 _BULK = rules("kvtier.v1.BulkService", OpenBulkLane=_DATA)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from gateway.workers import Worker
+from gateway.worker_link import Worker
 
 __all__ = ["GatewayMetrics"]
 
@@ -30,6 +30,9 @@ class GatewayMetrics:
             buckets=_SECONDS,
         )
         self._running = self._gauge("running_requests", "Requests under way.")
+        self._caches = self._gauge(
+            "followed_caches", "Cache services whose events are followed without a gap."
+        )
         self._up = Gauge(
             "kvtier_gateway_worker_up",
             "Whether a worker takes requests.",
@@ -51,6 +54,9 @@ class GatewayMetrics:
         self._up.labels(worker.address).set_function(lambda: float(worker.up))
         running = self._worker_running.labels(worker.address)
         running.set_function(lambda: float(worker.running_count))
+
+    def watch_caches(self, current: Callable[[], int]) -> None:
+        self._caches.set_function(lambda: float(current()))
 
     def ended(self, path: str, outcome: str) -> None:
         """`path` is one of ours, `outcome` done, refused, failed or gone (the caller)."""

@@ -26,6 +26,8 @@ from gateway.http_app import http_app
 from gateway.http_server import HttpServer, bind
 from gateway.key_file import KeyFile, KeyReader
 from gateway.metrics import GatewayMetrics
+from gateway.prefix_places import CacheViews
+from gateway.router import Router
 from gateway.settings import GatewaySettings
 from gateway.workers import Workers
 from kvtier.metrics_page import serve_metrics
@@ -77,10 +79,16 @@ async def start_gateway(settings: GatewaySettings) -> RunningGateway:
 async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGateway:
     context, credentials = _own_tls(settings)
     metrics = GatewayMetrics()
-    workers = Workers(settings.workers, lambda at: _peer_tls(settings, at), metrics.retried)
+    views = CacheViews(
+        settings.caches, {at: _peer_tls(settings, at) for at in settings.caches.values()}
+    )
+    workers = Workers(
+        settings.workers, lambda at: _peer_tls(settings, at), Router(views), metrics.retried
+    )
     parts.push_async_callback(workers.close)
     for worker in workers.all:
         metrics.watch_worker(worker)
+    metrics.watch_caches(views.current_count)
     reader = KeyReader(KeyFile(settings.keys_path))
     limits = settings.limits
     admission = Admission(limits.requests_max, limits.requests_per_key_max)
@@ -90,6 +98,8 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
         async with asyncio.timeout(FIRST_LOOK_SECONDS_MAX):
             await workers.poll()
     balances = _balances(settings, parts)
+    views.start()
+    parts.push_async_callback(views.stop)
     polling = asyncio.create_task(workers.run(), name="worker polls")
     parts.push_async_callback(_ended, polling)
 

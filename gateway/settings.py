@@ -30,6 +30,16 @@ def _split(value: Any) -> Any:
 Address = Annotated[str, Field(pattern=r"^\S+:\S+$")]
 
 
+def _pairs(value: Any) -> Any:
+    """WORKER=CACHE, separated by commas."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in _split(value)]
+    if len({worker for worker, _, _ in pairs}) != len(pairs):
+        raise ValueError("a worker is there twice")
+    return {worker.strip(): cache.strip() for worker, _, cache in pairs}
+
+
 class ServerTls(SettingsModel):
     """How the gateway is reached. Callers show API keys, and no certificate."""
 
@@ -78,6 +88,8 @@ class GatewaySettings(SettingsModel):
     workers: Annotated[tuple[Address, ...], BeforeValidator(_split), Field(max_length=256)] = (
         "127.0.0.1:7421",
     )
+    caches: Annotated[dict[Address, Address], BeforeValidator(_pairs)] = Field(default_factory=dict)
+    """Of each worker, its cache service: whose events say where prefixes are warm."""
     billing: BillingSettings = BillingSettings()
     client: ClientTls = ClientTls()
     request_seconds_max: Seconds = 600.0
@@ -94,6 +106,9 @@ class GatewaySettings(SettingsModel):
             raise ValueError("workers: name at least one")
         if len(set(self.workers)) != len(self.workers):
             raise ValueError("workers: an address is there twice")
+        strangers = self.caches.keys() - set(self.workers)
+        if strangers:
+            raise ValueError(f"caches: {min(strangers)} is none of workers")
         return self
 
     @property

@@ -64,6 +64,12 @@ HTTP_OF_REASON: Mapping[str, int] = {
     "ADAPTER_UNKNOWN": 404,
     # The operator's affair, and nothing that another request would change.
     "TENANT_UNKNOWN": 403,
+    "PRICE_UNKNOWN": 403,
+    "INSUFFICIENT_BALANCE": 402,
+    # It comes back with the next period, and says when.
+    "BUDGET_EXHAUSTED": 429,
+    "QUOTA_EXCEEDED": 429,
+    "BUDGET_UNAVAILABLE": 503,
     "SCOPE_TOO_WIDE": 403,
     "PRIORITY_NOT_GRANTED": 403,
     "INVALID_SCOPE": 400,
@@ -93,6 +99,8 @@ _CODES = {
     "ADAPTER_UNKNOWN": "model_not_found",
     "PROMPT_TOO_LONG": "context_length_exceeded",
     "TOO_MANY_REQUESTS": "rate_limit_exceeded",
+    "QUOTA_EXCEEDED": "rate_limit_exceeded",
+    "BUDGET_EXHAUSTED": "insufficient_quota",
 }
 """Where clients know a word for it; else the reason in lower case."""
 
@@ -131,6 +139,7 @@ class Refusal:
     """Ours, for metrics."""
     message: str
     parameter: str | None = None
+    retry_after_seconds: int = RETRY_AFTER_SECONDS
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -146,7 +155,7 @@ class Refusal:
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         if self.status in (429, 503):
-            return [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
+            return [(b"retry-after", b"%d" % self.retry_after_seconds)]
         if self.status == 401:
             return [(b"www-authenticate", b"Bearer")]
         return []
@@ -172,7 +181,10 @@ def _of_worker(wire: WireError) -> Refusal:
         status = HTTP_OF_REASON[wire.reason]
         field = wire.metadata.get("field", "")
         parameter = PARAMETERS.get(field, field) or _PARAMETER_OF_REASON.get(wire.reason)
-        return Refusal(status, wire.reason, _renamed(wire.message, field, parameter), parameter)
+        said = wire.metadata.get("retry_after_seconds", "")
+        wait = int(said) if said.isascii() and said.isdigit() else RETRY_AFTER_SECONDS
+        message = _renamed(wire.message, field, parameter)
+        return Refusal(status, wire.reason, message, parameter, max(1, wait))
     status = _HTTP_OF_CODE.get(wire.code, 500)
     if status == 503:
         return Refusal(status, "WORKER_LOST", "the model's worker went away; send again")

@@ -17,72 +17,21 @@ from typing import Any
 import grpc
 
 from gateway.errors import WorkerError, WorkersUnavailableError
-from gateway.routing import Candidate, choose
-from kvtier.channels import open_aio_channel
+from gateway.router import Plan, Router
+from gateway.worker_link import Worker
 from kvtier.errors import WireError, read_error
 from kvtier.serving import ShuttingDownError
 from kvtier.v1 import inference_pb2 as pb
-from kvtier.v1 import inference_pb2_grpc
 
-__all__ = ["Attempt", "Worker", "Workers"]
+__all__ = ["Attempt", "Workers"]
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-POLL_TIMEOUT_SECONDS = 5.0
 ATTEMPTS_MAX = 3
 
-_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.max_send_message_length", 16 << 20),
-    # A host that vanished is found while calls wait on it.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    # gRPC waits up to two minutes between attempts to connect; a worker is back much sooner.
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
-
-
-class Worker:
-    """One worker, as it last answered."""
-
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
-        self.address = address
-        self._channel = open_aio_channel(address, credentials, _OPTIONS)
-        self.stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self.model: pb.GetModelResponse | None = None
-        """What it serves; None while it does not answer."""
-        self.running_count = 0
-        self.names: frozenset[str] = frozenset()
-        """What a request may call its model."""
-
-    @property
-    def up(self) -> bool:
-        return self.model is not None
-
-    async def poll(self) -> None:
-        """Asks what it serves; takes it for down when it does not say."""
-        try:
-            answer = await self.stub.GetModel(pb.GetModelRequest(), timeout=POLL_TIMEOUT_SECONDS)
-        except grpc.RpcError as error:
-            self.lost(read_error(error))
-            return
-        if self.model is None:
-            log.info("a worker is up", extra={"worker": self.address, "model": answer.model})
-        self.model = answer
-        self.names = frozenset(
-            (answer.model, *(f"{answer.model}:{name}" for name in answer.adapters))
-        )
-
-    def lost(self, wire: WireError) -> None:
-        if self.model is not None:
-            reason = wire.reason or wire.code.name
-            log.warning("a worker is down", extra={"worker": self.address, "reason": reason})
-        self.model = None
-
-    async def close(self) -> None:
-        await self._channel.close()
+_ELSEWHERE = frozenset({"QUEUE_FULL", "TOO_MANY_CALLS", "BUDGET_UNAVAILABLE"})
+"""What may be otherwise at another worker."""
 
 
 class Attempt:
@@ -125,12 +74,19 @@ class Attempt:
             raise ShuttingDownError("the gateway ends; send again")
 
     async def _attempts(self) -> AsyncIterator[pb.GenerateResponse]:
+        router, model = self._workers.router, self._request.model
+        plan = await router.plan(self._request, self._workers.serving(model))
         while not self.cancelled:
-            worker = self._workers.worker_for(self._request.model, self._tried)
+            worker = self._workers.worker_for(model, plan, self._tried)
             self._tried.append(worker.address)
+            sent = router.sent(plan, worker)
             worker.running_count += 1
             try:
                 async for response in self._responses_of(worker):
+                    if sent.queued_tokens and response.HasField("delta"):
+                        router.first_token(sent)
+                    if response.HasField("usage"):
+                        router.learn(sent, response.usage)
                     yield response
                 return
             except grpc.RpcError as error:
@@ -141,6 +97,7 @@ class Attempt:
                 return
             finally:
                 worker.running_count -= 1
+                router.first_token(sent)
                 # Whoever stops reading leaves a call that nobody would end.
                 if self._call is not None:
                     self._call.cancel()
@@ -156,7 +113,7 @@ class Attempt:
 
     def _judge(self, worker: Worker, wire: WireError) -> None:
         """Returns where another worker may take it. Raises WorkerError."""
-        away = wire.code is grpc.StatusCode.UNAVAILABLE
+        away = wire.code is grpc.StatusCode.UNAVAILABLE and wire.reason in ("", "SHUTTING_DOWN")
         if away:
             self._workers.went_away(worker, wire)
         elif not wire.reason and wire.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -169,7 +126,8 @@ class Attempt:
                 "a worker does not let the gateway in",
                 extra={"worker": worker.address, "reason": wire.reason},
             )
-        again = away and not self.handed_on and len(self._tried) < ATTEMPTS_MAX
+        elsewhere = away or wire.reason in _ELSEWHERE
+        again = elsewhere and not self.handed_on and len(self._tried) < ATTEMPTS_MAX
         if not again or not self._workers.has_another(self._request.model, self._tried):
             raise WorkerError(wire)
         self._workers.retried()
@@ -180,9 +138,11 @@ class Workers:
         self,
         addresses: Sequence[str],
         credentials: Callable[[str], grpc.ChannelCredentials | None],
+        router: Router,
         on_retry: Callable[[], None],
     ) -> None:
         self.all = tuple(Worker(address, credentials(address)) for address in addresses)
+        self.router = router
         self.retried = on_retry
         self.running: set[Attempt] = set()
         self._polls: set[asyncio.Task[None]] = set()
@@ -209,11 +169,15 @@ class Workers:
             for name in sorted(worker.names)
         }
 
-    def worker_for(self, model: str, tried: Sequence[str]) -> Worker:
+    def serving(self, model: str) -> list[Worker]:
+        """Those that are up and have it."""
+        return [each for each in self.all if each.up and model in ("", *each.names)]
+
+    def worker_for(self, model: str, plan: Plan, tried: Sequence[str]) -> Worker:
         """Raises WorkerError (MODEL_UNKNOWN), WorkersUnavailableError."""
-        chosen = choose(self._candidates(model), tried)
+        chosen = self.router.choose(plan, self.serving(model), tried)
         if chosen is not None:
-            return next(worker for worker in self.all if worker.address == chosen)
+            return chosen
         if not self.ready:
             raise self.none_answers()
         raise self.model_unknown()
@@ -227,10 +191,11 @@ class Workers:
         return WorkerError(WireError(grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN", message, {}))
 
     def has_another(self, model: str, tried: Sequence[str]) -> bool:
-        return choose(self._candidates(model), tried) is not None
+        return any(worker.address not in tried for worker in self.serving(model))
 
     def went_away(self, worker: Worker, wire: WireError) -> None:
         worker.lost(wire)
+        self.router.lost(worker.address)
         task = asyncio.create_task(worker.poll())
         self._polls.add(task)
         task.add_done_callback(self._polls.discard)
@@ -251,10 +216,3 @@ class Workers:
                 await task
         for worker in self.all:
             await worker.close()
-
-    def _candidates(self, model: str) -> list[Candidate]:
-        return [
-            Candidate(worker.address, worker.running_count)
-            for worker in self.all
-            if worker.up and model in ("", *worker.names)
-        ]

@@ -66,6 +66,9 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
             await asyncio.sleep(0)  # long prompts take milliseconds each
             chain = block_chain(namespace, scope, token_ids)[:count]
             others.append(_scoped_chain(runs, chain))
+        resident = 0
+        if not request.names_only:
+            resident = self._grid.whole(await self._resident(reusable))
         return describe_pb2.DescribePromptResponse(
             model=said.model,
             namespace_id=namespace.id,
@@ -73,7 +76,7 @@ class DescribeServicer(describe_pb2_grpc.DescribeServiceServicer):
             block_tokens=block_tokens,
             prompt_tokens=len(token_ids),
             block_hashes=pack_hashes(reusable),
-            resident_count=self._grid.whole(await self._resident(reusable)),
+            resident_count=resident,
             whole_units=self._whole_units,
             other_scopes=others,
         )

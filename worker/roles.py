@@ -17,8 +17,10 @@ _INFERENCE = rules(
     GetModel=Rule(EVERY_ROLE),
 )
 
-# Names of blocks are for whoever may ask the cache service about them.
-_DESCRIBING = rules("kvtier.v1.DescribeService", DescribePrompt=Rule(frozenset({Role.OPERATOR})))
+# Names of blocks are for whoever may ask the cache service about them, or follow its events.
+_DESCRIBING = rules(
+    "kvtier.v1.DescribeService", DescribePrompt=Rule(frozenset({Role.GATEWAY, Role.OPERATOR}))
+)
 
 # What opens a request's digests is for who asked it alone: `own_tenant_only`.
 _OPENING = rules(

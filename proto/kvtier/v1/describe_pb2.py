@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from kvtier.v1 import inference_pb2 as kvtier_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvtier/v1/describe.proto\x12\tkvtier.v1\x1a\x19kvtier/v1/inference.proto\"\x9c\x02\n\x15\x44\x65scribePromptRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.kvtier.v1.ChatPromptH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12(\n\x06tokens\x18\x05 \x01(\x0b\x32\x16.kvtier.v1.TokenPromptH\x00\x12*\n\x0b\x63\x61\x63he_scope\x18\x06 \x01(\x0e\x32\x15.kvtier.v1.CacheScope\x12\x12\n\nproject_id\x18\x07 \x01(\t\x12\x0f\n\x07user_id\x18\x08 \x01(\t\x12\x14\n\x0cother_scopes\x18\t \x01(\x08\x12\x0f\n\x07\x61\x64\x61pter\x18\n \x01(\tB\x08\n\x06prompt\"\xf0\x01\n\x16\x44\x65scribePromptResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62lock_bytes\x18\x03 \x01(\x03\x12\x14\n\x0c\x62lock_tokens\x18\x04 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x05\x12\x14\n\x0c\x62lock_hashes\x18\x06 \x01(\x0c\x12\x16\n\x0eresident_count\x18\x07 \x01(\x05\x12\x13\n\x0bwhole_units\x18\x08 \x01(\x08\x12,\n\x0cother_scopes\x18\t \x03(\x0b\x32\x16.kvtier.v1.ScopedChain\"F\n\x0bScopedChain\x12!\n\x04runs\x18\x01 \x03(\x0b\x32\x13.kvtier.v1.ScopeRun\x12\x14\n\x0c\x62lock_hashes\x18\x02 \x01(\x0c\"3\n\x08ScopeRun\x12\x12\n\nscope_path\x18\x01 \x01(\t\x12\x13\n\x0b\x62lock_count\x18\x02 \x01(\x05\x32h\n\x0f\x44\x65scribeService\x12U\n\x0e\x44\x65scribePrompt\x12 .kvtier.v1.DescribePromptRequest\x1a!.kvtier.v1.DescribePromptResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvtier/v1/describe.proto\x12\tkvtier.v1\x1a\x19kvtier/v1/inference.proto\"\xb0\x02\n\x15\x44\x65scribePromptRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x15.kvtier.v1.ChatPromptH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12(\n\x06tokens\x18\x05 \x01(\x0b\x32\x16.kvtier.v1.TokenPromptH\x00\x12*\n\x0b\x63\x61\x63he_scope\x18\x06 \x01(\x0e\x32\x15.kvtier.v1.CacheScope\x12\x12\n\nproject_id\x18\x07 \x01(\t\x12\x0f\n\x07user_id\x18\x08 \x01(\t\x12\x14\n\x0cother_scopes\x18\t \x01(\x08\x12\x0f\n\x07\x61\x64\x61pter\x18\n \x01(\t\x12\x12\n\nnames_only\x18\x0b \x01(\x08\x42\x08\n\x06prompt\"\xf0\x01\n\x16\x44\x65scribePromptResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62lock_bytes\x18\x03 \x01(\x03\x12\x14\n\x0c\x62lock_tokens\x18\x04 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x05\x12\x14\n\x0c\x62lock_hashes\x18\x06 \x01(\x0c\x12\x16\n\x0eresident_count\x18\x07 \x01(\x05\x12\x13\n\x0bwhole_units\x18\x08 \x01(\x08\x12,\n\x0cother_scopes\x18\t \x03(\x0b\x32\x16.kvtier.v1.ScopedChain\"F\n\x0bScopedChain\x12!\n\x04runs\x18\x01 \x03(\x0b\x32\x13.kvtier.v1.ScopeRun\x12\x14\n\x0c\x62lock_hashes\x18\x02 \x01(\x0c\"3\n\x08ScopeRun\x12\x12\n\nscope_path\x18\x01 \x01(\t\x12\x13\n\x0b\x62lock_count\x18\x02 \x01(\x05\x32h\n\x0f\x44\x65scribeService\x12U\n\x0e\x44\x65scribePrompt\x12 .kvtier.v1.DescribePromptRequest\x1a!.kvtier.v1.DescribePromptResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvtier.v1.describe_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DESCRIBEPROMPTREQUEST']._serialized_start=67
-  _globals['_DESCRIBEPROMPTREQUEST']._serialized_end=351
-  _globals['_DESCRIBEPROMPTRESPONSE']._serialized_start=354
-  _globals['_DESCRIBEPROMPTRESPONSE']._serialized_end=594
-  _globals['_SCOPEDCHAIN']._serialized_start=596
-  _globals['_SCOPEDCHAIN']._serialized_end=666
-  _globals['_SCOPERUN']._serialized_start=668
-  _globals['_SCOPERUN']._serialized_end=719
-  _globals['_DESCRIBESERVICE']._serialized_start=721
-  _globals['_DESCRIBESERVICE']._serialized_end=825
+  _globals['_DESCRIBEPROMPTREQUEST']._serialized_end=371
+  _globals['_DESCRIBEPROMPTRESPONSE']._serialized_start=374
+  _globals['_DESCRIBEPROMPTRESPONSE']._serialized_end=614
+  _globals['_SCOPEDCHAIN']._serialized_start=616
+  _globals['_SCOPEDCHAIN']._serialized_end=686
+  _globals['_SCOPERUN']._serialized_start=688
+  _globals['_SCOPERUN']._serialized_end=739
+  _globals['_DESCRIBESERVICE']._serialized_start=741
+  _globals['_DESCRIBESERVICE']._serialized_end=845
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DescribePromptRequest(_message.Message):
-    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "cache_scope", "project_id", "user_id", "other_scopes", "adapter")
+    __slots__ = ("tenant_id", "model", "chat", "text", "tokens", "cache_scope", "project_id", "user_id", "other_scopes", "adapter", "names_only")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class DescribePromptRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     OTHER_SCOPES_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    NAMES_ONLY_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     model: str
     chat: _inference_pb2.ChatPrompt
@@ -29,7 +30,8 @@ class DescribePromptRequest(_message.Message):
     user_id: str
     other_scopes: bool
     adapter: str
-    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[_inference_pb2.ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[_inference_pb2.TokenPrompt, _Mapping]] = ..., cache_scope: _Optional[_Union[_inference_pb2.CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., other_scopes: bool = ..., adapter: _Optional[str] = ...) -> None: ...
+    names_only: bool
+    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[_inference_pb2.ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[_inference_pb2.TokenPrompt, _Mapping]] = ..., cache_scope: _Optional[_Union[_inference_pb2.CacheScope, str]] = ..., project_id: _Optional[str] = ..., user_id: _Optional[str] = ..., other_scopes: bool = ..., adapter: _Optional[str] = ..., names_only: bool = ...) -> None: ...
 
 class DescribePromptResponse(_message.Message):
     __slots__ = ("model", "namespace_id", "block_bytes", "block_tokens", "prompt_tokens", "block_hashes", "resident_count", "whole_units", "other_scopes")

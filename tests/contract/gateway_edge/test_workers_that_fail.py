@@ -303,3 +303,13 @@ async def test_a_request_goes_to_a_worker_that_serves_its_model(scripted: Script
     assert sorted(model.id for model in (await client.models.list()).data) == [MODEL, "other"]
     assert other.requests[0].tenant_id == "acme"
     assert other.requests[0].service_class == "batch"
+
+
+async def test_a_worker_that_is_full_leaves_the_request_to_another(scripted: Scripted) -> None:
+    full = await scripted.worker(refusing("QUEUE_FULL", grpc.StatusCode.RESOURCE_EXHAUSTED))
+    other = await scripted.worker(good)
+    client = await scripted.start(full, other)
+    for _ in range(4):
+        assert (await ask(client)).choices[0].message.content == "ab"
+    assert full.requests
+    assert len(other.requests) == 4

@@ -112,3 +112,26 @@ def test_a_field_of_the_worker_has_the_callers_name_in_the_message_too() -> None
         )
     )
     assert refusal_of(error).fields["error"]["message"] == "n must be 1 to 16"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code"),
+    [
+        ("INSUFFICIENT_BALANCE", 402, "insufficient_balance"),
+        ("BUDGET_EXHAUSTED", 429, "insufficient_quota"),
+        ("QUOTA_EXCEEDED", 429, "rate_limit_exceeded"),
+        ("BUDGET_UNAVAILABLE", 503, "budget_unavailable"),
+    ],
+)
+def test_money_that_is_not_there_has_its_status_and_says_when_to_come_back(
+    reason: str, status: int, code: str
+) -> None:
+    refusal = refusal_of(
+        wire(reason, grpc.StatusCode.FAILED_PRECONDITION, retry_after_seconds="90")
+    )
+    assert (refusal.status, refusal.fields["error"]["code"]) == (status, code)
+    wait = dict(refusal.headers).get(b"retry-after")
+    assert wait == (b"90" if status in (429, 503) else None)
+    for strange in ("soon", "-5", "0"):
+        odd = refusal_of(wire(reason, grpc.StatusCode.UNAVAILABLE, retry_after_seconds=strange))
+        assert odd.retry_after_seconds == 1

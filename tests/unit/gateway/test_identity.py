@@ -15,7 +15,6 @@ from gateway.errors import (
 from gateway.front import put_caller
 from gateway.identity import bearer, caller_of, service_class_of, user_name
 from gateway.keys import ApiKey, new_key
-from gateway.routing import Candidate, choose
 from kvtier.scopes import ScopePath
 from kvtier.serving import ShuttingDownError
 from kvtier.v1 import inference_pb2 as pb
@@ -119,11 +118,3 @@ async def test_places_are_bounded_for_all_and_for_one_key_and_come_back() -> Non
     admission.drain()
     with pytest.raises(ShuttingDownError), admission.place("a"):
         pass
-
-
-def test_the_worker_with_the_fewest_requests_is_chosen_and_none_twice() -> None:
-    candidates = [Candidate("a", 3), Candidate("b", 1), Candidate("c", 1)]
-    assert choose(candidates) == "b"
-    assert choose(candidates, {"b"}) == "c"
-    assert choose(candidates, {"a", "b", "c"}) is None
-    assert choose([]) is None
