@@ -85,7 +85,8 @@ proto: $(GEN)/.ready  ## regenerate the code beside the .proto files, byte for b
 	  kvtier/v1/cache.proto kvtier/v1/usage.proto kvtier/v1/inference.proto \
 	  kvtier/v1/events.proto kvtier/v1/bulk.proto kvtier/v1/explain.proto \
 	  kvtier/v1/describe.proto kvtier/v1/control.proto kvtier/v1/budget.proto \
-	  kvtier/v1/receipt.proto kvtier/v1/receipt_opening.proto
+	  kvtier/v1/receipt.proto kvtier/v1/receipt_opening.proto \
+	  kvtier/v1/attestation.proto
 
 proto-check: $(GEN)/.ready
 	@out=$$(mktemp -d) && $(MAKE) --no-print-directory proto OUT=$$out && \

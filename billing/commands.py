@@ -29,6 +29,7 @@ from billing.correct_command import correct
 from billing.export_command import add_export_command
 from billing.price_commands import add_price_commands
 from billing.proof_commands import add_proof_commands
+from billing.reconcile_command import add_reconcile_command
 from billing.report import DIMENSIONS
 from billing.statement import (
     REPORT_FIGURES,
@@ -179,6 +180,7 @@ def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
 
 
+add_reconcile_command(app)
 add_proof_commands(app)
 add_price_commands(app)
 add_export_command(app)

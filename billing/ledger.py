@@ -20,6 +20,11 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
+from billing.attestation_keeping import (
+    AttestationOutcome,
+    AttestationSubmission,
+    keep_attestations,
+)
 from billing.checkpoint import Checkpoint, LedgerKey
 from billing.correcting import Corrected, correct
 from billing.correction import CorrectionAsk
@@ -132,6 +137,12 @@ class Ledger:
         """
         return self._order(lambda connection: self._fund(connection, ask))
 
+    def attest(
+        self, submissions: Sequence[AttestationSubmission]
+    ) -> "Future[list[AttestationOutcome]]":
+        """Keeps attestations, each once by its id; the future has the outcomes once durable."""
+        return self._order(lambda connection: self._attest(connection, submissions))
+
     def checkpoint(self) -> "Future[Checkpoint]":
         """One that covers everything recorded before this call; a new one only where the last does
         not. Raises LedgerUnavailableError, as its future may.
@@ -228,6 +239,12 @@ class Ledger:
             keep_wallets(connection, self._wallets.take_changed())
         self._head = made.head
         return made
+
+    def _attest(
+        self, connection: Connection, submissions: Sequence[AttestationSubmission]
+    ) -> list[AttestationOutcome]:
+        with self._transaction(connection):
+            return keep_attestations(connection, submissions, self._clock_ns())
 
     def _checkpoint_when_behind(self, connection: Connection) -> None:
         if self._signer is None or not self._signer.behind(self._head):

@@ -7,6 +7,8 @@
     refused_events   events that have no entry, as received, in a hash chain of their own
     ledger_keys      public keys that sign checkpoints, each signed by the one before
     checkpoints      signed statements of how far the chains were at a time
+    attestations     what cache services say that each lease served, as received
+    refused_attestations   those that contradict one that is there, or make no sense
     rollups          sums of the entries by hour; follow from them
     wallets          what fundings and charges left of each tenant's balance; follow from them
 
@@ -34,6 +36,7 @@ __all__ = [
     "KEPT_TABLES",
     "UNKNOWN",
     "Int64",
+    "attestations",
     "checkpoints",
     "entries",
     "ledger_keys",
@@ -41,12 +44,13 @@ __all__ = [
     "metadata",
     "postings",
     "price_versions",
+    "refused_attestations",
     "refused_events",
     "rollups",
     "wallets",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Frozen meaning: a ledger with a higher number is refused."""
 
 metadata = MetaData()
@@ -168,6 +172,33 @@ checkpoints = Table(
     Column("time_ns", Int64, nullable=False),
     Column("key_id", Text, nullable=False),
     Column("signature", LargeBinary(64), nullable=False),
+    sqlite_strict=True,
+)
+
+attestations = Table(
+    "attestations",
+    metadata,
+    Column("attestation_id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("start_time_ns", Int64, nullable=False),
+    Column("end_time_ns", Int64, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("recorded_time_ns", Int64, nullable=False),
+    Index("attestations_by_time", "kind", "end_time_ns"),
+    sqlite_strict=True,
+)
+
+refused_attestations = Table(
+    "refused_attestations",
+    metadata,
+    Column("content_hash", LargeBinary(32), primary_key=True),
+    Column("attestation_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("received_time_ns", Int64, nullable=False),
+    Column("wire", LargeBinary, nullable=False),
     sqlite_strict=True,
 )
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from billing.attestation_keeping import AttestationOutcome
 from billing.meter import Head, Outcome, RecordStatus
 from billing.usage import Refusal
 
@@ -29,6 +30,9 @@ class BillingMetrics:
         self.registry = CollectorRegistry()
         self._events = self._counter("events", "Usage events answered.", "outcome")
         self._refusals = self._counter("refusals", "Events without an entry.", "reason")
+        self._attestations = self._counter(
+            "attestations", "Attestations of cache services answered.", "outcome"
+        )
         self._unrated = self._counter("unrated_events", "Entries that no price covers.")
         self._failures = self._counter("failed_commits", "Transactions that were not taken.")
         self._group = self._histogram("commit_events", "Events of one transaction.", _EVENTS)
@@ -38,6 +42,7 @@ class BillingMetrics:
         )
         for status in RecordStatus:
             self._events.labels(status.value)
+            self._attestations.labels(status.value)
         for refusal in Refusal:
             self._refusals.labels(refusal.value)
 
@@ -61,6 +66,13 @@ class BillingMetrics:
         if unrated:
             self._unrated.inc(unrated)
             log.warning("no price covers events", extra={"event_count": unrated})
+
+    def attested(self, outcomes: Sequence[AttestationOutcome]) -> None:
+        for status, count in Tally(outcome.status for outcome in outcomes).items():
+            self._attestations.labels(status.value).inc(count)
+        reasons = Tally(outcome.reason for outcome in outcomes if outcome.reason)
+        if reasons:
+            log.warning("attestations kept aside", extra={"reasons": dict(reasons)})
 
     def failed(self, batch_count: int) -> None:
         self._failures.inc()

@@ -40,4 +40,11 @@ _BUDGETS = rules(
     GetBalance=Rule(_FIGURES.roles | {Role.GATEWAY}),
 )
 
-RULES: Mapping[str, Rule] = {**_USAGE, **_BUDGETS, **_RECEIPTS}
+_ATTESTATIONS = rules(
+    "kvtier.v1.AttestationService",
+    # No engine may vouch for its own figures.
+    RecordAttestations=Rule(frozenset({Role.CACHE})),
+    ReconcileUsage=_PROOF,
+)
+
+RULES: Mapping[str, Rule] = {**_USAGE, **_BUDGETS, **_RECEIPTS, **_ATTESTATIONS}

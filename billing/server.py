@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from billing.attestation_servicer import AttestationServicer
 from billing.budget_servicer import BudgetParts, BudgetServicer
 from billing.ledger import Ledger
 from billing.ledger_key import KeyFile
@@ -38,7 +39,15 @@ from kvtier.access import Access, own_tenant_only
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.tls import check_listeners
-from kvtier.v1 import budget_pb2, budget_pb2_grpc, receipt_pb2_grpc, usage_pb2, usage_pb2_grpc
+from kvtier.v1 import (
+    attestation_pb2,
+    attestation_pb2_grpc,
+    budget_pb2,
+    budget_pb2_grpc,
+    receipt_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
 
 __all__ = ["RunningBilling", "start_billing"]
 
@@ -48,6 +57,7 @@ SERVICES = (
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
     budget_pb2.DESCRIPTOR.services_by_name["BudgetService"].full_name,
     RECEIPT_SERVICE,
+    attestation_pb2.DESCRIPTOR.services_by_name["AttestationService"].full_name,
 )
 
 READER_THREADS = 2
@@ -111,6 +121,8 @@ async def _build(
     budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(budgets), server.server)
     receipts = ReceiptParts(ledger, store, clock_ns, edge.readers)
     receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(receipts), server.server)
+    attestations = AttestationServicer(edge)
+    attestation_pb2_grpc.add_AttestationServiceServicer_to_server(attestations, server.server)
     if settings.metrics_listen:
         _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)

@@ -13,6 +13,7 @@ from typing import Any, NewType
 from billing.prompt_proof import PromptProof, malformed, proof_of_data, proof_text
 
 __all__ = [
+    "LEASES_MAX",
     "RESERVED_PREFIX",
     "SCHEMA_VERSION",
     "EndReason",

@@ -26,7 +26,7 @@ from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEve
 from billing.wire_correction import invoice_correction_message
 from billing.wire_line import rated_line_message
 from billing.wire_prompt_proof import proof_of
-from kvtier.v1 import usage_pb2
+from kvtier.v1 import attestation_pb2, usage_pb2
 
 __all__ = [
     "end_time_of",
@@ -135,7 +135,8 @@ def period_of(
     message: usage_pb2.GetUsageRequest
     | usage_pb2.GetInvoiceRequest
     | usage_pb2.ListChargesRequest
-    | usage_pb2.RerateUsageRequest,
+    | usage_pb2.RerateUsageRequest
+    | attestation_pb2.ReconcileUsageRequest,
 ) -> Period:
     """Raises InvalidPeriodError."""
     bounds: list[int | None] = []

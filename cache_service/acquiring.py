@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cache_service.block_tree import ABSENT, NOWHERE, BlockTree
 from cache_service.chains import Chain
 from cache_service.hints import NO_HINTS, Hints
-from cache_service.lease import Lease
+from cache_service.lease import Lease, LeaseHow
 from cache_service.loading import Loading
 from cache_service.parts import Parts
 from cache_service.session import Session
@@ -32,7 +32,7 @@ from cache_service.views import (
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, NamespaceId
 
-__all__ = ["Acquiring", "Match", "Reader"]
+__all__ = ["Acquiring", "GrantWitness", "Match", "Reader"]
 
 _PRESENT = (MissReason.NONE, MissReason.OTHER_NAMESPACE, MissReason.UNAVAILABLE)
 """Why a prefix ends where no block is missing."""
@@ -48,6 +48,14 @@ class Reader(Protocol):
 
     @property
     def block_bytes(self) -> int: ...
+
+
+class GrantWitness(Protocol):
+    """Is told of each lease that is given; must return at once."""
+
+    def opened(
+        self, lease: Lease, session: Session, request_id: str, owner: str, tiers: bytes
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +80,8 @@ class Acquiring:
         self._limits = parts.limits
         self._clock = parts.clock
         self._listener = parts.tally
+        self.witness: GrantWitness | None = None
+        """Set once, before there are leases."""
         self.ready_bytes = 0
         """Payload bytes of all blocks that became readable, since the start."""
 
@@ -111,7 +121,7 @@ class Acquiring:
         return MissReason.UNAVAILABLE
 
     def acquire_resident(
-        self, session: Session, chain: Chain, hints: Hints = NO_HINTS
+        self, session: Session, request_id: str, chain: Chain, hints: Hints = NO_HINTS
     ) -> list[AcquireEvent]:
         """What `acquire` would say, where it has nothing to load. Else nothing is done, and [].
 
@@ -123,7 +133,7 @@ class Acquiring:
         if not len(match.rows):
             return self._nothing(chain, match)
         began = self._clock()
-        lease = self._lease(session, chain, match, began)
+        lease = self._lease(session, request_id, chain, match, began)
         self._note_use(lease.rows, hints)
         count = len(lease.rows)
         self._make_ready(lease, count)
@@ -138,6 +148,7 @@ class Acquiring:
     async def acquire(
         self,
         session: Session,
+        request_id: str,
         chain: Chain,
         load_timeout_seconds: float | None,
         hints: Hints = NO_HINTS,
@@ -150,7 +161,7 @@ class Acquiring:
                 yield event
             return
         began = self._clock()
-        lease = self._lease(session, chain, match, began)
+        lease = self._lease(session, request_id, chain, match, began)
         finished = False
         try:
             self._note_use(lease.rows, hints)
@@ -184,7 +195,7 @@ class Acquiring:
             yield view
         finally:
             if not finished:
-                self._leases.release(session.session_id, lease.lease_id)
+                self._leases.release(session.session_id, lease.lease_id, LeaseHow.ABANDONED)
 
     def _note_match(self, chain: Chain, match: Match) -> None:
         if self._writer is not None and match.reason not in _PRESENT:
@@ -194,10 +205,15 @@ class Acquiring:
         ssd_count = len(match.tiers) - host_count
         self._listener.prefix_matched(len(chain), host_count, ssd_count, match.reason)
 
-    def _lease(self, session: Session, chain: Chain, match: Match, now: float) -> Lease:
+    def _lease(
+        self, session: Session, request_id: str, chain: Chain, match: Match, now: float
+    ) -> Lease:
         lease = self._leases.open(
             session.session_id, match.rows.tolist(), now + self._limits.lease_ttl_seconds
         )
+        if self.witness is not None:
+            owner = self._index.owners.of(lease.rows[-1])
+            self.witness.opened(lease, session, request_id, owner, match.tiers)
         self._note_match(chain, match)
         return lease
 
@@ -245,7 +261,7 @@ class Acquiring:
             return EndView(0, MissReason.EXPIRED)
         self._leases.trim(lease)
         if not lease.ready_count:
-            self._leases.release(lease.session_id, lease.lease_id)
+            self._leases.release(lease.session_id, lease.lease_id, LeaseHow.NOTHING_READY)
         return EndView(lease.ready_count, reason)
 
 

@@ -18,6 +18,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 from cache_service.acquiring import Acquiring
+from cache_service.attest.side import Attesting
+from cache_service.attest.witness import Witness
 from cache_service.block_sizes import check_block_size, expect_blocks
 from cache_service.bulk.transfers import Transfers
 from cache_service.chains import check_chain
@@ -113,6 +115,11 @@ class Cache:
         if parts.cold is not None:
             self._enter(parts.cold)
 
+    def attest(self, witness: Witness) -> None:
+        """From now on `witness` is told of every lease, and ticked. Once, before there is one."""
+        self._acquiring.witness = self._parts.leases.witness = witness
+        self._enter(Attesting(witness, self._parts.leases))
+
     # -- sessions ----------------------------------------------------------------------------------
 
     def open_session(
@@ -189,7 +196,7 @@ class Cache:
         """All events of an acquire with nothing to load; else none. Raises as `acquire`."""
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
-        events = self._acquiring.acquire_resident(session, checked, hints)
+        events = self._acquiring.acquire_resident(session, request_id, checked, hints)
         self.explaining.acquires.enter(session, request_id, checked, events)
         return events
 
@@ -211,7 +218,7 @@ class Cache:
         session = self._session(session_id)
         checked = check_chain(chain, self._parts.limits.max_blocks_per_call)
         events = self._acquiring.acquire(
-            session, checked, load_timeout_seconds, hints, recompute_seconds
+            session, request_id, checked, load_timeout_seconds, hints, recompute_seconds
         )
         record = self.explaining.acquires.follow(session, request_id, checked)
         try:
@@ -235,9 +242,10 @@ class Cache:
                 return
             reported = set(corrupt)
             readable = lease.rows[: lease.ready_count]
-            self._reports.take(
-                r for r in readable if self._parts.index.tree.block_hash(r) in reported
-            )
+            tree = self._parts.index.tree
+            rows = [row for row in readable if tree.block_hash(row) in reported]
+            self._parts.leases.note_corrupt(lease, len(rows))
+            self._reports.take(rows)
         self._parts.leases.release(session_id, lease_id)
         self._parts.room.changed()
 

@@ -37,6 +37,7 @@
     ├── TooManyPinsError             the limit of pins is reached
     ├── RequestUnknownError          no store or acquire of that request is remembered
     ├── BlockNotCachedError          asked for what continues a block that is not there
+    ├── AttestationFailedError       what leases served could not be written down
     └── AuditUnavailableError        the audit log cannot be written
         └── AuditLockedError         another service writes it
 
@@ -47,6 +48,7 @@ from kvtier.errors import KvtierError
 
 __all__ = [
     "AcquireUnknownError",
+    "AttestationFailedError",
     "AuditLockedError",
     "AuditUnavailableError",
     "BlockNotCachedError",
@@ -234,6 +236,10 @@ class AcquireUnknownError(CacheError):
 
 class BlockNotCachedError(CacheError):
     reason = "BLOCK_NOT_CACHED"
+
+
+class AttestationFailedError(CacheError):
+    reason = "ATTESTATION_FAILED"
 
 
 class AuditUnavailableError(CacheError):

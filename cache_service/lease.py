@@ -8,7 +8,9 @@ event loop; lost in a crash on purpose.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Protocol
 
 from cache_service.deadlines import Deadlines
 from cache_service.errors import (
@@ -20,13 +22,30 @@ from cache_service.errors import (
 from cache_service.index import BlockIndex
 from cache_service.remembered import Remembered
 
-__all__ = ["Lease", "LeaseTable"]
+__all__ = ["Lease", "LeaseHow", "LeaseTable"]
+
+
+class LeaseHow(Enum):
+    """What ended a lease."""
+
+    RELEASED = "released"
+    NOTHING_READY = "nothing_ready"
+    ABANDONED = "abandoned"
+    EXPIRED = "expired"
+    SESSION_CLOSED = "session_closed"
+    SESSION_EXPIRED = "session_expired"
+
+
+class LeaseWitness(Protocol):
+    """Is told how each lease ended, while its blocks are pinned still; must return at once."""
+
+    def ended(self, lease: "Lease", how: LeaseHow) -> None: ...
 
 
 class Lease:
     """A live lease. Changed by the table only."""
 
-    __slots__ = ("lease_id", "ready_count", "rows", "session_id")
+    __slots__ = ("corrupt_count", "lease_id", "ready_count", "rows", "session_id")
 
     def __init__(self, lease_id: str, session_id: str, rows: Sequence[int]) -> None:
         self.lease_id = lease_id
@@ -34,6 +53,8 @@ class Lease:
         self.rows = list(rows)
         """Of the leased blocks, in chain order; pinned."""
         self.ready_count = 0
+        self.corrupt_count = 0
+        """Readable blocks that its client said were corrupt."""
 
 
 class LeaseTable:
@@ -45,6 +66,8 @@ class LeaseTable:
         self._leases: dict[str, Lease] = {}
         self._by_session: dict[str, set[str]] = {}
         self._deadlines = Deadlines()
+        self.witness: LeaseWitness | None = None
+        """Set once, before there are leases."""
         self._expired: Remembered[str] = Remembered(memory_count)
         """Expired lease -> its session, to tell expired from unknown."""
 
@@ -64,6 +87,11 @@ class LeaseTable:
         held.add(lease.lease_id)
         self._deadlines.set(lease.lease_id, deadline)
         return lease
+
+    @property
+    def all(self) -> Mapping[str, Lease]:
+        """Live ones, by id."""
+        return self._leases
 
     def live(self, lease: Lease) -> bool:
         return lease.lease_id in self._leases
@@ -102,15 +130,15 @@ class LeaseTable:
         self._deadlines.set(lease_id, deadline)
         return True
 
-    def release(self, session_id: str, lease_id: str) -> None:
+    def release(self, session_id: str, lease_id: str, how: LeaseHow = LeaseHow.RELEASED) -> None:
         """Ends a lease. Idempotent."""
         lease = self._leases.get(lease_id)
         if lease is not None and lease.session_id == session_id:
-            self._end(lease)
+            self._end(lease, how)
 
-    def release_session(self, session_id: str) -> None:
+    def release_session(self, session_id: str, how: LeaseHow = LeaseHow.SESSION_CLOSED) -> None:
         for lease_id in list(self._by_session.get(session_id, ())):
-            self._end(self._leases[lease_id])
+            self._end(self._leases[lease_id], how)
 
     def expire(self, now: float) -> int:
         """Ends every lease whose deadline passed; returns how many."""
@@ -118,10 +146,15 @@ class LeaseTable:
         for lease_id in due:
             lease = self._leases[lease_id]
             self._expired.put(lease_id, lease.session_id)
-            self._end(lease)
+            self._end(lease, LeaseHow.EXPIRED)
         return len(due)
 
-    def _end(self, lease: Lease) -> None:
+    def note_corrupt(self, lease: Lease, count: int) -> None:
+        lease.corrupt_count += count
+
+    def _end(self, lease: Lease, how: LeaseHow) -> None:
+        if self.witness is not None:
+            self.witness.ended(lease, how)
         del self._leases[lease.lease_id]
         self._deadlines.remove(lease.lease_id)
         held = self._by_session[lease.session_id]

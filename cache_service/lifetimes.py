@@ -7,7 +7,7 @@ leases and reservations; what it may still be writing rests for the grace time. 
 from collections.abc import Callable
 
 from cache_service.errors import ReservationUnknownError
-from cache_service.lease import LeaseTable
+from cache_service.lease import LeaseHow, LeaseTable
 from cache_service.reservation import ReservationState, ReservationTable
 from cache_service.room import HostRoom
 from cache_service.session import Session, SessionTable
@@ -63,7 +63,8 @@ class Lifetimes:
     def _end(self, session_id: str, now: float, *, expired: bool) -> None:
         if self._sessions.close(session_id) is None:
             return
-        self._leases.release_session(session_id)
+        how = LeaseHow.SESSION_EXPIRED if expired else LeaseHow.SESSION_CLOSED
+        self._leases.release_session(session_id, how)
         rest_until = now + self._grace_seconds
         for reservation in self._reservations.of_session(session_id):
             # A commit under way runs to its end: its blocks are whole, others may use them.

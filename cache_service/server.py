@@ -22,7 +22,10 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from cache_service.attest.metrics import AttestMetrics
+from cache_service.attest.opening import Attestation
 from cache_service.audit.log import AuditLog
+from cache_service.billing_peer import billing_credentials
 from cache_service.bulk.listener import BulkListener
 from cache_service.bulk.transfers import BulkPlace
 from cache_service.cache import Cache
@@ -37,6 +40,8 @@ from cache_service.roles import RULES
 from cache_service.servicer import CacheServicer
 from cache_service.settings import CacheSettings
 from cache_service.status import STATUS_TABLE
+from journal.delivery import DeliverySettings
+from journal.journal import JournalLimits
 from kvtier.access import Access
 from kvtier.serving import GrpcServer, until_signalled
 from kvtier.tls import check_listeners, server_context
@@ -91,8 +96,11 @@ class CacheServer:
         _make_directory(settings.data_directory)
         _make_directory(settings.arena_socket_path.parent)
         registry, intake = CollectorRegistry(), StreamIntake()
+        attestation = self._open_attestation(stack, registry)
         cache = await self._build_cache(stack, MetricsListener(registry, intake))
         self.cache = cache
+        if attestation is not None:
+            cache.attest(await attestation.start(cache.instance_id))
 
         if settings.metrics_listen:
             count = settings.metrics_owners_max
@@ -130,6 +138,29 @@ class CacheServer:
             stack.callback(service.before_drain)
         names = [service.name for service in served]
         self.listen = (await grpc_server.start(settings.addresses, names))[0]
+
+    def _open_attestation(
+        self, stack: AsyncExitStack, registry: CollectorRegistry
+    ) -> Attestation | None:
+        settings = self._settings
+        billing = settings.billing
+        if not billing.address:
+            return None
+        credentials = billing_credentials(settings)
+        attestation = Attestation(
+            settings.data_directory / "attestations",
+            settings.node,
+            JournalLimits(capacity_bytes=settings.journal.capacity_bytes),
+            DeliverySettings(
+                billing.address,
+                credentials=credentials,
+                call_timeout_seconds=billing.call_timeout_seconds,
+                backoff_seconds_max=billing.backoff_seconds_max,
+            ),
+            AttestMetrics(registry),
+        )
+        stack.push_async_callback(attestation.stop)
+        return attestation
 
     def _start_bulk(self, stack: AsyncExitStack, cache: Cache, calls: LineCalls) -> str:
         settings = self._settings

@@ -4,6 +4,7 @@ Frozen after start. Every part below the composition root receives its own small
 setting is for: `docs/settings.md`.
 """
 
+import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,14 +13,17 @@ from pydantic import BeforeValidator, ByteSize, Field, PositiveInt, model_valida
 from cache_service.quotas import NO_QUOTAS, Quotas, parse_quotas
 from cache_service.views import CacheLimits, CachePolicies
 from kvtier.service_settings import CallLimitSettings, ServiceSettings, check_socket_path
-from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
+from kvtier.settings import OptionalAddress, OptionalListenAddress, Seconds, SettingsModel
+from kvtier.tls import ClientTls
 
 __all__ = [
     "ENV_PREFIX",
+    "BillingSettings",
     "BulkSettings",
     "CacheSettings",
     "EventSettings",
     "HostSettings",
+    "JournalSettings",
     "LimitSettings",
     "PinSettings",
     "SsdSettings",
@@ -154,6 +158,20 @@ class BulkSettings(SettingsModel):
     connections_max: PositiveInt = 96
 
 
+class BillingSettings(SettingsModel):
+    """Where attestations go; without an address none are made."""
+
+    address: OptionalAddress = ""
+    call_timeout_seconds: Seconds = 10.0
+    backoff_seconds_max: Seconds = 30.0
+
+
+class JournalSettings(SettingsModel):
+    """Of attestations that billing does not have yet."""
+
+    capacity_bytes: Annotated[ByteSize, Field(ge=1 << 20)] = _size(256)
+
+
 class LogSettings(SettingsModel):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     style: Literal["text", "json"] = "text"
@@ -171,6 +189,14 @@ class CacheSettings(ServiceSettings):
     metrics_owners_max: Annotated[int, Field(ge=0, le=100)] = 0
     """Organisations that the page names with what they own: those with most. 0: none."""
     drain_seconds: Seconds = 10.0
+    node: Annotated[str, Field(min_length=1, max_length=128)] = Field(
+        default_factory=socket.gethostname
+    )
+    """Named in attestations."""
+    client: ClientTls = ClientTls()
+    """How billing is called."""
+    billing: BillingSettings = BillingSettings()
+    journal: JournalSettings = JournalSettings()
     bulk: BulkSettings = BulkSettings()
     host: HostSettings = HostSettings()
     ssd: SsdSettings = SsdSettings()

@@ -50,6 +50,8 @@ STATUS_TABLE: StatusTable = {
     errors.WatcherStalledError: StatusCode.DEADLINE_EXCEEDED,
     errors.AcquireUnknownError: StatusCode.NOT_FOUND,
     errors.BlockNotCachedError: StatusCode.NOT_FOUND,
+    # Nobody's call fails of it.
+    errors.AttestationFailedError: StatusCode.INTERNAL,
     errors.AuditUnavailableError: StatusCode.UNAVAILABLE,
     errors.AuditLockedError: StatusCode.UNAVAILABLE,
     # The core turns a failing disk into misses; a storage error that gets here is our fault.

@@ -45,3 +45,5 @@ class Dialect(Generic[SubjectT, EndedT]):
     """What is written in place of an end that failed, when the journal can be written again."""
     failure: Callable[[str], KvtierError]
     """What callers get whose record is not written; in words what happened."""
+    syncs_begins: bool = False
+    """Whether a begin is durable too when its call returns."""

@@ -234,7 +234,7 @@ class Journal(Generic[SubjectT, EndedT]):
         records = [record for waiting in batch for record in waiting.records]
         try:
             self._ensure_segment()
-            self._segment.append(records, synced=any(w.ends_something for w in batch))
+            self._segment.append(records, synced=self._must_sync(batch))
         except Exception as error:
             # Not only OSError: whatever it is, nobody may be left waiting.
             log.exception("the %s cannot be written", self._dialect.noun)
@@ -243,6 +243,9 @@ class Journal(Generic[SubjectT, EndedT]):
         for record in records:
             self._note(record)
         _answer([(waiting, None) for waiting in batch])
+
+    def _must_sync(self, batch: list[_Waiting[SubjectT, EndedT]]) -> bool:
+        return self._dialect.syncs_begins or any(waiting.ends_something for waiting in batch)
 
     def _refuse_when_full(
         self, batch: list[_Waiting[SubjectT, EndedT]]

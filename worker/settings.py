@@ -10,7 +10,7 @@ from kvtier.access import CallLimits
 from kvtier.keys import DEFAULT_BLOCK_TOKENS
 from kvtier.scopes import ScopePath
 from kvtier.service_settings import CallLimitSettings, ServiceSettings
-from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
+from kvtier.settings import OptionalAddress, OptionalListenAddress, Seconds, SettingsModel
 from kvtier.tls import ClientTls
 from worker.cache_session import TransportChoice
 from worker.prefix_units import PARTS, PrefixUnits, UnitPart
@@ -40,9 +40,6 @@ def _split(value: Any) -> Any:
     if isinstance(value, str):
         return [name.strip() for name in value.split(",") if name.strip()]
     return value
-
-
-OptionalAddress = Annotated[str, Field(pattern=r"^(\S+:\S+)?$")]
 
 
 def _parse(value: Any) -> Any:

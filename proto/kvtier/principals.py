@@ -1,6 +1,7 @@
 """Who calls: roles and scope, read from the certificate that the connection proved. Pure.
 
     kvtier://engine                   stores and restores blocks, reports usage
+    kvtier://cache                    attests what leases served
     kvtier://tenant/ORG[/PROJECT..]   asks for inference and its own figures; the path is its scope
     kvtier://gateway                  asks for inference in the name of those it lets in
     kvtier://operator                 runs the services
@@ -31,6 +32,7 @@ class Role(enum.StrEnum):
     """What somebody is here to do. The value is the word in the URI."""
 
     ENGINE = "engine"
+    CACHE = "cache"
     TENANT = "tenant"
     GATEWAY = "gateway"
     OPERATOR = "operator"

@@ -26,6 +26,7 @@ from kvtier.errors import KvtierError
 
 __all__ = [
     "ListenAddress",
+    "OptionalAddress",
     "OptionalListenAddress",
     "Seconds",
     "SettingsError",
@@ -68,6 +69,9 @@ ListenAddress = Annotated[str, AfterValidator(_host_and_port)]
 
 OptionalListenAddress = Annotated[str, AfterValidator(_host_and_port_or_none)]
 """The same; empty for none."""
+
+OptionalAddress = Annotated[str, Field(pattern=r"^(\S+:\S+)?$")]
+"""Of a service to call; empty for none."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 """A duration that a process can really wait for."""

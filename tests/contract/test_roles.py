@@ -20,6 +20,7 @@ from kvtier.errors import read_error
 from kvtier.principals import EVERY_ROLE, Role
 from kvtier.serving import GrpcServer
 from kvtier.v1 import (
+    attestation_pb2,
     budget_pb2,
     describe_pb2,
     describe_pb2_grpc,
@@ -38,10 +39,12 @@ TABLES = {
     "kvtier.v1.UsageService": billing.roles.RULES,
     "kvtier.v1.BudgetService": billing.roles.RULES,
     "kvtier.v1.ReceiptService": billing.roles.RULES,
+    "kvtier.v1.AttestationService": billing.roles.RULES,
     "kvtier.v1.InferenceService": worker.roles.RULES,
     "kvtier.v1.DescribeService": worker.roles.RULES,
     "kvtier.v1.ReceiptOpeningService": worker.roles.RULES,
 }
+assert attestation_pb2.DESCRIPTOR
 assert budget_pb2.DESCRIPTOR
 assert usage_pb2.DESCRIPTOR
 assert inference_pb2.DESCRIPTOR

@@ -211,7 +211,10 @@ class LocalCluster:
     gateway: ServiceProcess | None = None
 
     def start_cache(self, listen: str = "127.0.0.1:0") -> ServiceProcess:
+        """Attests to billing, where that is started."""
         settings = {"listen": listen, "data_directory": self.directory / "cache"}
+        if self.billing is not None:
+            settings["billing.address"] = self.billing.address
         self.cache = self._start("cache_service", settings | self.cache_settings)
         return self.cache
 

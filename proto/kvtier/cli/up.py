@@ -140,8 +140,8 @@ def _demo_checkpoint(console: Console, model: Path) -> Path:
 def _start(console: Console, cluster: LocalCluster) -> dict[str, ServiceProcess]:
     services = {}
     for name, start, address in (
-        ("cache", cluster.start_cache, LISTENS["cache"]),
         ("billing", cluster.start_billing, LISTENS["billing"]),
+        ("cache", cluster.start_cache, LISTENS["cache"]),
         ("worker", cluster.start_worker, DEFAULT_LISTEN),
         ("gateway", cluster.start_gateway, LISTENS["gateway"]),
     ):

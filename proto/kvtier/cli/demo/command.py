@@ -121,8 +121,8 @@ def _tell(
         markup=False,
     )
     with step(console, "starting cache service, billing and worker as separate processes"):
-        cluster.start_cache()
         cluster.start_billing()
+        cluster.start_cache()
         cluster.start_worker()
     session = DemoSession(cluster, result, lambda line: console.print(f"      {line}"))
     status = stack.enter_context(console.status("running"))
