@@ -1,4 +1,5 @@
-"""`kvtier budget`: what tenants have left, and what is put in or taken out, over gRPC from billing.
+"""`kvtier budget`: what tenants have left and what is put in or taken out, what they may spend and
+ask for, and the alerts of both; over gRPC from billing.
 
 A table and JSON are two spellings of the same data. JSON is one object on standard output and
 nothing else; errors go to standard error with exit status 1 (2 for a wrong command line).
@@ -6,21 +7,19 @@ nothing else; errors go to standard error with exit status 1 (2 for a wrong comm
 
 import getpass
 import uuid
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
 from billing.balance_data import balance_data, funding_data
-from billing.client import call_billing
+from billing.client import call_budgets
 from billing.command_line import DEFAULT_ADDRESS, Address, JsonOption, console, print_json
 from billing.command_values import option_text, option_time
+from billing.limit_commands import add_limit_commands
 from billing.tables import show_rows
-from kvtier.v1 import budget_pb2, budget_pb2_grpc
+from kvtier.v1 import budget_pb2
 
-__all__ = ["app", "call_budgets"]
-
-Reply = TypeVar("Reply")
+__all__ = ["app"]
 
 Tenant = Annotated[str, typer.Option(help="Whose balance.")]
 Amount = Annotated[str, typer.Option(help="How much, above 0; 12.50")]
@@ -31,7 +30,7 @@ Id = Annotated[
 ]
 Operator = Annotated[str, typer.Option(help="Who says so. Empty: the user's name.")]
 
-app = typer.Typer(no_args_is_help=True, help="Balances: what tenants paid in and were granted.")
+app = typer.Typer(no_args_is_help=True, help="Balances and budgets.")
 
 
 @app.command(short_help="What a tenant has left.")
@@ -46,7 +45,7 @@ def show(tenant: Tenant, json_: JsonOption = False, address: Address = DEFAULT_A
     if not balances:
         console().print("Nothing was ever paid in or granted.", highlight=False)
         return
-    keys = ("currency", "total", "granted", "topped_up")
+    keys = ("currency", "total", "granted", "topped_up", "held")
     show_rows(console(), f"Balance of {tenant}", keys, balances, [])
 
 
@@ -103,11 +102,6 @@ def withdraw(
     _fund(address, request, json_)
 
 
-def call_budgets(address: str, call: Callable[[Any, float], Reply]) -> Reply:
-    """`call(stub, timeout)` on the service at `address`; ends the command with 1 when it fails."""
-    return call_billing(address, call, stub=budget_pb2_grpc.BudgetServiceStub, command="budget")
-
-
 def _request(
     kind: str, tenant: str, amount: str, currency: str, reason: str, id_: str, operator: str
 ) -> budget_pb2.FundBalanceRequest:
@@ -136,3 +130,6 @@ def _fund(address: str, request: budget_pb2.FundBalanceRequest, json_: bool) -> 
         markup=False,
         soft_wrap=True,
     )
+
+
+add_limit_commands(app)

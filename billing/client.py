@@ -12,9 +12,9 @@ import typer
 from kvtier.cli.channel import open_channel
 from kvtier.cli.problems import TLS_HINT, spoken
 from kvtier.errors import read_error
-from kvtier.v1 import usage_pb2_grpc
+from kvtier.v1 import budget_pb2_grpc, usage_pb2_grpc
 
-__all__ = ["call_billing"]
+__all__ = ["call_billing", "call_budgets"]
 
 REPLY_BYTES_MAX = 16 * 1024 * 1024
 
@@ -37,6 +37,11 @@ def call_billing(
         except grpc.RpcError as error:
             typer.echo(f"kvtier {command}: {_explain(error, address)}", err=True)
             raise typer.Exit(1) from None
+
+
+def call_budgets(address: str, call: Callable[[Any, float], Reply]) -> Reply:
+    """The same of the service of budgets."""
+    return call_billing(address, call, stub=budget_pb2_grpc.BudgetServiceStub, command="budget")
 
 
 def _explain(error: grpc.RpcError, address: str) -> str:

@@ -43,6 +43,9 @@ class Corrected:
     new_price: PriceVersion | None = None
     again: bool = False
     """It was there already."""
+    project_id: str | None = None
+    """This and the next: of the entry that it corrects."""
+    key_id: str | None = None
 
 
 def correct(
@@ -90,7 +93,14 @@ def correct(
     insert_rows(connection, entries, [correction_row(made, correction, entry, after.hash)])
     if made.postings:
         insert_rows(connection, postings, posting_rows(made.position, made.postings))
-    return Corrected(made.position, correction, after, new_price)
+    return Corrected(
+        made.position,
+        correction,
+        after,
+        new_price,
+        project_id=entry.project_id,
+        key_id=entry.key_id,
+    )
 
 
 def still_owed(

@@ -21,6 +21,15 @@
     ├── FundingRefusedError          it says too little, or the balance does not take it
     ├── FundingConflictError         another funding has that id
     ├── ReceiptAmbiguousError        several requests have that name
+    ├── BudgetRefusedError           it says too little, or what cannot be
+    ├── BudgetConflictError          that id set another budget
+    ├── InsufficientBalanceError     a request may cost more than what is left
+    ├── BudgetExhaustedError         a request may cost more than its limit leaves
+    ├── QuotaExceededError           too many requests or tokens; says when again
+    ├── PriceUnknownError            a limit of money, and a model without a price
+    ├── InvalidReservationError      what no event can settle
+    ├── ReservationConflictError     something else is held, or it has ended
+    ├── ReservationsFullError        too many requests are under way
     └── TenantUnknownError           has no posting
 
 Codes: `billing/status.py`. Reasons are frozen once released.
@@ -31,13 +40,18 @@ from kvtier.errors import KvtierError
 __all__ = [
     "BillingError",
     "BookRefusedError",
+    "BudgetConflictError",
+    "BudgetExhaustedError",
+    "BudgetRefusedError",
     "CorrectionConflictError",
     "CorrectionRefusedError",
     "EventUnknownError",
     "FundingConflictError",
     "FundingRefusedError",
+    "InsufficientBalanceError",
     "InvalidGroupError",
     "InvalidPeriodError",
+    "InvalidReservationError",
     "InvalidUsageError",
     "LedgerForeignError",
     "LedgerKeyError",
@@ -46,7 +60,11 @@ __all__ = [
     "LedgerTooNewError",
     "LedgerUnavailableError",
     "PriceBookError",
+    "PriceUnknownError",
+    "QuotaExceededError",
     "ReceiptAmbiguousError",
+    "ReservationConflictError",
+    "ReservationsFullError",
     "TenantUnknownError",
     "TermsError",
     "TooManyEventsError",
@@ -132,6 +150,42 @@ class FundingRefusedError(BillingError):
 
 class FundingConflictError(BillingError):
     reason = "FUNDING_CONFLICT"
+
+
+class BudgetRefusedError(BillingError):
+    reason = "BUDGET_REFUSED"
+
+
+class BudgetConflictError(BillingError):
+    reason = "BUDGET_CONFLICT"
+
+
+class InsufficientBalanceError(BillingError):
+    reason = "INSUFFICIENT_BALANCE"
+
+
+class BudgetExhaustedError(BillingError):
+    reason = "BUDGET_EXHAUSTED"
+
+
+class QuotaExceededError(BillingError):
+    reason = "QUOTA_EXCEEDED"
+
+
+class PriceUnknownError(BillingError):
+    reason = "PRICE_UNKNOWN"
+
+
+class InvalidReservationError(BillingError):
+    reason = "INVALID_RESERVATION"
+
+
+class ReservationConflictError(BillingError):
+    reason = "RESERVATION_CONFLICT"
+
+
+class ReservationsFullError(BillingError):
+    reason = "RESERVATIONS_FULL"
 
 
 class TenantUnknownError(BillingError):

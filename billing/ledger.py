@@ -1,12 +1,13 @@
 """The ledger's one writer: batches in, durable outcomes back.
 
     record() --> bounded queue --> writer thread: take what waits, one transaction, answer all
-    correct(), fund(), checkpoint(), sign(), rotate_key() --> the same queue, a transaction each
+    correct(), fund(), set_budget(), decide(), checkpoint(), sign(), rotate_key() --> the same,
+    a transaction each
 
 Invariant: when a future has its outcomes, they are on the disk. When it has an error, sending the
 batch again is safe and right. Batches that arrive while a commit is under way share the next one
 (group commit), which is what makes many small calls cheap. The writer thread alone owns the
-connection, the ends of the chains, the set of stored prices, the wallets and the signer.
+connection, the ends of the chains, the set of stored prices, the standing and the signer.
 """
 
 import logging
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
@@ -25,6 +26,9 @@ from billing.attestation_keeping import (
     AttestationSubmission,
     keep_attestations,
 )
+from billing.budget import BudgetSet
+from billing.budget_alert import Alert
+from billing.budget_entries import SetDone, set_budget
 from billing.checkpoint import Checkpoint, LedgerKey
 from billing.correcting import Corrected, correct
 from billing.correction import CorrectionAsk
@@ -40,31 +44,26 @@ from billing.errors import (
 )
 from billing.funding import FundingAsk
 from billing.funding_entries import Funded, fund
+from billing.ledger_listener import LedgerListener
 from billing.ledger_queue import Batch, LedgerQueue, Order
 from billing.ledger_schema import entries, price_versions, refused_events
 from billing.ledger_signer import LedgerSigner
 from billing.ledger_store import LedgerStore
 from billing.meter import Head, Outcome, Submission, Transaction
 from billing.price_book import PriceBook, PriceId
-from billing.wallet_rows import keep_wallets, stored_wallets
-from billing.wallets import Wallets
+from billing.standing import Standing
+from billing.standing_rows import drop_old_spending, keep_changes, stored_standing
 
-__all__ = ["Ledger", "LedgerListener"]
+__all__ = ["Ledger"]
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 CLOSE_SECONDS_MAX = 30.0
 
 _OF_THE_DATABASE = (LedgerReadOnlyError, LedgerForeignError, LedgerLockedError, LedgerTooNewError)
 """Told as LEDGER_UNAVAILABLE to who sends events: sending again is right."""
-
-
-class LedgerListener(Protocol):
-    """Hears of each transaction, on the writer's thread; must return at once."""
-
-    def committed(self, outcomes: Sequence[Outcome], batch_count: int, head: Head) -> None: ...
-
-    def failed(self, batch_count: int) -> None: ...
 
 
 class Ledger:
@@ -77,8 +76,10 @@ class Ledger:
         clock_ns: Callable[[], int],
         listener: LedgerListener,
         signer: LedgerSigner | None = None,
+        hold_grace_seconds: float = 900.0,
     ) -> None:
-        """Starts the writer; without `signer` there are no checkpoints.
+        """Starts the writer; without `signer` there are no checkpoints. `hold_grace_seconds`: how
+        long behind a request's deadline its event is waited for.
 
         Raises LedgerKeyError, and PriceBookError when `book` changed a version that was used.
         """
@@ -89,7 +90,7 @@ class Ledger:
         self._signer = signer
         self._stored_prices: frozenset[PriceId] = frozenset()
         self._head = Head(0, genesis_hash(store.ledger_id))
-        self._wallets = Wallets()
+        self._grace_ns = round(hold_grace_seconds * 1e9)
         store.read(lambda connection: _check_book(connection, book))
         store.read(self._load)
         self._doubtful = False  # a commit failed: what is stored may be more than what is known
@@ -143,6 +144,18 @@ class Ledger:
         """Keeps attestations, each once by its id; the future has the outcomes once durable."""
         return self._order(lambda connection: self._attest(connection, submissions))
 
+    def set_budget(self, made: BudgetSet) -> "Future[SetDone]":
+        """Adds a budget, once per its id, at the time of the ledger's clock; the future may also
+        fail with BudgetRefusedError and BudgetConflictError.
+        """
+        return self._order(lambda connection: self._set_budget(connection, made))
+
+    def decide(self, call: Callable[[Connection, Standing, int], Result]) -> "Future[Result]":
+        """Runs `call` with how everybody stands and the time; what it changes is durable when the
+        future is done. An error of `call` undoes it.
+        """
+        return self._order(lambda connection: self._decide(connection, call))
+
     def checkpoint(self) -> "Future[Checkpoint]":
         """One that covers everything recorded before this call; a new one only where the last does
         not. Raises LedgerUnavailableError, as its future may.
@@ -188,7 +201,9 @@ class Ledger:
         self._head = head
         stored = connection.execute(select(price_versions.c.price_id)).scalars()
         self._stored_prices = frozenset(PriceId(price_id) for price_id in stored)
-        self._wallets = stored_wallets(connection)
+        self._standing = Standing(
+            stored_standing(connection), self._book, self._store.read, self._grace_ns
+        )
 
     def _run(self, connection: Connection) -> None:
         try:
@@ -226,17 +241,21 @@ class Ledger:
                 connection, self._head, self._book, self._stored_prices, ask, self._clock_ns()
             )
             if not made.again:
-                self._wallets.corrected(made.correction)
-                keep_wallets(connection, self._wallets.take_changed())
+                said = (made.project_id, made.key_id)
+                self._standing.corrected(made.correction, *said, self._clock_ns())
+            alerts = self._keep(connection)
+        self._listener.alerted(alerts, len(self._standing.holds))
         self._head = made.head
         if made.new_price is not None:
             self._stored_prices |= {made.new_price.id}
         return made
 
     def _fund(self, connection: Connection, ask: FundingAsk) -> Funded:
+        now_ns = self._clock_ns()
         with self._transaction(connection):
-            made = fund(connection, self._head, self._wallets, ask, self._clock_ns())
-            keep_wallets(connection, self._wallets.take_changed())
+            self._standing.check_withdrawal(ask, now_ns)
+            made = fund(connection, self._head, self._standing.wallets, ask, now_ns)
+            self._keep(connection)
         self._head = made.head
         return made
 
@@ -245,6 +264,29 @@ class Ledger:
     ) -> list[AttestationOutcome]:
         with self._transaction(connection):
             return keep_attestations(connection, submissions, self._clock_ns())
+
+    def _set_budget(self, connection: Connection, asked: BudgetSet) -> SetDone:
+        with self._transaction(connection):
+            now_ns = self._clock_ns()
+            done = set_budget(connection, self._head, replace(asked, time_ns=now_ns))
+            if not done.again:
+                self._standing.budget_set(done.made.budget, done.position)
+            self._keep(connection)
+            drop_old_spending(connection, now_ns)
+        self._head = done.head
+        return done
+
+    def _decide(
+        self, connection: Connection, call: Callable[[Connection, Standing, int], Result]
+    ) -> Result:
+        with self._transaction(connection):
+            result = call(connection, self._standing, self._clock_ns())
+            alerts = self._keep(connection)
+        self._listener.alerted(alerts, len(self._standing.holds))
+        return result
+
+    def _keep(self, connection: Connection) -> Sequence[Alert]:
+        return keep_changes(connection, self._standing.take_changes())
 
     def _checkpoint_when_behind(self, connection: Connection) -> None:
         if self._signer is None or not self._signer.behind(self._head):
@@ -308,13 +350,14 @@ class Ledger:
         with self._transaction(connection):
             now_ns = self._clock_ns()
             transaction = Transaction(
-                connection, self._head, self._book, self._stored_prices, self._wallets, now_ns
+                connection, self._head, self._book, self._stored_prices, self._standing, now_ns
             )
             outcomes = transaction.append(submissions)
             if self._signer is not None and self._signer.due(transaction.head, now_ns):
                 signed = self._signer.sign(connection, transaction.head, now_ns)
         self._head = transaction.head
         self._stored_prices |= transaction.new_prices.keys()
+        self._listener.alerted(transaction.alerts, len(self._standing.holds))
         if self._signer is not None and signed is not None:
             self._signer.committed(signed)
         return outcomes
@@ -342,12 +385,8 @@ class Ledger:
         else:
             log.error("the ledger's writer failed", exc_info=error)
             refusal = LedgerUnavailableError("the ledger could not do it; send again")
-        return refusal if _may_be_told(refusal) else LedgerUnavailableError(str(refusal))
-
-
-def _may_be_told(refusal: Exception) -> bool:
-    """Whether it says something of the call, and not of how the database stands."""
-    return not isinstance(refusal, _OF_THE_DATABASE)
+        of_the_database = isinstance(refusal, _OF_THE_DATABASE)
+        return LedgerUnavailableError(str(refusal)) if of_the_database else refusal
 
 
 def _check_book(connection: Connection, book: PriceBook) -> None:

@@ -20,6 +20,10 @@ __all__ = ["Batch", "LedgerQueue", "Order", "Work"]
 QUEUE_BATCHES_MAX = 64
 """Waiting batches; a full queue answers LEDGER_UNAVAILABLE and the worker sends again."""
 
+ORDERS_BESIDE_MAX = 32
+"""Places for orders behind a queue that is full of batches: a flood of events keeps no request from
+being asked for."""
+
 GROUP_EVENTS_MAX = 4_000
 """Events of one transaction, so that a caller never waits for an endless group."""
 
@@ -51,7 +55,9 @@ class Work:
 
 class LedgerQueue:
     def __init__(self) -> None:
-        self._queue: queue.Queue[Batch | Order | None] = queue.Queue(QUEUE_BATCHES_MAX)
+        self._queue: queue.Queue[Batch | Order | None] = queue.Queue(
+            QUEUE_BATCHES_MAX + ORDERS_BESIDE_MAX
+        )
         self._closed = False
         self._closing = threading.Lock()
 
@@ -60,12 +66,10 @@ class LedgerQueue:
         with self._closing:
             if self._closed:
                 raise LedgerUnavailableError("the ledger is closed; send again")
-            try:
-                self._queue.put_nowait(item)
-            except queue.Full:
-                raise LedgerUnavailableError(
-                    f"{QUEUE_BATCHES_MAX} batches wait already; send again"
-                ) from None
+            room = QUEUE_BATCHES_MAX + (ORDERS_BESIDE_MAX - 1 if isinstance(item, Order) else 0)
+            if self._queue.qsize() >= room:
+                raise LedgerUnavailableError(f"{room} batches wait already; send again")
+            self._queue.put_nowait(item)
 
     def close(self) -> None:
         """What is queued is still taken. Idempotent."""

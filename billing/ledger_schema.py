@@ -2,7 +2,7 @@
 
     ledger_meta      format version and ledger id
     price_versions   every price book version that rated an event, by content hash
-    entries          one per usage event, correction or funding, hash-chained
+    entries          one per usage event, correction, funding or budget, hash-chained
     postings         double entry: sum to zero per entry and currency
     refused_events   events that have no entry, as received, in a hash chain of their own
     ledger_keys      public keys that sign checkpoints, each signed by the one before
@@ -11,10 +11,13 @@
     refused_attestations   those that contradict one that is there, or make no sense
     rollups          sums of the entries by hour; follow from them
     wallets          what fundings and charges left of each tenant's balance; follow from them
+    holds            what requests under way may still cost
+    budget_spend     what a limit's day or month has cost so far
+    budget_alerts    thresholds that were passed, once each
 
-Invariant: rows are only ever added, but for rollups and wallets; triggers (`ledger_guards`) refuse
-every change. The columns of `entries` beside `event` repeat it for queries, and `verify` compares
-them with it. Described in docs/formats/ledger.md. Names and meanings are frozen under
+Invariant: rows are only ever added, but for the last five tables; triggers (`ledger_guards`)
+refuse every change. The columns of `entries` beside `event` repeat it for queries, and `verify`
+compares them with it. Described in docs/formats/ledger.md. Names and meanings are frozen under
 FORMAT_VERSION; what makes these tables is `migrations/`, and a test holds the two to each other.
 """
 
@@ -37,8 +40,11 @@ __all__ = [
     "UNKNOWN",
     "Int64",
     "attestations",
+    "budget_alerts",
+    "budget_spend",
     "checkpoints",
     "entries",
+    "holds",
     "ledger_keys",
     "ledger_meta",
     "metadata",
@@ -50,7 +56,7 @@ __all__ = [
     "wallets",
 ]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Frozen meaning: a ledger with a higher number is refused."""
 
 metadata = MetaData()
@@ -238,4 +244,62 @@ wallets = Table(
     Column("state", Text, nullable=False),
     sqlite_strict=True,
     sqlite_with_rowid=False,
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("ask", Text, nullable=False),
+    Column("amount", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("weight_micro", Int64, nullable=False),
+    Column("expires_ns", Int64, nullable=False),
+    Index("holds_by_tenant", "tenant_id"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+budget_spend = Table(
+    "budget_spend",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("project_id", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),
+    Column("start_ns", Int64, primary_key=True),
+    Column("end_ns", Int64, primary_key=True),
+    Column("amount", Text, nullable=False),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+budget_alerts = Table(
+    "budget_alerts",
+    metadata,
+    Column("number", Int64, primary_key=True, autoincrement=False),
+    Column("time_ns", Int64, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("budget_position", Int64, nullable=False),
+    Column("period", Int64, nullable=False),
+    Column("percent", Int64, nullable=False),
+    Column("amount", Text, nullable=False),
+    Column("limit_amount", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    UniqueConstraint(
+        "kind",
+        "tenant_id",
+        "project_id",
+        "key_id",
+        "budget_position",
+        "period",
+        "percent",
+        name="budget_alerts_once",
+    ),
+    Index("budget_alerts_by_tenant", "tenant_id", "time_ns"),
+    sqlite_strict=True,
 )

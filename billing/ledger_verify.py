@@ -17,6 +17,8 @@ from typing import Any
 from sqlalchemy import Column, Connection, RowMapping, Table, func, select
 from sqlalchemy.exc import DBAPIError
 
+from billing.budget import BUDGET_KIND, budget_from_text
+from billing.budget_entries import budget_entry, budget_row
 from billing.checkpoint_check import CheckpointWalk, Trust, key_problem
 from billing.correcting import amount_asked, still_owed
 from billing.correction import (
@@ -211,6 +213,9 @@ class _Walk:
         if row["kind"] in FUNDING_KINDS:
             self._check_funding(row, stored)
             return
+        if row["kind"] == BUDGET_KIND:
+            self._check_budget(row, stored)
+            return
         if row["kind"] != "usage":
             self._check_correction(row, stored)
             return
@@ -252,6 +257,18 @@ class _Walk:
         entry = Entry(position, row["recorded_time_ns"], row["event"], row["price_id"], rated)
         self._accept(row, correction_row(entry, correction, of, entry.hash_after(self.head.hash)))
         self._wallets.corrected(correction)
+
+    def _check_budget(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
+        position = self.head.position + 1
+        try:
+            made = budget_from_text(row["event"])
+        except (ValueError, ArithmeticError) as error:
+            raise BrokenError(position, str(error)) from None
+        if made.time_ns != row["recorded_time_ns"]:
+            raise BrokenError(position, "its time is not when it was recorded")
+        entry = budget_entry(made, position, made.time_ns)
+        check_postings(position, entry.postings, stored)
+        self._accept(row, budget_row(entry, made, entry.hash_after(self.head.hash)))
 
     def _check_funding(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
         position = self.head.position + 1

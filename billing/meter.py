@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from billing.budget_alert import Alert
 from billing.correction import CORRECTION_PREFIX, Correction
 from billing.entry import Entry, EntryHash
 from billing.ledger_rows import insert_rows, kept_refusals, known_requests
@@ -25,6 +26,8 @@ from billing.price_book import PriceBook, PriceId, PriceVersion
 from billing.rating import Posting, rate
 from billing.refusals import REFUSED_GENESIS, RefusedLink, refusal_hash, storable
 from billing.rollup import Rollups, add_rollups
+from billing.standing import Standing
+from billing.standing_rows import keep_changes
 from billing.usage import (
     Refusal,
     UsageEvent,
@@ -33,8 +36,6 @@ from billing.usage import (
     refusal_of,
     texts_of_before,
 )
-from billing.wallet_rows import keep_wallets
-from billing.wallets import Wallets
 
 __all__ = [
     "Head",
@@ -97,15 +98,16 @@ class Transaction:
         head: Head,
         book: PriceBook,
         stored_prices: frozenset[PriceId],
-        wallets: Wallets,
+        standing: Standing,
         now_ns: int,
     ) -> None:
         self.head = head
         self.new_prices: dict[PriceId, PriceVersion] = {}
+        self.alerts: Sequence[Alert] = ()
         self._connection = connection
         self._book = book
         self._stored_prices = stored_prices
-        self._wallets = wallets
+        self._standing = standing
         self._now_ns = now_ns
         self._known: dict[str, tuple[int, str]] = {}
         self._entries: list[dict[str, Any]] = []
@@ -156,9 +158,7 @@ class Transaction:
         self._entries.append(entry_row(entry, event, self.head.hash))
         self._postings += posting_rows(entry.position, entry.postings)
         self._rollups.add(event, entry.price_id)
-        if entry.postings:
-            owed = entry.postings[0]
-            self._wallets.used(event.tenant_id, owed.currency, owed.amount, event.end_time_ns)
+        self._standing.used(event, entry.postings, self._now_ns)
         self._known[event.request_id] = (entry.position, text)
         return Outcome(
             event.request_id,
@@ -194,7 +194,7 @@ class Transaction:
             if rows:
                 insert_rows(self._connection, table, rows)
         add_rollups(self._connection, self._rollups)
-        keep_wallets(self._connection, self._wallets.take_changed())
+        self.alerts = keep_changes(self._connection, self._standing.take_changes())
 
     def _chain_refused(self) -> None:
         sequence, chain = self.head.refused_count, self.head.refused_hash

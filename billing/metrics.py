@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from billing.attestation_keeping import AttestationOutcome
+from billing.budget_alert import Alert, AlertKind
 from billing.meter import Head, Outcome, RecordStatus
+from billing.money import to_text
 from billing.usage import Refusal
 
 __all__ = ["BillingMetrics"]
@@ -40,6 +42,16 @@ class BillingMetrics:
         self._entries = Gauge(
             "kvtier_billing_ledger_entries", "Entries in the ledger.", registry=self.registry
         )
+        self._alerts = self._counter("budget_alerts", "Thresholds passed.", "kind")
+        self._reservations = self._counter(
+            "reservations", "Requests asked for, by what became of it.", "outcome"
+        )
+        self._holds = Gauge(
+            "kvtier_billing_holds", "Requests that something is held for.", registry=self.registry
+        )
+        self._reserve = self._histogram("reserve_seconds", "ReserveBudget, answered.", _SECONDS)
+        for kind in AlertKind:
+            self._alerts.labels(kind.value)
         for status in RecordStatus:
             self._events.labels(status.value)
             self._attestations.labels(status.value)
@@ -73,6 +85,27 @@ class BillingMetrics:
         reasons = Tally(outcome.reason for outcome in outcomes if outcome.reason)
         if reasons:
             log.warning("attestations kept aside", extra={"reasons": dict(reasons)})
+
+    def alerted(self, alerts: Sequence[Alert], hold_count: int) -> None:
+        self._holds.set(hold_count)
+        for alert in alerts:
+            self._alerts.labels(alert.kind.value).inc()
+            log.warning(
+                "a budget's threshold is passed",
+                extra={
+                    "kind": alert.kind.value,
+                    "scope": str(alert.scope),
+                    "percent": alert.percent,
+                    "amount": to_text(alert.amount),
+                    "limit": to_text(alert.limit),
+                    "currency": alert.currency,
+                },
+            )
+
+    def reserved(self, outcome: str, seconds: float) -> None:
+        """`outcome`: held, free (no budget covers it), or the reason of the refusal, lower case."""
+        self._reservations.labels(outcome).inc()
+        self._reserve.observe(seconds)
 
     def failed(self, batch_count: int) -> None:
         self._failures.inc()

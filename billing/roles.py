@@ -38,6 +38,11 @@ _BUDGETS = rules(
     "kvtier.v1.BudgetService",
     FundBalance=Rule(frozenset({Role.OPERATOR, Role.BILLER})),
     GetBalance=Rule(_FIGURES.roles | {Role.GATEWAY}),
+    ReserveBudget=Rule(frozenset({Role.ENGINE})),
+    ReleaseBudget=Rule(frozenset({Role.ENGINE})),
+    SetBudget=Rule(frozenset({Role.OPERATOR, Role.BILLER})),
+    ListBudgets=_FIGURES,
+    ListBudgetAlerts=_FIGURES,
 )
 
 _ATTESTATIONS = rules(

@@ -29,6 +29,7 @@ from billing.metrics import BillingMetrics
 from billing.price_book import settled
 from billing.price_book_file import load_price_book
 from billing.receipt_servicer import RECEIPT_SERVICE, ReceiptParts, ReceiptServicer
+from billing.reservations import Reservations
 from billing.roles import RULES
 from billing.servicer import UsageParts, UsageServicer
 from billing.settings import BillingSettings
@@ -98,7 +99,8 @@ async def _build(
     store = _store(settings)
     parts.callback(store.close)
     book = settled(book, store.read(stored_texts))
-    ledger = Ledger(store, book, clock_ns, metrics, _signer(settings, store))
+    grace = settings.budgets.settle_seconds
+    ledger = Ledger(store, book, clock_ns, metrics, _signer(settings, store), grace)
     parts.push_async_callback(asyncio.to_thread, ledger.close)
     metrics.opened(ledger.head)
     edge = UsageParts(
@@ -117,7 +119,7 @@ async def _build(
     check, limits = own_tenant_only(RULES), settings.call_limits
     server = GrpcServer(STATUS_TABLE, Access(RULES, settings.security, check, limits=limits))
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(edge), server.server)
-    budgets = BudgetParts(ledger, store, clock_ns, edge.readers)
+    budgets = BudgetParts(ledger, store, clock_ns, edge.readers, Reservations(ledger), metrics)
     budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(budgets), server.server)
     receipts = ReceiptParts(ledger, store, clock_ns, edge.readers)
     receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(receipts), server.server)

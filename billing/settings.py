@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr
 from kvtier.service_settings import ServiceSettings
 from kvtier.settings import OptionalListenAddress, Seconds, SettingsModel
 
-__all__ = ["ENV_PREFIX", "BillingSettings", "CheckpointSettings", "LogSettings"]
+__all__ = ["ENV_PREFIX", "BillingSettings", "BudgetSettings", "CheckpointSettings", "LogSettings"]
 
 ENV_PREFIX = "KVTIER_BILLING_"
 
@@ -25,6 +25,11 @@ class CheckpointSettings(SettingsModel):
     """Take a key that the last one did not vouch for."""
 
 
+class BudgetSettings(SettingsModel):
+    settle_seconds: Seconds = 900.0
+    """How long behind a request's deadline its usage event is waited for."""
+
+
 class BillingSettings(ServiceSettings):
     """Everything a billing process is told."""
 
@@ -39,4 +44,5 @@ class BillingSettings(ServiceSettings):
     metrics_listen: OptionalListenAddress = ""
     drain_seconds: float = Field(default=5.0, ge=0, le=600)
     checkpoints: CheckpointSettings = CheckpointSettings()
+    budgets: BudgetSettings = BudgetSettings()
     log: LogSettings = LogSettings()

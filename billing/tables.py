@@ -55,6 +55,11 @@ _WORDS = {
     "price_book_version",
     "rule",
     "why",
+    "balance",
+    "rates",
+    "alerts",
+    "kind",
+    "time",
 }
 _UNRATED = "unrated"
 _UNBOUND = 100_000

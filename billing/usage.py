@@ -16,6 +16,8 @@ __all__ = [
     "LEASES_MAX",
     "RESERVED_PREFIX",
     "SCHEMA_VERSION",
+    "TEXT_CHARACTERS_MAX",
+    "TOKENS_MAX",
     "EndReason",
     "Refusal",
     "StorageUse",

@@ -26,7 +26,7 @@ from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEve
 from billing.wire_correction import invoice_correction_message
 from billing.wire_line import rated_line_message
 from billing.wire_prompt_proof import proof_of
-from kvtier.v1 import attestation_pb2, usage_pb2
+from kvtier.v1 import attestation_pb2, budget_pb2, usage_pb2
 
 __all__ = [
     "end_time_of",
@@ -136,7 +136,8 @@ def period_of(
     | usage_pb2.GetInvoiceRequest
     | usage_pb2.ListChargesRequest
     | usage_pb2.RerateUsageRequest
-    | attestation_pb2.ReconcileUsageRequest,
+    | attestation_pb2.ReconcileUsageRequest
+    | budget_pb2.ListBudgetAlertsRequest,
 ) -> Period:
     """Raises InvalidPeriodError."""
     bounds: list[int | None] = []

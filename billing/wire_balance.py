@@ -52,12 +52,15 @@ def funded_message(made: Funded) -> budget_pb2.FundBalanceResponse:
     return budget_pb2.FundBalanceResponse(funding=message, already_there=made.again)
 
 
-def balance_message(currency: str, wallet: Wallet, now_ns: int) -> budget_pb2.Balance:
+def balance_message(
+    currency: str, wallet: Wallet, held: Decimal, now_ns: int
+) -> budget_pb2.Balance:
     return budget_pb2.Balance(
         currency_code=currency,
         total_amount=to_text(wallet.available_at(now_ns)),
         granted_amount=to_text(wallet.granted_at(now_ns)),
         topped_up_amount=to_text(wallet.prepaid),
+        held_amount=to_text(held),
         grants=[
             budget_pb2.GrantLeft(
                 ledger_position=grant.position,

@@ -24,6 +24,11 @@
     ├── InvalidCacheControlError     words on the cache that contradict each other
     ├── InvalidMessagesError         unknown role or a chat the template refuses
     ├── QueueFullError               more requests wait than the worker allows
+    ├── InsufficientBalanceError     it may cost more than what its tenant has left
+    ├── BudgetExhaustedError         it may cost more than a limit leaves
+    ├── QuotaExceededError           too many requests or tokens; says when again
+    ├── PriceUnknownError            money is limited, and the model has no price
+    ├── BudgetUnavailableError       billing cannot be asked whether it may be served
     ├── EngineFailedError            the engine gave up on the request
     ├── RequestDeadlineError         the request's deadline passed
     └── UsageJournalFailedError      the usage event could not be made durable
@@ -39,10 +44,13 @@ __all__ = [
     "AdapterRefusedError",
     "AdapterUnknownError",
     "ArchitectureRefusedError",
+    "BudgetExhaustedError",
+    "BudgetUnavailableError",
     "CheckpointError",
     "DeterminismRefusedError",
     "DeviceUnavailableError",
     "EngineFailedError",
+    "InsufficientBalanceError",
     "InvalidCacheControlError",
     "InvalidLimitError",
     "InvalidMessagesError",
@@ -50,10 +58,12 @@ __all__ = [
     "InvalidSamplingError",
     "InvalidScopeError",
     "ModelUnknownError",
+    "PriceUnknownError",
     "PriorityNotGrantedError",
     "PromptEmptyError",
     "PromptTooLongError",
     "QueueFullError",
+    "QuotaExceededError",
     "RequestDeadlineError",
     "ScopeTooWideError",
     "SelfTestFailedError",
@@ -159,6 +169,26 @@ class InvalidMessagesError(WorkerError):
 
 class QueueFullError(WorkerError):
     reason = "QUEUE_FULL"
+
+
+class InsufficientBalanceError(WorkerError):
+    reason = "INSUFFICIENT_BALANCE"
+
+
+class BudgetExhaustedError(WorkerError):
+    reason = "BUDGET_EXHAUSTED"
+
+
+class QuotaExceededError(WorkerError):
+    reason = "QUOTA_EXCEEDED"
+
+
+class PriceUnknownError(WorkerError):
+    reason = "PRICE_UNKNOWN"
+
+
+class BudgetUnavailableError(WorkerError):
+    reason = "BUDGET_UNAVAILABLE"
 
 
 class EngineFailedError(WorkerError):

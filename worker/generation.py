@@ -45,7 +45,15 @@ from worker.usage_event import (
 )
 from worker.usage_journal import UsageJournal
 
-__all__ = ["EnginePort", "Generation", "GenerationPlan", "Output", "Settled", "Started"]
+__all__ = [
+    "CANCEL_SECONDS_MAX",
+    "EnginePort",
+    "Generation",
+    "GenerationPlan",
+    "Output",
+    "Settled",
+    "Started",
+]
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +155,12 @@ class Generation:
         self._end_due = False
         """The journal has the request's begin and was not told its end."""
         self._ended = False
+        self.begun = False
+        """The journal has the request's begin: it will have a usage event, whatever comes."""
+
+    @property
+    def request_id(self) -> str:
+        return self._plan.admitted.request_id
 
     def start(self) -> "asyncio.Task[None]":
         """Submits to the engine; the task that follows it ends when the event is durable.
@@ -212,7 +226,7 @@ class Generation:
             self._cancel(EndReason.CANCELLED)
             await self._follow()
             return error
-        self._end_due = True
+        self._end_due = self.begun = True
         self._outputs.put_nowait(
             Started(
                 self._plan.admitted.request_id,

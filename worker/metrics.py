@@ -63,6 +63,9 @@ class WorkerMetrics:
         self._failures = self._counter("usage_delivery_failures", "Calls to billing that failed.")
         self._lag = self._gauge("usage_journal_lag_events", "Durable events billing has not.")
         self._journal_bytes = self._gauge("usage_journal_bytes", "Bytes of the usage journal.")
+        self._budgets = self._counter("budget_asks", "Requests, by billing's word.", "outcome")
+        self._budget_seconds = self._histogram("budget_seconds", "Waiting for billing's word.")
+        self._releases = self._gauge("budget_releases_waiting", "Releases that billing has not.")
         for tier in Tier:
             self._hits.labels(tier.name.lower())
 
@@ -94,6 +97,14 @@ class WorkerMetrics:
     def refused(self, reason: str) -> None:
         """A request was not admitted."""
         self._refusals.labels(reason).inc()
+
+    def watch_releases(self, waiting: Callable[[], int]) -> None:
+        self._releases.set_function(lambda: float(waiting()))
+
+    def budget_asked(self, outcome: str, seconds: float) -> None:
+        """Billing was asked whether a request may be served, or could not be."""
+        self._budgets.labels(outcome).inc()
+        self._budget_seconds.observe(seconds)
 
     def delivered(self, outcome: str, count: int) -> None:
         self._outcomes.labels(outcome).inc(count)

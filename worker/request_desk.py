@@ -1,7 +1,8 @@
 """Takes a request in: checks it, makes its tokens, names it, hands it to the engine.
 
-Invariant: everything that is wrong with a request is said before the engine sees it; every admitted
-request is followed until its usage event is durable, and `settle` waits for all of them. Event
+Invariant: everything that is wrong with a request, and that billing does not let it in, is said
+before the engine sees it; every admitted request is followed until its usage event is durable, and
+`settle` waits for all of them. Event
 loop; long text is tokenized on one thread of its own.
 """
 
@@ -15,10 +16,12 @@ from dataclasses import dataclass, field
 from kvtier.keys import PUBLIC_SCOPE, ChainScope, Namespace
 from kvtier.scopes import ScopePath, scope_runs
 from kvtier.serving import ShuttingDownError
+from worker.budget_client import BudgetNeed
+from worker.budget_gate import BudgetGate
 from worker.cache_control import ttl_seconds
 from worker.chat import PromptEncoder
 from worker.errors import QueueFullError
-from worker.generation import EnginePort, Generation, GenerationPlan
+from worker.generation import CANCEL_SECONDS_MAX, EnginePort, Generation, GenerationPlan
 from worker.prompt_proof import ProofTerms
 from worker.request_checks import (
     Ask,
@@ -87,8 +90,11 @@ class RequestDesk:
         journal: UsageJournal,
         on_end: Callable[[UsageEvent, EngineUsage], None],
         namespace_of: Callable[[str], Namespace],
+        budget: BudgetGate | None = None,
     ) -> None:
-        """`namespace_of` gives that of an adapter, or of none."""
+        """`namespace_of` gives that of an adapter, or of none; without `budget` nobody is asked
+        whether a request may be served.
+        """
         self._limits = limits
         self._model = model
         self._encoder = encoder
@@ -98,6 +104,7 @@ class RequestDesk:
         self._journal = journal
         self._on_end = on_end
         self._namespace_of = namespace_of
+        self._budget = budget
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
         self._encoding_count = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -164,7 +171,14 @@ class RequestDesk:
             ask.cache.ttl_class,
             self._proof_terms(ask, request_id, adapter),
         )
-        return self._start(plan)
+        if self._budget is None:
+            return self._start(plan)
+        await self._budget.admit(_need(plan), deadline - time.monotonic())
+        try:
+            return self._start(plan)
+        except BaseException:
+            self._budget.not_served(request_id)
+            raise
 
     async def describe(self, ask: Ask) -> Description:
         """The tokens and scopes that `open` would give this prompt; nothing is admitted.
@@ -206,7 +220,14 @@ class RequestDesk:
         task = generation.start()
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        if self._budget is not None:
+            task.add_done_callback(lambda _: self._free(generation))
         return generation
+
+    def _free(self, generation: Generation) -> None:
+        """An ended request whose begin the journal did not take will never have an event."""
+        if self._budget is not None and not generation.begun:
+            self._budget.not_served(generation.request_id)
 
     async def _taken_in(self, ask: Ask) -> tuple[ScopePath, tuple[int, ...], int]:
         """Scope, tokens and completion limit of a request that makes sense."""
@@ -252,6 +273,19 @@ class RequestDesk:
     def _stop_tokens(self, ask: Ask) -> frozenset[int]:
         own = frozenset() if ask.ignore_end_of_sequence else self._limits.stop_token_ids
         return own.union(ask.stop_token_ids)
+
+
+def _need(plan: GenerationPlan) -> BudgetNeed:
+    """What billing must know. An end that is late, since the engine is, is not later than this."""
+    request = plan.request
+    left = max(0.0, plan.deadline - time.monotonic()) + CANCEL_SECONDS_MAX + 1.0
+    return BudgetNeed(
+        request=plan.admitted,
+        prompt_tokens=len(request.token_ids),
+        completion_tokens=request.max_completion_tokens * request.sample_count,
+        ttl_class=plan.ttl_class,
+        deadline_ns=time.time_ns() + round(left * 1e9),
+    )
 
 
 def new_request_id(now_ns: int) -> str:

@@ -1,7 +1,8 @@
 """Composition root: the only place that builds a worker's parts, in this order, and takes them down
 in the reverse one.
 
-    secret, journal -> model -> tokenizer, shared prefixes -> cache client -> engine -> desk -> gRPC
+    secret, journal -> model -> tokenizer, shared prefixes -> cache client -> engine -> budgets ->
+    desk -> gRPC
 
 Draining: refuse new requests, let running ones end (bounded), end the rest as cancelled, stop the
 engine, deliver what billing takes in time, close the journal. Nothing is lost when it is cut short:
@@ -33,6 +34,8 @@ from kvtier.v1 import (
 from worker.adapter_ports import AdapterPorts
 from worker.attribution import request_check
 from worker.breaker import Breaker
+from worker.budget_client import BudgetClient
+from worker.budget_gate import Allowance, BudgetGate
 from worker.cache_client import CacheClient
 from worker.cache_port import CachePort
 from worker.chat import load_prompt_encoder
@@ -66,6 +69,9 @@ SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_nam
 
 SETTLE_SECONDS_MAX = 3.0
 """After the drain: until cancelled requests have their events."""
+
+RELEASE_SECONDS_AT_END = 1.0
+"""At the end: until billing knows what was not served. It ends by itself later."""
 
 FLUSH_SECONDS_MAX = 3.0
 """At the end: until billing has the last events. The journal keeps what it does not take."""
@@ -133,6 +139,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         if delivery is not None:
             delivery.wake()
 
+    budget = _open_budget(settings, peers, metrics, parts)
     desk = RequestDesk(
         limits=DeskLimits(
             node=settings.node,
@@ -157,6 +164,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
         journal=journal,
         on_end=on_end,
         namespace_of=loaded.namespace_of,
+        budget=budget,
     )
     parts.callback(desk.close)
     parts.push_async_callback(_end_requests, desk, engine)
@@ -263,6 +271,22 @@ async def _stop_delivery(delivery: UsageDelivery) -> None:
     if not await delivery.flush(FLUSH_SECONDS_MAX):
         log.warning("usage events stay in the journal until the next start")
     await delivery.stop()
+
+
+def _open_budget(
+    settings: WorkerSettings, peers: Peers, metrics: WorkerMetrics, parts: AsyncExitStack
+) -> BudgetGate | None:
+    said = settings.budget
+    if not said.enforce:
+        return None
+    client = BudgetClient(settings.billing.address, peers.billing)
+    client.start()
+    parts.push_async_callback(client.close, RELEASE_SECONDS_AT_END)
+    metrics.watch_releases(lambda: client.waiting_releases)
+    allowance = None
+    if said.when_unavailable == "admit":
+        allowance = Allowance(said.allowance_requests, said.allowance_tokens)
+    return BudgetGate(client, metrics, said.timeout_seconds, allowance)
 
 
 def _load_model(settings: WorkerSettings) -> LoadedModel:

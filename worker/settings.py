@@ -20,6 +20,7 @@ from worker.tenants import Grant
 __all__ = [
     "ENV_PREFIX",
     "BillingSettings",
+    "BudgetSettings",
     "CacheSettings",
     "JournalSettings",
     "LogSettings",
@@ -136,6 +137,17 @@ class BillingSettings(SettingsModel):
     backoff_seconds_max: Seconds = 30.0
 
 
+class BudgetSettings(SettingsModel):
+    """Whether billing is asked before a request is admitted."""
+
+    enforce: bool = False
+    timeout_seconds: Seconds = 2.0
+    when_unavailable: Literal["refuse", "admit"] = "refuse"
+    allowance_requests: int = Field(default=100, ge=1, le=1_000_000)
+    """What is admitted without billing's word, since it last answered."""
+    allowance_tokens: int = Field(default=1_000_000, ge=1, le=10**12)
+
+
 class JournalSettings(SettingsModel):
     capacity_bytes: ByteSize = Field(default=ByteSize(1 << 30), ge=1 << 20)
     proof_digests_max: int = Field(default=0, ge=0, le=DIGESTS_MAX)
@@ -188,6 +200,7 @@ class WorkerSettings(ServiceSettings):
     client: ClientTls = ClientTls()
     cache: CacheSettings = CacheSettings()
     billing: BillingSettings = BillingSettings()
+    budget: BudgetSettings = BudgetSettings()
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()
 
@@ -209,6 +222,8 @@ class WorkerSettings(ServiceSettings):
             raise ValueError("step_tokens: a step must hold at least one block")
         if self.adapter is not None and self.adapters:
             raise ValueError("adapters: there is one merged already, by the setting adapter")
+        if self.budget.enforce and not self.billing.address:
+            raise ValueError("budget.enforce: billing is who says; set billing.address")
         if self.deterministic and self.cache.units.whole:
             raise ValueError(
                 "deterministic: hits end on the grid of step_tokens, and so not at prefix units;"

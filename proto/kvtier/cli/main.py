@@ -28,7 +28,7 @@ ENTRY_POINTS = "kvtier.commands"
 
 _HELP = {
     "bench": "Measure this machine, limits beside the figures.",
-    "budget": "Balances: what tenants paid in and were granted.",
+    "budget": "Balances and budgets: what tenants may spend.",
     "cache": "Look into the cache.",
     "keys": "API keys of the gateway.",
     "model": "Look at a checkpoint before it is served.",

@@ -25,15 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kvtier/v1/budget.proto\x12\tkvtier.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x01\n\x12\x46undBalanceRequest\x12\x12\n\nfunding_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.kvtier.v1.FundingKind\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x10\n\x08operator\x18\x08 \x01(\t\"Q\n\x13\x46undBalanceResponse\x12#\n\x07\x66unding\x18\x01 \x01(\x0b\x32\x12.kvtier.v1.Funding\x12\x15\n\ralready_there\x18\x02 \x01(\x08\"\x9a\x02\n\x07\x46unding\x12\x12\n\nfunding_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.kvtier.v1.FundingKind\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x10\n\x08operator\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fledger_position\x18\n \x01(\x03\"&\n\x11GetBalanceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\":\n\x12GetBalanceResponse\x12$\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32\x12.kvtier.v1.Balance\"\x8e\x01\n\x07\x42\x61lance\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x14\n\x0ctotal_amount\x18\x02 \x01(\t\x12\x16\n\x0egranted_amount\x18\x03 \x01(\t\x12\x18\n\x10topped_up_amount\x18\x04 \x01(\t\x12$\n\x06grants\x18\x06 \x03(\x0b\x32\x14.kvtier.v1.GrantLeft\"j\n\tGrantLeft\x12\x17\n\x0fledger_position\x18\x01 \x01(\x03\x12\x13\n\x0bleft_amount\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*y\n\x0b\x46undingKind\x12\x1c\n\x18\x46UNDING_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46UNDING_KIND_TOP_UP\x10\x01\x12\x16\n\x12\x46UNDING_KIND_GRANT\x10\x02\x12\x1b\n\x17\x46UNDING_KIND_WITHDRAWAL\x10\x03\x32\xa8\x01\n\rBudgetService\x12L\n\x0b\x46undBalance\x12\x1d.kvtier.v1.FundBalanceRequest\x1a\x1e.kvtier.v1.FundBalanceResponse\x12I\n\nGetBalance\x12\x1c.kvtier.v1.GetBalanceRequest\x1a\x1d.kvtier.v1.GetBalanceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kvtier/v1/budget.proto\x12\tkvtier.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x01\n\x12\x46undBalanceRequest\x12\x12\n\nfunding_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.kvtier.v1.FundingKind\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x10\n\x08operator\x18\x08 \x01(\t\"Q\n\x13\x46undBalanceResponse\x12#\n\x07\x66unding\x18\x01 \x01(\x0b\x32\x12.kvtier.v1.Funding\x12\x15\n\ralready_there\x18\x02 \x01(\x08\"\x9a\x02\n\x07\x46unding\x12\x12\n\nfunding_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.kvtier.v1.FundingKind\x12\x0e\n\x06\x61mount\x18\x04 \x01(\t\x12\x15\n\rcurrency_code\x18\x05 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x10\n\x08operator\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fledger_position\x18\n \x01(\x03\"&\n\x11GetBalanceRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\":\n\x12GetBalanceResponse\x12$\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32\x12.kvtier.v1.Balance\"\xa3\x01\n\x07\x42\x61lance\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x14\n\x0ctotal_amount\x18\x02 \x01(\t\x12\x16\n\x0egranted_amount\x18\x03 \x01(\t\x12\x18\n\x10topped_up_amount\x18\x04 \x01(\t\x12\x13\n\x0bheld_amount\x18\x05 \x01(\t\x12$\n\x06grants\x18\x06 \x03(\x0b\x32\x14.kvtier.v1.GrantLeft\"j\n\tGrantLeft\x12\x17\n\x0fledger_position\x18\x01 \x01(\x03\x12\x13\n\x0bleft_amount\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xff\x01\n\x14ReserveBudgetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x07 \x01(\x03\x12\x15\n\rservice_class\x18\x08 \x01(\t\x12\x11\n\tttl_class\x18\t \x01(\t\x12\x31\n\rdeadline_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x86\x01\n\x15ReserveBudgetResponse\x12\x0e\n\x06\x61mount\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\ralready_there\x18\x04 \x01(\x08\"*\n\x14ReleaseBudgetRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\")\n\x15ReleaseBudgetResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"\xb7\x02\n\x06\x42udget\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x18\n\x10\x62\x61lance_required\x18\x04 \x01(\x08\x12$\n\x05limit\x18\x05 \x01(\x0b\x32\x15.kvtier.v1.SpendLimit\x12\x16\n\x0e\x61lert_percents\x18\x06 \x03(\x05\x12 \n\x13requests_per_minute\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0etokens_per_day\x18\t \x01(\x03H\x02\x88\x01\x01\x42\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteB\x11\n\x0f_tokens_per_day\"}\n\nSpendLimit\x12\x0e\n\x06\x61mount\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\'\n\x06period\x18\x03 \x01(\x0e\x32\x17.kvtier.v1.BudgetPeriod\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x0c\n\x04soft\x18\x05 \x01(\x08\"j\n\x10SetBudgetRequest\x12\x11\n\tbudget_id\x18\x01 \x01(\t\x12!\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x11.kvtier.v1.Budget\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08operator\x18\x04 \x01(\t\"t\n\x11SetBudgetResponse\x12\x17\n\x0fledger_position\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\ralready_there\x18\x03 \x01(\x08\";\n\x12ListBudgetsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\"V\n\x13ListBudgetsResponse\x12(\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x17.kvtier.v1.BudgetStatus\x12\x15\n\romitted_count\x18\x02 \x01(\x05\"\xfd\x01\n\x0c\x42udgetStatus\x12!\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x11.kvtier.v1.Budget\x12\x17\n\x0fledger_position\x18\x02 \x01(\x03\x12\x14\n\x0cspent_amount\x18\x03 \x01(\t\x12\x13\n\x0bheld_amount\x18\x04 \x01(\t\x12\x35\n\x11period_start_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fperiod_end_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12held_request_count\x18\x07 \x01(\x03\"\x9e\x01\n\x17ListBudgetAlertsRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x18ListBudgetAlertsResponse\x12&\n\x06\x61lerts\x18\x01 \x03(\x0b\x32\x16.kvtier.v1.BudgetAlert\"\xed\x01\n\x0b\x42udgetAlert\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.kvtier.v1.BudgetAlertKind\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x0f\n\x07percent\x18\x05 \x01(\x05\x12\x0e\n\x06\x61mount\x18\x06 \x01(\t\x12\x14\n\x0climit_amount\x18\x07 \x01(\t\x12\x15\n\rcurrency_code\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp*y\n\x0b\x46undingKind\x12\x1c\n\x18\x46UNDING_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46UNDING_KIND_TOP_UP\x10\x01\x12\x16\n\x12\x46UNDING_KIND_GRANT\x10\x02\x12\x1b\n\x17\x46UNDING_KIND_WITHDRAWAL\x10\x03*]\n\x0c\x42udgetPeriod\x12\x1d\n\x19\x42UDGET_PERIOD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42UDGET_PERIOD_DAY\x10\x01\x12\x17\n\x13\x42UDGET_PERIOD_MONTH\x10\x02*\x91\x01\n\x0f\x42udgetAlertKind\x12!\n\x1d\x42UDGET_ALERT_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42UDGET_ALERT_KIND_SPEND\x10\x01\x12\x1d\n\x19\x42UDGET_ALERT_KIND_BALANCE\x10\x02\x12\x1f\n\x1b\x42UDGET_ALERT_KIND_OVERDRAWN\x10\x03\x32\xc3\x04\n\rBudgetService\x12L\n\x0b\x46undBalance\x12\x1d.kvtier.v1.FundBalanceRequest\x1a\x1e.kvtier.v1.FundBalanceResponse\x12I\n\nGetBalance\x12\x1c.kvtier.v1.GetBalanceRequest\x1a\x1d.kvtier.v1.GetBalanceResponse\x12R\n\rReserveBudget\x12\x1f.kvtier.v1.ReserveBudgetRequest\x1a .kvtier.v1.ReserveBudgetResponse\x12R\n\rReleaseBudget\x12\x1f.kvtier.v1.ReleaseBudgetRequest\x1a .kvtier.v1.ReleaseBudgetResponse\x12\x46\n\tSetBudget\x12\x1b.kvtier.v1.SetBudgetRequest\x1a\x1c.kvtier.v1.SetBudgetResponse\x12L\n\x0bListBudgets\x12\x1d.kvtier.v1.ListBudgetsRequest\x1a\x1e.kvtier.v1.ListBudgetsResponse\x12[\n\x10ListBudgetAlerts\x12\".kvtier.v1.ListBudgetAlertsRequest\x1a#.kvtier.v1.ListBudgetAlertsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvtier.v1.budget_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FUNDINGKIND']._serialized_start=1013
-  _globals['_FUNDINGKIND']._serialized_end=1134
+  _globals['_FUNDINGKIND']._serialized_start=3057
+  _globals['_FUNDINGKIND']._serialized_end=3178
+  _globals['_BUDGETPERIOD']._serialized_start=3180
+  _globals['_BUDGETPERIOD']._serialized_end=3273
+  _globals['_BUDGETALERTKIND']._serialized_start=3276
+  _globals['_BUDGETALERTKIND']._serialized_end=3421
   _globals['_FUNDBALANCEREQUEST']._serialized_start=71
   _globals['_FUNDBALANCEREQUEST']._serialized_end=290
   _globals['_FUNDBALANCERESPONSE']._serialized_start=292
@@ -45,9 +49,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETBALANCERESPONSE']._serialized_start=700
   _globals['_GETBALANCERESPONSE']._serialized_end=758
   _globals['_BALANCE']._serialized_start=761
-  _globals['_BALANCE']._serialized_end=903
-  _globals['_GRANTLEFT']._serialized_start=905
-  _globals['_GRANTLEFT']._serialized_end=1011
-  _globals['_BUDGETSERVICE']._serialized_start=1137
-  _globals['_BUDGETSERVICE']._serialized_end=1305
+  _globals['_BALANCE']._serialized_end=924
+  _globals['_GRANTLEFT']._serialized_start=926
+  _globals['_GRANTLEFT']._serialized_end=1032
+  _globals['_RESERVEBUDGETREQUEST']._serialized_start=1035
+  _globals['_RESERVEBUDGETREQUEST']._serialized_end=1290
+  _globals['_RESERVEBUDGETRESPONSE']._serialized_start=1293
+  _globals['_RESERVEBUDGETRESPONSE']._serialized_end=1427
+  _globals['_RELEASEBUDGETREQUEST']._serialized_start=1429
+  _globals['_RELEASEBUDGETREQUEST']._serialized_end=1471
+  _globals['_RELEASEBUDGETRESPONSE']._serialized_start=1473
+  _globals['_RELEASEBUDGETRESPONSE']._serialized_end=1514
+  _globals['_BUDGET']._serialized_start=1517
+  _globals['_BUDGET']._serialized_end=1828
+  _globals['_SPENDLIMIT']._serialized_start=1830
+  _globals['_SPENDLIMIT']._serialized_end=1955
+  _globals['_SETBUDGETREQUEST']._serialized_start=1957
+  _globals['_SETBUDGETREQUEST']._serialized_end=2063
+  _globals['_SETBUDGETRESPONSE']._serialized_start=2065
+  _globals['_SETBUDGETRESPONSE']._serialized_end=2181
+  _globals['_LISTBUDGETSREQUEST']._serialized_start=2183
+  _globals['_LISTBUDGETSREQUEST']._serialized_end=2242
+  _globals['_LISTBUDGETSRESPONSE']._serialized_start=2244
+  _globals['_LISTBUDGETSRESPONSE']._serialized_end=2330
+  _globals['_BUDGETSTATUS']._serialized_start=2333
+  _globals['_BUDGETSTATUS']._serialized_end=2586
+  _globals['_LISTBUDGETALERTSREQUEST']._serialized_start=2589
+  _globals['_LISTBUDGETALERTSREQUEST']._serialized_end=2747
+  _globals['_LISTBUDGETALERTSRESPONSE']._serialized_start=2749
+  _globals['_LISTBUDGETALERTSRESPONSE']._serialized_end=2815
+  _globals['_BUDGETALERT']._serialized_start=2818
+  _globals['_BUDGETALERT']._serialized_end=3055
+  _globals['_BUDGETSERVICE']._serialized_start=3424
+  _globals['_BUDGETSERVICE']._serialized_end=4003
 # @@protoc_insertion_point(module_scope)

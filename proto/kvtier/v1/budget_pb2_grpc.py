@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class BudgetServiceStub(object):
-    """Money before the fact: what a tenant has paid in and was granted, and what is left of it.
+    """Money before the fact: what a tenant has paid in and was granted and what is left of it, what it may
+    spend and ask for, and what requests under way may still cost.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
     MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
@@ -50,10 +51,36 @@ class BudgetServiceStub(object):
                 request_serializer=kvtier_dot_v1_dot_budget__pb2.GetBalanceRequest.SerializeToString,
                 response_deserializer=kvtier_dot_v1_dot_budget__pb2.GetBalanceResponse.FromString,
                 _registered_method=True)
+        self.ReserveBudget = channel.unary_unary(
+                '/kvtier.v1.BudgetService/ReserveBudget',
+                request_serializer=kvtier_dot_v1_dot_budget__pb2.ReserveBudgetRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_budget__pb2.ReserveBudgetResponse.FromString,
+                _registered_method=True)
+        self.ReleaseBudget = channel.unary_unary(
+                '/kvtier.v1.BudgetService/ReleaseBudget',
+                request_serializer=kvtier_dot_v1_dot_budget__pb2.ReleaseBudgetRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_budget__pb2.ReleaseBudgetResponse.FromString,
+                _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/kvtier.v1.BudgetService/SetBudget',
+                request_serializer=kvtier_dot_v1_dot_budget__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_budget__pb2.SetBudgetResponse.FromString,
+                _registered_method=True)
+        self.ListBudgets = channel.unary_unary(
+                '/kvtier.v1.BudgetService/ListBudgets',
+                request_serializer=kvtier_dot_v1_dot_budget__pb2.ListBudgetsRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_budget__pb2.ListBudgetsResponse.FromString,
+                _registered_method=True)
+        self.ListBudgetAlerts = channel.unary_unary(
+                '/kvtier.v1.BudgetService/ListBudgetAlerts',
+                request_serializer=kvtier_dot_v1_dot_budget__pb2.ListBudgetAlertsRequest.SerializeToString,
+                response_deserializer=kvtier_dot_v1_dot_budget__pb2.ListBudgetAlertsResponse.FromString,
+                _registered_method=True)
 
 
 class BudgetServiceServicer(object):
-    """Money before the fact: what a tenant has paid in and was granted, and what is left of it.
+    """Money before the fact: what a tenant has paid in and was granted and what is left of it, what it may
+    spend and ask for, and what requests under way may still cost.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
     MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
@@ -84,6 +111,68 @@ class BudgetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReserveBudget(self, request, context):
+        """Holds the most that a request can cost and weigh, before it is admitted.
+
+        Preconditions: none; what no budget covers is let in, and nothing is held. Idempotency: by
+        `request_id`, while it is held: the same again is answered with the first. The hold is durable
+        when the call succeeds; the request's usage event settles it, ReleaseBudget frees it, and at
+        `expire_time` it ends by itself. Errors:
+        INSUFFICIENT_BALANCE (FAILED_PRECONDITION): it may cost more than what is left and not held;
+        BUDGET_EXHAUSTED (FAILED_PRECONDITION): the same of a day's or month's limit; metadata
+        `retry_after_seconds` says when the period ends;
+        QUOTA_EXCEEDED (RESOURCE_EXHAUSTED): too many requests or tokens; metadata `quota`, `limit`
+        and `retry_after_seconds`;
+        PRICE_UNKNOWN (FAILED_PRECONDITION): money limits it, and the model has no price;
+        RESERVATIONS_FULL (RESOURCE_EXHAUSTED): 100,000 requests are under way;
+        RESERVATION_CONFLICT (ALREADY_EXISTS): something else is held for that id, or it has ended;
+        INVALID_RESERVATION (INVALID_ARGUMENT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseBudget(self, request, context):
+        """Frees what is held for a request that was not served.
+
+        Preconditions: none. Idempotency: by `request_id`; what is not held, or no more, is an answer.
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBudget(self, request, context):
+        """Sets what a tenant, a project or a key may spend and ask for, in the place of what it might
+        before, by a new entry of the ledger. A budget that says nothing takes the limits away.
+
+        Preconditions: none. Idempotency: by `budget_id`; the same again is answered with the first.
+        Errors: BUDGET_REFUSED (INVALID_ARGUMENT) says what cannot be; BUDGET_CONFLICT (ALREADY_EXISTS)
+        when that id set another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgets(self, request, context):
+        """The budgets that hold, and how far they are used. Reads only.
+
+        Preconditions: none. Ordered by tenant, project and key. Limit: 1,000 budgets, further ones are
+        left out and counted. Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgetAlerts(self, request, context):
+        """Thresholds that were passed, the newest first. Reads only.
+
+        Preconditions: none. Limit: the newest 1,000. Errors: INVALID_PERIOD (INVALID_ARGUMENT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BudgetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +186,31 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     request_deserializer=kvtier_dot_v1_dot_budget__pb2.GetBalanceRequest.FromString,
                     response_serializer=kvtier_dot_v1_dot_budget__pb2.GetBalanceResponse.SerializeToString,
             ),
+            'ReserveBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReserveBudget,
+                    request_deserializer=kvtier_dot_v1_dot_budget__pb2.ReserveBudgetRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_budget__pb2.ReserveBudgetResponse.SerializeToString,
+            ),
+            'ReleaseBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseBudget,
+                    request_deserializer=kvtier_dot_v1_dot_budget__pb2.ReleaseBudgetRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_budget__pb2.ReleaseBudgetResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=kvtier_dot_v1_dot_budget__pb2.SetBudgetRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_budget__pb2.SetBudgetResponse.SerializeToString,
+            ),
+            'ListBudgets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgets,
+                    request_deserializer=kvtier_dot_v1_dot_budget__pb2.ListBudgetsRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_budget__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'ListBudgetAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgetAlerts,
+                    request_deserializer=kvtier_dot_v1_dot_budget__pb2.ListBudgetAlertsRequest.FromString,
+                    response_serializer=kvtier_dot_v1_dot_budget__pb2.ListBudgetAlertsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'kvtier.v1.BudgetService', rpc_method_handlers)
@@ -106,7 +220,8 @@ def add_BudgetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BudgetService(object):
-    """Money before the fact: what a tenant has paid in and was granted, and what is left of it.
+    """Money before the fact: what a tenant has paid in and was granted and what is left of it, what it may
+    spend and ask for, and what requests under way may still cost.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
     MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
@@ -158,6 +273,141 @@ class BudgetService(object):
             '/kvtier.v1.BudgetService/GetBalance',
             kvtier_dot_v1_dot_budget__pb2.GetBalanceRequest.SerializeToString,
             kvtier_dot_v1_dot_budget__pb2.GetBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReserveBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.BudgetService/ReserveBudget',
+            kvtier_dot_v1_dot_budget__pb2.ReserveBudgetRequest.SerializeToString,
+            kvtier_dot_v1_dot_budget__pb2.ReserveBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.BudgetService/ReleaseBudget',
+            kvtier_dot_v1_dot_budget__pb2.ReleaseBudgetRequest.SerializeToString,
+            kvtier_dot_v1_dot_budget__pb2.ReleaseBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.BudgetService/SetBudget',
+            kvtier_dot_v1_dot_budget__pb2.SetBudgetRequest.SerializeToString,
+            kvtier_dot_v1_dot_budget__pb2.SetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.BudgetService/ListBudgets',
+            kvtier_dot_v1_dot_budget__pb2.ListBudgetsRequest.SerializeToString,
+            kvtier_dot_v1_dot_budget__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgetAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvtier.v1.BudgetService/ListBudgetAlerts',
+            kvtier_dot_v1_dot_budget__pb2.ListBudgetAlertsRequest.SerializeToString,
+            kvtier_dot_v1_dot_budget__pb2.ListBudgetAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

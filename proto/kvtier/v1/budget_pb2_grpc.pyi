@@ -27,7 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BudgetServiceStub:
-    """Money before the fact: what a tenant has paid in and was granted, and what is left of it.
+    """Money before the fact: what a tenant has paid in and was granted and what is left of it, what it may
+    spend and ask for, and what requests under way may still cost.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
     MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
@@ -54,10 +55,53 @@ class BudgetServiceStub:
     Preconditions: none. A tenant for whom nothing was ever put in has no balance: an empty answer.
     Errors: none of its own.
     """
+    ReserveBudget: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ReserveBudgetRequest, _budget_pb2.ReserveBudgetResponse]
+    """Holds the most that a request can cost and weigh, before it is admitted.
+
+    Preconditions: none; what no budget covers is let in, and nothing is held. Idempotency: by
+    `request_id`, while it is held: the same again is answered with the first. The hold is durable
+    when the call succeeds; the request's usage event settles it, ReleaseBudget frees it, and at
+    `expire_time` it ends by itself. Errors:
+      INSUFFICIENT_BALANCE (FAILED_PRECONDITION): it may cost more than what is left and not held;
+      BUDGET_EXHAUSTED (FAILED_PRECONDITION): the same of a day's or month's limit; metadata
+        `retry_after_seconds` says when the period ends;
+      QUOTA_EXCEEDED (RESOURCE_EXHAUSTED): too many requests or tokens; metadata `quota`, `limit`
+        and `retry_after_seconds`;
+      PRICE_UNKNOWN (FAILED_PRECONDITION): money limits it, and the model has no price;
+      RESERVATIONS_FULL (RESOURCE_EXHAUSTED): 100,000 requests are under way;
+      RESERVATION_CONFLICT (ALREADY_EXISTS): something else is held for that id, or it has ended;
+      INVALID_RESERVATION (INVALID_ARGUMENT).
+    """
+    ReleaseBudget: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ReleaseBudgetRequest, _budget_pb2.ReleaseBudgetResponse]
+    """Frees what is held for a request that was not served.
+
+    Preconditions: none. Idempotency: by `request_id`; what is not held, or no more, is an answer.
+    Errors: none of its own.
+    """
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_budget_pb2.SetBudgetRequest, _budget_pb2.SetBudgetResponse]
+    """Sets what a tenant, a project or a key may spend and ask for, in the place of what it might
+    before, by a new entry of the ledger. A budget that says nothing takes the limits away.
+
+    Preconditions: none. Idempotency: by `budget_id`; the same again is answered with the first.
+    Errors: BUDGET_REFUSED (INVALID_ARGUMENT) says what cannot be; BUDGET_CONFLICT (ALREADY_EXISTS)
+    when that id set another one.
+    """
+    ListBudgets: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ListBudgetsRequest, _budget_pb2.ListBudgetsResponse]
+    """The budgets that hold, and how far they are used. Reads only.
+
+    Preconditions: none. Ordered by tenant, project and key. Limit: 1,000 budgets, further ones are
+    left out and counted. Errors: none of its own.
+    """
+    ListBudgetAlerts: _grpc.UnaryUnaryMultiCallable[_budget_pb2.ListBudgetAlertsRequest, _budget_pb2.ListBudgetAlertsResponse]
+    """Thresholds that were passed, the newest first. Reads only.
+
+    Preconditions: none. Limit: the newest 1,000. Errors: INVALID_PERIOD (INVALID_ARGUMENT).
+    """
 
 @_typing.type_check_only
 class BudgetServiceAsyncStub(BudgetServiceStub):
-    """Money before the fact: what a tenant has paid in and was granted, and what is left of it.
+    """Money before the fact: what a tenant has paid in and was granted and what is left of it, what it may
+    spend and ask for, and what requests under way may still cost.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
     MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
@@ -81,9 +125,52 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Preconditions: none. A tenant for whom nothing was ever put in has no balance: an empty answer.
     Errors: none of its own.
     """
+    ReserveBudget: _aio.UnaryUnaryMultiCallable[_budget_pb2.ReserveBudgetRequest, _budget_pb2.ReserveBudgetResponse]  # type: ignore[assignment]
+    """Holds the most that a request can cost and weigh, before it is admitted.
+
+    Preconditions: none; what no budget covers is let in, and nothing is held. Idempotency: by
+    `request_id`, while it is held: the same again is answered with the first. The hold is durable
+    when the call succeeds; the request's usage event settles it, ReleaseBudget frees it, and at
+    `expire_time` it ends by itself. Errors:
+      INSUFFICIENT_BALANCE (FAILED_PRECONDITION): it may cost more than what is left and not held;
+      BUDGET_EXHAUSTED (FAILED_PRECONDITION): the same of a day's or month's limit; metadata
+        `retry_after_seconds` says when the period ends;
+      QUOTA_EXCEEDED (RESOURCE_EXHAUSTED): too many requests or tokens; metadata `quota`, `limit`
+        and `retry_after_seconds`;
+      PRICE_UNKNOWN (FAILED_PRECONDITION): money limits it, and the model has no price;
+      RESERVATIONS_FULL (RESOURCE_EXHAUSTED): 100,000 requests are under way;
+      RESERVATION_CONFLICT (ALREADY_EXISTS): something else is held for that id, or it has ended;
+      INVALID_RESERVATION (INVALID_ARGUMENT).
+    """
+    ReleaseBudget: _aio.UnaryUnaryMultiCallable[_budget_pb2.ReleaseBudgetRequest, _budget_pb2.ReleaseBudgetResponse]  # type: ignore[assignment]
+    """Frees what is held for a request that was not served.
+
+    Preconditions: none. Idempotency: by `request_id`; what is not held, or no more, is an answer.
+    Errors: none of its own.
+    """
+    SetBudget: _aio.UnaryUnaryMultiCallable[_budget_pb2.SetBudgetRequest, _budget_pb2.SetBudgetResponse]  # type: ignore[assignment]
+    """Sets what a tenant, a project or a key may spend and ask for, in the place of what it might
+    before, by a new entry of the ledger. A budget that says nothing takes the limits away.
+
+    Preconditions: none. Idempotency: by `budget_id`; the same again is answered with the first.
+    Errors: BUDGET_REFUSED (INVALID_ARGUMENT) says what cannot be; BUDGET_CONFLICT (ALREADY_EXISTS)
+    when that id set another one.
+    """
+    ListBudgets: _aio.UnaryUnaryMultiCallable[_budget_pb2.ListBudgetsRequest, _budget_pb2.ListBudgetsResponse]  # type: ignore[assignment]
+    """The budgets that hold, and how far they are used. Reads only.
+
+    Preconditions: none. Ordered by tenant, project and key. Limit: 1,000 budgets, further ones are
+    left out and counted. Errors: none of its own.
+    """
+    ListBudgetAlerts: _aio.UnaryUnaryMultiCallable[_budget_pb2.ListBudgetAlertsRequest, _budget_pb2.ListBudgetAlertsResponse]  # type: ignore[assignment]
+    """Thresholds that were passed, the newest first. Reads only.
+
+    Preconditions: none. Limit: the newest 1,000. Errors: INVALID_PERIOD (INVALID_ARGUMENT).
+    """
 
 class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Money before the fact: what a tenant has paid in and was granted, and what is left of it.
+    """Money before the fact: what a tenant has paid in and was granted and what is left of it, what it may
+    spend and ask for, and what requests under way may still cost.
 
     Errors carry a google.rpc.ErrorInfo with domain "kvtier". Every RPC may also answer:
     MALFORMED_REQUEST (INVALID_ARGUMENT), SHUTTING_DOWN (UNAVAILABLE), INTERNAL (INTERNAL), and,
@@ -116,6 +203,78 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Preconditions: none. A tenant for whom nothing was ever put in has no balance: an empty answer.
         Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ReserveBudget(
+        self,
+        request: _budget_pb2.ReserveBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budget_pb2.ReserveBudgetResponse, _abc.Awaitable[_budget_pb2.ReserveBudgetResponse]]:
+        """Holds the most that a request can cost and weigh, before it is admitted.
+
+        Preconditions: none; what no budget covers is let in, and nothing is held. Idempotency: by
+        `request_id`, while it is held: the same again is answered with the first. The hold is durable
+        when the call succeeds; the request's usage event settles it, ReleaseBudget frees it, and at
+        `expire_time` it ends by itself. Errors:
+          INSUFFICIENT_BALANCE (FAILED_PRECONDITION): it may cost more than what is left and not held;
+          BUDGET_EXHAUSTED (FAILED_PRECONDITION): the same of a day's or month's limit; metadata
+            `retry_after_seconds` says when the period ends;
+          QUOTA_EXCEEDED (RESOURCE_EXHAUSTED): too many requests or tokens; metadata `quota`, `limit`
+            and `retry_after_seconds`;
+          PRICE_UNKNOWN (FAILED_PRECONDITION): money limits it, and the model has no price;
+          RESERVATIONS_FULL (RESOURCE_EXHAUSTED): 100,000 requests are under way;
+          RESERVATION_CONFLICT (ALREADY_EXISTS): something else is held for that id, or it has ended;
+          INVALID_RESERVATION (INVALID_ARGUMENT).
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseBudget(
+        self,
+        request: _budget_pb2.ReleaseBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budget_pb2.ReleaseBudgetResponse, _abc.Awaitable[_budget_pb2.ReleaseBudgetResponse]]:
+        """Frees what is held for a request that was not served.
+
+        Preconditions: none. Idempotency: by `request_id`; what is not held, or no more, is an answer.
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _budget_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budget_pb2.SetBudgetResponse, _abc.Awaitable[_budget_pb2.SetBudgetResponse]]:
+        """Sets what a tenant, a project or a key may spend and ask for, in the place of what it might
+        before, by a new entry of the ledger. A budget that says nothing takes the limits away.
+
+        Preconditions: none. Idempotency: by `budget_id`; the same again is answered with the first.
+        Errors: BUDGET_REFUSED (INVALID_ARGUMENT) says what cannot be; BUDGET_CONFLICT (ALREADY_EXISTS)
+        when that id set another one.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBudgets(
+        self,
+        request: _budget_pb2.ListBudgetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budget_pb2.ListBudgetsResponse, _abc.Awaitable[_budget_pb2.ListBudgetsResponse]]:
+        """The budgets that hold, and how far they are used. Reads only.
+
+        Preconditions: none. Ordered by tenant, project and key. Limit: 1,000 budgets, further ones are
+        left out and counted. Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBudgetAlerts(
+        self,
+        request: _budget_pb2.ListBudgetAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budget_pb2.ListBudgetAlertsResponse, _abc.Awaitable[_budget_pb2.ListBudgetAlertsResponse]]:
+        """Thresholds that were passed, the newest first. Reads only.
+
+        Preconditions: none. Limit: the newest 1,000. Errors: INVALID_PERIOD (INVALID_ARGUMENT).
         """
 
 def add_BudgetServiceServicer_to_server(servicer: BudgetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

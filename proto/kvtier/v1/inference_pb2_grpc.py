@@ -78,7 +78,10 @@ class InferenceServiceServicer(object):
         TOKEN_ID_OUT_OF_RANGE, INVALID_LIMIT, INVALID_SAMPLING, INVALID_MESSAGES,
         INVALID_CACHE_CONTROL (INVALID_ARGUMENT);
         SCOPE_TOO_WIDE, PRIORITY_NOT_GRANTED, ROLE_NOT_ALLOWED (PERMISSION_DENIED); PROMPT_TOO_LONG (OUT_OF_RANGE); QUEUE_FULL
-        (RESOURCE_EXHAUSTED). After it: ENGINE_FAILED
+        (RESOURCE_EXHAUSTED). Where budgets are enforced also INSUFFICIENT_BALANCE, BUDGET_EXHAUSTED,
+        PRICE_UNKNOWN (FAILED_PRECONDITION), QUOTA_EXCEEDED (RESOURCE_EXHAUSTED; `retry_after_seconds` in
+        its metadata, and in that of BUDGET_EXHAUSTED) and BUDGET_UNAVAILABLE (UNAVAILABLE; send again).
+        After it: ENGINE_FAILED
         (INTERNAL), DEADLINE (DEADLINE_EXCEEDED), USAGE_JOURNAL_FAILED (INTERNAL) when the usage event
         could not be made durable; then no `usage` is sent.
         """

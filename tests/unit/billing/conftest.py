@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import NullPool, create_engine
 
+from billing.budget_alert import Alert
 from billing.checkpoint_check import Kept, Trust
 from billing.ledger import Ledger
 from billing.ledger_guards import drop_guards, make_guards
@@ -97,9 +98,13 @@ class Heard:
     commits: list[tuple[int, int]] = field(default_factory=list)
     """(events, batches) of each transaction."""
     failures: int = 0
+    alerts: list[Alert] = field(default_factory=list)
 
     def committed(self, outcomes: Sequence[Outcome], batch_count: int, head: Head) -> None:
         self.commits.append((len(outcomes), batch_count))
+
+    def alerted(self, alerts: Sequence[Alert], hold_count: int) -> None:
+        self.alerts += alerts
 
     def failed(self, batch_count: int) -> None:
         self.failures += 1

@@ -53,6 +53,7 @@ async def test_money_goes_in_and_out_and_is_shown(billing: RunningBilling) -> No
     shown = await said(billing, "show", "--tenant", "acme")
     (balance,) = shown["balances"]
     assert (balance["total"], balance["granted"], balance["topped_up"]) == ("85.5", "5.5", "80")
+    assert balance["held"] == "0"
     assert [(g["position"], g["left"]) for g in balance["grants"]] == [(2, "5.5")]
     table = await run(billing, "show", "--tenant", "acme")
     assert "85.5" in table.stdout
@@ -89,3 +90,47 @@ async def test_what_does_not_fit_is_one_line_with_its_reason(
     assert result.exit_code == 1
     assert result.stderr.startswith(f"kvtier budget: {reason}: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+async def test_a_budget_is_set_shown_and_taken_away(billing: RunningBilling) -> None:
+    words = ("set", "--tenant", "acme", "--reason", "a plan")
+    assert (await run(billing, "list")).stdout == "No budgets: everything is let in.\n"
+    made = await said(
+        billing,
+        *words,
+        "--balance",
+        *("--limit", "100", "--currency", "CNY", "--period", "day", "--zone", "Asia/Shanghai"),
+        *("--alerts", "50,80%,95", "--requests-per-minute", "600", "--tokens-per-day", "1000000"),
+    )
+    assert (made["position"], made["already_there"]) == (1, False)
+    (found,) = (await said(billing, "list", "--tenant", "acme"))["budgets"]
+    assert (found["limit"], found["currency"], found["period"]) == ("100", "CNY", "day")
+    assert (found["alert_percents"], found["tokens_per_minute"]) == ([50, 80, 95], None)
+    assert (found["balance_required"], found["spent"], found["held"]) == (True, "0", "0")
+    table = (await run(billing, "list")).stdout
+    for text in ("required", "100 CNY (day, Asia/Shanghai)", "600 requests/min", "50%, 80%, 95%"):
+        assert text in table
+    await said(billing, *words, "--none")
+    assert (await said(billing, "list"))["budgets"] == []
+
+
+async def test_alerts_are_listed(billing: RunningBilling) -> None:
+    assert (await said(billing, "alerts"))["alerts"] == []
+    assert (await run(billing, "alerts")).stdout == "No threshold was passed.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "say what is limited"),
+        (("--none", "--balance"), "not both"),
+        (("--currency", "CNY", "--balance"), "of a --limit"),
+        (("--alerts", "half"), "50,80,95"),
+    ],
+)
+async def test_a_budget_that_says_nothing_clear_is_no_budget(
+    billing: RunningBilling, words: tuple[str, ...], says: str
+) -> None:
+    result = await run(billing, "set", "--tenant", "acme", "--reason", "test", *words)
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.replace("│", " ").split())
