@@ -21,8 +21,8 @@ RUN pip install --no-cache-dir -c constraints.txt '.[worker]'
 FROM python:3.11-slim-bookworm AS runtime
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HOME=/tmp
 RUN useradd --uid 10001 --no-create-home kvtier \
- && mkdir -p /data /models /run/kvtier \
- && chown kvtier:kvtier /data /models /run/kvtier
+ && mkdir -p /data /models /run/kvtier /tls \
+ && chown kvtier:kvtier /data /models /run/kvtier /tls
 USER kvtier
 
 FROM runtime AS service

@@ -7,7 +7,7 @@ GEN := .venv-gen
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest test-versions check fmt bench proto proto-check clean
+.PHONY: help setup demo test test-oldest test-versions test-cluster check fmt bench proto proto-check clean
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ test-versions: $(patsubst %,$(OTHER_TRANSFORMERS)/%/.ready,$(OLDEST_TRANSFORMERS
 	  ($(call laid_over,$(version)) && $(BIN)/python -m pytest $(ARGS) tests/unit/worker_engine tests/contract/test_adapters.py \
 	    tests/contract/test_added_adapters.py tests/contract/test_deterministic.py \
 	    tests/contract/test_architectures.py tests/contract/test_more_architectures.py tests/contract/test_rope_by_length.py);)
+
+test-cluster: $(STAMP)  ## docker-compose.yml in real containers, on a Docker engine that is there or can be started
+	@KVTIER_CLUSTER=$${KVTIER_CLUSTER:-1} $(BIN)/python -m pytest -v tests/cluster $(ARGS)
 
 check: $(STAMP)  ## ruff and mypy only
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

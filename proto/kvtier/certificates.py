@@ -3,8 +3,8 @@
     ca.pem ca.key         the authority
     NAME.pem NAME.key     what it issued: a server by host names, a client by roles
 
-Nothing is ever overwritten. Whoever has an authority of his own needs none of this: what counts is
-the certificate's URI (`principals.py`). Main thread; blocks.
+Nothing is overwritten unless a renewal is asked for. Whoever has an authority of his own needs none
+of this: what counts is the certificate's URI (`principals.py`). Main thread; blocks.
 """
 
 import ipaddress
@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -35,8 +36,10 @@ class CertificateExistsError(KvtierError):
 class CertificateAuthority:
     """Made in `directory`, or opened there. Raises CertificateExistsError, OSError, ValueError."""
 
-    def __init__(self, directory: Path, days: float = 3650) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, days: float = 3650, issued: Path | None = None) -> None:
+        """What it issues goes to the directory `issued` with a copy of `ca.pem`, without a word
+        beside its own key: whoever reads that can issue anything."""
+        self._directory = directory if issued is None else issued
         self.certificate_file = directory / "ca.pem"
         if self.certificate_file.exists():
             self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
@@ -45,6 +48,7 @@ class CertificateAuthority:
             )
             assert isinstance(key, ec.EllipticCurvePrivateKey)
             self._key = key
+            self._hand_out()
             return
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -52,17 +56,44 @@ class CertificateAuthority:
         builder = _builder(name, name, self._key.public_key(), timedelta(days=days))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
         self._certificate = builder.sign(self._key, hashes.SHA256())
-        _write_pair(directory, "ca", self._certificate, self._key)
+        _write_pair(directory, "ca", self._certificate, self._key, False)
+        self._hand_out()
 
-    def issue_server(self, name: str, hosts: Sequence[str], days: float = 365) -> Path:
-        """A service's certificate for host names and addresses; its file, `.key` beside it."""
+    def _hand_out(self) -> None:
+        if self._directory != self.certificate_file.parent:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(self._directory / "ca.pem", self.certificate_file.read_bytes(), 0o644)
+
+    def issue_server(
+        self, name: str, hosts: Sequence[str], days: float = 365, *, renew: bool = False
+    ) -> Path:
+        """A service's certificate for host names and addresses; its file, `.key` beside it.
+
+        With `renew` it takes the place of one that is there, with a new key.
+        """
         names = [_host(host) for host in hosts]
-        return self._issue(name, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
+        return self._issue(name, names, ExtendedKeyUsageOID.SERVER_AUTH, days, renew)
 
-    def issue_client(self, name: str, uris: Sequence[str], days: float = 365) -> Path:
-        """A caller's certificate for roles (`principals.role_uri`)."""
+    def issue_client(
+        self, name: str, uris: Sequence[str], days: float = 365, *, renew: bool = False
+    ) -> Path:
+        """A caller's certificate for roles (`principals.role_uri`); `renew` as of a server's."""
         names = [x509.UniformResourceIdentifier(uri) for uri in uris]
-        return self._issue(name, names, ExtendedKeyUsageOID.CLIENT_AUTH, days)
+        return self._issue(name, names, ExtendedKeyUsageOID.CLIENT_AUTH, days, renew)
+
+    def good_until(self, name: str) -> datetime | None:
+        """When the certificate of that name ends; None when there is none of this authority whose
+        key lies beside it."""
+        try:
+            pem = (self._directory / f"{name}.pem").read_bytes()
+            key = (self._directory / f"{name}.key").read_bytes()
+            certificate = x509.load_pem_x509_certificate(pem)
+            private = serialization.load_pem_private_key(key, password=None)
+            certificate.verify_directly_issued_by(self._certificate)
+        except (FileNotFoundError, ValueError, TypeError, InvalidSignature):
+            return None
+        same = private.public_key() == certificate.public_key()
+        return certificate.not_valid_after_utc if same else None
 
     def _issue(
         self,
@@ -70,6 +101,7 @@ class CertificateAuthority:
         names: Sequence[x509.GeneralName],
         usage: x509.ObjectIdentifier,
         days: float,
+        renew: bool,
     ) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(
@@ -80,7 +112,7 @@ class CertificateAuthority:
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
         certificate = builder.sign(self._key, hashes.SHA256())
-        return _write_pair(self._directory, name, certificate, key)
+        return _write_pair(self._directory, name, certificate, key, renew)
 
 
 def _builder(
@@ -114,17 +146,30 @@ def _host(host: str) -> x509.GeneralName:
 
 
 def _write_pair(
-    directory: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+    directory: Path,
+    name: str,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    renew: bool,
 ) -> Path:
     private = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    _write(directory / f"{name}.key", private, 0o600)
+    write = _replace if renew else _write
+    write(directory / f"{name}.key", private, 0o600)
     path = directory / f"{name}.pem"
-    _write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
     return path
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    """Who reads meanwhile finds the old file or the new one."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    _write(new, data, mode)
+    new.replace(path)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

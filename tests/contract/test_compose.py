@@ -57,4 +57,19 @@ def test_the_gateway_listens_outside_with_tls_and_finds_the_worker() -> None:
     assert [said.billing.address] == settings("billing").addresses
     ports = {port.partition(":")[2] for port in SERVICES["gateway"]["ports"]}
     assert ports == {a.rpartition(":")[2] for a in (said.listen, said.grpc_listen)}
-    assert SERVICES["gateway"]["profiles"] == ["gateway"]
+
+
+def test_the_authoritys_key_lies_where_nothing_else_looks() -> None:
+    made = SERVICES["tls"]
+    mounts = {name: service.get("volumes", []) for name, service in SERVICES.items()}
+    assert [name for name, own in mounts.items() if any("authority" in m for m in own)] == ["tls"]
+    assert "gateway-tls:/tls:ro" in mounts["gateway"]
+    said, _ = load(
+        GatewaySettings,
+        env_prefix="KVTIER_GATEWAY_",
+        environment=SERVICES["gateway"]["environment"],
+    )
+    assert "--out=/tls" in made["command"]
+    assert said.security.certificate_file == Path("/tls/gateway.pem")
+    assert said.security.key_file == Path("/tls/gateway.key")
+    assert SERVICES["gateway"]["depends_on"]["tls"]["condition"] == "service_completed_successfully"
