@@ -21,7 +21,7 @@ from billing.ledger_schema import entries, postings
 from billing.meter import Head, plain_row, posting_rows
 from billing.wallets import Wallets
 
-__all__ = ["Funded", "check_funding", "fund", "funding_entry", "funding_row"]
+__all__ = ["Funded", "FundingAsk", "check_funding", "fund", "funding_entry", "funding_row"]
 
 TEXT_CHARACTERS_MAX = 1024
 CURRENCY_CHARACTERS_MAX = 16

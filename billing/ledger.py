@@ -42,8 +42,7 @@ from billing.errors import (
     LedgerUnavailableError,
     PriceBookError,
 )
-from billing.funding import FundingAsk
-from billing.funding_entries import Funded, fund
+from billing.funding_entries import Funded, FundingAsk, fund
 from billing.ledger_listener import LedgerListener
 from billing.ledger_queue import Batch, LedgerQueue, Order
 from billing.ledger_schema import entries, price_versions, refused_events
@@ -385,8 +384,8 @@ class Ledger:
         else:
             log.error("the ledger's writer failed", exc_info=error)
             refusal = LedgerUnavailableError("the ledger could not do it; send again")
-        of_the_database = isinstance(refusal, _OF_THE_DATABASE)
-        return LedgerUnavailableError(str(refusal)) if of_the_database else refusal
+        told = not isinstance(refusal, _OF_THE_DATABASE)
+        return refusal if told else LedgerUnavailableError(str(refusal))
 
 
 def _check_book(connection: Connection, book: PriceBook) -> None:
