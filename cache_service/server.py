@@ -143,7 +143,7 @@ class CacheServer:
         self, stack: AsyncExitStack, registry: CollectorRegistry
     ) -> Attestation | None:
         settings = self._settings
-        billing = settings.billing
+        billing, metrics = settings.billing, AttestMetrics(registry)
         if not billing.address:
             return None
         credentials = billing_credentials(settings)
@@ -157,7 +157,7 @@ class CacheServer:
                 call_timeout_seconds=billing.call_timeout_seconds,
                 backoff_seconds_max=billing.backoff_seconds_max,
             ),
-            AttestMetrics(registry),
+            metrics,
         )
         stack.push_async_callback(attestation.stop)
         return attestation
