@@ -35,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.types import Integer
 
 __all__ = [
+    "EVIDENCE_TABLES",
     "FORMAT_VERSION",
     "KEPT_TABLES",
     "UNKNOWN",
@@ -207,6 +208,9 @@ refused_attestations = Table(
     Column("wire", LargeBinary, nullable=False),
     sqlite_strict=True,
 )
+
+EVIDENCE_TABLES = (attestations.name, refused_attestations.name)
+"""What is held against the ledger, and is in no chain: nothing proves that it was not changed."""
 
 KEPT_TABLES = tuple(table.name for table in metadata.sorted_tables)
 """Where rows are only ever added: all but what follows from them."""

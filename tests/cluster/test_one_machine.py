@@ -193,6 +193,12 @@ def test_a_cache_that_hangs_costs_hits_alone(cluster: Cluster, told: Told) -> No
     check_ledger(cluster, told)
 
 
+def test_what_was_billed_is_what_the_cache_attests(cluster: Cluster, told: Told) -> None:
+    found = cluster.ask("billing", "kvtier", "usage", "reconcile")
+    assert found["requests"] == told.sums["request_count"]
+    assert not [each for each in found["differences"] if not each["explained"]]
+
+
 def test_nothing_was_said_that_an_operator_has_to_look_into(cluster: Cluster) -> None:
     for service in cluster.services():
         assert "Traceback" not in cluster.logs(service)

@@ -46,6 +46,7 @@ def test_they_find_each_other() -> None:
     assert peers_of(worker) == Peers(None, None, None)
     assert [worker.cache.address] == settings("cache").addresses
     assert [worker.billing.address] == settings("billing").addresses
+    assert settings("cache").billing.address == worker.billing.address
 
 
 def test_the_gateway_listens_outside_with_tls_and_finds_the_worker() -> None:
