@@ -5,7 +5,7 @@ Invariant: equal content gives equal text for ever, so that one that is sent aga
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from enum import Enum
 from typing import Any
 
@@ -55,6 +55,7 @@ class Blocks:
 
     host: int
     ssd: int
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,12 @@ class Attestation:
 
 
 def attestation_text(said: Attestation) -> str:
-    """Canonical: keys in alphabetical order, no spaces. Frozen."""
-    return json.dumps(asdict(said), sort_keys=True, separators=(",", ":"))
+    """Canonical: keys in alphabetical order, no spaces; "shared" only where it is not 0. Frozen."""
+    fields = asdict(said)
+    for blocks in ("granted", "served") if said.lease is not None else ():
+        if fields["lease"][blocks] is not None and not fields["lease"][blocks]["shared"]:
+            del fields["lease"][blocks]["shared"]
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
 def attestation_from_text(text: str) -> Attestation:
@@ -148,9 +153,10 @@ def _lease_refusal(lease: LeaseSaid) -> AttestationRefusal | None:
     if lease.end not in LEASE_ENDS:
         return AttestationRefusal.UNKNOWN_KIND
     served = lease.served or Blocks(0, 0)
-    counts = (lease.granted.host, lease.granted.ssd, served.host, served.ssd, lease.corrupt_blocks)
+    granted = lease.granted
+    counts = (*astuple(granted), *astuple(served), lease.corrupt_blocks)
     if min(counts) < 0 or max(counts) > BLOCKS_MAX or not 0 < lease.block_tokens <= BLOCKS_MAX:
         return AttestationRefusal.QUANTITY_RANGE
-    if served.host > lease.granted.host or served.ssd > lease.granted.ssd:
+    if any(some > all_ for some, all_ in zip(astuple(served), astuple(granted), strict=True)):
         return AttestationRefusal.SERVED_MORE_THAN_GRANTED
     return None

@@ -72,7 +72,7 @@ class Difference:
     request_id: str = ""
     lease_id: str = ""
     subject: str = ""
-    """What is compared: "host", "ssd", "miss"."""
+    """What is compared: "host", "ssd", "shared", "miss"."""
     expected: int | None = None
     found: int | None = None
     """Tokens, where the kind does not say otherwise."""

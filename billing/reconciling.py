@@ -10,7 +10,7 @@ any size takes the same memory. Reads one snapshot; a thread of its own.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, and_, select
@@ -302,7 +302,7 @@ def _orphan(said: Attestation, event: UsageEvent | None, now_ns: int) -> Differe
     assert lease is not None
     served = 0
     if lease.served is not None:
-        served = (lease.served.host + lease.served.ssd) * lease.block_tokens
+        served = sum(astuple(lease.served)) * lease.block_tokens
 
     def difference(kind: Kind, text: str) -> Difference:
         tenant = event.tenant_id if event is not None else lease.tenant_id

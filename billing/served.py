@@ -1,7 +1,8 @@
 """Engine against cache: one event's hits by tier, and what its leases are attested to have served.
 
-GPU hits need no lease: their pages were the worker's own. Hits of host and SSD do, and are at most
-what their leases served; a part of that may not have been used. Pure, any thread.
+GPU hits need no lease: their pages were the worker's own. Hits of the other
+tiers do, and are at most what their leases served; a part of that may not have been used. Pure, any
+thread.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ DELIVERY_NS_MAX = 15 * 60 * 10**9
 REQUEST_CHARACTERS_MAX = 200
 """Of a request's id, that its worker tells a cache service."""
 
-TIERS = ("host", "ssd")
+TIERS = ("host", "ssd", "shared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ def compare_served(
     event: UsageEvent, attested: Mapping[str, Attestation], gaps: Sequence[Gap], now_ns: int
 ) -> list[Difference]:
     """`attested`: what is kept of the event's leases, by id; `gaps`: those of its time."""
-    hits = {"host": event.tokens.hit_host, "ssd": event.tokens.hit_ssd}
+    tokens = event.tokens
+    hits = {"host": tokens.hit_host, "ssd": tokens.hit_ssd, "shared": tokens.hit_shared}
     if event.lease_ids is None:
         if not any(hits.values()):
             return []

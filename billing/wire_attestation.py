@@ -105,7 +105,7 @@ def _gap(message: pb.AttestationGap) -> GapSaid:
 
 
 def _blocks(message: pb.TierBlocks) -> Blocks:
-    return Blocks(message.host, message.ssd)
+    return Blocks(message.host, message.ssd, message.shared)
 
 
 def _name(enum: object, number: int, prefix: str) -> str:

@@ -42,6 +42,7 @@ class AcquireRecord:
         "owner",
         "ready_count",
         "request_id",
+        "shared_count",
         "ssd_count",
         "started",
     )
@@ -66,7 +67,8 @@ class AcquireRecord:
         self.started = 0.0
         self.ended: float | None = None
         self.given_up = False
-        self.host_count = self.ssd_count = self.matched_count = self.ready_count = 0
+        self.host_count = self.ssd_count = self.shared_count = 0
+        self.matched_count = self.ready_count = 0
         self.match_reason = self.miss_reason = MissReason.NONE
         self.matched_hash: BlockHash | None = None
         self.missing_hash: BlockHash | None = None
@@ -79,7 +81,8 @@ class AcquireRecord:
             self.lease_id = event.lease_id
             self.matched_count = count
             self.host_count = event.tiers.count(Tier.HOST)
-            self.ssd_count = count - self.host_count
+            self.ssd_count = event.tiers.count(Tier.SSD)
+            self.shared_count = event.tiers.count(Tier.SHARED)
             self.match_reason = self.miss_reason = event.miss_reason
             self.matched_hash = chain[count - 1] if count else None
             self.missing_hash = chain[count] if count < len(chain) else None

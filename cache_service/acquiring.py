@@ -1,6 +1,7 @@
 """Acquiring: leases the longest present prefix of a chain and streams it as it becomes readable.
 
-    match -> pin + lease -> [ ready ranges: host blocks at once, SSD blocks as they land ] -> end
+    match -> pin + lease -> [ ready ranges: host blocks at once, SSD blocks as they land,
+                              then those of the shared tier ]                              -> end
 
 Invariant: a block that was said to be ready stays readable until the lease ends, and none is named
 after that. Whatever goes wrong (corrupt, slow, no slab) or does not pay ends the prefix there with
@@ -10,18 +11,19 @@ loop only.
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache_service.block_tree import ABSENT, NOWHERE, BlockTree
 from cache_service.chains import Chain
+from cache_service.errors import SessionUnknownError
 from cache_service.hints import NO_HINTS, Hints
 from cache_service.lease import Lease, LeaseHow
 from cache_service.loading import Loading
 from cache_service.parts import Parts
-from cache_service.session import Session
+from cache_service.session import UNKNOWN_SESSION, Session
 from cache_service.views import (
     AcquireEvent,
     EndView,
@@ -31,6 +33,10 @@ from cache_service.views import (
 )
 from kvtier.blocks import MissReason, Tier
 from kvtier.keys import BlockHash, NamespaceId
+
+if TYPE_CHECKING:
+    from cache_service.shared_loads import SharedLoad
+    from cache_service.shared_side import SharedSide
 
 __all__ = ["Acquiring", "GrantWitness", "Match", "Reader"]
 
@@ -71,7 +77,9 @@ class Match:
 class Acquiring:
     """The reading side."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, shared: "SharedSide | None" = None) -> None:
+        self._shared = shared
+        self._sessions = parts.sessions
         self._index = parts.index
         self._leases = parts.leases
         self._promoter = parts.promoter
@@ -128,7 +136,7 @@ class Acquiring:
         Raises TooManyLeasesError.
         """
         match = self.match(session, chain, whole_units=hints.whole_units)
-        if Tier.SSD in match.tiers:
+        if Tier.SSD in match.tiers or self._asks_shared(session, chain, match, hints):
             return []
         if not len(match.rows):
             return self._nothing(chain, match)
@@ -155,17 +163,29 @@ class Acquiring:
         recompute_seconds: float | None = None,
     ) -> AsyncGenerator[AcquireEvent, None]:
         """The events of one acquire. Raises TooManyLeasesError before the first."""
+        deadline = self._clock() + self._timeout(load_timeout_seconds)
         match = self.match(session, chain, whole_units=hints.whole_units)
-        if not len(match.rows):
+        coming: SharedLoad | None = None
+        if self._asks_shared(session, chain, match, hints):
+            coming, match = await self._search(session, chain, match, hints, recompute_seconds)
+        if not len(match.rows) and coming is None:
             for event in self._nothing(chain, match):
                 yield event
             return
         began = self._clock()
-        lease = self._lease(session, request_id, chain, match, began)
+        try:
+            lease = self._lease(session, request_id, chain, match, began, coming)
+        except BaseException:
+            if coming is not None:
+                await coming.close()
+            raise
         finished = False
         try:
-            self._note_use(lease.rows, hints)
-            yield self._match_view(lease, match)
+            if lease.rows:
+                self._note_use(lease.rows, hints)
+            if coming is not None:
+                coming.start()
+            yield self._match_view(lease, match, coming)
             loading = Loading(
                 self._index,
                 self._leases,
@@ -189,13 +209,52 @@ class Acquiring:
                 if problem is not MissReason.NONE:
                     reason = problem
                     break
+            else:
+                while coming is not None and coming.left and self._leases.live(lease):
+                    behind = lease.rows[-1] if lease.rows else coming.anchor
+                    seconds_left = deadline - self._clock()
+                    found = await coming.next(behind, seconds_left, recompute_seconds)
+                    if isinstance(found, MissReason):
+                        reason = found
+                        break
+                    if self._leases.live(lease):
+                        first = lease.ready_count
+                        self._leases.extend(lease, found)
+                        self._make_ready(lease, len(lease.rows))
+                        yield _ready(self._index.tree, lease.rows, first, len(lease.rows))
+                else:
+                    if lease.ready_count == len(chain):
+                        reason = MissReason.NONE
             view = self._end(lease, reason)
             self._listener.prefix_ready(view.ready_count, view.miss_reason, self._clock() - began)
             finished = True
             yield view
         finally:
+            if coming is not None:
+                await coming.close()
             if not finished:
                 self._leases.release(session.session_id, lease.lease_id, LeaseHow.ABANDONED)
+
+    def _asks_shared(self, session: Session, chain: Chain, match: Match, hints: Hints) -> bool:
+        return self._shared is not None and self._shared.wanted(
+            session, chain, len(match.rows), match.reason, hints
+        )
+
+    async def _search(
+        self, session: Session, chain: Chain, match: Match, hints: Hints, cost: float | None
+    ) -> "tuple[SharedLoad | None, Match]":
+        """What the shared tier has behind the match, and the match again: both moved meanwhile.
+
+        Raises SessionUnknownError.
+        """
+        assert self._shared is not None
+        beyond = await self._shared.search(session, chain, len(match.rows), hints, cost)
+        if not self._sessions.alive(session.session_id):
+            raise SessionUnknownError(UNKNOWN_SESSION)
+        match = self.match(session, chain, whole_units=hints.whole_units)
+        if beyond is None:
+            return None, match
+        return self._shared.load(session, beyond, len(match.rows), hints), match
 
     def _note_match(self, chain: Chain, match: Match) -> None:
         if self._writer is not None and match.reason not in _PRESENT:
@@ -206,14 +265,23 @@ class Acquiring:
         self._listener.prefix_matched(len(chain), host_count, ssd_count, match.reason)
 
     def _lease(
-        self, session: Session, request_id: str, chain: Chain, match: Match, now: float
+        self,
+        session: Session,
+        request_id: str,
+        chain: Chain,
+        match: Match,
+        now: float,
+        coming: "SharedLoad | None" = None,
     ) -> Lease:
         lease = self._leases.open(
             session.session_id, match.rows.tolist(), now + self._limits.lease_ttl_seconds
         )
         if self.witness is not None:
-            owner = self._index.owners.of(lease.rows[-1])
-            self.witness.opened(lease, session, request_id, owner, match.tiers)
+            last = lease.rows[-1] if lease.rows else NOWHERE
+            if coming is not None and last == NOWHERE:
+                last = coming.anchor
+            owner = "" if last == NOWHERE else self._index.owners.of(last)
+            self.witness.opened(lease, session, request_id, owner, _tiers(match, coming))
         self._note_match(chain, match)
         return lease
 
@@ -222,9 +290,11 @@ class Acquiring:
         self._listener.prefix_ready(0, match.reason, 0.0)
         return [MatchView("", 0.0, 0, b"", match.reason), EndView(0, match.reason)]
 
-    def _match_view(self, lease: Lease, match: Match) -> MatchView:
-        ttl = self._limits.lease_ttl_seconds
-        return MatchView(lease.lease_id, ttl, len(lease.rows), match.tiers, match.reason)
+    def _match_view(
+        self, lease: Lease, match: Match, coming: "SharedLoad | None" = None
+    ) -> MatchView:
+        ttl, tiers = self._limits.lease_ttl_seconds, _tiers(match, coming)
+        return MatchView(lease.lease_id, ttl, len(tiers), tiers, match.reason)
 
     def _note_use(self, rows: Sequence[int], hints: Hints) -> None:
         """Counts a use of a prefix, and of what lies before it.
@@ -271,6 +341,11 @@ def _resident_until(tree: BlockTree, rows: list[int], first: int) -> int:
     while end < len(rows) and tree.in_host(rows[end]) and tree.cached(rows[end]):
         end += 1
     return end
+
+
+def _tiers(match: Match, coming: "SharedLoad | None") -> bytes:
+    """Of the match, and of what the shared tier has behind it; before any of that came."""
+    return match.tiers + bytes([Tier.SHARED]) * (0 if coming is None else coming.left)
 
 
 def _ready(tree: BlockTree, rows: list[int], first: int, end: int) -> ReadyView:

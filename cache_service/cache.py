@@ -44,6 +44,7 @@ from cache_service.prewarming import Prewarming
 from cache_service.purging import Purging
 from cache_service.reservation import Reservation, ReservationState
 from cache_service.session import Session
+from cache_service.shared_side import SharedSide
 from cache_service.side import Side
 from cache_service.stats import collect_stats
 from cache_service.storing import Storing
@@ -66,6 +67,7 @@ from storage.host.arena import HostArena
 from storage.tier import Slab
 
 if TYPE_CHECKING:
+    from storage.shared.tier import SharedTier
     from storage.ssd.tier import SsdTier
 
 __all__ = ["Cache"]
@@ -90,6 +92,7 @@ class Cache:
         listener: CacheListener,
         policies: CachePolicies = DEFAULT_POLICIES,
         wall: Callable[[], float] = time.time,
+        shared: "SharedTier | None" = None,
     ) -> None:
         """`clock`: seconds, monotonic; `wall`: Unix seconds, for what outlives a start."""
         self.instance_id = secrets.token_hex(16)
@@ -98,8 +101,11 @@ class Cache:
         self._draining = False
         self._sides: list[Side] = []
         self._parts = parts = build_parts(arena, ssd, limits, clock, listener, policies, wall)
-        self._acquiring = Acquiring(parts)
-        self._storing = self._enter(Storing(parts))
+        self.shared: SharedSide | None = None
+        if shared is not None:
+            self.shared = SharedSide(parts, shared, writes=policies.shared_writes)
+        self._acquiring = Acquiring(parts, self.shared)
+        self._storing = self._enter(Storing(parts, self.shared))
         self._reports = self._enter(CorruptReports(parts))
         self.bulk = self._enter(Transfers(parts))
         """What the threads of the bulk lane are given; see `cache_service/bulk/`."""
@@ -110,7 +116,11 @@ class Cache:
         self._enter(UnitSaving(parts))
         self.pins = self._enter(Pins(parts, wall))
         self.prewarming = self._enter(Prewarming(parts))
-        self.purging = self._enter(Purging(parts, self.explaining.acquires, self.pins))
+        self.purging = self._enter(
+            Purging(parts, self.explaining.acquires, self.pins, shared=self.shared)
+        )
+        if self.shared is not None:
+            self._enter(self.shared)
         # The cold side last: what the others finish may still have to reach the SSD.
         if parts.cold is not None:
             self._enter(parts.cold)
@@ -402,6 +412,7 @@ class Cache:
             side.check_integrity()
             holders.append(side.pins())
         loading = parts.promoter.loading_count if parts.promoter is not None else 0
+        loading += self.shared.slab_count if self.shared is not None else 0
         reserved, slabs = parts.reservations.slabs(), parts.arena.slab_count
         check_holders(parts.index.tree, holders, reserved, slabs, loading)
 

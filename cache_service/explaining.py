@@ -175,6 +175,7 @@ class Explaining(Side):
             where = divergence(self._index, last, record.matched_count)
             cached_now = tree.find(record.missing_hash) != ABSENT
         tiers = bytes([Tier.HOST]) * record.host_count + bytes([Tier.SSD]) * record.ssd_count
+        tiers += bytes([Tier.SHARED]) * record.shared_count
         return AcquireView(
             request_id=record.request_id,
             lease_id=record.lease_id,
@@ -197,5 +198,5 @@ class Explaining(Side):
 
 def _served(tiers: bytes, block_bytes: int) -> tuple[TierShareView, ...]:
     """Blocks by the tier that serves them, fast to slow."""
-    counts = [(tier, tiers.count(tier)) for tier in (Tier.HOST, Tier.SSD)]
+    counts = [(tier, tiers.count(tier)) for tier in (Tier.HOST, Tier.SSD, Tier.SHARED)]
     return tuple(TierShareView(tier, n, n * block_bytes) for tier, n in counts if n)

@@ -3,8 +3,19 @@
 from dataclasses import dataclass
 
 from cache_service.owner_runs import NOBODYS, OwnerRuns
+from kvtier.keys import BlockHash
 
-__all__ = ["NO_HINTS", "Hints"]
+__all__ = ["NO_HINTS", "ChainPlace", "Hints"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPlace:
+    """Where in its chain the first block of a call is."""
+
+    first: int
+    """Blocks before it."""
+    parent_hash: BlockHash
+    """Of the last of those; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,8 @@ class Hints:
     """Of a reserve: positions in the chain at which units end."""
     marks_forks: bool = False
     """Of a reserve: where it parts from others a unit ends."""
+    place: ChainPlace | None = None
+    """Of an acquire; None: unknown."""
 
 
 NO_HINTS = Hints()

@@ -117,6 +117,11 @@ class LeaseTable:
     def make_ready(self, lease: Lease, ready_count: int) -> None:
         lease.ready_count = ready_count
 
+    def extend(self, lease: Lease, rows: Sequence[int]) -> None:
+        """The lease names these blocks too, which continue it. REQUIRES: it is live."""
+        self._index.pin_run(rows)
+        lease.rows += rows
+
     def trim(self, lease: Lease) -> None:
         """Lets go of the blocks that did not become readable."""
         self._index.unpin_run(lease.rows[lease.ready_count :])

@@ -94,6 +94,27 @@ class CacheListener(Protocol):
         """The bulk lane refused a ticket."""
         ...
 
+    def shared_asked(self, outcome: str, count: int) -> None:
+        """An acquire asked the shared tier, or would have; `count` blocks are to be loaded."""
+        ...
+
+    def shared_read(self, count: int, payload_bytes: int) -> None:
+        """Blocks came from the shared tier, checked."""
+        ...
+
+    def shared_written(self, count: int, size_bytes: int) -> None:
+        """An extent of so many blocks was written; 0, 0: it was there already."""
+        ...
+
+    def shared_dropped(self, reason: str, count: int) -> None:
+        """Blocks that do not go to the shared tier: "queue_full", "unavailable", "left", "failed"
+        or "shutdown"."""
+        ...
+
+    def shared_failed(self, operation: str, problem: str) -> None:
+        """The shared tier failed or did not answer in time."""
+        ...
+
     def watcher_cut(self, reason: str) -> None:
         """A watcher of the events was cut off: "stalled" or "events_lost"."""
         ...
@@ -177,6 +198,21 @@ class QuietListener:
         return
 
     def bulk_refused(self) -> None:
+        return
+
+    def shared_asked(self, outcome: str, count: int) -> None:
+        return
+
+    def shared_read(self, count: int, payload_bytes: int) -> None:
+        return
+
+    def shared_written(self, count: int, size_bytes: int) -> None:
+        return
+
+    def shared_dropped(self, reason: str, count: int) -> None:
+        return
+
+    def shared_failed(self, operation: str, problem: str) -> None:
         return
 
     def watcher_cut(self, reason: str) -> None:

@@ -73,6 +73,18 @@ class MetricsListener(QuietListener):
         self._bulk = _counter(registry, "bulk_payload_bytes", "Payload of bulk lanes", "direction")
         self._bulk_refused = _counter(registry, "bulk_refused_tickets", "Tickets refused")
         self._cut = _counter(registry, "watchers_cut", "Watchers that were cut off", "reason")
+        self._shared_asked = _counter(
+            registry, "shared_asked", "Acquires that asked the shared tier", "outcome"
+        )
+        self._shared_bytes = _counter(
+            registry, "shared_bytes", "Bytes to and from the shared tier", "direction"
+        )
+        self._shared_dropped = _counter(
+            registry, "shared_dropped_blocks", "Blocks that do not go there, by why", "reason"
+        )
+        self._shared_failures = _counter(
+            registry, "shared_failures", "Failures of the shared tier", "operation"
+        )
         self._load_seconds = Histogram(
             "kvtier_cache_load_seconds",
             "From an acquire's match to its end",
@@ -194,6 +206,23 @@ class MetricsListener(QuietListener):
 
     def bulk_refused(self) -> None:
         self._bulk_refused.inc()
+
+    def shared_asked(self, outcome: str, count: int) -> None:
+        self._shared_asked.labels(outcome).inc()
+        self._matched.labels("shared").inc(count)
+
+    def shared_read(self, count: int, payload_bytes: int) -> None:
+        self._shared_bytes.labels("read").inc(payload_bytes)
+
+    def shared_written(self, count: int, size_bytes: int) -> None:
+        self._shared_bytes.labels("write").inc(size_bytes)
+
+    def shared_dropped(self, reason: str, count: int) -> None:
+        self._shared_dropped.labels(reason).inc(count)
+
+    def shared_failed(self, operation: str, problem: str) -> None:
+        self._shared_failures.labels(operation).inc()
+        log.warning("the shared tier failed", extra={"operation": operation, "problem": problem})
 
     def watcher_cut(self, reason: str) -> None:
         self._cut.labels(reason).inc()

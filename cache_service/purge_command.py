@@ -141,6 +141,11 @@ def purge(
             "SSD_PENDING: the blocks are found no more, and the SSD has not forgotten them durably:"
             " a crash now may bring some back; purge again when it answers"
         )
+    if receipt.shared_forgetting == pb.SHARED_FORGETTING_PENDING:
+        fail(
+            "SHARED_PENDING: the blocks left this host, and the shared tier did not delete them in"
+            " time: acquires may bring some back; purge again when it answers"
+        )
 
 
 def _target(
@@ -220,6 +225,9 @@ def receipt_data(receipt: pb.PurgeReceipt) -> dict[str, Any]:
         "pin_count": receipt.pin_count,
         "hashes_sha256": receipt.hashes_sha256.hex(),
         "ssd_forgetting": _word(pb.SsdForgetting.Name(receipt.ssd_forgetting), "SSD_FORGETTING_"),
+        "shared_forgetting": _word(
+            pb.SharedForgetting.Name(receipt.shared_forgetting), "SHARED_FORGETTING_"
+        ),
         "shred": _shred_data(receipt.shred) if receipt.HasField("shred") else None,
     }
 
@@ -257,6 +265,7 @@ def _show(receipt: pb.PurgeReceipt) -> None:
         rows += _shred_rows(receipt.shred)
     if not receipt.dry_run:
         rows.append(("SSD", _SSD_WORDS[receipt.ssd_forgetting]))
+        rows.append(("shared tier", _SHARED_WORDS.get(receipt.shared_forgetting, "not said")))
         rows.append(("purge", f"{receipt.purge_id}, {data['end_time']}"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -288,6 +297,16 @@ _SSD_WORDS = {
     pb.SSD_FORGETTING_DURABLE: "its index has forgotten them durably; bytes go with their segments",
     pb.SSD_FORGETTING_PENDING: "has not forgotten them durably yet",
     pb.SSD_FORGETTING_NONE: "there is none",
+}
+
+
+_SHARED_WORDS = {
+    pb.SHARED_FORGETTING_WHOLE: "all of it was deleted; other hosts may write again what they have",
+    pb.SHARED_FORGETTING_KNOWN: (
+        "deleted what this host knew of; what others wrote stays until the engine expires it"
+    ),
+    pb.SHARED_FORGETTING_PENDING: "has not deleted them yet",
+    pb.SHARED_FORGETTING_NONE: "there is none",
 }
 
 

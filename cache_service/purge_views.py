@@ -12,6 +12,7 @@ __all__ = [
     "PurgeKind",
     "PurgeTarget",
     "PurgeView",
+    "SharedForgetting",
     "ShredView",
     "SsdForgetting",
 ]
@@ -34,6 +35,15 @@ class SsdForgetting(IntEnum):
     DURABLE = 1
     PENDING = 2
     NONE = 3
+
+
+class SharedForgetting(IntEnum):
+    """What was deleted from the shared tier; numbers as there."""
+
+    WHOLE = 1
+    KNOWN = 2
+    PENDING = 3
+    NONE = 4
 
 
 class KeyDestruction(IntEnum):
@@ -104,3 +114,4 @@ class PurgeView:
     """Pins that named some of the blocks, and were ended."""
     shred: ShredView | None = None
     """None unless asked for."""
+    shared_forgetting: SharedForgetting = SharedForgetting.NONE

@@ -22,6 +22,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cache_service.acquire_log import AcquireLog
 from cache_service.block_columns import NOWHERE
@@ -30,13 +31,16 @@ from cache_service.parts import Parts
 from cache_service.pin_views import Pin
 from cache_service.pins import Pins
 from cache_service.purge_scan import PurgeScan
-from cache_service.purge_views import PurgeTarget, PurgeView, SsdForgetting
+from cache_service.purge_views import PurgeTarget, PurgeView, SharedForgetting, SsdForgetting
 from cache_service.receipt import Receipt, hashes_sha256
 from cache_service.shredding import Shredding
 from cache_service.side import Side
 from kvtier.blocks import MissReason
 from kvtier.serving import ShuttingDownError
 from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from cache_service.shared_side import SharedSide
 
 __all__ = ["Purging"]
 
@@ -62,6 +66,7 @@ class Purging(Side):
         acquires: AcquireLog,
         pins: Pins,
         timer: Callable[[], float] = time.perf_counter,
+        shared: "SharedSide | None" = None,
     ) -> None:
         self._parts = parts
         self._index = parts.index
@@ -69,6 +74,7 @@ class Purging(Side):
         self._acquires = acquires
         self._pins = pins
         self._timer = timer
+        self._shared = shared
         self._task: asyncio.Task[PurgeView] | None = None
         self._stopped = False
 
@@ -143,10 +149,13 @@ class Purging(Side):
             self._parts.closing.end()
         if shredding is None:
             forgetting = await self._forgotten(unpinned)
+        shared = SharedForgetting.NONE
+        if self._shared is not None:
+            shared = await self._shared.purging.delete(target)
         copies = receipt.copies(ssd=self._parts.cold is not None)
         self._parts.tally.blocks_purged({each.tier: each.copy_count for each in copies})
         view = await self._view(target, receipt, began, forgetting, len(pins))
-        return replace(view, shred=shred)
+        return replace(view, shred=shred, shared_forgetting=shared)
 
     async def _dry(
         self,
@@ -226,6 +235,8 @@ class Purging(Side):
         return False
 
     def _drop(self, run: list[int], receipt: Receipt) -> None:
+        if self._shared is not None:
+            self._shared.purging.note(run)
         if len(run) == 1:
             receipt.add(run[0])
             forgotten = self._index.drop(run[0], MissReason.PURGED)

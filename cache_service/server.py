@@ -39,6 +39,7 @@ from cache_service.metrics import CallMetrics, MetricsListener, MetricsPage
 from cache_service.roles import RULES
 from cache_service.servicer import CacheServicer
 from cache_service.settings import CacheSettings
+from cache_service.shared_opening import open_shared_tier
 from cache_service.status import STATUS_TABLE
 from journal.delivery import DeliverySettings
 from journal.journal import JournalLimits
@@ -193,7 +194,11 @@ class CacheServer:
             pin_share_max=settings.pins.share_max,
             pin_seconds_max=settings.pins.seconds_max,
         )
-        cache = Cache(arena, ssd, limits, time.monotonic, listener, settings.policies)
+        shared = open_shared_tier(settings.shared)
+        if shared is not None:
+            log.info("shared tier", extra={"engine": shared.label, "sealed": shared.sealed})
+        policies = settings.policies
+        cache = Cache(arena, ssd, limits, time.monotonic, listener, policies, shared=shared)
         # What was made until now stays: a full collection looks only at what came after.
         gc.collect()
         gc.freeze()

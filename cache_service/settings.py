@@ -26,6 +26,7 @@ __all__ = [
     "JournalSettings",
     "LimitSettings",
     "PinSettings",
+    "SharedSettings",
     "SsdSettings",
 ]
 
@@ -100,6 +101,35 @@ class SsdSettings(SettingsModel):
                 f"ssd.capacity_bytes must hold at least {SEGMENTS_MIN} segments of"
                 f" ssd.segment_bytes: {self.capacity_bytes} is less than"
                 f" {SEGMENTS_MIN} x {self.segment_bytes}"
+            )
+        return self
+
+
+class SharedSettings(SettingsModel):
+    """The shared tier. `url` turns it on."""
+
+    url: str = ""
+    """file:///PATH, s3://BUCKET/PATH, gs://, az://; empty: none."""
+    endpoint: str = ""
+    """URL of the S3 server, where that is not AWS."""
+    region: str = ""
+    generation: Annotated[int, Field(ge=0)] = 0
+    write: Literal["committed", "never"] = "committed"
+    find_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25
+    request_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0
+    sealing: Literal["off", "aes_256_gcm"] = "off"
+    key_file: Path | None = None
+    old_key_files: Annotated[tuple[Path, ...], BeforeValidator(_paths)] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SharedSettings":
+        on = self.sealing != "off"
+        if on and self.key_file is None:
+            raise ValueError("shared.sealing needs shared.key_file, the same on all hosts")
+        if not on and (self.key_file or self.old_key_files):
+            raise ValueError(
+                "keys are set and shared.sealing is off: nothing would be sealed; set"
+                " shared.sealing=aes_256_gcm, or take the keys out"
             )
         return self
 
@@ -200,6 +230,7 @@ class CacheSettings(ServiceSettings):
     bulk: BulkSettings = BulkSettings()
     host: HostSettings = HostSettings()
     ssd: SsdSettings = SsdSettings()
+    shared: SharedSettings = SharedSettings()
     limits: LimitSettings = LimitSettings()
     events: EventSettings = EventSettings()
     quotas: Annotated[Quotas, BeforeValidator(_parsed)] = NO_QUOTAS
@@ -217,6 +248,7 @@ class CacheSettings(ServiceSettings):
             ssd_new_blocks_max=self.ssd.admission_new_blocks,
             ssd_write_bytes_per_day=int(self.ssd.write_bytes_per_day),
             ssd_write_when=self.ssd.write_when,
+            shared_writes=self.shared.write == "committed",
             quotas=self.quotas,
         )
 

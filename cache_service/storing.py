@@ -10,6 +10,7 @@ its own.
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cache_service.accounts import Account
 from cache_service.block_tree import ABSENT, NOWHERE
@@ -42,6 +43,9 @@ from cache_service.views import ReservationView, Transport
 from kvtier.blocks import MissReason
 from storage.tier import Slab
 
+if TYPE_CHECKING:
+    from cache_service.shared_side import SharedSide
+
 __all__ = ["Storing"]
 
 STEP_BLOCKS = 64
@@ -51,7 +55,8 @@ STEP_BLOCKS = 64
 class Storing(Side):
     """The writing side."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, shared: "SharedSide | None" = None) -> None:
+        self._shared = shared
         self._index = parts.index
         self._sessions = parts.sessions
         self._reservations = parts.reservations
@@ -326,6 +331,8 @@ class Storing(Side):
             self._lift([row for row in rows if row != ABSENT])
             if self._writer is not None:
                 self._writer.committed(entered)
+        if self._shared is not None:
+            self._shared.committed(session, reservation)
         self._listener.blocks_committed(len(entered), len(entered) * session.block_bytes)
         return len(entered)
 

@@ -137,3 +137,27 @@ class Tally:
     def watcher_cut(self, reason: str) -> None:
         self.counters[f"watchers_cut_{reason}"] += 1
         self._listener.watcher_cut(reason)
+
+    def shared_asked(self, outcome: str, count: int) -> None:
+        self.counters[f"shared_asked_{outcome}"] += 1
+        self.counters["blocks_matched_shared"] += count
+        self._listener.shared_asked(outcome, count)
+
+    def shared_read(self, count: int, payload_bytes: int) -> None:
+        self.counters["shared_blocks_read"] += count
+        self.counters["shared_bytes_read"] += payload_bytes
+        self._listener.shared_read(count, payload_bytes)
+
+    def shared_written(self, count: int, size_bytes: int) -> None:
+        self.counters["shared_blocks_written"] += count
+        self.counters["shared_bytes_written"] += size_bytes
+        self.counters["shared_extents_there_already"] += not count
+        self._listener.shared_written(count, size_bytes)
+
+    def shared_dropped(self, reason: str, count: int) -> None:
+        self.counters[f"shared_blocks_dropped_{reason}"] += count
+        self._listener.shared_dropped(reason, count)
+
+    def shared_failed(self, operation: str, problem: str) -> None:
+        self.counters[f"shared_failed_{operation}"] += 1
+        self._listener.shared_failed(operation, problem)

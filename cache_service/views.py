@@ -124,6 +124,8 @@ class CachePolicies:
     """0 for no limit."""
     ssd_write_when: str = "committed"
     """"committed", or "leaving": shortly before a block leaves host memory."""
+    shared_writes: bool = True
+    """Whether what is stored here goes to the shared tier, where there is one."""
     quotas: Quotas = NO_QUOTAS
 
 

@@ -12,11 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache_service.chains import Chain
 from cache_service.errors import InvalidTransportError
-from cache_service.hints import Hints
+from cache_service.hints import ChainPlace, Hints
 from cache_service.owner_runs import NOBODYS, OwnerRuns, within
 from cache_service.views import Transport
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import HASH_BYTES
+from kvtier.keys import HASH_BYTES, BlockHash
 from kvtier.scopes import MalformedScopeError, ScopeLevel, ScopePath
 from kvtier.serving import MalformedRequestError
 from kvtier.v1 import cache_pb2 as pb
@@ -98,7 +98,23 @@ def hints(
         forks = request.common_prefix_ends_unit
         owners = owner_runs(request.owner_runs) if request.owner_runs else NOBODYS
         return Hints(request.one_off, ttl_seconds, unit_ends=ends, marks_forks=forks, owners=owners)
-    return Hints(request.one_off, ttl_seconds, whole_units=request.whole_units)
+    return Hints(
+        request.one_off, ttl_seconds, whole_units=request.whole_units, place=_place(request)
+    )
+
+
+def _place(
+    request: pb.AcquirePrefixRequest | pb.AcquireResidentRequest,
+) -> ChainPlace | None:
+    if not request.HasField("place"):
+        return None
+    first, parent = request.place.first_index, request.place.parent_hash
+    if first < 0 or len(parent) != (HASH_BYTES if first else 0):
+        raise MalformedRequestError(
+            "a place names how many blocks are before the first, and the last one's hash if any",
+            field="place",
+        )
+    return ChainPlace(first, BlockHash(parent))
 
 
 def owner_runs(runs: Sequence[pb.OwnerRun]) -> OwnerRuns:

@@ -32,6 +32,9 @@ class CacheHints:
     """Of a store: after how many blocks of the chain units end."""
     marks_forks: bool = False
     """Of a store: where it parts from others a unit ends."""
+    place: tuple[int, bytes] | None = None
+    """Of a restore: how many blocks of the whole chain are before its first, and the hash of the
+    last of those, empty where there is none. None: unknown."""
     adapter: str = ""
     """In whose namespace the chain is, by the worker's own name for it; empty: the base's."""
 

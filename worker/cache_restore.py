@@ -72,7 +72,12 @@ class Wanted:
     """That of the chain's first block."""
 
     def part(self, first: int, end: int) -> "Wanted":
-        return replace(self, chain=self.chain[first:end], first_page=self.first_page + first)
+        hints = self.hints
+        if first and hints.place is not None:
+            hints = replace(hints, place=(hints.place[0] + first, self.chain[first - 1]))
+        return replace(
+            self, chain=self.chain[first:end], first_page=self.first_page + first, hints=hints
+        )
 
 
 class Restore:
@@ -107,6 +112,7 @@ class Restore:
             one_off=self._hints.one_off,
             ttl=self._hints.ttl,
             whole_units=self._hints.whole_units,
+            place=self._place(),
         )
         answer = answered(self._session.stub.AcquireResident(request, timeout=self._seconds_left()))
         if answer.ByteSize():
@@ -149,12 +155,19 @@ class Restore:
             one_off=self._hints.one_off,
             ttl=self._hints.ttl,
             whole_units=self._hints.whole_units,
+            place=self._place(),
         )
         request.load_timeout.FromNanoseconds(int(self._seconds_left() * LOAD_SHARE * 1e9))
         if self._recompute_seconds is not None:
             seconds = min(self._recompute_seconds, RECOMPUTE_SECONDS_MAX)
             request.recompute_time_per_block.FromNanoseconds(int(seconds * 1e9))
         return request
+
+    def _place(self) -> cache_pb2.ChainPlace | None:
+        if self._hints.place is None:
+            return None
+        first, parent_hash = self._hints.place
+        return cache_pb2.ChainPlace(first_index=first, parent_hash=parent_hash)
 
     @contextlib.contextmanager
     def _leased(self, match: cache_pb2.PrefixMatch, restored: Restored) -> Iterator[None]:

@@ -148,8 +148,10 @@ class CacheTraffic:
         landing = self._kv.landing(pages)
         live.leases.append(landing.leases)
         deadline = self._clock() + seconds
-        chain = live.leader.chain.hashes[first_block:end_block]
-        hints = replace(live.cache_hints, whole_units=self._units.whole)
+        hashes = live.leader.chain.hashes
+        chain = hashes[first_block:end_block]
+        place = first_block, hashes[first_block - 1] if first_block else b""
+        hints = replace(live.cache_hints, whole_units=self._units.whole, place=place)
         job = LoadJob(live.request.request_id, chain, landing, deadline, hints, recompute_seconds)
         flight = _Flight(job, pages, deadline + LOAD_GRACE_SECONDS, live, first_block)
         return self._depart(flight, lambda: self._lanes.load(job))

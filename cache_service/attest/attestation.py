@@ -49,6 +49,7 @@ class TierBlocks:
 
     host: int
     ssd: int
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)

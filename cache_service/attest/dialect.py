@@ -59,11 +59,14 @@ def _grant(fields: dict[str, Any]) -> LeaseGrant:
 
 
 def _tier_fields(blocks: TierBlocks) -> dict[str, int]:
-    return {"host": blocks.host, "ssd": blocks.ssd}
+    fields = {"host": blocks.host, "ssd": blocks.ssd}
+    # Absent where there is none, as it was before there was a shared tier.
+    return fields | {"shared": blocks.shared} if blocks.shared else fields
 
 
 def _tiers(fields: dict[str, Any]) -> TierBlocks:
-    return TierBlocks(integer_of(fields["host"]), integer_of(fields["ssd"]))
+    shared = integer_of(fields["shared"]) if "shared" in fields else 0
+    return TierBlocks(integer_of(fields["host"]), integer_of(fields["ssd"]), shared)
 
 
 def _begin_fields(begun: Begun) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _lease_message(event: LeaseAttestation) -> pb.LeaseAttestation:
 
 
 def _tiers(blocks: TierBlocks) -> pb.TierBlocks:
-    return pb.TierBlocks(host=blocks.host, ssd=blocks.ssd)
+    return pb.TierBlocks(host=blocks.host, ssd=blocks.ssd, shared=blocks.shared)
 
 
 def _timestamp(nanoseconds: int) -> Timestamp:

@@ -110,7 +110,6 @@ class Witness:
         self, lease: Lease, session: Session, request_id: str, owner: str, tiers: bytes
     ) -> None:
         """`lease` was given for a request; `tiers`: where its blocks were."""
-        host = tiers.count(Tier.HOST)
         grant = LeaseGrant(
             lease.lease_id,
             request_id,
@@ -122,7 +121,7 @@ class Witness:
             session.namespace_id,
             session.block_tokens,
             self._wall_clock_ns(),
-            TierBlocks(host, len(tiers) - host),
+            _by_tier(tiers, len(tiers)),
         )
         self._notes[lease.lease_id] = _Note(grant, tiers)
         self._fresh[lease.lease_id] = grant
@@ -173,8 +172,7 @@ class Witness:
         self._fresh.pop(lease_id, None)
         served = note.grant.granted
         if ready < len(note.tiers):
-            host = note.tiers.count(Tier.HOST, 0, ready)
-            served = TierBlocks(host, ready - host)
+            served = _by_tier(note.tiers, ready)
         now_ns = max(self._wall_clock_ns(), note.grant.start_time_ns)
         if self._room():
             self._waits.append(LeaseAttestation(note.grant, now_ns, end, served, corrupt))
@@ -221,3 +219,8 @@ class Witness:
         # Where that cannot be said the file's time stays old, and a gap would be long.
         with contextlib.suppress(OSError):
             os.utime(self._journal.directory / ALIVE_FILE, ns=(self._ticked_ns, self._ticked_ns))
+
+
+def _by_tier(tiers: bytes, count: int) -> TierBlocks:
+    """Of the first so many blocks."""
+    return TierBlocks(*(tiers.count(tier, 0, count) for tier in (Tier.HOST, Tier.SSD, Tier.SHARED)))

@@ -118,13 +118,16 @@ def test_kinds_of_event_are_the_same_numbers_on_both_sides() -> None:
 
 
 def test_words_about_purges_are_the_same_numbers_on_both_sides() -> None:
-    from cache_service.purge_views import PurgeKind, SsdForgetting
+    from cache_service.purge_views import PurgeKind, SharedForgetting, SsdForgetting
 
     assert numbers(control_pb2.PurgeKind.DESCRIPTOR, "PURGE_KIND_") == {
         kind.name: kind.value for kind in PurgeKind
     }
     assert numbers(control_pb2.SsdForgetting.DESCRIPTOR, "SSD_FORGETTING_") == {
         each.name: each.value for each in SsdForgetting
+    }
+    assert numbers(control_pb2.SharedForgetting.DESCRIPTOR, "SHARED_FORGETTING_") == {
+        each.name: each.value for each in SharedForgetting
     }
 
 

@@ -86,12 +86,14 @@ class LeaseAttestation(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., client_name: _Optional[str] = ..., session_id: _Optional[str] = ..., owner: _Optional[str] = ..., namespace_id: _Optional[bytes] = ..., block_tokens: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end: _Optional[_Union[LeaseEnd, str]] = ..., granted: _Optional[_Union[TierBlocks, _Mapping]] = ..., served: _Optional[_Union[TierBlocks, _Mapping]] = ..., corrupt_blocks: _Optional[int] = ...) -> None: ...
 
 class TierBlocks(_message.Message):
-    __slots__ = ("host", "ssd")
+    __slots__ = ("host", "ssd", "shared")
     HOST_FIELD_NUMBER: _ClassVar[int]
     SSD_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     host: int
     ssd: int
-    def __init__(self, host: _Optional[int] = ..., ssd: _Optional[int] = ...) -> None: ...
+    shared: int
+    def __init__(self, host: _Optional[int] = ..., ssd: _Optional[int] = ..., shared: _Optional[int] = ...) -> None: ...
 
 class AttestationGap(_message.Message):
     __slots__ = ("start_time", "end_time", "reason", "lease_count")

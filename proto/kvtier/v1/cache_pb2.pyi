@@ -98,7 +98,7 @@ class LookupPrefixResponse(_message.Message):
     def __init__(self, present_count: _Optional[int] = ..., tiers: _Optional[bytes] = ..., miss_reason: _Optional[_Union[_block_pb2.MissReason, str]] = ...) -> None: ...
 
 class AcquirePrefixRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids", "recompute_time_per_block", "one_off", "ttl", "whole_units")
+    __slots__ = ("session_id", "request_id", "block_hashes", "load_timeout", "returned_lease_ids", "recompute_time_per_block", "one_off", "ttl", "whole_units", "place")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,7 @@ class AcquirePrefixRequest(_message.Message):
     ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     WHOLE_UNITS_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
@@ -117,7 +118,16 @@ class AcquirePrefixRequest(_message.Message):
     one_off: bool
     ttl: _duration_pb2.Duration
     whole_units: bool
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., recompute_time_per_block: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., whole_units: bool = ...) -> None: ...
+    place: ChainPlace
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., load_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., recompute_time_per_block: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., whole_units: bool = ..., place: _Optional[_Union[ChainPlace, _Mapping]] = ...) -> None: ...
+
+class ChainPlace(_message.Message):
+    __slots__ = ("first_index", "parent_hash")
+    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PARENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    first_index: int
+    parent_hash: bytes
+    def __init__(self, first_index: _Optional[int] = ..., parent_hash: _Optional[bytes] = ...) -> None: ...
 
 class AcquirePrefixResponse(_message.Message):
     __slots__ = ("match", "ready", "end")
@@ -130,7 +140,7 @@ class AcquirePrefixResponse(_message.Message):
     def __init__(self, match: _Optional[_Union[PrefixMatch, _Mapping]] = ..., ready: _Optional[_Union[ReadyRange, _Mapping]] = ..., end: _Optional[_Union[AcquireEnd, _Mapping]] = ...) -> None: ...
 
 class AcquireResidentRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off", "ttl", "whole_units")
+    __slots__ = ("session_id", "request_id", "block_hashes", "returned_lease_ids", "one_off", "ttl", "whole_units", "place")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +148,7 @@ class AcquireResidentRequest(_message.Message):
     ONE_OFF_FIELD_NUMBER: _ClassVar[int]
     TTL_FIELD_NUMBER: _ClassVar[int]
     WHOLE_UNITS_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     block_hashes: bytes
@@ -145,7 +156,8 @@ class AcquireResidentRequest(_message.Message):
     one_off: bool
     ttl: _duration_pb2.Duration
     whole_units: bool
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., whole_units: bool = ...) -> None: ...
+    place: ChainPlace
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., block_hashes: _Optional[bytes] = ..., returned_lease_ids: _Optional[_Iterable[str]] = ..., one_off: bool = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., whole_units: bool = ..., place: _Optional[_Union[ChainPlace, _Mapping]] = ...) -> None: ...
 
 class AcquireResidentResponse(_message.Message):
     __slots__ = ("match", "ready", "end")

@@ -29,6 +29,14 @@ class KeyDestruction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KEY_DESTRUCTION_PENDING: _ClassVar[KeyDestruction]
     KEY_DESTRUCTION_NONE: _ClassVar[KeyDestruction]
 
+class SharedForgetting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SHARED_FORGETTING_UNSPECIFIED: _ClassVar[SharedForgetting]
+    SHARED_FORGETTING_WHOLE: _ClassVar[SharedForgetting]
+    SHARED_FORGETTING_KNOWN: _ClassVar[SharedForgetting]
+    SHARED_FORGETTING_PENDING: _ClassVar[SharedForgetting]
+    SHARED_FORGETTING_NONE: _ClassVar[SharedForgetting]
+
 class SsdForgetting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SSD_FORGETTING_UNSPECIFIED: _ClassVar[SsdForgetting]
@@ -46,6 +54,11 @@ KEY_DESTRUCTION_UNSPECIFIED: KeyDestruction
 KEY_DESTRUCTION_DURABLE: KeyDestruction
 KEY_DESTRUCTION_PENDING: KeyDestruction
 KEY_DESTRUCTION_NONE: KeyDestruction
+SHARED_FORGETTING_UNSPECIFIED: SharedForgetting
+SHARED_FORGETTING_WHOLE: SharedForgetting
+SHARED_FORGETTING_KNOWN: SharedForgetting
+SHARED_FORGETTING_PENDING: SharedForgetting
+SHARED_FORGETTING_NONE: SharedForgetting
 SSD_FORGETTING_UNSPECIFIED: SsdForgetting
 SSD_FORGETTING_DURABLE: SsdForgetting
 SSD_FORGETTING_PENDING: SsdForgetting
@@ -178,7 +191,7 @@ class PurgeTarget(_message.Message):
     def __init__(self, kind: _Optional[_Union[PurgeKind, str]] = ..., namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., of_request_id: _Optional[str] = ..., of_session_id: _Optional[str] = ..., of_owner: _Optional[str] = ...) -> None: ...
 
 class PurgeReceipt(_message.Message):
-    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting", "pin_count", "shred")
+    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting", "pin_count", "shred", "shared_forgetting")
     PURGE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +205,7 @@ class PurgeReceipt(_message.Message):
     SSD_FORGETTING_FIELD_NUMBER: _ClassVar[int]
     PIN_COUNT_FIELD_NUMBER: _ClassVar[int]
     SHRED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FORGETTING_FIELD_NUMBER: _ClassVar[int]
     purge_id: str
     instance_id: str
     target: PurgeTarget
@@ -205,7 +219,8 @@ class PurgeReceipt(_message.Message):
     ssd_forgetting: SsdForgetting
     pin_count: int
     shred: Shred
-    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ..., pin_count: _Optional[int] = ..., shred: _Optional[_Union[Shred, _Mapping]] = ...) -> None: ...
+    shared_forgetting: SharedForgetting
+    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ..., pin_count: _Optional[int] = ..., shred: _Optional[_Union[Shred, _Mapping]] = ..., shared_forgetting: _Optional[_Union[SharedForgetting, str]] = ...) -> None: ...
 
 class Shred(_message.Message):
     __slots__ = ("key_ids", "destruction", "destroy_time", "clear_count", "clear_segment_count")

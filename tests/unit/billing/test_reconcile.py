@@ -153,6 +153,20 @@ def test_hits_of_the_ssd_are_not_covered_by_what_host_memory_served(books: Books
     assert kinds(books.differences()) == ["RESTORED_NOT_USED", "HITS_NOT_SERVED"]
 
 
+def test_hits_of_the_shared_tier_are_compared_as_those_of_the_others(books: Books) -> None:
+    served = Blocks(4, 0, 4)
+    books.record(
+        books.event(hit=128, hit_host=64, hit_shared=64, lease_ids=("l1",)),
+        books.event(hit=128, hit_host=0, hit_shared=128, lease_ids=("l2",)),
+    )
+    one = lease_of("l1", "r1", books.end_ns - SECOND, granted=served, served=served)
+    other = lease_of("l2", "r2", books.end_ns - SECOND)
+    books.attest(one, other)
+    assert attestation_from_text(attestation_text(one)) == one
+    assert "shared" not in attestation_text(other)
+    assert kinds(books.differences()) == ["RESTORED_NOT_USED", "HITS_NOT_SERVED"]
+
+
 def test_what_was_restored_and_not_used_is_explained(books: Books) -> None:
     books.record(books.event(hit=64, lease_ids=("l1", "l2")))
     end_ns = books.end_ns - SECOND

@@ -111,7 +111,14 @@ def watched(cache: Any, tmp_path: Path, wall: Wall) -> Any:
 
 
 @pytest.mark.parametrize(
-    "event", [ATTESTED, GAP, replace(GAP, lease_count=None), lose_lease(GRANT, 3)]
+    "event",
+    [
+        ATTESTED,
+        replace(ATTESTED, served=TierBlocks(3, 1, 2)),
+        GAP,
+        replace(GAP, lease_count=None),
+        lose_lease(GRANT, 3),
+    ],
 )
 def test_every_attestation_reads_back_as_it_was_written(event: Attested) -> None:
     line = ATTESTATION_FORMAT.encode(7, End(event))

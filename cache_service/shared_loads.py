@@ -1,0 +1,374 @@
+"""SharedLoads: blocks of one acquire on their way from the shared tier into host memory.
+
+    search -> extents -> read ahead: slabs -> object -> checked -> entered, parents first -> leased
+
+Invariants: a block enters the index only whole, checked, and behind a parent that is cached; memory
+that was taken for a read is freed by whoever ends it, also when the acquire is given up. What comes
+is pinned by the acquire's lease before anybody else runs. Event loop only.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cache_service.accounts import Account
+from cache_service.block_tree import ABSENT, NOWHERE
+from cache_service.chains import Chain
+from cache_service.index import HostCopy
+from cache_service.listener import CacheListener
+from cache_service.load_or_recompute import Pace, worth_loading
+from cache_service.parts import Parts
+from cache_service.read_rate import ReadRate
+from cache_service.session import Session
+from cache_service.shared_breaker import Breaker
+from cache_service.shared_writer import SharedWriter
+from kvtier.blocks import MissReason, Tier
+from storage.errors import CorruptBlockError, StorageError
+from storage.shared.extent import ExtentBlock
+from storage.shared.levels import Extent
+from storage.shared.tier import ChainView, SharedTier
+from storage.tier import Slab
+
+__all__ = ["Beyond", "SharedLoad", "SharedLoads"]
+
+log = logging.getLogger(__name__)
+
+READ_AHEAD = 4
+"""Extents that one acquire has under way."""
+
+READS_MAX = 8
+"""Extents under way altogether: each takes its size in memory, beside the arena."""
+
+PATIENCE_MIN = 0.05
+"""Seconds that an extent is waited for although computing might be faster."""
+
+
+class Beyond(NamedTuple):
+    """What the shared tier has of a chain, from some block on."""
+
+    chain: ChainView
+    extents: list[Extent]
+    end: int
+    """Blocks of the whole chain up to there."""
+
+
+class _Read(NamedTuple):
+    """An extent in memory that nobody knows of yet."""
+
+    first: int
+    """Position in the chain of the first slab's block."""
+    slabs: list[Slab]
+    blocks: list[ExtentBlock]
+
+
+class SharedLoads:
+    """What all loads have in common: the tier, its pace, how many may read."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        tier: SharedTier,
+        breaker: Breaker,
+        writer: SharedWriter,
+        tally: CacheListener,
+    ) -> None:
+        self.parts = parts
+        self.tier = tier
+        self.breaker = breaker
+        self.writer = writer
+        self.tally = tally
+        self.rate = ReadRate()
+        self.turns = asyncio.Semaphore(READS_MAX)
+        self.slab_count = 0
+        """Taken, and not in the index yet."""
+        self.calls = itertools.count()
+        self.reading: dict[int, float] = {}
+        """When each read under way began."""
+        self.loads: set[SharedLoad] = set()
+
+    async def search(
+        self, session: Session, chain: Chain, first: int, position: int, cost: float | None
+    ) -> Beyond | None:
+        """What continues `position` blocks of a chain whose named blocks begin with `first`."""
+        if not self.breaker.begin():
+            self.tally.shared_asked("unavailable", 0)
+            return None
+        view = ChainView(session.namespace_id, session.block_bytes, first, chain)
+        try:
+            extents = await self.tier.find(view, position)
+        except StorageError as error:
+            self.breaker.failed()
+            self.tally.shared_failed("search", str(error))
+            self.tally.shared_asked("failed", 0)
+            return None
+        except BaseException:
+            self.breaker.abandoned()
+            raise
+        self.breaker.succeeded()
+        if not extents:
+            self.tally.shared_asked("nothing", 0)
+            return None
+        end = position + self._worth(session, extents[-1].end - position, cost)
+        extents = [each for each in extents if each.start < end]
+        if not extents:
+            self.tally.shared_asked("recompute_faster", 0)
+            return None
+        self.tally.shared_asked("found", end - position)
+        return Beyond(view, extents, end)
+
+    def _worth(self, session: Session, count: int, cost: float | None) -> int:
+        if cost is None:
+            return count
+        since = next(iter(self.reading.values()), None)
+        rate = self.rate.judged(self.parts.clock(), since)
+        return worth_loading(np.ones(count, bool), session.block_bytes, cost, Pace(rate))
+
+    async def drain(self) -> None:
+        for load in list(self.loads):
+            await load.close()
+
+
+class SharedLoad:
+    """One acquire's. `start`, then `next` until it says why not, then `close`."""
+
+    def __init__(
+        self, shared: SharedLoads, session: Session, beyond: Beyond, position: int, anchor: int
+    ) -> None:
+        """`position`: blocks of the chain that are here. `anchor`: the row that the first one to
+        come continues, or NOWHERE; it is pinned until `close`."""
+        self._shared = shared
+        self._session = session
+        self._chain = beyond.chain
+        self._end = beyond.end
+        self._position = position
+        self._waiting = deque(each for each in beyond.extents if each.end > position)
+        self._reads: deque[asyncio.Task[_Read | MissReason]] = deque()
+        self._cut: MissReason | None = None
+        """Why no more may be entered."""
+        self._size = session.block_bytes
+        self.anchor = anchor
+        if anchor != NOWHERE:
+            shared.parts.index.pin(anchor)
+        shared.loads.add(self)
+
+    @property
+    def left(self) -> int:
+        """Blocks still to come."""
+        return self._end - self._position
+
+    def start(self) -> None:
+        """Reads ahead. At once, so that it overlaps with what is here."""
+        while self._waiting and len(self._reads) < READ_AHEAD:
+            extent = self._waiting.popleft()
+            read = self._read(extent, not self._reads)
+            self._reads.append(asyncio.get_running_loop().create_task(read))
+
+    async def next(
+        self, parent: int, seconds_left: float, cost: float | None
+    ) -> list[int] | MissReason:
+        """Rows of the blocks that came next, behind row `parent`; pin them at once. Or why none."""
+        if self._cut is not None or not self._reads:
+            return self._cut or MissReason.EVICTED
+        reading = self._reads[0]
+        patience = seconds_left
+        if cost is not None:
+            patience = min(patience, max(PATIENCE_MIN, cost * self.left))
+        done, _ = await asyncio.wait({reading}, timeout=max(0.0, patience))
+        if not done:
+            faster = patience < seconds_left
+            return MissReason.RECOMPUTE_FASTER if faster else MissReason.DEADLINE
+        self._reads.popleft()
+        try:
+            found = reading.result()
+        except Exception:
+            # What the tier does not promise to raise is a fault of ours: a miss, and seen.
+            log.exception("reading from the shared tier failed")
+            return MissReason.UNAVAILABLE
+        if isinstance(found, MissReason):
+            return found
+        self.start()
+        return self._enter(found, parent)
+
+    async def close(self) -> None:
+        """Gives up what is under way. Idempotent."""
+        if self not in self._shared.loads:
+            return
+        self._waiting.clear()
+        for reading in self._reads:
+            reading.cancel()
+        while self._reads:
+            task = self._reads.popleft()
+            await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is None:
+                found = task.result()
+                if isinstance(found, _Read):
+                    self._free(found.slabs)
+        if self not in self._shared.loads:
+            return
+        self._shared.loads.discard(self)
+        if self.anchor != NOWHERE:
+            self._shared.parts.index.unpin(self.anchor)
+
+    # -- one extent --------------------------------------------------------------------------------
+
+    async def _read(self, extent: Extent, first: bool) -> "_Read | MissReason":
+        shared, size = self._shared, self._session.block_bytes
+        begin = max(extent.start, self._position)
+        count = extent.end - begin
+        async with shared.turns:
+            slabs = await self._take(size, count, first)
+            try:
+                if len(slabs) < count:
+                    self._free(slabs)
+                    return MissReason.ARENA_FULL
+                blocks = await self._fetch(extent, begin, slabs)
+                if isinstance(blocks, MissReason):
+                    self._free(slabs)
+                    return blocks
+            except BaseException:
+                self._free(slabs)
+                raise
+        return _Read(begin, slabs, blocks)
+
+    async def _take(self, size: int, count: int, patient: bool) -> list[Slab]:
+        room = self._shared.parts.room
+        slabs = room.take_up_to(size, count)
+        if not slabs and patient:
+            writer = self._shared.parts.writer
+            busy = _never if writer is None else writer.busy
+            slab = await room.take_waiting(size, busy, room.patience())
+            slabs = [] if slab is None else [slab]
+            slabs += room.take_up_to(size, count - len(slabs)) if slabs else []
+        self._shared.slab_count += len(slabs)
+        return slabs
+
+    def _free(self, slabs: list[Slab]) -> None:
+        self._shared.slab_count -= len(slabs)
+        for slab in slabs:
+            self._shared.parts.room.give_back(slab)
+        slabs.clear()
+
+    async def _fetch(
+        self, extent: Extent, begin: int, slabs: Sequence[Slab]
+    ) -> list[ExtentBlock] | MissReason:
+        """The blocks from `begin` on, in their slabs."""
+        shared, size = self._shared, self._session.block_bytes
+        arena, clock = shared.parts.arena, shared.parts.clock
+        into = {begin + i: arena.view(slab)[:size] for i, slab in enumerate(slabs)}
+        if not shared.breaker.begin():
+            return MissReason.UNAVAILABLE
+        call, began = next(shared.calls), clock()
+        shared.reading[call] = began
+        try:
+            blocks = await shared.tier.read(self._chain, extent, into)
+        except CorruptBlockError as error:
+            shared.breaker.succeeded()
+            shared.tally.block_corrupt(Tier.SHARED)
+            log.warning("the shared tier gave a bad extent", extra={"problem": str(error)})
+            return MissReason.CORRUPT
+        except StorageError as error:
+            shared.breaker.failed()
+            shared.tally.shared_failed("read", str(error))
+            return MissReason.UNAVAILABLE
+        except BaseException:
+            shared.breaker.abandoned()
+            raise
+        finally:
+            del shared.reading[call]
+        shared.breaker.succeeded()
+        if blocks is None:
+            shared.writer.gone()
+            return MissReason.EVICTED
+        shared.rate.landed(extent.size * size, began, clock())
+        shared.tally.shared_read(len(slabs), len(slabs) * size)
+        name = self._chain.name(extent.end - 1)
+        shared.writer.there(shared.tier.name_of(self._chain.namespace_id, name, extent.size))
+        return blocks[begin - extent.start :]
+
+    # -- into the index ----------------------------------------------------------------------------
+
+    def _enter(self, read: _Read, parent: int) -> list[int] | MissReason:
+        """Enters blocks as a commit does, as far as they may be; the rest is let go."""
+        rows: list[int] = []
+        copies: list[HostCopy] = []
+        new: list[int] = []
+        claims: list[Account] = []
+        used = 0
+        for position, slab, block in self._to_enter(read):
+            row = self._entered(position, block, parent, new, claims)
+            if isinstance(row, MissReason):
+                self._cut = row
+                break
+            used += 1
+            if self._shared.parts.index.tree.in_host(row):
+                self._free([slab])
+            else:
+                copies.append((row, slab, block.checksum))
+                self._shared.slab_count -= 1
+            rows.append(row)
+            parent = row
+        self._free(read.slabs[used:])
+        index, writer = self._shared.parts.index, self._shared.parts.writer
+        index.put_host_many(copies)
+        if index.accounts is not None:
+            for account in claims:
+                index.accounts.unclaim_host(account, self._size)
+        if writer is not None and new:
+            writer.committed(new)
+        self._position += len(rows)
+        return rows or self._cut or MissReason.EVICTED
+
+    def _to_enter(self, read: _Read) -> Iterator[tuple[int, Slab, ExtentBlock]]:
+        """Without what came meanwhile before it."""
+        skipped = self._position - read.first
+        if skipped:
+            self._free(read.slabs[:skipped])
+        del read.slabs[:skipped]
+        positions = range(self._position, self._end)
+        return zip(positions, read.slabs, read.blocks[skipped:], strict=False)
+
+    def _entered(
+        self,
+        position: int,
+        block: ExtentBlock,
+        parent: int,
+        new: list[int],
+        claims: list[Account],
+    ) -> int | MissReason:
+        """The block's row, made where it is not there; or why it may not be."""
+        parts, index = self._shared.parts, self._shared.parts.index
+        tree = index.tree
+        if parts.closing.closed:
+            return MissReason.PURGED
+        if block.expire_second <= index.expiries.now():
+            return MissReason.EXPIRED
+        if parent != NOWHERE and not tree.cached(parent):
+            return MissReason.EVICTED
+        name = self._chain.name(position)
+        row = tree.find(name)
+        session = self._session
+        if row != ABSENT:
+            kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
+            return row if tree.kind(row) == kind else MissReason.OTHER_NAMESPACE
+        account = None if index.accounts is None else index.accounts.of_path(block.owner)
+        if account is not None and index.accounts is not None:
+            if not parts.room.claim(account, self._size, 1):
+                index.accounts.unclaim_host(account, 0)
+                return MissReason.QUOTA
+            claims.append(account)
+        row = index.add(name, parent, session.namespace_id, session.block_bytes)
+        index.owners.enter(row, block.owner)
+        index.expiries.enter(row, block.expire_second)
+        if block.unit_end:
+            index.unit_ends.mark([row])
+        new.append(row)
+        return row
+
+
+def _never() -> bool:
+    return False
