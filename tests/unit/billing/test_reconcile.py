@@ -157,7 +157,7 @@ def test_hits_of_the_shared_tier_are_compared_as_those_of_the_others(books: Book
     served = Blocks(4, 0, 4)
     books.record(
         books.event(hit=128, hit_host=64, hit_shared=64, lease_ids=("l1",)),
-        books.event(hit=128, hit_host=0, hit_shared=128, lease_ids=("l2",)),
+        books.event("r2", hit=128, hit_host=0, hit_shared=128, lease_ids=("l2",)),
     )
     one = lease_of("l1", "r1", books.end_ns - SECOND, granted=served, served=served)
     other = lease_of("l2", "r2", books.end_ns - SECOND)
