@@ -109,10 +109,15 @@ class SharedSettings(SettingsModel):
     """The shared tier. `url` turns it on."""
 
     url: str = ""
-    """file:///PATH, s3://BUCKET/PATH, gs://, az://; empty: none."""
+    """file:///PATH, s3://BUCKET/PATH, gs://, az://, mooncake://MASTER:PORT; empty: none."""
     endpoint: str = ""
     """URL of the S3 server, where that is not AWS."""
     region: str = ""
+    pool_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(0)
+    """Of this host's memory, for Mooncake's pool."""
+    pool_protocol: Literal["tcp", "rdma"] = "tcp"
+    pool_host: str = ""
+    """This host, as the others of the pool reach it; empty: its host name."""
     generation: Annotated[int, Field(ge=0)] = 0
     write: Literal["committed", "never"] = "committed"
     find_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 0.25
@@ -126,6 +131,8 @@ class SharedSettings(SettingsModel):
         on = self.sealing != "off"
         if on and self.key_file is None:
             raise ValueError("shared.sealing needs shared.key_file, the same on all hosts")
+        if (self.pool_bytes or self.pool_host) and not self.url.startswith("mooncake:"):
+            raise ValueError("shared.pool_bytes and shared.pool_host are for mooncake:// alone")
         if not on and (self.key_file or self.old_key_files):
             raise ValueError(
                 "keys are set and shared.sealing is off: nothing would be sealed; set"

@@ -11,7 +11,7 @@ deciding what is written and when it is asked: the owner in `cache_service/` doe
     sealing.py          keys of sealed extents                                     (pure)
     objects.py          what an engine must do: the protocol
     object_store.py     object stores and directories, through obstore
-    opening.py          settings -> tier
+    mooncake_store.py   Mooncake Store
     tier.py             find, read, write, forget; deadlines
 """
 

@@ -13,7 +13,7 @@ there is no error.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -121,14 +121,19 @@ class ObstoreStore:
             if isinstance(each, BaseException) and not isinstance(each, FileNotFoundError):
                 raise _failed("delete", each)
 
-    async def names(self, prefix: str) -> AsyncIterator[list[str]]:
+    async def delete_below(self, prefix: str) -> int:
         import obstore
 
+        count = 0
         try:
-            async for part in obstore.list(self._store, prefix or None, chunk_size=500):
-                yield [each["path"] for each in part]
+            async for part in obstore.list(self._store, prefix, chunk_size=500):
+                await self.delete([each["path"] for each in part])
+                count += len(part)
+        except TierIOError:
+            raise
         except Exception as error:
             raise _failed("list", error) from None
+        return count
 
     async def close(self) -> None:
         return

@@ -6,7 +6,7 @@ are coroutines of one event loop that never block it; each raises TierIOError fo
 engine does, and may take for ever: its caller has deadlines and cancels.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 __all__ = ["ObjectStore"]
@@ -41,9 +41,9 @@ class ObjectStore(Protocol):
         """Those that are not there are passed over."""
         ...
 
-    def names(self, prefix: str) -> AsyncIterator[list[str]]:
-        """Names that begin so, with a "/" last, in parts of some hundred; an engine that cannot
-        tell raises TierIOError before the first."""
+    async def delete_below(self, prefix: str) -> int:
+        """All names that begin so, with a "/" last; how many there were. What is given up half way
+        has deleted some: again goes on."""
         ...
 
     async def close(self) -> None: ...

@@ -4,10 +4,10 @@
     read    an extent -> checked -> into memory that the caller holds
     write   blocks in memory -> one object, unless it is there
 
-Invariants: every call ends by its deadline, whatever the engine does; what `read` filled is a block
-that was asked for, bit for bit, or it raises; memory that was given to a call is not touched after
-it returned or raised. What an extent costs of processor runs on threads of this tier's own, of
-which there are few. One event loop.
+Invariants: every call but one ends by its deadline, whatever the engine does; what `read` filled is
+a block that was asked for, bit for bit, or it raises; memory that was given to a call is not
+touched after it returned or raised. What an extent costs of processor runs on threads of this
+tier's own, of which there are few. One event loop.
 """
 
 import asyncio
@@ -215,19 +215,14 @@ class SharedTier:
             await self._within(seconds, self._store.delete(part), "delete")
 
     async def forget_all(self, namespace_id: NamespaceId | None) -> int:
-        """Deletes all of a namespace, or everything of every generation; how many objects.
+        """Deletes all of a namespace, or everything of every generation; how many objects. Takes as
+        long as that takes: its caller has the deadline.
 
         Raises TierIOError, with what was not deleted still there; again goes on.
         """
-        prefix = ROOT if namespace_id is None else self._folder(namespace_id)
-        count, seconds = 0, self._limits.request_seconds
-        parts = aiter(self._store.names(prefix))
-        while True:
-            part = await self._within(seconds, anext(parts, None), "list")
-            if part is None:
-                return count
-            await self._within(seconds, self._store.delete(part), "delete")
-            count += len(part)
+        return await self._store.delete_below(
+            ROOT if namespace_id is None else self._folder(namespace_id)
+        )
 
     async def close(self) -> None:
         self._threads.shutdown(wait=True)

@@ -55,7 +55,7 @@ def memory(extent: Extent = WHOLE) -> dict[int, memoryview]:
     return {at: memoryview(bytearray(BLOCK_BYTES)) for at in range(extent.start, extent.end)}
 
 
-@pytest.mark.parametrize("call", ["find", "read", "write", "forget", "forget_all"])
+@pytest.mark.parametrize("call", ["find", "read", "write", "forget"])
 async def test_a_hung_engine_ends_every_call_by_its_deadline(
     tier: SharedTier, store: FaultyStore, call: str
 ) -> None:
@@ -67,7 +67,6 @@ async def test_a_hung_engine_ends_every_call_by_its_deadline(
         "read": lambda: tier.read(view(chain), WHOLE, memory()),
         "write": lambda: put(tier, chain, Extent(0, 1)),
         "forget": lambda: tier.forget(NAMESPACE, BLOCK_BYTES, chain),
-        "forget_all": lambda: tier.forget_all(NAMESPACE),
     }
     began = asyncio.get_running_loop().time()
     with pytest.raises(TierIOError, match="did not answer") as caught:

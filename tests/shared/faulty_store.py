@@ -1,7 +1,7 @@
 """An engine that does what engines do on bad days, in front of a good one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from storage.errors import TierIOError
 from storage.shared.objects import ObjectStore
@@ -42,10 +42,9 @@ class FaultyStore:
         await self._begin("delete", len(names))
         await self.store.delete(names)
 
-    async def names(self, prefix: str) -> AsyncIterator[list[str]]:
-        await self._begin("list", 1)
-        async for part in self.store.names(prefix):
-            yield part
+    async def delete_below(self, prefix: str) -> int:
+        await self._begin("delete_below", 1)
+        return await self.store.delete_below(prefix)
 
     async def close(self) -> None:
         await self.store.close()

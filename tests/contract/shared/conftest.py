@@ -1,21 +1,44 @@
 """Every engine that the shared tier can have, each with the same promises."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from storage.shared.mooncake_store import MooncakeOptions, open_mooncake_store
 from storage.shared.object_store import open_object_store
 from storage.shared.objects import ObjectStore
 from storage.shared.sealing import Sealing
 from storage.shared.tier import SharedLimits, SharedTier
+from tests.shared.mooncake import mooncake_master
 
 LIMITS = SharedLimits(find_seconds=30, request_seconds=30)
 
 
-@pytest.fixture(params=["directory"])
+@pytest.fixture(scope="session")
+def mooncake() -> Iterator[str]:
+    """The address of a master of Mooncake, with a pool that stays while clients come and go."""
+    with mooncake_master() as master:
+        from mooncake.store import MooncakeDistributedStore
+
+        donor = MooncakeDistributedStore()
+        sizes = 256 << 20, 16 << 20
+        peers = "tcp", "", master.address
+        assert donor.setup("127.0.0.1", "P2PHANDSHAKE", *sizes, *peers) == 0
+        yield master.address
+        donor.close()
+
+
+@pytest.fixture(params=["directory", "mooncake"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
-    opened = open_object_store(f"file://{tmp_path}/shared", {})
+    opened: ObjectStore
+    if request.param == "mooncake":
+        url = f"mooncake://{request.getfixturevalue('mooncake')}"
+        opened = open_mooncake_store(url, MooncakeOptions(0, "tcp", "127.0.0.1"))
+    else:
+        opened = open_object_store(f"file://{tmp_path}/shared", {})
+    # A master serves all tests of a session.
+    await opened.delete_below("kvtier/")
     yield opened
     await opened.close()
 
