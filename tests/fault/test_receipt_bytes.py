@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from billing.ledger import Ledger
 from billing.ledger_key import KeyFile
 from billing.ledger_signer import LedgerSigner
 from billing.ledger_sqlite import SqliteStore
+from billing.metrics import BillingMetrics
 from billing.price_book_file import parse_price_book
 from billing.receipt_check import Report, Result, check_receipt
 from billing.usage import EndReason, StorageUse, TenantId, TokenCounts, UsageEvent
@@ -26,21 +26,13 @@ BOOKS = Path(__file__).parents[2] / "billing/books"
 NOW = 1_800_000_000_000_000_000
 
 
-class Silent:
-    def committed(self, *_said: Any) -> None:
-        return None
-
-    def failed(self, *_said: Any) -> None:
-        return None
-
-
 class Till:
     def __init__(self, directory: Path) -> None:
         self.store = SqliteStore(directory)
         book = parse_price_book((BOOKS / "anthropic.toml").read_text(), "book")
         self.clock = type("Clock", (), {"now_ns": NOW})
         signer = LedgerSigner(self.store.ledger_id, KeyFile(directory))
-        self.ledger = Ledger(self.store, book, lambda: NOW, Silent(), signer)
+        self.ledger = Ledger(self.store, book, lambda: NOW, BillingMetrics(), signer)
 
     def record(self, *events: UsageEvent) -> None:
         from billing.meter import Submission

@@ -15,6 +15,7 @@ from billing.ledger_lookup import found_entries
 from billing.ledger_signer import LedgerSigner
 from billing.ledger_sqlite import SqliteStore
 from billing.meter import RecordStatus, Submission
+from billing.metrics import BillingMetrics
 from billing.money import to_text
 from billing.price_book_file import parse_price_book
 from billing.receipt_check import Given, Result, check_receipt
@@ -27,21 +28,13 @@ NOW = 1_800_000_000_000_000_000
 ENDS = [each for each in EndReason if each is not EndReason.WORKER_LOST]
 
 
-class Silent:
-    def committed(self, *_said: Any) -> None:
-        return None
-
-    def failed(self, *_said: Any) -> None:
-        return None
-
-
 class Till:
     def __init__(self, book: Path, directory: Path) -> None:
         self.store = SqliteStore(directory)
         self.clock = type("Clock", (), {"now_ns": NOW})
         signer = LedgerSigner(self.store.ledger_id, KeyFile(directory))
         parsed = parse_price_book(book.read_text(), book.name)
-        self.ledger = Ledger(self.store, parsed, lambda: NOW, Silent(), signer)
+        self.ledger = Ledger(self.store, parsed, lambda: NOW, BillingMetrics(), signer)
         self.count = 0
         patterns = [card.model_pattern for each in parsed.versions for card in each.cards]
         self.models = ["nobodys", *(p.replace("*", "-x").replace("?", "y") for p in patterns)]

@@ -8,7 +8,6 @@ import os
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,6 +24,7 @@ from billing.ledger_key import KEY_FILE, KeyFile
 from billing.ledger_signer import LedgerSigner
 from billing.ledger_sqlite import SqliteStore
 from billing.meter import Submission
+from billing.metrics import BillingMetrics
 from billing.price_book_file import parse_price_book
 from billing.receipt import file_bytes, signed_bytes
 from billing.receipt_check import Given, Result, check_receipt
@@ -37,14 +37,6 @@ BOOKS = Path(__file__).parents[3] / "billing/books"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 NOW = 1_800_000_000_000_000_000
 FILES = ("opened", "corrected", "bare")
-
-
-class Silent:
-    def committed(self, *_said: Any) -> None:
-        return None
-
-    def failed(self, *_said: Any) -> None:
-        return None
 
 
 def _event(name: str) -> UsageEvent:
@@ -74,7 +66,7 @@ def _rewrite(directory: Path) -> None:
     till = type("Till", (), {"store": store, "clock": type("Clock", (), {"now_ns": NOW})})
     book = parse_price_book((BOOKS / "anthropic.toml").read_text(), "book")
     signer = LedgerSigner(store.ledger_id, KeyFile(directory))
-    till.ledger = ledger = Ledger(store, book, lambda: NOW, Silent(), signer)  # type: ignore[attr-defined]
+    till.ledger = ledger = Ledger(store, book, lambda: NOW, BillingMetrics(), signer)  # type: ignore[attr-defined]
     runs = [("gpu", 20), ("host", 2), ("ssd", 3), ("shared", 1), ("computed", 2)]
     opened, prompt = proven(_event("r1"), runs, tail=9, every=1)
     corrected, _ = proven(_event("r2"), runs)
