@@ -1,12 +1,16 @@
-"""What people type on the command line, as values: text, moments, periods. Pure."""
+"""What people type on the command line, as values: text, moments, periods, keys. Reads the files
+that are named."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from google.protobuf.timestamp_pb2 import Timestamp
 
-__all__ = ["option_text", "option_time", "set_period"]
+__all__ = ["option_public_key", "option_text", "option_time", "set_period"]
 
 
 class _HasPeriod(Protocol):
@@ -44,3 +48,14 @@ def option_text(option: str, text: str) -> str:
     except UnicodeEncodeError:
         raise typer.BadParameter("not UTF-8 text", param_hint=option) from None
     return text
+
+
+def option_public_key(path: Path) -> bytes:
+    """The raw Ed25519 key in the PEM file that --public-key names."""
+    try:
+        loaded = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{path}: {error}", param_hint="--public-key") from None
+    if not isinstance(loaded, Ed25519PublicKey):
+        raise typer.BadParameter(f"{path}: not an Ed25519 key", param_hint="--public-key")
+    return loaded.public_bytes_raw()

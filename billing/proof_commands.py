@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
-    load_pem_public_key,
 )
 
 from billing.checkpoint_check import Kept, KeptEntry, Trust
 from billing.client import call_billing
 from billing.command_line import DEFAULT_ADDRESS, Address, JsonOption, console, print_json
+from billing.command_values import option_public_key
 from billing.errors import BillingError
 from billing.ledger_file import verify_file
 from billing.receipt_check import check_receipt
@@ -79,7 +79,7 @@ def verify(
     when it breaks, and says where."""
     trust = Trust(
         tuple(_kept(path) for path in checkpoint or ()),
-        _public_key(public_key) if public_key is not None else None,
+        option_public_key(public_key) if public_key is not None else None,
         tuple(_kept_entry(path) for path in receipt or ()),
     )
     found = _verified_file(file, trust) if file is not None else _asked(trust, address)
@@ -179,16 +179,6 @@ def _kept_entry(path: Path) -> KeptEntry:
         said["event"]["request_id"],
         bytes.fromhex(said["keys"][-1]["public_key"]),
     )
-
-
-def _public_key(path: Path) -> bytes:
-    try:
-        loaded = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{path}: {error}", param_hint="--public-key") from None
-    if not isinstance(loaded, Ed25519PublicKey):
-        raise typer.BadParameter(f"{path}: not an Ed25519 key", param_hint="--public-key")
-    return loaded.public_bytes_raw()
 
 
 def _pem(public_key: bytes) -> str:

@@ -11,12 +11,10 @@ from typing import Annotated
 
 import grpc
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from billing.client import call_billing
 from billing.command_line import DEFAULT_ADDRESS, Address, console, print_json
-from billing.command_values import option_text
+from billing.command_values import option_public_key, option_text
 from billing.errors import PriceBookError
 from billing.price_book import PriceBook
 from billing.price_book_file import load_price_book
@@ -155,7 +153,7 @@ def verify(
     --tokens the digests of the prompt, block by block. Says of each what does not hold, and where.
     """
     given = Given(
-        public_key=_public_key(public_key) if public_key is not None else None,
+        public_key=option_public_key(public_key) if public_key is not None else None,
         token_ids=read_tokens(tokens) if tokens is not None else None,
         book=_book(book) if book is not None else None,
     )
@@ -254,16 +252,6 @@ def _with_ledger(report: Report, address: str) -> Report:
     finding = ledger_finding(report.receipt, entries.entries, keys.keys)
     findings = (*report.findings, finding)
     return replace(report, findings=findings)
-
-
-def _public_key(path: Path) -> bytes:
-    try:
-        loaded = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{path}: {error}", param_hint="--public-key") from None
-    if not isinstance(loaded, Ed25519PublicKey):
-        raise typer.BadParameter(f"{path}: not an Ed25519 key", param_hint="--public-key")
-    return loaded.public_bytes_raw()
 
 
 def _book(path: Path) -> PriceBook:

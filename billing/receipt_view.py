@@ -13,6 +13,7 @@ from rich.table import Table
 
 from billing.receipt_check import Report, Result
 from billing.tables import grouped
+from billing.usage import TIERS
 
 __all__ = ["receipt_data", "report_data", "show_receipt", "show_report"]
 
@@ -36,9 +37,7 @@ def receipt_data(receipt: Mapping[str, Any], *, sealed: bool) -> dict[str, Any]:
         "end_reason": event["end_reason"].upper(),
         "prompt_tokens": event["prompt"],
         "hit_tokens": event["hit"],
-        "hit_tokens_by_tier": {
-            tier: event[f"hit_{tier}"] for tier in ("gpu", "host", "ssd", "shared")
-        },
+        "hit_tokens_by_tier": {tier: event[f"hit_{tier}"] for tier in TIERS},
         "miss_tokens": event["miss"],
         "output_tokens": event["output"],
         "price_book_version": versions[0]["name"] if entry["price"] is not None else "",
@@ -205,11 +204,7 @@ def _places(run: Mapping[str, Any]) -> list[str]:
 def _runs(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     first = 0
     for run in event["proof"]["runs"]:
-        places = {
-            place: run[place]
-            for place in ("gpu", "host", "ssd", "shared", "computed")
-            if place in run
-        }
+        places = {place: run[place] for place in (*TIERS, "computed") if place in run}
         count = sum(places.values())
         classes = {"miss" if place == "computed" else "hit" for place in places}
         yield {

@@ -15,6 +15,7 @@ from rich.table import Table
 from billing.client import call_billing
 from billing.command_line import DEFAULT_ADDRESS, Address, From, JsonOption, To, console
 from billing.command_values import set_period
+from billing.statement import token_data
 from kvtier.v1 import attestation_pb2 as pb
 from kvtier.v1 import attestation_pb2_grpc
 
@@ -85,20 +86,12 @@ def _data(difference: pb.UsageDifference) -> dict[str, Any]:
 
 
 def _summary_data(summary: pb.ReconcileSummary) -> dict[str, Any]:
-    tokens = summary.tokens
     return {
         "requests": summary.request_count,
         "leases": summary.lease_count,
         "difference_count": summary.difference_count,
         "unexplained_count": summary.unexplained_count,
-        "prompt_tokens": tokens.prompt_tokens,
-        "hit_tokens": tokens.hit_tokens,
-        "hit_tokens_by_tier": {
-            tier: getattr(tokens.hit_tokens_by_tier, tier)
-            for tier in ("gpu", "host", "ssd", "shared")
-        },
-        "miss_tokens": tokens.miss_tokens,
-        "output_tokens": tokens.completion_tokens,
+        **token_data(summary.tokens),
     }
 
 

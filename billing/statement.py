@@ -11,6 +11,7 @@ from typing import Any
 
 from billing.money import EXACT, to_text
 from billing.price_statement import line_data
+from billing.usage import TIERS
 from kvtier.v1 import usage_pb2
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "invoice_data",
     "invoice_rows",
     "report_data",
+    "token_data",
     "verification_data",
 ]
 
@@ -178,14 +180,7 @@ def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
         "end_time": event.end_time.ToJsonString(),
         "end_reason": usage_pb2.EndReason.Name(event.end_reason).removeprefix("END_REASON_"),
         "ttft_seconds": event.ttft.ToNanoseconds() / 1e9 if event.HasField("ttft") else None,
-        "prompt_tokens": tokens.prompt_tokens,
-        "hit_tokens": tokens.hit_tokens,
-        "hit_tokens_by_tier": {
-            tier: getattr(tokens.hit_tokens_by_tier, tier)
-            for tier in ("gpu", "host", "ssd", "shared")
-        },
-        "miss_tokens": tokens.miss_tokens,
-        "output_tokens": tokens.completion_tokens,
+        **token_data(tokens),
         "cache_write_tokens": tokens.cache_write_tokens,
         "cache_write_ttl_class": tokens.cache_write_ttl_class,
         "storage_token_seconds": _storage_data(event),
@@ -201,10 +196,21 @@ def entry_data(entry: usage_pb2.LedgerEntry) -> dict[str, Any]:
     }
 
 
+def token_data(tokens: usage_pb2.TokenUsage) -> dict[str, Any]:
+    """The classes that every token is in exactly one of."""
+    return {
+        "prompt_tokens": tokens.prompt_tokens,
+        "hit_tokens": tokens.hit_tokens,
+        "hit_tokens_by_tier": {tier: getattr(tokens.hit_tokens_by_tier, tier) for tier in TIERS},
+        "miss_tokens": tokens.miss_tokens,
+        "output_tokens": tokens.completion_tokens,
+    }
+
+
 def _storage_data(event: usage_pb2.UsageEvent) -> dict[str, int | None] | None:
     if not event.HasField("storage"):
         return None
-    names = {tier: f"{tier}_token_seconds" for tier in ("gpu", "host", "ssd", "shared")}
+    names = {tier: f"{tier}_token_seconds" for tier in TIERS}
     kept = event.storage
     return {
         tier: getattr(kept, name) if kept.HasField(name) else None for tier, name in names.items()

@@ -17,6 +17,7 @@ __all__ = [
     "RESERVED_PREFIX",
     "SCHEMA_VERSION",
     "TEXT_CHARACTERS_MAX",
+    "TIERS",
     "TOKENS_MAX",
     "EndReason",
     "Refusal",
@@ -62,6 +63,10 @@ class EndReason(Enum):
     DEADLINE = "deadline"
     ERROR = "error"
     WORKER_LOST = "worker_lost"
+
+
+TIERS = ("gpu", "host", "ssd", "shared")
+"""Where a hit can come from, fastest first: names of fields, here and on the wire."""
 
 
 class Refusal(Enum):

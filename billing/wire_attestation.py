@@ -4,6 +4,7 @@ from billing.attestation import Attestation, Blocks, GapSaid, LeaseSaid
 from billing.attestation_keeping import AttestationOutcome, AttestationSubmission
 from billing.difference import Difference
 from billing.reconciling import Reconciliation
+from billing.usage import TIERS
 from kvtier.v1 import attestation_pb2 as pb
 from kvtier.v1 import usage_pb2
 
@@ -57,7 +58,7 @@ def difference_message(found: Difference) -> pb.UsageDifference:
 
 def summary_message(walk: Reconciliation) -> pb.ReconcileSummary:
     tokens = walk.tokens
-    hits = {tier: tokens[f"hit_{tier}"] for tier in ("gpu", "host", "ssd", "shared")}
+    hits = {tier: tokens[f"hit_{tier}"] for tier in TIERS}
     hit = sum(hits.values())
     return pb.ReconcileSummary(
         request_count=walk.request_count,

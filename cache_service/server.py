@@ -25,7 +25,6 @@ from prometheus_client import CollectorRegistry
 from cache_service.attest.metrics import AttestMetrics
 from cache_service.attest.opening import Attestation
 from cache_service.audit.log import AuditLog
-from cache_service.billing_peer import billing_credentials
 from cache_service.bulk.listener import BulkListener
 from cache_service.bulk.transfers import BulkPlace
 from cache_service.cache import Cache
@@ -45,7 +44,7 @@ from journal.delivery import DeliverySettings
 from journal.journal import JournalLimits
 from kvtier.access import Access
 from kvtier.serving import GrpcServer, until_signalled
-from kvtier.tls import check_listeners, server_context
+from kvtier.tls import check_listeners, peer_credentials, server_context
 from storage.errors import DirectoryFullError, DirectoryReadOnlyError
 from storage.host.arena import HostArena
 from storage.ssd.tier import SsdTier
@@ -147,7 +146,9 @@ class CacheServer:
         billing, metrics = settings.billing, AttestMetrics(registry)
         if not billing.address:
             return None
-        credentials = billing_credentials(settings)
+        credentials = peer_credentials(
+            "billing.address", billing.address, settings.client, settings.security.development
+        )
         attestation = Attestation(
             settings.data_directory / "attestations",
             settings.node,

@@ -20,6 +20,7 @@ from gateway.routing import Candidate, Prompt, choose
 from gateway.worker_link import Worker
 from gateway.worker_rates import WorkerRates
 from kvtier.keys import HASH_BYTES
+from kvtier.prompts import copy_prompt
 from kvtier.v1 import describe_pb2
 from kvtier.v1 import inference_pb2 as pb
 
@@ -154,11 +155,5 @@ def _question(request: pb.GenerateRequest) -> describe_pb2.DescribePromptRequest
         adapter=request.adapter,
         names_only=True,
     )
-    match request.WhichOneof("prompt"):
-        case "chat":
-            asked.chat.CopyFrom(request.chat)
-        case "text":
-            asked.text = request.text
-        case "tokens":
-            asked.tokens.CopyFrom(request.tokens)
+    copy_prompt(request, asked)
     return asked

@@ -13,6 +13,7 @@ import logging
 import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
@@ -33,10 +34,10 @@ from gateway.workers import Workers
 from kvtier.metrics_page import serve_metrics
 from kvtier.tls import (
     TlsRequiredError,
-    channel_credentials,
     is_loopback,
     open_context,
     open_credentials,
+    peer_credentials,
 )
 
 __all__ = ["RunningGateway", "start_gateway"]
@@ -79,12 +80,12 @@ async def start_gateway(settings: GatewaySettings) -> RunningGateway:
 async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGateway:
     context, credentials = _own_tls(settings)
     metrics = GatewayMetrics()
+    development = settings.security.development
+    to_peer = partial(peer_credentials, tls=settings.client, development=development)
     views = CacheViews(
-        settings.caches, {at: _peer_tls(settings, at) for at in settings.caches.values()}
+        settings.caches, {at: to_peer("caches", at) for at in settings.caches.values()}
     )
-    workers = Workers(
-        settings.workers, lambda at: _peer_tls(settings, at), Router(views), metrics.retried
-    )
+    workers = Workers(settings.workers, partial(to_peer, "workers"), Router(views), metrics.retried)
     parts.push_async_callback(workers.close)
     for worker in workers.all:
         metrics.watch_worker(worker)
@@ -184,20 +185,8 @@ def _balances(settings: GatewaySettings, parts: AsyncExitStack) -> Balances | No
     address = settings.billing.address
     if not address:
         return None
-    balances = Balances(address, _peer_tls(settings, address))
+    development = settings.security.development
+    credentials = peer_credentials("billing.address", address, settings.client, development)
+    balances = Balances(address, credentials)
     parts.push_async_callback(balances.close)
     return balances
-
-
-def _peer_tls(settings: GatewaySettings, address: str) -> grpc.ChannelCredentials | None:
-    """Raises TlsRequiredError, TlsFileError."""
-    credentials = channel_credentials(address, settings.client)
-    clear = credentials is None and not address.startswith("unix:")
-    if clear and not settings.security.development:
-        raise TlsRequiredError(
-            f"{address} would be called in clear: set client.ca_file,"
-            " client.certificate_file and client.key_file, or name a Unix socket, or set"
-            " security.development=true",
-            address=address,
-        )
-    return credentials

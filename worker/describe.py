@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from kvtier.keys import BlockHash, Namespace, block_chain, pack_hashes
+from kvtier.prompts import copy_prompt
 from kvtier.v1 import describe_pb2, describe_pb2_grpc, inference_pb2
 from worker.errors import RequestDeadlineError
 from worker.grid import Grid
@@ -126,11 +127,5 @@ def _as_generate(request: describe_pb2.DescribePromptRequest) -> inference_pb2.G
         user_id=request.user_id,
         adapter=request.adapter,
     )
-    match request.WhichOneof("prompt"):
-        case "chat":
-            asked.chat.CopyFrom(request.chat)
-        case "text":
-            asked.text = request.text
-        case "tokens":
-            asked.tokens.CopyFrom(request.tokens)
+    copy_prompt(request, asked)
     return asked

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from kvtier.tls import TlsRequiredError, channel_credentials, client_context
+from kvtier.tls import client_context, peer_credentials
 from worker.settings import WorkerSettings
 
 __all__ = ["Peers", "peers_of"]
@@ -24,25 +24,10 @@ class Peers:
 
 def peers_of(settings: WorkerSettings) -> Peers:
     """Raises TlsRequiredError, TlsFileError."""
-    cache = _credentials(settings, "cache.address", settings.cache.address)
+    tls, development = settings.client, settings.security.development
+    cache = peer_credentials("cache.address", settings.cache.address, tls, development)
     return Peers(
         cache,
-        client_context(settings.client) if cache is not None else None,
-        _credentials(settings, "billing.address", settings.billing.address),
+        client_context(tls) if cache is not None else None,
+        peer_credentials("billing.address", settings.billing.address, tls, development),
     )
-
-
-def _credentials(
-    settings: WorkerSettings, key: str, address: str
-) -> grpc.ChannelCredentials | None:
-    if not address or address.startswith("unix:"):
-        return None
-    credentials = channel_credentials(address, settings.client)
-    if credentials is None and not settings.security.development:
-        raise TlsRequiredError(
-            f"{key} {address} would be called in clear: set client.ca_file,"
-            " client.certificate_file and client.key_file, or name a Unix socket, or set"
-            " security.development=true",
-            address=address,
-        )
-    return credentials

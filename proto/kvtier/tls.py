@@ -35,6 +35,7 @@ __all__ = [
     "is_loopback",
     "open_context",
     "open_credentials",
+    "peer_credentials",
     "server_context",
     "server_credentials",
 ]
@@ -178,6 +179,27 @@ def channel_credentials(address: str, tls: ClientTls) -> grpc.ChannelCredentials
         )
     pair = _read_pair(tls.certificate_file, tls.key_file)
     return grpc.ssl_channel_credentials(_read_authorities(tls.ca_file), pair.key, pair.chain)
+
+
+def peer_credentials(
+    key: str, address: str, tls: ClientTls, development: bool
+) -> grpc.ChannelCredentials | None:
+    """How a service calls another: as `channel_credentials`, and in clear on loopback only in
+    development. `key`: the setting that has the address. None without an address.
+
+    Raises TlsRequiredError, TlsFileError.
+    """
+    if not address:
+        return None
+    credentials = channel_credentials(address, tls)
+    if credentials is None and not _is_unix(address) and not development:
+        raise TlsRequiredError(
+            f"{key} {address} would be called in clear: set client.ca_file,"
+            " client.certificate_file and client.key_file, or name a Unix socket, or set"
+            " security.development=true",
+            address=address,
+        )
+    return credentials
 
 
 def _loaded(
