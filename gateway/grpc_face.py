@@ -71,17 +71,9 @@ class GatewayServicer(inference_pb2_grpc.InferenceServiceServicer):
         attempt = self._workers.generate(request, seconds if left is None else min(seconds, left))
         # A caller that goes away while nothing is sent does not wake this handler by itself.
         context.add_done_callback(lambda _: attempt.cancel())
-        held: list[pb.GenerateResponse] = []
         try:
             async for response in attempt.responses():
-                if response.HasField("started"):
-                    # Until there is more, another worker may still take the request.
-                    held = [response]
-                    continue
-                attempt.handed_on = True
-                for each in (*held, response):
-                    yield each
-                held = []
+                yield response
         finally:
             attempt.cancel()
 

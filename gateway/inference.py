@@ -4,8 +4,8 @@
                                                  ^ the caller goes away: cancelled at once
 
 Invariant: an error before the answer's first byte has its status; one after it is the stream's last
-event, and then there is no `[DONE]`. Nothing is sent before the worker's first token, so that until
-then another worker can take the request. ASGI, event loop.
+event, and then there is no `[DONE]`. Nothing is sent before the worker's first token, so that an
+error until then has a status. ASGI, event loop.
 """
 
 import asyncio
@@ -130,7 +130,7 @@ class Inference:
         responses = attempt.responses()
         try:
             if asked.streams:
-                await self._stream(exchange, asked.reply, attempt, responses)
+                await self._stream(exchange, asked.reply, responses)
                 return
             async for message in responses:
                 asked.reply.collect(message)
@@ -139,17 +139,13 @@ class Inference:
         if exchange.gone:
             return
         fields = asked.reply.whole(asked.request.HasField("logprobs"))
-        attempt.handed_on = True
         self._metrics.first_byte(time.monotonic() - exchange.arrived_at)
         await exchange.answer(200, fields, _names(asked.reply))
 
-    async def _stream(
-        self, exchange: Exchange, reply: Reply, attempt: Attempt, responses: Any
-    ) -> None:
+    async def _stream(self, exchange: Exchange, reply: Reply, responses: Any) -> None:
         async for message in responses:
             for chunk in reply.chunks(message):
-                if not attempt.handed_on:
-                    attempt.handed_on = True
+                if not exchange.began:
                     self._metrics.first_byte(time.monotonic() - exchange.arrived_at)
                     await exchange.open_stream(_names(reply))
                 await exchange.event(chunk)

@@ -53,7 +53,7 @@ class Reply:
         """Once the worker said it."""
 
     def started(self, started: pb.GenerateStarted) -> None:
-        """A second one is of another attempt; nothing of the first was handed on."""
+        """The first message."""
         self.request_id = started.request_id
         self._texts = [[] for _ in range(self._samples)]
         self._told = [[] for _ in range(self._samples)]

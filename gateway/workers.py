@@ -1,10 +1,12 @@
 """The workers behind the gateway: which are up, what each serves, and a call to one of them.
 
     generate -> choose -> Generate of a worker -> its messages
-                  ^ it went away, and nothing was handed on: another one
+                  ^ it went away, and had said nothing: another one
 
-Invariant: an attempt is repeated only while its caller has had nothing of it, and never at a worker
-that was tried. Whether a worker is up is what its last answer said, asked every `POLL_SECONDS` and
+Invariant: an attempt is repeated only while its worker has said nothing of it, and never at a worker
+that was tried. From its first word on the request is in the worker's journal, and whether the worker
+died (free) or lost the gateway from sight (charged) cannot be told from here: asking another worker
+could charge twice. Whether a worker is up is what its last answer said, asked every `POLL_SECONDS` and
 after every call that found nobody. Event loop; owns the channels and what is known of each.
 """
 
@@ -44,9 +46,9 @@ class Attempt:
         self._call: Any = None
         self._tried: list[str] = []
         self._cut = False
+        self._answered = False
+        """A worker said something of it: it is not repeated from then on."""
         self.cancelled = False
-        self.handed_on = False
-        """Set by whoever gave something of it to the caller: it is not repeated from then on."""
 
     def cancel(self) -> None:
         """Ends the worker's request, too. Idempotent; `responses` then ends without an error."""
@@ -60,7 +62,7 @@ class Attempt:
         self.cancel()
 
     async def responses(self) -> AsyncIterator[pb.GenerateResponse]:
-        """The worker's messages; a second `started` begins anew.
+        """The worker's messages.
 
         Raises WorkerError, WorkersUnavailableError, ShuttingDownError.
         """
@@ -83,6 +85,7 @@ class Attempt:
             worker.running_count += 1
             try:
                 async for response in self._responses_of(worker):
+                    self._answered = True
                     if sent.queued_tokens and response.HasField("delta"):
                         router.first_token(sent)
                     if response.HasField("usage"):
@@ -127,7 +130,7 @@ class Attempt:
                 extra={"worker": worker.address, "reason": wire.reason},
             )
         elsewhere = away or wire.reason in _ELSEWHERE
-        again = elsewhere and not self.handed_on and len(self._tried) < ATTEMPTS_MAX
+        again = elsewhere and not self._answered and len(self._tried) < ATTEMPTS_MAX
         if not again or not self._workers.has_another(self._request.model, self._tried):
             raise WorkerError(wire)
         self._workers.retried()

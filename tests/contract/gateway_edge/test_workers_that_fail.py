@@ -74,11 +74,10 @@ async def until(true: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("before", [(), (started("lost"),)])
-async def test_a_request_of_which_nothing_was_sent_goes_to_another_worker(
-    scripted: Scripted, before: tuple[pb.GenerateResponse, ...]
+async def test_a_request_of_which_its_worker_said_nothing_goes_to_another_worker(
+    scripted: Scripted,
 ) -> None:
-    one, other = await scripted.worker(dying(*before)), await scripted.worker(good)
+    one, other = await scripted.worker(dying()), await scripted.worker(good)
     client = await scripted.start(one, other)
     reply = await ask(client)
     assert (reply.id, reply.choices[0].message.content) == ("chatcmpl-r1", "ab")
@@ -105,15 +104,35 @@ async def test_a_worker_that_dies_in_the_middle_is_a_clean_error_and_no_second_a
     assert not other.requests
 
 
-async def test_a_whole_answer_is_tried_again_also_after_tokens_since_none_was_sent(
-    scripted: Scripted,
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("before", [(), (delta("x"), delta("y"))])
+async def test_what_a_worker_took_is_never_asked_of_another_which_would_charge_twice(
+    scripted: Scripted, before: tuple[pb.GenerateResponse, ...], stream: bool
 ) -> None:
-    one = await scripted.worker(dying(started("lost"), delta("x"), delta("y")))
+    one = await scripted.worker(dying(started("lost"), *before))
     other = await scripted.worker(good)
     client = await scripted.start(one, other)
-    for _ in range(2):
-        reply = await ask(client)
-        assert (reply.id, reply.choices[0].message.content) == ("chatcmpl-r1", "ab")
+    with pytest.raises(openai.APIError) as lost:
+        await text_of(await ask(client, stream=stream))
+    assert lost.value.code == "worker_lost"
+    assert (len(one.requests), len(other.requests)) == (1, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_worker_that_ends_its_drain_is_no_worker_that_died(
+    scripted: Scripted, stream: bool
+) -> None:
+    """`server.stop(grace)`: it cancels what runs, and charges it; nobody can connect any more."""
+    one, other = await scripted.worker(silent), await scripted.worker(good)
+    client = await scripted.start(one, other)
+    task = asyncio.create_task(ask(client, stream=stream))
+    await until(lambda: one.requests)
+    await asyncio.sleep(0.2)  # its `started` is on the way
+    await one.kill()  # type: ignore[attr-defined]
+    with pytest.raises(openai.APIError) as lost:
+        await task
+    assert lost.value.code == "worker_lost"
+    assert (one.cancelled, len(other.requests)) == (1, 0)
 
 
 async def test_with_every_worker_gone_the_answer_is_503_and_says_when_to_come_back(
