@@ -3,14 +3,24 @@
 A body is read once, strictly: a number is no text, an unknown name is refused. What is known and
 not to be had here (tools, images, ...) passes where it says nothing and is refused by name where it
 asks for something; nothing that would change an answer is left out in silence. Ranges are the
-worker's to judge, which names the field: `PARAMETERS` has its words for ours. Pure, any thread.
+worker's to judge, which names the field: `PARAMETERS` has its words for ours. Invariant: reading
+ends at the first wrong entry of a list and at `OBJECTS_MAX`, so that no body costs much more than a
+good one of its size. Pure, any thread.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from gateway.errors import InvalidBodyError, UnsupportedError
 from kvtier.v1 import inference_pb2 as pb
@@ -20,6 +30,12 @@ __all__ = ["PARAMETERS", "Body", "StreamOptions", "fill", "parse", "refuse_what_
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+OBJECTS_MAX = 16_384
+"""Messages and their parts together; a body of the smallest would have half a million."""
+STOPS_MAX = 64
+STOP_TOKENS_MAX = 1024
+"""Of both a worker takes fewer, and says how many."""
 
 PARAMETERS: Mapping[str, str] = {
     "sampling.temperature": "temperature",
@@ -43,8 +59,29 @@ PARAMETERS: Mapping[str, str] = {
 """The worker's names of fields -> those of a body, where they differ."""
 
 
+class Objects:
+    """Counts a body's objects while it is read."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    """An object of a body. What it does not know is refused by its first name: `forbid` would make
+    an error of each."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _bounded(self, info: ValidationInfo) -> Self:
+        extra = self.__pydantic_extra__
+        if extra:
+            raise PydanticCustomError("extra_forbidden", "unknown", {"name": next(iter(extra))})
+        if isinstance(info.context, Objects):
+            info.context.count += 1
+            if info.context.count > OBJECTS_MAX:
+                raise PydanticCustomError("too_many_objects", "must have fewer messages and parts")
+        return self
 
 
 class StreamOptions(Strict):
@@ -61,7 +98,9 @@ class CacheWords(Strict):
     one_off: bool | None = None
     ttl_class: str | None = None
     priority: Int32 | None = None
-    stop_token_ids: list[Int32] | None = None
+    stop_token_ids: (
+        Annotated[list[Int32], Field(max_length=STOP_TOKENS_MAX, fail_fast=True)] | None
+    ) = None
     ignore_end_of_sequence: bool | None = None
 
 
@@ -75,7 +114,7 @@ class Body(Strict):
     top_k: Int32 | None = None
     min_p: float | None = None
     n: Count | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=STOPS_MAX, fail_fast=True)] | None = None
     seed: Int64 | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -122,10 +161,13 @@ CACHE_SCOPES = {
 def parse(model: type[AnyBody], raw: bytes) -> AnyBody:
     """Raises InvalidBodyError for the first thing that is wrong."""
     try:
-        return model.model_validate_json(raw)
+        return model.model_validate_json(raw, context=Objects())
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        raise _explained(problem["type"], problem["loc"], problem["msg"]) from None
+        problem = _first(error.errors(include_url=False, include_input=False))
+        location = problem["loc"]
+        if problem["type"] == "extra_forbidden":
+            location = (*location, problem["ctx"]["name"])
+        raise _explained(problem["type"], location, problem["msg"]) from None
 
 
 def refuse_what_is_not_here(
@@ -207,6 +249,19 @@ def _unsupported(parameter: str) -> UnsupportedError:
 refuse_in = _refuse
 """The same of a part of a body, without its options."""
 
+
+def _first(problems: list[Any]) -> Any:
+    """Of what may be a text or a list the list's, where a list was said."""
+    first = problems[0]
+    *where, kind = first["loc"] or ("",)
+    if kind != "str":
+        return first
+    others = (each for each in problems if each["loc"][: len(where)] == tuple(where))
+    return next((each for each in others if each["type"] not in _NO_LIST), first)
+
+
+_NO_LIST = ("string_type", "list_type")
+
 _WORDS = {
     "missing": "is missing",
     "extra_forbidden": "is not a parameter of this path",
@@ -218,6 +273,7 @@ _WORDS = {
     "list_type": "must be a list",
     "model_type": "must be an object",
     "finite_number": "must be a finite number",
+    "too_long": "has more entries than are taken here",
 }
 """For what pydantic says in words of its own world."""
 
@@ -229,7 +285,8 @@ def _explained(kind: str, location: tuple[int | str, ...], said: str) -> Invalid
     if not parameter:
         return InvalidBodyError("the body must be a JSON object")
     if kind == "extra_forbidden":
-        parameter = ".".join(str(part) for part in location)[:128]
+        parts = [str(part) for part in location if "[" not in str(part)]
+        parameter = ".".join([*parts[:-1], str(location[-1])])[:128]
     words = _WORDS.get(kind, said[:1].lower() + said[1:])
     return InvalidBodyError(f"{parameter} {words}", parameter)
 

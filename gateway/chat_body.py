@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gateway.body_fields import (
+    OBJECTS_MAX,
     Body,
     Count,
     Strict,
@@ -70,7 +71,9 @@ class Part(Strict):
 
 class Message(Strict):
     role: str
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(max_length=OBJECTS_MAX, fail_fast=True)] | None = (
+        None
+    )
     name: Any = None
     tool_calls: Any = None
     tool_call_id: Any = None
@@ -82,7 +85,7 @@ class Message(Strict):
 
 
 class ChatBody(Body):
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=OBJECTS_MAX, fail_fast=True)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

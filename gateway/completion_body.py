@@ -1,7 +1,9 @@
 """The body of `/v1/completions` -> `GenerateRequest`. Pure, any thread."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from gateway.body_fields import Body, Int32, fill, parse, refuse_what_is_not_here
 from gateway.errors import InvalidBodyError, UnsupportedError
@@ -16,8 +18,12 @@ _NOTHING: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+TOKENS_MAX = 1 << 20
+"""Of a prompt; a model's context is shorter, and its worker says how long."""
+
+
 class CompletionBody(Body):
-    prompt: str | list[Any]
+    prompt: str | Annotated[list[Any], Field(max_length=TOKENS_MAX)]
     logprobs: Int32 | None = None
     best_of: Int32 | None = None
     echo: Any = None
@@ -55,6 +61,8 @@ def _fill_prompt(request: pb.GenerateRequest, prompt: str | list[Any]) -> None:
     if isinstance(prompt, str):
         request.text = prompt
         return
+    if len(prompt) > TOKENS_MAX:
+        raise InvalidBodyError(f"prompt has more than {TOKENS_MAX} token ids", "prompt")
     if not all(type(each) is int and 0 <= each < 2**31 for each in prompt):
         raise InvalidBodyError("prompt is a text or a list of token ids", "prompt")
     request.tokens.token_ids.extend(prompt)

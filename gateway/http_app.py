@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.balances import Balances
+from gateway.body_reader import BodyReader
 from gateway.errors import MethodNotAllowedError, PathUnknownError
 from gateway.exchange import ExchangeLimits
 from gateway.front import Front
@@ -30,6 +31,7 @@ __all__ = ["http_app"]
 def http_app(
     front: Front,
     workers: Workers,
+    bodies: BodyReader,
     metrics: GatewayMetrics,
     limits: ExchangeLimits,
     request_seconds_max: float,
@@ -44,7 +46,7 @@ def http_app(
     ]
     for prefix in ("/v1", ""):
         for path, where in ((CHAT, "/chat/completions"), (COMPLETIONS, "/completions")):
-            answer = Inference(path, front, workers, metrics, limits, request_seconds_max)
+            answer = Inference(path, front, workers, bodies, metrics, limits, request_seconds_max)
             routes.append(Route(f"{prefix}{where}", answer, methods=["POST"]))
         if balances is not None:
             routes.append(Route(f"{prefix}/user/balance", _balance_page(front, balances)))
@@ -91,7 +93,7 @@ class _Pages:
         self._front.key(request.headers.get("authorization", ""))
         name = request.path_params["name"]
         if name not in self._workers.models():
-            raise self._workers.model_unknown()
+            raise self._workers.absent(name)
         return JSONResponse(self._fields(name))
 
     def _fields(self, name: str) -> dict[str, Any]:

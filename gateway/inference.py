@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from gateway.body_fields import Body
+from gateway.body_reader import BodyReader
 from gateway.chat_body import ChatBody, chat_request, read_chat
 from gateway.completion_body import CompletionBody, completion_request, read_completion
 from gateway.errors import GatewayError
@@ -46,6 +47,11 @@ class Path(Generic[AnyBody]):
     request: Callable[[AnyBody], pb.GenerateRequest]
     reply: type[Reply]
 
+    def read_request(self, raw: bytes) -> tuple[AnyBody, pb.GenerateRequest]:
+        """Raises InvalidBodyError, UnsupportedError."""
+        body = self.read(raw)
+        return body, self.request(body)
+
 
 CHAT: Path[ChatBody] = Path("chat_completions", read_chat, chat_request, ChatReply)
 COMPLETIONS: Path[CompletionBody] = Path(
@@ -70,6 +76,7 @@ class Inference:
         path: Path[Any],
         front: Front,
         workers: Workers,
+        bodies: BodyReader,
         metrics: GatewayMetrics,
         limits: ExchangeLimits,
         request_seconds_max: float,
@@ -77,6 +84,7 @@ class Inference:
         self._path = path
         self._front = front
         self._workers = workers
+        self._bodies = bodies
         self._metrics = metrics
         self._limits = limits
         self._request_seconds_max = request_seconds_max
@@ -102,7 +110,7 @@ class Inference:
         """How it ended. Raises KvtierError, Gone."""
         key = self._front.key(exchange.header(b"authorization"))
         with self._front.admission.place(key.key_id):
-            asked = self._asked(key, await exchange.body(), exchange)
+            asked = await self._asked(key, await exchange.body(), exchange)
             attempt = self._workers.generate(asked.request, self._request_seconds_max)
             watcher = asyncio.create_task(exchange.watch(attempt.cancel))
             try:
@@ -112,9 +120,8 @@ class Inference:
                 watcher.cancel()
         return "gone" if exchange.gone else "done"
 
-    def _asked(self, key: ApiKey, raw: bytes, exchange: Exchange) -> Asked:
-        body = self._path.read(raw)
-        request = self._path.request(body)
+    async def _asked(self, key: ApiKey, raw: bytes, exchange: Exchange) -> Asked:
+        body, request = await self._bodies.read(self._path.read_request, raw)
         put_caller(
             request, caller_of(key, *body.user_said), service_class_of(key, body.service_tier)
         )

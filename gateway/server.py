@@ -19,6 +19,7 @@ import grpc
 
 from gateway.admission import Admission
 from gateway.balances import Balances
+from gateway.body_reader import BodyReader
 from gateway.exchange import ExchangeLimits
 from gateway.front import Front
 from gateway.grpc_face import GatewayServicer
@@ -106,9 +107,12 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
 
     listener, listen = bind(settings.listen)
     parts.callback(listener.close)
+    bodies = BodyReader()
+    parts.callback(bodies.close)
     app = http_app(
         front,
         workers,
+        bodies,
         metrics,
         ExchangeLimits(
             limits.body_bytes_max,

@@ -1,12 +1,16 @@
 """Bodies: what they become, and which parameter a wrong one names."""
 
 import json
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from gateway.body_fields import OBJECTS_MAX, Objects
+from gateway.body_reader import BodyReader
 from gateway.chat_body import ChatBody, chat_request, read_chat
 from gateway.completion_body import CompletionBody, completion_request, read_completion
 from gateway.errors import InvalidBodyError, UnsupportedError
@@ -254,3 +258,80 @@ def test_users_may_be_named_by_either_word() -> None:
     assert said()[0] is None
     with pytest.raises(InvalidBodyError):
         said(user="ann", user_id="bob")
+
+
+def of_size(unit: str, before: str, after: str, size: int = 1 << 20) -> bytes:
+    return (before + ",".join([unit] * (size // (len(unit) + 1))) + after).encode()
+
+
+MODEL_AND = '{"model":"demo","messages":'
+HOSTILE = {
+    "wrong messages": of_size("1", MODEL_AND + "[", "]}"),
+    "too many messages": of_size('{"role":"user","content":""}', MODEL_AND + "[", "]}"),
+    "wrong parts": of_size("1", MODEL_AND + '[{"role":"user","content":[', "]}]}"),
+    "too many parts": of_size('{"type":"text"}', MODEL_AND + '[{"role":"user","content":[', "]}]}"),
+    "parts of many messages": of_size(
+        '{"role":"user","content":[' + ",".join(['{"type":"text","text":""}'] * 99) + "]}",
+        MODEL_AND + "[", "]}",
+    ),
+    "wrong stops": of_size("1", MODEL_AND + '[{"role":"user","content":""}],"stop":[', "]}"),
+    "too many stops": of_size('""', MODEL_AND + '[{"role":"user","content":""}],"stop":[', "]}"),
+    "wrong stop tokens": of_size(
+        '""', MODEL_AND + '[{"role":"user","content":""}],"kvtier":{"stop_token_ids":[', "]}}"
+    ),
+    "unknown names": (
+        MODEL_AND + '[{"role":"user","content":""}],'
+        + ",".join(f'"a{n}":1' for n in range(90_000)) + "}"
+    ).encode(),
+    "unknown names of a message": (
+        MODEL_AND + '[{"role":"user",' + ",".join(f'"a{n}":1' for n in range(90_000)) + "}]}"
+    ).encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", HOSTILE.values(), ids=HOSTILE.keys())
+def test_reading_a_wrong_body_ends_at_the_first_wrong_thing(raw: bytes) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        ChatBody.model_validate_json(raw, context=Objects())
+    assert wrong.value.error_count() <= 3
+    with pytest.raises(InvalidBodyError) as refused:
+        read_chat(raw)
+    assert len(str(refused.value)) < 300
+
+
+async def test_a_large_body_is_read_beside_the_loop_and_says_the_same() -> None:
+    bodies, threads = BodyReader(), set[int]()
+
+    def read(raw: bytes) -> ChatBody:
+        threads.add(threading.get_ident())
+        return read_chat(raw)
+
+    large = json.dumps({"model": "demo", "messages": HELLO, "user": "x" * 70_000}).encode()
+    try:
+        assert (await bodies.read(read, large)).user == "x" * 70_000
+        with pytest.raises(InvalidBodyError):
+            await bodies.read(read, large[:-1])
+        assert threading.get_ident() not in threads
+        await bodies.read(read, json.dumps({"model": "demo", "messages": HELLO}).encode())
+        assert threading.get_ident() in threads
+    finally:
+        bodies.close()
+
+
+def test_of_a_list_with_too_much_or_something_wrong_the_list_is_told() -> None:
+    parts = [{"type": "text", "text": ""}] * (OBJECTS_MAX + 1)
+    error = refused(chat, messages=[{"role": "user", "content": parts}])
+    assert str(error) == "messages.0.content has more entries than are taken here"
+    many = [{"role": "user", "content": parts[:100]}] * 200
+    assert "fewer messages and parts" in str(refused(chat, messages=many))
+    error = refused(chat, messages=[{"role": "user", "content": [{"type": "text", "x": 1}]}])
+    assert str(error) == "messages.0.content.0.x is not a parameter of this path"
+    assert str(refused(chat, messages=[{"role": "user", "content": 5}])).endswith("must be a text")
+
+
+def test_token_ids_are_bounded_however_they_are_written() -> None:
+    for before, after in (("[", "]"), ("[[", "]]")):
+        raw = of_size("1", '{"model":"demo","prompt":' + before, after + "}", 3 << 20)
+        with pytest.raises(InvalidBodyError) as error:
+            completion_request(read_completion(raw))
+        assert error.value.parameter == "prompt"
