@@ -50,6 +50,8 @@ class Exchange:
         self._limits = limits
         self._sent_at = time.monotonic()
         self._streams = False
+        self._writing = asyncio.Lock()
+        """Heartbeats come of a task of their own."""
         self.arrived_at = self._sent_at
         self.began = False
         """The answer's head is out: nothing can be refused with a status any more."""
@@ -93,26 +95,32 @@ class Exchange:
         )
 
     async def watch(self, on_gone: Callable[[], None]) -> None:
-        """Until the caller is gone; sends heartbeats while a stream has nothing to say.
+        """Until the caller is gone, or takes nothing; sends heartbeats while a stream is silent.
 
         REQUIRES: the body was read.
         """
-        while True:
-            try:
-                async with asyncio.timeout(self._limits.heartbeat_seconds):
-                    message = await self._receive()
-            except TimeoutError:
+        try:
+            while not await self._left():
                 await self._beat()
-                continue
-            if message["type"] == "http.disconnect":
-                self.gone = True
-                on_gone()
-                return
+        except Gone:
+            pass  # it takes not even a heartbeat
+        self.gone = True
+        on_gone()
+
+    async def _left(self) -> bool:
+        """Whether the caller went away, within the time that a stream may be silent."""
+        try:
+            async with asyncio.timeout(self._limits.heartbeat_seconds):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            return False
+        return True
 
     async def _beat(self) -> None:
         silent = time.monotonic() - self._sent_at
         if self._streams and silent >= self._limits.heartbeat_seconds:
-            await self._write(_HEARTBEAT)
+            await self._write(_HEARTBEAT, only_in_stream=True)
 
     async def answer(self, status: int, fields: Any, headers: tuple[Header, ...] = ()) -> None:
         """A whole answer in JSON."""
@@ -138,11 +146,13 @@ class Exchange:
         self.began = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _write(self, raw: bytes, more: bool = True) -> None:
+    async def _write(self, raw: bytes, more: bool = True, only_in_stream: bool = False) -> None:
         """Raises Gone."""
         self._sent_at = time.monotonic()
         try:
-            async with asyncio.timeout(self._limits.stall_seconds):
+            async with asyncio.timeout(self._limits.stall_seconds), self._writing:
+                if only_in_stream and not self._streams:
+                    return  # it ended while others wrote
                 await self._send({"type": "http.response.body", "body": raw, "more_body": more})
         except TimeoutError:
             raise Gone from None
