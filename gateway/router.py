@@ -37,6 +37,9 @@ BYTES_PER_TOKEN = 4
 
 SESSIONS_MAX = 16_384
 
+SESSION_CHARACTERS_MAX = 128
+"""As many as a worker takes; a longer one is refused there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -66,7 +69,8 @@ class Router:
 
     async def plan(self, request: pb.GenerateRequest, workers: Sequence[Worker]) -> Plan:
         """`workers`: those that could take it."""
-        session = (request.key_id, request.session_id) if request.session_id else None
+        known = 0 < len(request.session_id) <= SESSION_CHARACTERS_MAX
+        session = (request.key_id, request.session_id) if known else None
         size = request.ByteSize()
         plan = Plan(Prompt(size // BYTES_PER_TOKEN), session=session)
         if len(workers) < 2 or size < PROMPT_BYTES_MIN:

@@ -40,7 +40,7 @@ class Worker:
         """What it serves; None while it does not answer."""
         self.running_count = 0
         self.names: frozenset[str] = frozenset()
-        """What a request may call its model."""
+        """What a request may call its model; of one that is down, as it last said."""
 
     @property
     def up(self) -> bool:

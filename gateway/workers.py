@@ -3,11 +3,12 @@
     generate -> choose -> Generate of a worker -> its messages
                   ^ it went away, and had said nothing: another one
 
-Invariant: an attempt is repeated only while its worker has said nothing of it, and never at a worker
-that was tried. From its first word on the request is in the worker's journal, and whether the worker
-died (free) or lost the gateway from sight (charged) cannot be told from here: asking another worker
-could charge twice. Whether a worker is up is what its last answer said, asked every `POLL_SECONDS` and
-after every call that found nobody. Event loop; owns the channels and what is known of each.
+Invariant: an attempt is repeated only while its worker has said nothing of it, and never at a
+worker that was tried. From its first word on the request is in the worker's journal, and whether
+the worker died (free) or lost sight of the gateway (charged) cannot be told from here: asking
+another one could charge twice. Whether a worker is up is what its last answer said, asked every
+`POLL_SECONDS` and after every call that found nobody. Event loop; owns the channels and what is
+known of each.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from gateway.errors import WorkerError, WorkersUnavailableError
+from gateway.errors import GatewayError, WorkerError, WorkersUnavailableError
 from gateway.router import Plan, Router
 from gateway.worker_link import Worker
 from kvtier.errors import WireError, read_error
@@ -181,12 +182,15 @@ class Workers:
         chosen = self.router.choose(plan, self.serving(model), tried)
         if chosen is not None:
             return chosen
-        if not self.ready:
-            raise self.none_answers()
-        raise self.model_unknown()
+        raise self.absent(model) if model else self.none_answers()
+
+    def absent(self, model: str) -> GatewayError:
+        """Why nobody takes a request of `model`: it is nowhere, or where it is is down."""
+        known = any(model in worker.names for worker in self.all)
+        return self.none_answers() if known or not self.ready else self.model_unknown()
 
     def none_answers(self) -> WorkersUnavailableError:
-        return WorkersUnavailableError("no worker answers; send again")
+        return WorkersUnavailableError("no worker that could take it answers; send again")
 
     def model_unknown(self) -> WorkerError:
         """What a worker would say."""

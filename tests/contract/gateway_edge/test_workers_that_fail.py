@@ -324,6 +324,26 @@ async def test_a_request_goes_to_a_worker_that_serves_its_model(scripted: Script
     assert other.requests[0].service_class == "batch"
 
 
+async def test_a_model_whose_worker_is_down_is_503_and_one_that_nobody_has_404(
+    scripted: Scripted,
+) -> None:
+    one, other = await scripted.worker(good), await scripted.worker(good, "other")
+    client = await scripted.start(one, other)
+    await other.kill()  # type: ignore[attr-defined]
+    for _ in range(3):
+        with pytest.raises(openai.InternalServerError) as gone:
+            await client.chat.completions.create(model="other", messages=HELLO)
+        assert gone.value.status_code == 503
+    assert gone.value.code == "workers_unavailable"
+    with pytest.raises(openai.InternalServerError) as gone:
+        await client.models.retrieve("other")
+    assert gone.value.code == "workers_unavailable"
+    with pytest.raises(openai.NotFoundError):
+        await client.chat.completions.create(model="nobody's", messages=HELLO)
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("nobody's")
+
+
 async def test_a_worker_that_is_full_leaves_the_request_to_another(scripted: Scripted) -> None:
     full = await scripted.worker(refusing("QUEUE_FULL", grpc.StatusCode.RESOURCE_EXHAUSTED))
     other = await scripted.worker(good)

@@ -256,6 +256,13 @@ async def test_pages_of_a_worker_that_went_away_are_forgotten() -> None:
     assert router.choose(plan, workers, ()) is workers[0]
 
 
+async def test_a_session_that_no_worker_takes_is_not_kept() -> None:
+    workers: Any = [FakeWorker("a", broken), FakeWorker("b", broken)]
+    for length, kept in ((0, False), (128, True), (129, False), (100_000, False)):
+        plan = await new_router().plan(request(size=100, session="x" * length), workers)
+        assert (plan.session is not None) == kept, length
+
+
 async def test_a_session_goes_back_to_its_worker_and_sessions_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
