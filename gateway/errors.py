@@ -4,6 +4,7 @@
     ├── KeyMissingError            the request shows no API key
     ├── KeyRefusedError            unknown, revoked or ended: one answer for all of them
     ├── ServiceClassError          a service class that the key may not ask for
+    ├── ScopeTooWideError          a cache scope wider than the key's own
     ├── InvalidBodyError           the body is no request of this path; names the parameter
     ├── UnsupportedError           understood, and not to be had here; names the parameter
     ├── BodyTooLargeError          more bytes than are taken
@@ -37,6 +38,7 @@ __all__ = [
     "KeysUnavailableError",
     "MethodNotAllowedError",
     "PathUnknownError",
+    "ScopeTooWideError",
     "ServiceClassError",
     "UnsupportedError",
     "WorkerError",
@@ -58,6 +60,12 @@ class KeyRefusedError(GatewayError):
 
 class ServiceClassError(GatewayError):
     reason = "SERVICE_CLASS_NOT_GRANTED"
+
+
+class ScopeTooWideError(GatewayError):
+    """The worker's reason, for what its grants cannot know."""
+
+    reason = "SCOPE_TOO_WIDE"
 
 
 class _OfParameterError(GatewayError):

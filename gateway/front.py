@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from gateway.admission import Admission
-from gateway.errors import KeyRefusedError
+from gateway.errors import KeyRefusedError, ScopeTooWideError
 from gateway.identity import Caller, bearer
 from gateway.key_file import KeyReader
 from gateway.keys import ApiKey
@@ -33,7 +33,18 @@ class Front:
 
 
 def put_caller(request: pb.GenerateRequest, caller: Caller, service_class: str) -> None:
-    """Says to the worker who asks, whatever the request said. A user narrows the cache's scope."""
+    """Says to the worker who asks, whatever the request said. A user narrows the cache's scope; a
+    key of one user keeps within it.
+
+    Raises ScopeTooWideError.
+    """
+    own = (pb.CACHE_SCOPE_UNSPECIFIED, pb.CACHE_SCOPE_USER)
+    if caller.bound and request.cache_scope not in own:
+        raise ScopeTooWideError(
+            "this key is one user's and shares blocks within that user's scope only; leave"
+            " cache_scope out",
+            field="cache_scope",
+        )
     request.tenant_id = caller.organisation
     request.project_id = caller.project
     request.user_id = caller.user

@@ -27,6 +27,8 @@ class Caller:
     project: str
     user: str
     """Empty: none; else the request stays within that user's scope."""
+    bound: bool = False
+    """The key is that user's alone: nobody may ask by it for a wider scope."""
 
 
 def bearer(authorization: str) -> str:
@@ -42,7 +44,8 @@ def caller_of(key: ApiKey, user: str | None, parameter: str) -> Caller:
     own, asked = key.path.user, user_name(user or "", parameter)
     if own and asked not in ("", own):
         raise InvalidBodyError(f"this key is one user's; leave {parameter} out", parameter)
-    return Caller(key.key_id, key.path.organisation, key.path.project, own or asked)
+    path = key.path
+    return Caller(key.key_id, path.organisation, path.project, own or asked, bound=bool(own))
 
 
 def user_name(text: str, parameter: str) -> str:

@@ -44,6 +44,7 @@ HTTP_OF_CLASS: Mapping[type[KvtierError], int] = {
     errors.KeyMissingError: 401,
     errors.KeyRefusedError: 401,
     errors.ServiceClassError: 403,
+    errors.ScopeTooWideError: 403,
     errors.InvalidBodyError: 400,
     errors.UnsupportedError: 422,
     errors.BodyTooLargeError: 413,
@@ -115,6 +116,7 @@ GRPC_STATUS_TABLE: StatusTable = {
     errors.KeyMissingError: _Code.UNAUTHENTICATED,
     errors.KeyRefusedError: _Code.UNAUTHENTICATED,
     errors.ServiceClassError: _Code.PERMISSION_DENIED,
+    errors.ScopeTooWideError: _Code.PERMISSION_DENIED,
     errors.InvalidBodyError: _Code.INVALID_ARGUMENT,
     errors.UnsupportedError: _Code.INVALID_ARGUMENT,
     errors.BodyTooLargeError: _Code.RESOURCE_EXHAUSTED,
@@ -165,7 +167,8 @@ def refusal_of(error: KvtierError) -> Refusal:
     """Of whatever ended a request."""
     if isinstance(error, errors.WorkerError):
         return _of_worker(error.wire)
-    parameter = getattr(error, "parameter", "") or error.metadata.get("field") or None
+    field = error.metadata.get("field", "")
+    parameter = getattr(error, "parameter", "") or PARAMETERS.get(field, field) or None
     return Refusal(_status(type(error)), error.reason, str(error), parameter)
 
 

@@ -68,6 +68,11 @@ class Stack:
         self.keys.change(lambda _: (made[0], None))
         return made
 
+    def key_of_user(self, user: str) -> str:
+        key, text = new_key("test", ScopePath("acme", "search", user), (), int(time.time()))
+        self.keys.change(lambda _: (key, None))
+        return text
+
     def client(self, key: str, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(api_key=key, base_url=self.url, **({"max_retries": 0} | options))
 

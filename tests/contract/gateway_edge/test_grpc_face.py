@@ -75,6 +75,18 @@ def test_who_asks_is_the_keys_to_say(
     assert refusal(stub, ask(**said), shown(stack.key()))[1] == reason
 
 
+@pytest.mark.parametrize("scope", [pb.CACHE_SCOPE_ORGANISATION, pb.CACHE_SCOPE_PROJECT])
+def test_a_key_of_one_user_never_shares_blocks_with_others(
+    stack: Stack, stub: Any, scope: "pb.CacheScope.ValueType"
+) -> None:
+    key = stack.key_of_user("ann")
+    wide = (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_TOO_WIDE")
+    assert refusal(stub, ask(cache_scope=scope), shown(key)) == wide
+    assert refusal(stub, ask(cache_scope=scope, user_id="ann"), shown(key)) == wide
+    own = ask(cache_scope=pb.CACHE_SCOPE_USER)
+    assert list(stub.Generate(own, metadata=shown(key)))[-1].HasField("usage")
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [

@@ -137,6 +137,21 @@ async def test_a_key_is_asked_before_anything_of_the_body_is_read(scripted: Scri
         assert told[1]["www-authenticate"] == "bearer"
 
 
+@pytest.mark.parametrize("path", ["chat", "completions"])
+@pytest.mark.parametrize("scope", ["organisation", "project"])
+def test_a_key_of_one_user_never_shares_blocks_with_others(
+    stack: Stack, path: str, scope: str
+) -> None:
+    said: Any = {"model": MODEL, "max_tokens": 1, "extra_body": {"kvtier": {"cache_scope": scope}}}
+    with stack.client(stack.key_of_user("ann")) as client:
+        ask: Any = client.chat.completions.create if path == "chat" else client.completions.create
+        prompt: Any = {"messages": HELLO} if path == "chat" else {"prompt": "hello"}
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            ask(**prompt, **said)
+        assert (refused.value.code, refused.value.param) == ("scope_too_wide", "kvtier.cache_scope")
+        client.completions.create(model=MODEL, prompt="hello", max_tokens=1)
+
+
 async def test_a_revoked_key_opens_nothing_from_the_next_request_on(scripted: Scripted) -> None:
     client = await scripted.start(await scripted.worker(good))
     await client.models.list()

@@ -10,6 +10,7 @@ from gateway.errors import (
     InvalidBodyError,
     KeyBusyError,
     KeyMissingError,
+    ScopeTooWideError,
     ServiceClassError,
 )
 from gateway.front import put_caller
@@ -78,6 +79,31 @@ def test_who_asks_is_the_keys_whatever_the_request_said() -> None:
     put_caller(request, caller_of(mine, "ann", "user"), "batch")
     assert (request.user_id, request.service_class) == ("ann", "batch")
     assert request.cache_scope == pb.CACHE_SCOPE_USER
+
+
+WIDER = (pb.CACHE_SCOPE_ORGANISATION, pb.CACHE_SCOPE_PROJECT)
+
+
+@pytest.mark.parametrize("scope", [*WIDER, 99])
+@pytest.mark.parametrize("said", [None, "ann"])
+def test_a_key_of_one_user_cannot_leave_that_users_scope(scope: int, said: str | None) -> None:
+    request = pb.GenerateRequest(cache_scope=scope)  # type: ignore[arg-type]
+    with pytest.raises(ScopeTooWideError) as refused:
+        put_caller(request, caller_of(key("ann"), said, "user"), "")
+    assert refused.value.metadata["field"] == "cache_scope"
+    for own in (pb.CACHE_SCOPE_UNSPECIFIED, pb.CACHE_SCOPE_USER):
+        request = pb.GenerateRequest(cache_scope=own)
+        put_caller(request, caller_of(key("ann"), said, "user"), "")
+        assert request.cache_scope == pb.CACHE_SCOPE_USER
+
+
+@pytest.mark.parametrize("scope", WIDER)
+def test_an_application_chooses_the_scope_of_the_users_that_it_names(
+    scope: "pb.CacheScope.ValueType",
+) -> None:
+    request = pb.GenerateRequest(cache_scope=scope)
+    put_caller(request, caller_of(key(), "ann", "user"), "")
+    assert (request.user_id, request.cache_scope) == ("ann", scope)
 
 
 def test_a_class_is_the_keys_first_or_one_of_its_own() -> None:
