@@ -10,7 +10,6 @@ caller's to say. Event loop; owns no state.
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 from grpc_status import rpc_status
 
 from gateway.errors import InvalidBodyError, WorkerError
@@ -18,7 +17,7 @@ from gateway.front import Front, put_caller
 from gateway.identity import caller_of, service_class_of
 from gateway.keys import ApiKey
 from gateway.metrics import GatewayMetrics
-from gateway.status import refusal_of
+from gateway.status import refusal_of, told_of
 from gateway.workers import Workers
 from kvtier.access import ScopeNotAllowedError
 from kvtier.errors import KvtierError, status_of
@@ -109,16 +108,12 @@ def _check_names(key: ApiKey, request: pb.GenerateRequest) -> None:
 
 
 async def _abort(context: Context, error: WorkerError) -> None:
-    """Ends the call as the worker ended it."""
-    wire = error.wire
-    if wire.reason:
-        said: KvtierError = _Said(wire.reason, wire.message, dict(wire.metadata))
-        status = rpc_status.to_status(status_of(said, wire.code))
-        context.set_trailing_metadata(status.trailing_metadata)
-    code = wire.code
-    if not wire.reason and code is grpc.StatusCode.UNKNOWN:
-        code = grpc.StatusCode.INTERNAL
-    await context.abort(code, wire.message)
+    """Ends the call as the worker ended it, or with what a caller may know of that."""
+    wire = told_of(error.wire)
+    said = _Said(wire.reason, wire.message, dict(wire.metadata))
+    status = rpc_status.to_status(status_of(said, wire.code))
+    context.set_trailing_metadata(status.trailing_metadata)
+    await context.abort(wire.code, status.details)
 
 
 class _Said(KvtierError):

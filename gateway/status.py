@@ -1,7 +1,8 @@
 """The one table of the gateway: what went wrong -> HTTP status and OpenAI's error, and gRPC codes.
 
-Errors of this room by class, those of workers by reason; what a worker says without a reason by its
-gRPC code. Pure data and pure functions.
+Errors of this room by class, those of workers by reason. Invariant: of what a worker says only that
+is told which has a reason for callers; the rest (gRPC's own texts, roles, addresses) is between
+gateway and worker, and told by its code alone. Pure data and pure functions.
 """
 
 import re
@@ -16,7 +17,15 @@ from gateway.body_fields import PARAMETERS
 from kvtier.errors import KvtierError, WireError
 from kvtier.serving import ShuttingDownError, StatusTable
 
-__all__ = ["GRPC_STATUS_TABLE", "HTTP_OF_CLASS", "HTTP_OF_REASON", "Refusal", "refusal_of"]
+__all__ = [
+    "GRPC_STATUS_TABLE",
+    "HTTP_OF_CLASS",
+    "HTTP_OF_REASON",
+    "Refusal",
+    "is_for_callers",
+    "refusal_of",
+    "told_of",
+]
 
 _Code = grpc.StatusCode
 
@@ -81,17 +90,21 @@ HTTP_OF_REASON: Mapping[str, int] = {
     "INVALID_SAMPLING": 400,
     "INVALID_MESSAGES": 400,
     "INVALID_CACHE_CONTROL": 400,
+    # By gRPC alone: a message's bytes are the caller's own there.
+    "MALFORMED_REQUEST": 400,
     "QUEUE_FULL": 429,
     "TOO_MANY_CALLS": 429,
     "SHUTTING_DOWN": 503,
     "DEADLINE": 504,
     "ENGINE_FAILED": 500,
     "USAGE_JOURNAL_FAILED": 500,
+    "WORKER_LOST": 503,
     "INTERNAL": 500,
 }
+"""Of what is for callers."""
 
-_HTTP_OF_CODE = {_Code.UNAVAILABLE: 503, _Code.DEADLINE_EXCEEDED: 504, _Code.CANCELLED: 503}
-"""Of what comes without a reason: gRPC's own. Others are faults of ours: 500."""
+RETRY_AFTER_DIGITS_MAX = 9
+"""Three decades: a worker that says more says nothing."""
 
 _CODES = {
     "INVALID_API_KEY": "invalid_api_key",
@@ -180,21 +193,37 @@ def _status(kind: type[KvtierError]) -> int:
 
 
 def _of_worker(wire: WireError) -> Refusal:
-    if wire.reason in HTTP_OF_REASON:
-        status = HTTP_OF_REASON[wire.reason]
-        field = wire.metadata.get("field", "")
-        parameter = PARAMETERS.get(field, field) or _PARAMETER_OF_REASON.get(wire.reason)
-        said = wire.metadata.get("retry_after_seconds", "")
-        wait = int(said) if said.isascii() and said.isdigit() else RETRY_AFTER_SECONDS
-        message = _renamed(wire.message, field, parameter)
-        return Refusal(status, wire.reason, message, parameter, max(1, wait))
-    status = _HTTP_OF_CODE.get(wire.code, 500)
-    if status == 503:
-        return Refusal(status, "WORKER_LOST", "the model's worker went away; send again")
-    if status == 504:
-        return Refusal(status, "DEADLINE", "the request took too long")
-    # A worker that refuses the gateway itself is no affair of the caller's: the log has it.
-    return Refusal(500, "INTERNAL", "internal error; the gateway's log has the details")
+    wire = told_of(wire)
+    status = HTTP_OF_REASON[wire.reason]
+    field = wire.metadata.get("field", "")
+    parameter = PARAMETERS.get(field, field) or _PARAMETER_OF_REASON.get(wire.reason)
+    wait = _seconds(wire.metadata.get("retry_after_seconds", ""))
+    message = _renamed(wire.message, field, parameter)
+    return Refusal(status, wire.reason, message, parameter, wait)
+
+
+def is_for_callers(wire: WireError) -> bool:
+    return wire.reason in HTTP_OF_REASON
+
+
+def told_of(wire: WireError) -> WireError:
+    """What a caller is told of how a worker ended: its own words, or ours for what is not for
+    callers, of which the log has the rest."""
+    if is_for_callers(wire):
+        return wire
+    if wire.code in (_Code.UNAVAILABLE, _Code.CANCELLED):
+        message = "the model's worker went away; send again"
+        return WireError(_Code.UNAVAILABLE, "WORKER_LOST", message, {})
+    if wire.code is _Code.DEADLINE_EXCEEDED:
+        return WireError(wire.code, "DEADLINE", "the request took too long", {})
+    message = "internal error; the gateway's log has the details"
+    return WireError(_Code.INTERNAL, "INTERNAL", message, {})
+
+
+def _seconds(said: str) -> int:
+    if not said.isascii() or not said.isdigit() or len(said) > RETRY_AFTER_DIGITS_MAX:
+        return RETRY_AFTER_SECONDS
+    return max(RETRY_AFTER_SECONDS, int(said))
 
 
 def _renamed(message: str, field: str, parameter: str | None) -> str:

@@ -63,7 +63,10 @@ class Worker:
     def lost(self, wire: WireError) -> None:
         if self.model is not None:
             reason = wire.reason or wire.code.name
-            log.warning("a worker is down", extra={"worker": self.address, "reason": reason})
+            log.warning(
+                "a worker is down",
+                extra={"worker": self.address, "reason": reason, "said": wire.message},
+            )
         self.model = None
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ import grpc
 
 from gateway.errors import GatewayError, WorkerError, WorkersUnavailableError
 from gateway.router import Plan, Router
+from gateway.status import is_for_callers
 from gateway.worker_link import Worker
 from kvtier.errors import WireError, read_error
 from kvtier.serving import ShuttingDownError
@@ -120,15 +121,15 @@ class Attempt:
         away = wire.code is grpc.StatusCode.UNAVAILABLE and wire.reason in ("", "SHUTTING_DOWN")
         if away:
             self._workers.went_away(worker, wire)
-        elif not wire.reason and wire.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+        elif not is_for_callers(wire) and wire.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
             log.error(
-                "a worker failed",
-                extra={"worker": worker.address, "code": wire.code.name, "said": wire.message},
-            )
-        elif wire.code in (grpc.StatusCode.UNAUTHENTICATED,) or wire.reason == "ROLE_NOT_ALLOWED":
-            log.error(
-                "a worker does not let the gateway in",
-                extra={"worker": worker.address, "reason": wire.reason},
+                "a worker failed, or does not let the gateway in",
+                extra={
+                    "worker": worker.address,
+                    "code": wire.code.name,
+                    "reason": wire.reason,
+                    "said": wire.message,
+                },
             )
         elsewhere = away or wire.reason in _ELSEWHERE
         again = elsewhere and not self._answered and len(self._tried) < ATTEMPTS_MAX

@@ -12,12 +12,14 @@ from typing import Any
 import grpc
 import openai
 import pytest
+from grpc_status import rpc_status
 
 from gateway.key_file import KeyFile
 from gateway.keys import ApiKey, new_key
 from gateway.server import RunningGateway, start_gateway
 from gateway.settings import ENV_PREFIX, GatewaySettings
 from kvtier.cli.processes import LocalCluster, ServiceProcess, run_room_tool, start_service
+from kvtier.errors import KvtierError, status_of
 from kvtier.scopes import ScopePath
 from kvtier.settings import load
 from kvtier.v1 import inference_pb2 as pb
@@ -209,6 +211,30 @@ class Scripted:
 async def scripted(tmp_path: Path) -> AsyncIterator[Scripted]:
     async with AsyncExitStack() as parts:
         yield Scripted(tmp_path, parts)
+
+
+def refusing(
+    reason: str,
+    code: grpc.StatusCode,
+    *before: pb.GenerateResponse,
+    message: str = "the worker's sentence",
+    **metadata: str,
+) -> Script:
+    """Says so much, and then no, as workers do."""
+
+    class Refused(KvtierError):
+        pass
+
+    Refused.reason = reason
+
+    async def script(request: pb.GenerateRequest, context: Any) -> Any:
+        for response in before:
+            yield response
+        status = rpc_status.to_status(status_of(Refused(message, **metadata), code))
+        context.set_trailing_metadata(status.trailing_metadata)
+        await context.abort(status.code, status.details)
+
+    return script
 
 
 def started(name: str = "r1") -> pb.GenerateResponse:

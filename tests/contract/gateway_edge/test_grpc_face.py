@@ -12,7 +12,16 @@ from kvtier.channels import open_aio_channel
 from kvtier.errors import read_error
 from kvtier.v1 import inference_pb2 as pb
 from kvtier.v1 import inference_pb2_grpc
-from tests.contract.gateway_edge.conftest import MODEL, Scripted, Stack, delta, end, started, usage
+from tests.contract.gateway_edge.conftest import (
+    MODEL,
+    Scripted,
+    Stack,
+    delta,
+    end,
+    refusing,
+    started,
+    usage,
+)
 
 
 def shown(key: str) -> tuple[tuple[str, str], ...]:
@@ -157,6 +166,58 @@ async def test_a_worker_that_dies_before_a_word_is_replaced_and_after_one_is_not
             async for _ in stub.Generate(ask(session_id="x"), metadata=shown(scripted.key)):
                 pass
         assert read_error(broken.value).code is grpc.StatusCode.UNAVAILABLE
+
+
+INNER = "connect to ipv4:10.9.8.7:7421 as gateway"
+
+
+def failing(code: grpc.StatusCode) -> Any:
+    async def script(request: Any, context: Any) -> Any:
+        yield started()
+        await context.abort(code, INNER)
+
+    return script
+
+
+def not_letting_in(reason: str, code: grpc.StatusCode) -> Any:
+    return refusing(reason, code, message=INNER, roles=INNER, method=INNER)
+
+
+Code = grpc.StatusCode
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "reason"),
+    [
+        (failing(Code.UNAVAILABLE), Code.UNAVAILABLE, "WORKER_LOST"),
+        (failing(Code.CANCELLED), Code.UNAVAILABLE, "WORKER_LOST"),
+        (failing(Code.DEADLINE_EXCEEDED), Code.DEADLINE_EXCEEDED, "DEADLINE"),
+        (failing(Code.UNKNOWN), Code.INTERNAL, "INTERNAL"),
+        (failing(Code.DATA_LOSS), Code.INTERNAL, "INTERNAL"),
+        (not_letting_in("ROLE_NOT_ALLOWED", Code.PERMISSION_DENIED), Code.INTERNAL, "INTERNAL"),
+        (not_letting_in("UNAUTHENTICATED", Code.UNAUTHENTICATED), Code.INTERNAL, "INTERNAL"),
+        (not_letting_in("NEW_REASON", Code.INVALID_ARGUMENT), Code.INTERNAL, "INTERNAL"),
+    ],
+)
+async def test_what_went_wrong_between_gateway_and_worker_is_for_the_log_alone(
+    scripted: Scripted,
+    caplog: pytest.LogCaptureFixture,
+    script: Any,
+    code: grpc.StatusCode,
+    reason: str,
+) -> None:
+    await scripted.start(await scripted.worker(script))
+    async with open_aio_channel(scripted.gateway.grpc_listen) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as broken:
+            async for _ in stub.Generate(ask(), metadata=shown(scripted.key), timeout=30):
+                pass
+    told = read_error(broken.value)
+    assert (told.code, told.reason) == (code, reason)
+    assert "ipv4" not in repr(broken.value) + repr(told)
+    assert "ipv4" not in repr(broken.value.trailing_metadata())
+    if reason != "DEADLINE":
+        assert INNER in [getattr(record, "said", "") for record in caplog.records]
 
 
 async def scripted_again(worker: Any) -> None:

@@ -8,9 +8,16 @@ import grpc
 import openai
 import pytest
 
-from kvtier.errors import KvtierError, status_of
 from kvtier.v1 import inference_pb2 as pb
-from tests.contract.gateway_edge.conftest import MODEL, Scripted, delta, end, started, usage
+from tests.contract.gateway_edge.conftest import (
+    MODEL,
+    Scripted,
+    delta,
+    end,
+    refusing,
+    started,
+    usage,
+)
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
@@ -27,24 +34,6 @@ def dying(*before: pb.GenerateResponse) -> Any:
         for response in before:
             yield response
         await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-
-    return script
-
-
-def refusing(reason: str, code: grpc.StatusCode, *before: pb.GenerateResponse) -> Any:
-    class Refused(KvtierError):
-        pass
-
-    Refused.reason = reason
-
-    async def script(request: pb.GenerateRequest, context: Any) -> Any:
-        from grpc_status import rpc_status
-
-        for response in before:
-            yield response
-        status = rpc_status.to_status(status_of(Refused("the worker's sentence"), code))
-        context.set_trailing_metadata(status.trailing_metadata)
-        await context.abort(status.code, status.details)
 
     return script
 

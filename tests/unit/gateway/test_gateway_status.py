@@ -56,7 +56,7 @@ def test_every_reason_that_the_contract_names_has_a_status() -> None:
     promised = text.split("service InferenceService")[1].split("rpc GetModel")[0]
     words = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bDEADLINE\b", promised))
     codes = {code.name for code in grpc.StatusCode}
-    others = {"MALFORMED_REQUEST", "ROLE_NOT_ALLOWED"}
+    others = {"ROLE_NOT_ALLOWED"}
     assert words - codes - others <= set(HTTP_OF_REASON)
 
 
@@ -136,6 +136,6 @@ def test_money_that_is_not_there_has_its_status_and_says_when_to_come_back(
     assert (refusal.status, refusal.fields["error"]["code"]) == (status, code)
     wait = dict(refusal.headers).get(b"retry-after")
     assert wait == (b"90" if status in (429, 503) else None)
-    for strange in ("soon", "-5", "0"):
+    for strange in ("soon", "-5", "0", "9" * 5000):
         odd = refusal_of(wire(reason, grpc.StatusCode.UNAVAILABLE, retry_after_seconds=strange))
         assert odd.retry_after_seconds == 1
