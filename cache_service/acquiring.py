@@ -211,9 +211,8 @@ class Acquiring:
                     break
             else:
                 while coming is not None and coming.left and self._leases.live(lease):
-                    behind = lease.rows[-1] if lease.rows else coming.anchor
                     seconds_left = deadline - self._clock()
-                    found = await coming.next(behind, seconds_left, recompute_seconds)
+                    found = await coming.next(seconds_left, recompute_seconds)
                     if isinstance(found, MissReason):
                         reason = found
                         break
@@ -254,7 +253,7 @@ class Acquiring:
         match = self.match(session, chain, whole_units=hints.whole_units)
         if beyond is None:
             return None, match
-        return self._shared.load(session, beyond, len(match.rows), hints), match
+        return self._shared.load(session, beyond, match.rows.tolist(), hints), match
 
     def _note_match(self, chain: Chain, match: Match) -> None:
         if self._writer is not None and match.reason not in _PRESENT:

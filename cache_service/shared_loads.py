@@ -11,21 +11,19 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from cache_service.accounts import Account
-from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.chains import Chain
-from cache_service.index import HostCopy
 from cache_service.listener import CacheListener
 from cache_service.load_or_recompute import Pace, worth_loading
 from cache_service.parts import Parts
 from cache_service.read_rate import ReadRate
 from cache_service.session import Session
 from cache_service.shared_breaker import Breaker
+from cache_service.shared_entering import Entering
 from cache_service.shared_writer import SharedWriter
 from kvtier.blocks import MissReason, Tier
 from storage.errors import CorruptBlockError, StorageError
@@ -62,7 +60,7 @@ class _Read(NamedTuple):
 
     first: int
     """Position in the chain of the first slab's block."""
-    slabs: list[Slab]
+    slabs: deque[Slab]
     blocks: list[ExtentBlock]
 
 
@@ -139,8 +137,8 @@ class SharedLoad:
     def __init__(
         self, shared: SharedLoads, session: Session, beyond: Beyond, position: int, anchor: int
     ) -> None:
-        """`position`: blocks of the chain that are here. `anchor`: the row that the first one to
-        come continues, or NOWHERE; it is pinned until `close`."""
+        """`position`: blocks of the chain that are here. `anchor`: the row of the last one, which
+        the first one to come continues, or NOWHERE."""
         self._shared = shared
         self._session = session
         self._chain = beyond.chain
@@ -151,10 +149,13 @@ class SharedLoad:
         self._cut: MissReason | None = None
         """Why no more may be entered."""
         self._size = session.block_bytes
-        self.anchor = anchor
-        if anchor != NOWHERE:
-            shared.parts.index.pin(anchor)
+        self._entering = Entering(shared.parts, session, anchor)
         shared.loads.add(self)
+
+    @property
+    def anchor(self) -> int:
+        """The row that the next block continues, or NOWHERE; pinned until `close`."""
+        return self._entering.anchor
 
     @property
     def left(self) -> int:
@@ -168,10 +169,8 @@ class SharedLoad:
             read = self._read(extent, not self._reads)
             self._reads.append(asyncio.get_running_loop().create_task(read))
 
-    async def next(
-        self, parent: int, seconds_left: float, cost: float | None
-    ) -> list[int] | MissReason:
-        """Rows of the blocks that came next, behind row `parent`; pin them at once. Or why none."""
+    async def next(self, seconds_left: float, cost: float | None) -> list[int] | MissReason:
+        """Rows of the blocks that came next; pin them at once. Or why none."""
         if self._cut is not None or not self._reads:
             return self._cut or MissReason.EVICTED
         reading = self._reads[0]
@@ -190,9 +189,10 @@ class SharedLoad:
             log.exception("reading from the shared tier failed")
             return MissReason.UNAVAILABLE
         if isinstance(found, MissReason):
+            self._cut = found
             return found
         self.start()
-        return self._enter(found, parent)
+        return self._enter(found)
 
     async def close(self) -> None:
         """Gives up what is under way. Idempotent."""
@@ -211,8 +211,7 @@ class SharedLoad:
         if self not in self._shared.loads:
             return
         self._shared.loads.discard(self)
-        if self.anchor != NOWHERE:
-            self._shared.parts.index.unpin(self.anchor)
+        self._entering.close()
 
     # -- one extent --------------------------------------------------------------------------------
 
@@ -233,7 +232,7 @@ class SharedLoad:
             except BaseException:
                 self._free(slabs)
                 raise
-        return _Read(begin, slabs, blocks)
+        return _Read(begin, deque(slabs), blocks)
 
     async def _take(self, size: int, count: int, patient: bool) -> list[Slab]:
         room = self._shared.parts.room
@@ -247,11 +246,10 @@ class SharedLoad:
         self._shared.slab_count += len(slabs)
         return slabs
 
-    def _free(self, slabs: list[Slab]) -> None:
-        self._shared.slab_count -= len(slabs)
-        for slab in slabs:
-            self._shared.parts.room.give_back(slab)
-        slabs.clear()
+    def _free(self, slabs: "list[Slab] | deque[Slab]") -> None:
+        while slabs:
+            self._shared.slab_count -= 1
+            self._shared.parts.room.give_back(slabs.pop())
 
     async def _fetch(
         self, extent: Extent, begin: int, slabs: Sequence[Slab]
@@ -292,82 +290,32 @@ class SharedLoad:
 
     # -- into the index ----------------------------------------------------------------------------
 
-    def _enter(self, read: _Read, parent: int) -> list[int] | MissReason:
+    def _enter(self, read: _Read) -> list[int] | MissReason:
         """Enters blocks as a commit does, as far as they may be; the rest is let go."""
         rows: list[int] = []
-        copies: list[HostCopy] = []
-        new: list[int] = []
-        claims: list[Account] = []
-        used = 0
-        for position, slab, block in self._to_enter(read):
-            row = self._entered(position, block, parent, new, claims)
-            if isinstance(row, MissReason):
-                self._cut = row
-                break
-            used += 1
-            if self._shared.parts.index.tree.in_host(row):
-                self._free([slab])
-            else:
-                copies.append((row, slab, block.checksum))
-                self._shared.slab_count -= 1
-            rows.append(row)
-            parent = row
-        self._free(read.slabs[used:])
-        index, writer = self._shared.parts.index, self._shared.parts.writer
-        index.put_host_many(copies)
-        if index.accounts is not None:
-            for account in claims:
-                index.accounts.unclaim_host(account, self._size)
-        if writer is not None and new:
-            writer.committed(new)
-        self._position += len(rows)
+        try:
+            for block in self._to_enter(read):
+                held = len(read.slabs)
+                row = self._entering.enter(block, read.slabs)
+                self._shared.slab_count -= held - len(read.slabs)
+                if isinstance(row, MissReason):
+                    self._cut = row
+                    break
+                if held == len(read.slabs):
+                    # It was here already.
+                    self._free([read.slabs.popleft()])
+                rows.append(row)
+                self._position += 1
+        finally:
+            self._free(read.slabs)
+            self._entering.admit()
         return rows or self._cut or MissReason.EVICTED
 
-    def _to_enter(self, read: _Read) -> Iterator[tuple[int, Slab, ExtentBlock]]:
-        """Without what came meanwhile before it."""
-        skipped = self._position - read.first
-        if skipped:
-            self._free(read.slabs[:skipped])
-        del read.slabs[:skipped]
-        positions = range(self._position, self._end)
-        return zip(positions, read.slabs, read.blocks[skipped:], strict=False)
-
-    def _entered(
-        self,
-        position: int,
-        block: ExtentBlock,
-        parent: int,
-        new: list[int],
-        claims: list[Account],
-    ) -> int | MissReason:
-        """The block's row, made where it is not there; or why it may not be."""
-        parts, index = self._shared.parts, self._shared.parts.index
-        tree = index.tree
-        if parts.closing.closed:
-            return MissReason.PURGED
-        if block.expire_second <= index.expiries.now():
-            return MissReason.EXPIRED
-        if parent != NOWHERE and not tree.cached(parent):
-            return MissReason.EVICTED
-        name = self._chain.name(position)
-        row = tree.find(name)
-        session = self._session
-        if row != ABSENT:
-            kind = tree.namespaces.number(session.namespace_id, session.block_bytes)
-            return row if tree.kind(row) == kind else MissReason.OTHER_NAMESPACE
-        account = None if index.accounts is None else index.accounts.of_path(block.owner)
-        if account is not None and index.accounts is not None:
-            if not parts.room.claim(account, self._size, 1):
-                index.accounts.unclaim_host(account, 0)
-                return MissReason.QUOTA
-            claims.append(account)
-        row = index.add(name, parent, session.namespace_id, session.block_bytes)
-        index.owners.enter(row, block.owner)
-        index.expiries.enter(row, block.expire_second)
-        if block.unit_end:
-            index.unit_ends.mark([row])
-        new.append(row)
-        return row
+    def _to_enter(self, read: _Read) -> list[ExtentBlock]:
+        """Without what is before the next one, and what is behind the end."""
+        first = self._position - read.first
+        self._free([read.slabs.popleft() for _ in range(first)])
+        return read.blocks[first : self._end - read.first]
 
 
 def _never() -> bool:

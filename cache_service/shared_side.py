@@ -8,6 +8,7 @@ tier that is down is not asked. Event loop only.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.chains import Chain
@@ -70,12 +71,13 @@ class SharedSide(Side):
         return await self._loads.search(session, chain, first, first + present, cost)
 
     def load(
-        self, session: Session, beyond: Beyond, present: int, hints: Hints
+        self, session: Session, beyond: Beyond, rows: Sequence[int], hints: Hints
     ) -> SharedLoad | None:
-        """The load of what was found, where it still continues what is here; close it."""
+        """The load of what was found, where it still continues `rows`, which are here; close it."""
         assert hints.place is not None
+        present = len(rows)
         position = hints.place.first + present
-        anchor = NOWHERE if present else self._anchor(session, hints)
+        anchor = int(rows[-1]) if present else self._anchor(session, hints)
         lost = not present and hints.place.first and anchor == NOWHERE
         if lost or not beyond.extents[0].start <= position < beyond.end:
             return None

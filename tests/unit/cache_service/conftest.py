@@ -1,8 +1,10 @@
 """A cache's core on a small arena with a clock that tests move."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from cache_service.views import (
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from storage.host.arena import HostArena
 from storage.tier import PAGE_BYTES
+from tests.shared.hosts import Host
 
 BLOCK_BYTES = PAGE_BYTES - 96
 NAMESPACE = NamespaceId(hashlib.sha256(b"a namespace").digest())
@@ -192,3 +195,19 @@ def client(cache: Cache, connect: Callable[..., Client]) -> Client:
 @pytest.fixture
 def chain() -> Callable[..., list[BlockHash]]:
     return chain_of
+
+
+@pytest.fixture
+async def host(
+    tmp_path: Path, limits: CacheLimits, clock: HandClock
+) -> AsyncIterator[Callable[..., Host]]:
+    """Makes cache services that have one shared tier."""
+    opened: list[Host] = []
+
+    def build(slabs: int = 64, **what: Any) -> Host:
+        opened.append(Host(tmp_path / "shared", limits, clock, slabs, **what))
+        return opened[-1]
+
+    yield build
+    for each in opened:
+        await each.close()

@@ -1,9 +1,8 @@
 """Two cache services and one shared tier: what one stored the other one finds, checked."""
 
 import asyncio
-import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,84 +11,17 @@ import pytest
 from cache_service.attest.attestation import TierBlocks
 from cache_service.attest.dialect import ATTESTATION_FORMAT
 from cache_service.attest.witness import ALIVE_FILE, Identity, Witness
-from cache_service.cache import Cache
 from cache_service.hints import ChainPlace, Hints
-from cache_service.listener import QuietListener
 from cache_service.purge_views import PurgeKind, PurgeTarget, SharedForgetting
 from cache_service.shared_breaker import Breaker
-from cache_service.views import CacheLimits, EndView, MatchView, ReadyView
+from cache_service.views import EndView
 from journal.journal import Journal
 from journal.outbox import Outbox
 from kvtier.blocks import MissReason, Tier
-from kvtier.keys import BlockHash, NamespaceId
-from storage.host.arena import HostArena
-from storage.shared.object_store import open_object_store
-from storage.shared.tier import SharedLimits, SharedTier
 from storage.tier import PAGE_BYTES
-from tests.shared.faulty_store import FaultyStore, hang, refuse
-
-NAMESPACE = NamespaceId(hashlib.sha256(b"a namespace").digest())
-ROOT = Hints(place=ChainPlace(0, BlockHash(b"")))
-
-
-class Host:
-    """A cache service's core on the directory that all hosts have."""
-
-    def __init__(self, path: Path, limits: CacheLimits, clock: Any, slabs: int) -> None:
-        self.arena = HostArena(slabs * PAGE_BYTES, extent_bytes=4 * PAGE_BYTES)
-        self.store = FaultyStore(open_object_store(f"file://{path}", {}))
-        tier = SharedTier(self.store, SharedLimits(0.2, 0.4))
-        self.cache = Cache(self.arena, None, limits, clock, QuietListener(), shared=tier)
-
-    @property
-    def counters(self) -> Any:
-        return self.cache.stats().counters
-
-    async def written(self) -> None:
-        assert self.cache.shared is not None
-        while self.cache.shared.writer.pending_count:
-            await asyncio.sleep(0.001)
-        self.cache.check_integrity()
-
-
-@pytest.fixture
-async def host(tmp_path: Path, limits: CacheLimits, clock: Any) -> AsyncIterator[Any]:
-    opened: list[Host] = []
-
-    def build(slabs: int = 64) -> Host:
-        opened.append(Host(tmp_path, limits, clock, slabs))
-        return opened[-1]
-
-    yield build
-    for each in opened:
-        each.store.before = lambda _call: None
-        await each.cache.drain()
-        each.arena.close()
-
-
-async def acquire(
-    client: Any, chain: list[BlockHash], hints: Hints = ROOT, timeout: float = 5.0
-) -> tuple[MatchView, list[ReadyView], EndView]:
-    events: list[Any] = []
-    async for event in client.cache.acquire(client.session_id, "r", chain, timeout, hints):
-        client.cache.check_integrity()
-        events.append(event)
-    client.cache.check_integrity()
-    return events[0], events[1:-1], events[-1]
-
-
-async def hit(client: Any, chain: list[BlockHash], **how: Any) -> EndView:
-    """Acquires, compares every byte, releases."""
-    match, ready, end = await acquire(client, chain, **how)
-    client.check_payloads(chain, _Acquired(match, ready, end))
-    client.cache.release(client.session_id, match.lease_id, [])
-    return end
-
-
-class _Acquired:
-    def __init__(self, match: MatchView, ready: list[ReadyView], end: EndView) -> None:
-        self.match, self.ready, self.end = match, ready, end
-        self.ready_count = end.ready_count
+from tests.shared.faulty_store import hang, refuse
+from tests.shared.hosts import ROOT, Acquired, Host, acquire, hit
+from tests.unit.cache_service.conftest import NAMESPACE
 
 
 async def test_what_one_host_stored_another_one_finds(
@@ -104,7 +36,7 @@ async def test_what_one_host_stored_another_one_finds(
     match, ready, end = await acquire(client, blocks)
     assert match.tiers == bytes([Tier.SHARED]) * 30
     assert end == EndView(30, MissReason.NONE)
-    client.check_payloads(blocks, _Acquired(match, ready, end))
+    client.check_payloads(blocks, Acquired(match, ready, end))
     client.cache.release(client.session_id, match.lease_id, [])
     # From now on it is this host's, and nobody is asked.
     asked = len(b.store.calls)
@@ -124,7 +56,7 @@ async def test_a_local_prefix_is_continued_by_the_shared_tier(
     await client.store(blocks[:10])
     match, ready, end = await acquire(client, blocks)
     assert match.tiers == bytes([Tier.HOST]) * 10 + bytes([Tier.SHARED]) * 27
-    client.check_payloads(blocks, _Acquired(match, ready, end))
+    client.check_payloads(blocks, Acquired(match, ready, end))
     assert end.ready_count == 37
 
 
