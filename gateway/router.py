@@ -9,16 +9,17 @@ sessions and of queues.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import grpc
 
 from gateway.prefix_places import CacheViews, PagesGuess, find_prefix
-from gateway.routing import Candidate, Prompt, choose
+from gateway.routing import Candidate, Prompt, Rates, choose
 from gateway.worker_link import Worker
-from gateway.worker_rates import WorkerRates
+from gateway.worker_rates import FleetRates
 from kvtier.keys import HASH_BYTES
 from kvtier.prompts import copy_prompt
 from kvtier.v1 import describe_pb2
@@ -60,10 +61,12 @@ class Sent:
 
 
 class Router:
-    def __init__(self, views: CacheViews) -> None:
+    def __init__(self, views: CacheViews, clock: Callable[[], float] = time.monotonic) -> None:
         self._views = views
+        self._clock = clock
         self._pages: dict[str, PagesGuess] = {}
-        self._rates: dict[str, WorkerRates] = {}
+        self._rates = FleetRates(clock)
+        self._sent_at: dict[str, float] = {}
         self._queued: dict[str, int] = {}
         self._sessions: OrderedDict[tuple[str, str], str] = OrderedDict()
 
@@ -87,7 +90,10 @@ class Router:
 
     def choose(self, plan: Plan, workers: Sequence[Worker], tried: Sequence[str]) -> Worker | None:
         """None: there is none left."""
-        candidates = [self._candidate(plan, worker) for worker in workers]
+        if len(workers) == 1:  # nothing to weigh
+            return workers[0] if workers[0].address not in tried else None
+        best = self._rates.best()
+        candidates = [self._candidate(plan, worker, best) for worker in workers]
         chosen = choose(candidates, plan.prompt, tried)
         if chosen is None:
             return None
@@ -95,7 +101,8 @@ class Router:
 
     def sent(self, plan: Plan, worker: Worker) -> Sent:
         """The request goes to `worker` now; end it with `ended`."""
-        tokens = self._candidate(plan, worker).miss_tokens(plan.prompt)
+        tokens = self._candidate(plan, worker, Rates()).miss_tokens(plan.prompt)
+        self._sent_at[worker.address] = self._clock()
         self._queued[worker.address] = self._queued.get(worker.address, 0) + tokens
         pages = self._pages_of(worker)
         if pages is not None:
@@ -113,11 +120,12 @@ class Router:
         sent.queued_tokens = 0
 
     def learn(self, sent: Sent, usage: pb.GenerateUsage) -> None:
-        self._rates.setdefault(sent.worker, WorkerRates()).learn(usage)
+        self._rates.learn(sent.worker, usage)
 
     def lost(self, worker: str) -> None:
-        """It went away, and its pages with it."""
+        """It went away, and its pages with it; what comes back may be another machine."""
         self._pages.pop(worker, None)
+        self._rates.forget(worker)
 
     def check_integrity(self) -> None:
         assert all(tokens >= 0 for tokens in self._queued.values())
@@ -126,11 +134,10 @@ class Router:
     def queued_tokens(self, worker: str) -> int:
         return self._queued.get(worker, 0)
 
-    def _candidate(self, plan: Plan, worker: Worker) -> Candidate:
+    def _candidate(self, plan: Plan, worker: Worker, best: Rates) -> Candidate:
         address = worker.address
         found = find_prefix(plan.chain, self._pages_of(worker), self._views.of(address))
-        rates = self._rates.get(address)
-        candidate = Candidate(
+        return Candidate(
             worker=address,
             running_count=worker.running_count,
             queued_tokens=self.queued_tokens(address),
@@ -138,8 +145,9 @@ class Router:
             host_blocks=found.host_blocks,
             ssd_blocks=found.ssd_blocks,
             sticky=plan.session is not None and self._sessions.get(plan.session) == address,
+            sent_at=self._sent_at.get(address, 0.0),
+            rates=self._rates.of(address, best),
         )
-        return candidate if rates is None else replace(candidate, rates=rates.rates)
 
     def _pages_of(self, worker: Worker) -> PagesGuess | None:
         pages = self._pages.get(worker.address)

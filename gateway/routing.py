@@ -22,7 +22,8 @@ RUNNING_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Tokens a second, as lately measured; the defaults only have to be in proportion."""
+    """Tokens a second, as lately measured (`worker_rates.py`); the defaults only have to be in
+    proportion."""
 
     prefill: float = 2_000.0
     host: float = 60_000.0
@@ -51,6 +52,8 @@ class Candidate:
     """Those that its cache service has in host memory, and next on the SSD."""
     ssd_blocks: int = 0
     sticky: bool = False
+    sent_at: float = 0.0
+    """When this gateway sent it something at last, by any one clock."""
     rates: Rates = field(default_factory=Rates)
 
     def miss_tokens(self, prompt: Prompt) -> int:
@@ -71,11 +74,11 @@ def predicted_seconds(candidate: Candidate, prompt: Prompt) -> float:
 def choose(
     candidates: Sequence[Candidate], prompt: Prompt, tried: Collection[str] = ()
 ) -> Candidate | None:
-    """The soonest that was not tried yet, of equals the one with the fewest requests; None: there
-    is none left."""
+    """The soonest that was not tried yet, of equals the one with the fewest requests, of these the
+    one that was sent something the longest ago; None: there is none left."""
     left = [each for each in candidates if each.worker not in tried]
     return min(
         left,
-        key=lambda each: (predicted_seconds(each, prompt), each.running_count),
+        key=lambda each: (predicted_seconds(each, prompt), each.running_count, each.sent_at),
         default=None,
     )

@@ -204,12 +204,17 @@ class Workers:
     def went_away(self, worker: Worker, wire: WireError) -> None:
         worker.lost(wire)
         self.router.lost(worker.address)
-        task = asyncio.create_task(worker.poll())
+        task = asyncio.create_task(self._look(worker))
         self._polls.add(task)
         task.add_done_callback(self._polls.discard)
 
     async def poll(self) -> None:
-        await asyncio.gather(*(worker.poll() for worker in self.all))
+        await asyncio.gather(*(self._look(worker) for worker in self.all))
+
+    async def _look(self, worker: Worker) -> None:
+        await worker.poll()
+        if not worker.up:
+            self.router.lost(worker.address)
 
     async def run(self) -> None:
         """Keeps what is known of the workers fresh, until cancelled."""

@@ -8,6 +8,9 @@ import grpc
 import openai
 import pytest
 
+from gateway.prefix_places import CacheViews
+from gateway.router import Router
+from gateway.workers import Workers
 from kvtier.v1 import inference_pb2 as pb
 from tests.contract.gateway_edge.conftest import (
     MODEL,
@@ -331,6 +334,29 @@ async def test_a_model_whose_worker_is_down_is_503_and_one_that_nobody_has_404(
         await client.chat.completions.create(model="nobody's", messages=HELLO)
     with pytest.raises(openai.NotFoundError):
         await client.models.retrieve("nobody's")
+
+
+async def test_a_worker_that_a_look_finds_down_is_forgotten_as_if_a_request_had(
+    scripted: Scripted,
+) -> None:
+    forgotten = []
+
+    class Noting(Router):
+        def lost(self, worker: str) -> None:
+            super().lost(worker)
+            forgotten.append(worker)
+
+    one, other = await scripted.worker(good), await scripted.worker(good)
+    addresses = [one.address, other.address]
+    workers = Workers(addresses, lambda _: None, Noting(CacheViews({}, {})), lambda: None)
+    try:
+        await workers.poll()
+        assert (workers.ready, forgotten) == (True, [])
+        await one.kill()  # type: ignore[attr-defined]
+        await workers.poll()
+        assert forgotten == [one.address]
+    finally:
+        await workers.close()
 
 
 async def test_a_worker_that_is_full_leaves_the_request_to_another(scripted: Scripted) -> None:

@@ -13,7 +13,7 @@ from gateway import router as router_module
 from gateway.prefix_places import CacheViews, PagesGuess, PrefixFound, find_prefix
 from gateway.router import Plan, Router
 from gateway.routing import Candidate, Prompt, Rates, choose, predicted_seconds
-from gateway.worker_rates import WorkerRates
+from gateway.worker_rates import RATE_SECONDS_MAX, FleetRates
 from kvtier.block_places import BlockPlaces
 from kvtier.v1 import block_pb2, events_pb2, usage_pb2
 from kvtier.v1 import inference_pb2 as pb
@@ -45,6 +45,8 @@ def test_pages_are_sooner_than_host_memory_than_ssd_than_computing() -> None:
 
 def test_without_anything_to_tell_them_apart_the_one_with_fewer_requests_is_taken() -> None:
     assert chosen(Candidate("a", 3), Candidate("b", 1), Candidate("c", 2)) == "b"
+    assert chosen(Candidate("a", 1, sent_at=9.0), Candidate("b", 1, sent_at=5.0)) == "b"
+    assert chosen(Candidate("a", 1, sent_at=9.0), Candidate("b", 2, sent_at=5.0)) == "a"
     assert choose([Candidate("a", 0), Candidate("b", 1)], PROMPT, {"a"}).worker == "b"  # type: ignore[union-attr]
     assert choose([Candidate("a", 0)], PROMPT, {"a"}) is None
     assert choose([], PROMPT) is None
@@ -165,19 +167,54 @@ def answer(miss: int, seconds: float, host: int = 0, ssd: int = 0, load: float =
     return usage
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_rates_come_from_answers_and_waiting_is_none_of_them() -> None:
-    rates = WorkerRates()
+    rates = FleetRates(Clock())
     for _ in range(60):
-        rates.learn(answer(1000, 2.0, host=6400, load=0.1))
-        rates.learn(answer(1000, 2.0, ssd=6400, load=1.0))
-    assert rates.rates.prefill == pytest.approx(500, rel=0.01)
-    assert rates.rates.host == pytest.approx(64_000, rel=0.01)
-    assert rates.rates.ssd == pytest.approx(6_400, rel=0.01)
-    before = rates.rates
-    rates.learn(answer(5, 1.0))
-    rates.learn(pb.GenerateUsage())
-    rates.learn(answer(1000, 0.0))
-    assert rates.rates == before
+        rates.learn("a", answer(1000, 2.0, host=6400, load=0.1))
+        rates.learn("a", answer(1000, 2.0, ssd=6400, load=1.0))
+    assert rates.of("a").prefill == pytest.approx(500, rel=0.01)
+    assert rates.of("a").host == pytest.approx(64_000, rel=0.01)
+    assert rates.of("a").ssd == pytest.approx(6_400, rel=0.01)
+    before = rates.of("a")
+    rates.learn("a", answer(5, 1.0))
+    rates.learn("a", pb.GenerateUsage())
+    rates.learn("a", answer(1000, 0.0))
+    assert rates.of("a") == before
+
+
+def test_who_is_not_known_is_taken_to_be_as_good_as_the_best_that_is() -> None:
+    clock = Clock()
+    rates = FleetRates(clock)
+    assert rates.of("a") == Rates()
+    for _ in range(60):
+        rates.learn("a", answer(1000, 2.0))
+        rates.learn("b", answer(1000, 0.1))
+    fast = rates.of("b").prefill
+    assert fast > rates.of("a").prefill
+    assert rates.of("c").prefill == fast
+    clock.now += RATE_SECONDS_MAX + 1
+    assert rates.of("a") == rates.of("b") == rates.of("c") == Rates()
+    rates.learn("b", answer(1000, 0.1))
+    assert rates.of("a").prefill == rates.of("b").prefill > Rates().prefill
+
+
+def test_what_one_rate_is_says_nothing_of_when_another_was_learned() -> None:
+    clock = Clock()
+    rates = FleetRates(clock)
+    rates.learn("a", answer(1000, 9.0, host=6400, load=9.0))
+    clock.now += RATE_SECONDS_MAX - 1
+    rates.learn("a", answer(5, 0.1, host=6400, load=9.0))
+    clock.now += 2
+    assert rates.of("a").prefill == Rates().prefill
+    assert rates.of("a").host < Rates().host
 
 
 class FakeWorker:
@@ -208,8 +245,8 @@ async def broken(_request: Any) -> Any:
     raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata())
 
 
-def new_router() -> Router:
-    return Router(CacheViews({}, {}))
+def new_router(clock: Clock | None = None) -> Router:
+    return Router(CacheViews({}, {}), clock or Clock())
 
 
 @pytest.mark.parametrize("describe", [never, broken])
@@ -244,6 +281,53 @@ async def test_what_was_sent_is_taken_back_whatever_ends_it() -> None:
     router.first_token(other)
     assert router.queued_tokens("a") == 0
     router.check_integrity()
+
+
+def ask_one(router: Router, workers: Any, clock: Clock, seconds: float = 0.5) -> str:
+    """A request from its choice to its end; which worker it went to."""
+    plan = Plan(Prompt(1000, 64))
+    worker = router.choose(plan, workers, ())
+    assert worker is not None
+    sent = router.sent(plan, worker)
+    router.first_token(sent)
+    router.learn(sent, answer(1000, seconds))
+    clock.now += 1
+    return worker.address
+
+
+async def test_a_worker_that_was_slow_once_is_asked_again_within_a_minute_or_so() -> None:
+    clock = Clock()
+    router = new_router(clock)
+    workers: Any = [FakeWorker("a"), FakeWorker("b")]
+    slow = ask_one(router, workers, clock, seconds=30.0)
+    homes = [ask_one(router, workers, clock) for _ in range(round(RATE_SECONDS_MAX) + 2)]
+    assert slow not in homes[:-5]
+    assert slow in homes
+
+
+async def test_equals_take_turns() -> None:
+    clock = Clock()
+    router = new_router(clock)
+    workers: Any = [FakeWorker(name) for name in "abc"]
+    homes = []
+    for _ in range(6):
+        plan = Plan(Prompt(10, 64))
+        worker: Any = router.choose(plan, workers, ())
+        router.first_token(router.sent(plan, worker))
+        homes.append(worker.address)
+        clock.now += 1
+    assert homes == ["a", "b", "c", "a", "b", "c"]
+
+
+async def test_a_worker_that_went_away_comes_back_without_a_name_for_being_slow() -> None:
+    clock = Clock()
+    router = new_router(clock)
+    workers: Any = [FakeWorker("a"), FakeWorker("b")]
+    slow = ask_one(router, workers, clock, seconds=30.0)
+    assert ask_one(router, workers, clock) != slow
+    assert ask_one(router, workers, clock) != slow
+    router.lost(slow)
+    assert ask_one(router, workers, clock) == slow
 
 
 async def test_pages_of_a_worker_that_went_away_are_forgotten() -> None:
