@@ -89,3 +89,9 @@ class Breaker:
                 return
             self._state = BreakerState.OPEN
             self._probe_time = self._clock() + self._wait_seconds
+
+    def given_up(self) -> None:
+        """Who asked did not wait for the peer: it says nothing. A probe's place is free again."""
+        with self._lock:
+            if self._state is BreakerState.HALF_OPEN:
+                self._state = BreakerState.OPEN

@@ -6,9 +6,11 @@
 Invariant: while this gate is there, no request is admitted without billing's word, but for those
 that the allowance takes while billing cannot be asked; an admitted request ends with its usage
 event, which settles what is held, or is released. A billing service that is down or hung costs a
-request at most one timeout, and soon none: `worker/breaker.py`. Event loop.
+request at most one timeout, and soon none: `worker/breaker.py`; a caller that goes away or had
+less time than that says nothing about billing. Event loop.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from worker.errors import (
     InsufficientBalanceError,
     PriceUnknownError,
     QuotaExceededError,
+    RequestDeadlineError,
     WorkerError,
 )
 
@@ -57,7 +60,7 @@ class BudgetService(Protocol):
 
 class BudgetGateListener(Protocol):
     def budget_asked(self, outcome: str, seconds: float) -> None:
-        """`outcome`: reserved, free, allowance, refused or unavailable."""
+        """`outcome`: reserved, free, allowance, refused, unavailable or given_up."""
         ...
 
 
@@ -107,13 +110,17 @@ class BudgetGate:
         """Returns when the request may be admitted.
 
         Raises InsufficientBalanceError, BudgetExhaustedError, QuotaExceededError,
-        PriceUnknownError, BudgetUnavailableError; then nothing stays held for it.
+        PriceUnknownError, BudgetUnavailableError, and RequestDeadlineError where the request's own
+        time was over first; then nothing stays held for it.
         """
         started = self._clock()
         outcome = "unavailable"
         try:
-            outcome = await self._admit(need, min(self._timeout_seconds, max(0.001, seconds_left)))
+            outcome = await self._admit(need, seconds_left)
         except BudgetUnavailableError:
+            raise
+        except (asyncio.CancelledError, RequestDeadlineError):
+            outcome = "given_up"
             raise
         except WorkerError:
             outcome = "refused"
@@ -125,17 +132,29 @@ class BudgetGate:
         """An admitted request will have no usage event."""
         self._service.release(request_id)
 
-    async def _admit(self, need: BudgetNeed, timeout_seconds: float) -> str:
+    async def _admit(self, need: BudgetNeed, seconds_left: float) -> str:
+        timeout_seconds = min(self._timeout_seconds, max(0.001, seconds_left))
         if not self._breaker.admits() and not self._breaker.begin_probe():
             return self._without_billing(need, "it does not answer", asked=False)
         try:
             answer = await self._service.reserve(need, timeout_seconds)
         except BaseException:
             # Cancelled: whatever came of it, nobody will be served by it.
-            self._breaker.failed()
+            self._breaker.given_up()
             self._service.release(need.request.request_id)
             raise
         refusal = answer.refusal
+        if (
+            refusal is not None
+            and refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            and timeout_seconds < self._timeout_seconds
+        ):
+            # It had less time to answer than it may take: neither a failure nor a way around it.
+            self._breaker.given_up()
+            self._service.release(need.request.request_id)
+            raise RequestDeadlineError(
+                "the request's deadline passed before billing said whether it may be served"
+            )
         if refusal is not None and refusal.code in _AWAY:
             self._breaker.failed()
             return self._without_billing(need, refusal.message, asked=True)

@@ -105,3 +105,18 @@ def test_limits_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ValueError):
         Breaker(lambda: 0.0, failures_max, wait, longest)
+
+
+def test_who_gives_up_counts_for_nothing_and_frees_the_place_of_a_probe(
+    breaker: Breaker, clock: Clock
+) -> None:
+    breaker.failed()
+    breaker.given_up()
+    assert breaker.admits()
+    breaker.failed()
+    assert breaker.state is BreakerState.OPEN
+    clock.now += 1.0
+    assert breaker.begin_probe()
+    breaker.given_up()
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.begin_probe()

@@ -18,6 +18,7 @@ from worker.errors import (
     InsufficientBalanceError,
     PriceUnknownError,
     QuotaExceededError,
+    RequestDeadlineError,
 )
 from worker.usage_event import AdmittedRequest
 
@@ -185,3 +186,56 @@ async def test_a_request_is_asked_for_no_longer_than_it_has_left() -> None:
     await world.gate.admit(need(), 0.25)
     await world.gate.admit(need(), -1.0)
     assert told == [0.25, 0.001]
+
+
+async def test_callers_that_give_up_say_nothing_about_billing() -> None:
+    world = World(Allowance(10, 1000))
+    asked = asyncio.Event()
+
+    async def forever() -> BudgetAnswer:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    for number in range(5):
+        world.billing.answer = forever
+        asked.clear()
+        task = asyncio.create_task(world.admit(f"gone{number}"))
+        async with asyncio.timeout(10):
+            await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    world.billing.answer = refusal(Code.RESOURCE_EXHAUSTED, "BUDGET_EXHAUSTED")
+    with pytest.raises(BudgetExhaustedError):
+        await world.admit("asked")
+    assert world.billing.asked[-1] == "asked"
+    assert world.outcomes == {"given_up": 5, "refused": 1}
+
+
+async def test_a_callers_own_deadline_is_no_failure_of_billing_and_no_way_around_it() -> None:
+    world = World(Allowance(10, 1000))
+    world.billing.answer = refusal(Code.DEADLINE_EXCEEDED)
+    for number in range(5):
+        with pytest.raises(RequestDeadlineError):
+            await world.gate.admit(need(f"short{number}"), 0.5)
+    assert world.billing.released == [f"short{number}" for number in range(5)]
+    world.billing.answer = refusal(Code.RESOURCE_EXHAUSTED, "BUDGET_EXHAUSTED")
+    with pytest.raises(BudgetExhaustedError):
+        await world.admit("asked")
+    assert world.outcomes == {"given_up": 5, "refused": 1}
+
+
+async def test_a_probe_whose_caller_gives_up_leaves_its_place_to_the_next() -> None:
+    world = World()
+    world.billing.answer = AWAY
+    for number in range(3):
+        with pytest.raises(BudgetUnavailableError):
+            await world.admit(f"r{number}")
+    world.now += 0.5
+    world.billing.answer = refusal(Code.DEADLINE_EXCEEDED)
+    with pytest.raises(RequestDeadlineError):
+        await world.gate.admit(need("short"), 0.5)
+    world.billing.answer = BudgetAnswer(True)
+    await world.admit("next")
+    assert world.billing.asked[3:] == ["short", "next"]
