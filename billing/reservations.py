@@ -136,7 +136,7 @@ def check_ask(ask: ReserveAsk, now_ns: int) -> None:
     counts = (ask.shape.prompt_tokens, ask.shape.completion_tokens)
     if any(not 0 <= count <= TOKENS_MAX for count in counts):
         raise InvalidReservationError("token counts are from 0 to 10^10")
-    if not now_ns - DEADLINE_NS_MAX < ask.deadline_ns < now_ns + DEADLINE_NS_MAX:
+    if not now_ns < ask.deadline_ns < now_ns + DEADLINE_NS_MAX:
         raise InvalidReservationError("the deadline lies within the next 31 days")
 
 

@@ -181,6 +181,14 @@ def test_a_reservation_that_no_event_can_settle_is_refused(
     check_ask(asked(till, "r1"), till.clock.now_ns)
 
 
+@pytest.mark.parametrize("late_ns", [0, 1, SECOND, 3600 * SECOND])
+def test_a_reservation_whose_deadline_is_past_is_refused(till: Till, late_ns: int) -> None:
+    late = asked(till, "r1", deadline_ns=till.clock.now_ns - late_ns)
+    with pytest.raises(InvalidReservationError):
+        check_ask(late, till.clock.now_ns)
+    check_ask(asked(till, "r1", deadline_ns=till.clock.now_ns + 1), till.clock.now_ns)
+
+
 def test_what_could_not_be_written_is_not_held(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
     budget(till, balance_required=True)
     till.ledger.fund(funding("top_up", "120")).result(30)
