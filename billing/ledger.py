@@ -35,6 +35,13 @@ from billing.correction import CorrectionAsk
 from billing.entry import EntryHash, genesis_hash
 from billing.errors import (
     BillingError,
+    BudgetConflictError,
+    BudgetRefusedError,
+    CorrectionConflictError,
+    CorrectionRefusedError,
+    EventUnknownError,
+    FundingConflictError,
+    FundingRefusedError,
     LedgerForeignError,
     LedgerLockedError,
     LedgerReadOnlyError,
@@ -63,6 +70,12 @@ CLOSE_SECONDS_MAX = 30.0
 
 _OF_THE_DATABASE = (LedgerReadOnlyError, LedgerForeignError, LedgerLockedError, LedgerTooNewError)
 """Told as LEDGER_UNAVAILABLE to who sends events: sending again is right."""
+
+_REFUSED = (
+    *(BudgetConflictError, BudgetRefusedError, CorrectionConflictError, CorrectionRefusedError),
+    *(EventUnknownError, FundingConflictError, FundingRefusedError),
+)
+"""Said before anything is written: what is known is still what is stored."""
 
 
 class Ledger:
@@ -369,7 +382,11 @@ class Ledger:
             batch.done.set_exception(refusal)
 
     def _refusal(self, connection: Connection, error: Exception) -> Exception:
-        """What to answer; afterwards the next transaction starts from what is stored."""
+        """What to answer; afterwards the next transaction starts from what is stored, where that
+        may be something else than what is known.
+        """
+        if isinstance(error, _REFUSED):
+            return error
         # A commit that reported a failure may still have reached the disk: ask the disk.
         self._doubtful = True
         try:

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from billing.budget import Budget, BudgetSet, Scope
 from billing.budget_status import newest_alerts
+from billing.correction import CorrectionAsk, CorrectionKind
 from billing.errors import (
+    BudgetRefusedError,
+    EventUnknownError,
     FundingRefusedError,
     InsufficientBalanceError,
     InvalidReservationError,
@@ -202,3 +206,46 @@ def test_what_could_not_be_written_is_not_held(till: Till, monkeypatch: pytest.M
         assert reserve(till, "r1").reason == "LEDGER_UNAVAILABLE"
     assert held(till) == 0
     assert reserve(till, "r2").held
+
+
+def test_a_refusal_reads_nothing_anew_and_forgets_nothing(
+    till: Till, usage_event: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget(till, balance_required=True)
+    till.ledger.fund(funding("top_up", "300")).result(30)
+    assert reserve(till, "r1").held
+    till.clock.now_ns += 2000 * SECOND  # r1's hold ends by itself
+    assert reserve(till, "r2").held
+    import billing.ledger as module
+
+    loads = []
+
+    def counted(connection: Any) -> Any:
+        loads.append(1)
+        return stored_standing(connection)
+
+    monkeypatch.setattr(module, "stored_standing", counted)
+    unknown = CorrectionAsk("c1", CorrectionKind.REVERSE, "never", "test", "ann")
+    with pytest.raises(EventUnknownError):
+        till.ledger.correct(unknown).result(30)
+    with pytest.raises(FundingRefusedError):
+        till.ledger.fund(funding("withdrawal", "181")).result(30)
+    with pytest.raises(BudgetRefusedError):
+        till.ledger.set_budget(BudgetSet("b9", Budget(Scope("")), "test", "ann", 0)).result(30)
+    assert loads == []
+    assert (held(till), reserve(till, "r3", 161).reason) == (120, "INSUFFICIENT_BALANCE")
+    till.record(usage_event("r2", hit=0, miss=50, output=0))
+    assert list(till.store.read(stored_standing).holds._holds) == []
+    assert (wallet(till).prepaid, till.verify().problem) == (250, "")
+
+
+def test_a_refusal_after_holds_ended_still_lets_them_end_in_the_database(till: Till) -> None:
+    budget(till, balance_required=True)
+    till.ledger.fund(funding("top_up", "300")).result(30)
+    assert reserve(till, "r1").held
+    till.clock.now_ns += 2000 * SECOND
+    with pytest.raises(FundingRefusedError):
+        till.ledger.fund(funding("withdrawal", "301")).result(30)
+    assert reserve(till, "r2").held
+    holds = till.store.read(stored_standing).holds
+    assert (holds.get("r1"), len(holds)) == (None, 1)
