@@ -238,19 +238,26 @@ class _Checks:
         return self._priced_by()
 
     def _priced_by(self) -> str:
-        version, book, event = self._version, self._given.book, self._of_event()
-        if version is None:
+        """What priced it, or settled it; all of it as in the book that was given."""
+        prices = [("entry.price", self._receipt["entry"]["price"])]
+        for index, each in enumerate(self._receipt["corrections"]):
+            prices.append((f"corrections[{index}].price", each["price"]))
+        named = [(where, self._versions[price]) for where, price in prices if price is not None]
+        if not named:
             return "no price version covered the request"
-        note = f"{version.name}, {version.id[:16]}"
+        note = "; ".join(_name_of(version) for _, version in named)
+        book, event = self._given.book, self._of_event()
         if book is None:
             return note
         assert event.end_time_ns is not None, "it is one that a ledger takes"
         held = book.version_for(event.end_time_ns, event.model)
-        if held is None or held.id != version.id:
-            other = f'"{held.name}", {held.id[:16]}' if held is not None else "no version"
-            raise _BrokenError(
-                "entry.price", f"the book that was given has {other} for it, and not {note}"
-            )
+        for where, version in named:
+            if held is None or held.id != version.id:
+                other = _name_of(held) if held is not None else "no version"
+                raise _BrokenError(
+                    where,
+                    f"the book that was given has {other} for it, and not {_name_of(version)}",
+                )
         return f"{note}, as in the book that was given"
 
     def _check_lines(self) -> str:
@@ -365,6 +372,10 @@ class _Checks:
     def _settling(self) -> list[str]:
         prices = [each["price"] for each in self._receipt["corrections"]]
         return [price for price in prices if price is not None and price in self._versions]
+
+
+def _name_of(version: PriceVersion) -> str:
+    return f"{version.name}, {version.id[:16]}"
 
 
 def _changed(parts: Sequence[str]) -> Finding:

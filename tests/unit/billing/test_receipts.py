@@ -308,6 +308,28 @@ def test_what_no_price_covered_has_none_and_a_settlement_brings_its_own(
     assert Decimal(settled.receipt["owed"]) > 0
 
 
+def test_the_book_that_is_given_is_held_against_a_settlements_price_too(
+    open_till: Callable[..., Till], usage_event: Events, book_text: str
+) -> None:
+    till = open_till()
+    till.record(usage_event("r1", start_time_ns=0, end_time_ns=1))
+    till.close()
+    early = book_text.replace("2025-01-01T00:00:00Z", "1970-01-01T00:00:00Z")
+    till = open_till(parse_price_book(early, "b"))
+    till.ledger.correct(_ask(CorrectionKind.CHARGE, "c0", "1")).exception(30)
+    till.ledger.correct(_ask(CorrectionKind.SETTLE, "s1")).result(30)
+    receipt = receipt_file(till, "r1")
+    report = check_receipt(receipt, Given(book=parse_price_book(early, "b")))
+    assert failed(report) == {}
+    (note,) = [each.note for each in report.findings if each.check == "prices"]
+    assert "first" in note
+    assert "as in the book" in note
+    dearer = parse_price_book(early.replace('output = "2"', 'output = "1"'), "b")
+    for other in (dearer, parse_price_book(book_text, "b")):
+        report = check_receipt(receipt, Given(book=other))
+        assert failed(report) == {"prices": "corrections[0].price"}
+
+
 def test_a_book_with_other_prices_is_not_the_receipts(
     till: Till, usage_event: Events, book_text: str
 ) -> None:
