@@ -66,6 +66,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+Message = Callable[[Connection, Sequence[LedgerKey], int], bytes]
+
 CLOSE_SECONDS_MAX = 30.0
 
 _OF_THE_DATABASE = (LedgerReadOnlyError, LedgerForeignError, LedgerLockedError, LedgerTooNewError)
@@ -178,9 +180,9 @@ class Ledger:
         """A new key, which signs from now on; the one before vouches for it."""
         return self._order(self._succeed_key)
 
-    def sign(self, message: Callable[[Sequence[LedgerKey]], bytes]) -> "Future[bytes]":
-        """The signature of the key that signs now, 64 bytes, over what `message` makes, knowing the
-        keys up to that one."""
+    def sign(self, message: Message) -> "Future[bytes]":
+        """The signature of the key that signs now, 64 bytes, over what `message` makes of what is
+        recorded, of the keys up to that one and of the time."""
         return self._order(lambda connection: self._sign(connection, message))
 
     @property
@@ -318,12 +320,11 @@ class Ledger:
         self._signer.committed(made)
         return made
 
-    def _sign(
-        self, connection: Connection, message: Callable[[Sequence[LedgerKey]], bytes]
-    ) -> bytes:
+    def _sign(self, connection: Connection, message: Message) -> bytes:
         assert self._signer is not None, "who asks for one knows that there is a signer"
         with self._transaction(connection):
-            return self._signer.sign_bytes(message(self._signer.keys))
+            made = message(connection, self._signer.keys, self._clock_ns())
+            return self._signer.sign_bytes(made)
 
     def _succeed_key(self, connection: Connection) -> LedgerKey:
         assert self._signer is not None, "who asks for one knows that there is a signer"

@@ -1,13 +1,14 @@
 """Issues receipts: what the ledger has of a request, as data to be signed.
 
-Reads one snapshot on a reader's thread; keys come from the ledger's writer, which signs.
+Reads one snapshot on a reader's thread; the ledger's writer, which signs, brings it up to the time
+that it signs at. Invariant: a receipt has every correction recorded until it was issued.
 """
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from billing.checkpoint import LedgerKey
 from billing.correction import correction_from_text
@@ -21,7 +22,7 @@ from billing.rating import facts_of, rated_lines
 from billing.receipt import FORMAT, line_fields, marks_of
 from billing.usage import event_text
 
-__all__ = ["draft_of", "receipt_of"]
+__all__ = ["brought_up", "draft_of", "receipt_of"]
 
 Draft = dict[str, Any]
 """What a receipt says but for who signs it, and when."""
@@ -40,6 +41,14 @@ def draft_of(connection: Connection, name: str, tenant_id: str, project_id: str)
             request_id=found[0].event.request_id,
         )
     return _fields(connection, found[0])
+
+
+def brought_up(connection: Connection, draft: Draft) -> Draft:
+    """With the corrections that have come since; on the ledger's writer."""
+    query = select(func.count()).where(entries.c.corrects == draft["entry"]["position"])
+    if connection.execute(query).scalar_one() == len(draft["corrections"]):
+        return draft
+    return draft_of(connection, draft["event"]["request_id"], "", "")
 
 
 def receipt_of(draft: Draft, keys: Sequence[LedgerKey], now_ns: int) -> dict[str, Any]:

@@ -4,19 +4,20 @@ Event loop; the ledger is read on a reader's thread, and its writer signs.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from sqlalchemy import Connection
 
 from billing.checkpoint import LedgerKey
 from billing.ledger import Ledger
 from billing.ledger_store import LedgerStore
 from billing.places import Places
 from billing.receipt import file_bytes, signed_bytes
-from billing.receipt_issue import draft_of, receipt_of
+from billing.receipt_issue import brought_up, draft_of, receipt_of
 from kvtier.v1 import receipt_pb2, receipt_pb2_grpc
 
 __all__ = ["RECEIPT_SERVICE", "ReceiptParts", "ReceiptServicer"]
@@ -35,7 +36,6 @@ class ReceiptParts:
 
     ledger: Ledger
     store: LedgerStore
-    clock_ns: Callable[[], int]
     readers: Executor
 
 
@@ -61,8 +61,9 @@ class ReceiptServicer(receipt_pb2_grpc.ReceiptServiceServicer):
             )
             made: dict[str, Any] = {}
 
-            def message(keys: Sequence[LedgerKey]) -> bytes:
-                made.update(receipt_of(draft, keys, parts.clock_ns()))
+            def message(connection: Connection, keys: Sequence[LedgerKey], now_ns: int) -> bytes:
+                # On the writer, where nothing comes in between: what is said is as of that time.
+                made.update(receipt_of(brought_up(connection, draft), keys, now_ns))
                 return signed_bytes(made)
 
             signature = await asyncio.wrap_future(parts.ledger.sign(message))

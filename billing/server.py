@@ -121,7 +121,7 @@ async def _build(
     usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(edge), server.server)
     budgets = BudgetParts(ledger, store, clock_ns, edge.readers, Reservations(ledger), metrics)
     budget_pb2_grpc.add_BudgetServiceServicer_to_server(BudgetServicer(budgets), server.server)
-    receipts = ReceiptParts(ledger, store, clock_ns, edge.readers)
+    receipts = ReceiptParts(ledger, store, edge.readers)
     receipt_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptServicer(receipts), server.server)
     attestations = AttestationServicer(edge)
     attestation_pb2_grpc.add_AttestationServiceServicer_to_server(attestations, server.server)

@@ -8,7 +8,7 @@ from typing import Any
 
 from billing.prompt_proof import PLACES, PromptProof, ProvenRun
 from billing.receipt import file_bytes, signed_bytes
-from billing.receipt_issue import draft_of, receipt_of
+from billing.receipt_issue import brought_up, draft_of, receipt_of
 from billing.usage import UsageEvent
 from kvtier.keys import NamespaceId
 from kvtier.prompt_proof import (
@@ -79,8 +79,8 @@ def receipt_file(till: Any, name: str, opening: bytes = b"") -> bytes:
     draft = till.store.read(lambda connection: draft_of(connection, name, "", ""))
     made: dict[str, Any] = {}
 
-    def message(keys: Any) -> bytes:
-        made.update(receipt_of(draft, keys, till.clock.now_ns))
+    def message(connection: Any, keys: Any, now_ns: int) -> bytes:
+        made.update(receipt_of(brought_up(connection, draft), keys, now_ns))
         return signed_bytes(made)
 
     return file_bytes(made, till.ledger.sign(message).result(30), opening)

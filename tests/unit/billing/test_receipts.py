@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,9 @@ from billing.price_book_file import parse_price_book
 from billing.receipt import file_bytes, marks_of, signed_bytes
 from billing.receipt_check import Given, Report, Result, check_receipt
 from billing.receipt_issue import draft_of
+from billing.receipt_servicer import ReceiptParts, ReceiptServicer
 from billing.usage import EndReason, UsageEvent
+from kvtier.v1 import receipt_pb2
 from tests.receipts import proven, receipt_file, salt_of
 
 Events = Callable[..., UsageEvent]
@@ -306,6 +309,33 @@ def test_what_no_price_covered_has_none_and_a_settlement_brings_its_own(
     assert settled.receipt is not None
     assert settled.receipt["currency"] == "CNY"
     assert Decimal(settled.receipt["owed"]) > 0
+
+
+async def test_what_is_recorded_until_a_receipt_is_issued_is_in_it(
+    till: Till, usage_event: Events
+) -> None:
+    till.record(usage_event("r1"))
+
+    class LateStore:
+        """A correction is recorded right behind the reader's snapshot."""
+
+        def read(self, query: Any) -> Any:
+            found = till.store.read(query)
+            till.clock.now_ns += 10**9
+            till.ledger.correct(_ask(CorrectionKind.CREDIT, "c1", "0.0001")).result(30)
+            till.clock.now_ns += 10**9
+            return found
+
+    with ThreadPoolExecutor(1) as readers:
+        servicer = ReceiptServicer(ReceiptParts(till.ledger, LateStore(), readers))  # type: ignore[arg-type]
+        request = receipt_pb2.GetReceiptRequest(id="r1")
+        reply = await servicer.GetReceipt(request, None)  # type: ignore[arg-type]
+    report = check_receipt(reply.receipt)
+    assert failed(report) == {}
+    assert report.receipt is not None
+    (correction,) = report.receipt["corrections"]
+    issued = report.receipt["issued_time_ns"]
+    assert (issued - correction["recorded_time_ns"], issued) == (10**9, till.clock.now_ns)
 
 
 def test_the_book_that_is_given_is_held_against_a_settlements_price_too(
