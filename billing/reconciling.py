@@ -4,8 +4,8 @@
     leases that ended then       is there an event that names them?
     tenants of the period        invoice: what statements say, against the sums of this walk
 
-Invariant: nothing is held but a page, the period's gaps and sums by tenant and model, so a month of
-any size takes the same memory. Reads one snapshot; a thread of its own.
+Invariant: nothing is held but a page and sums by tenant and model, so a month of any size takes the
+same memory. Reads one snapshot; a thread of its own.
 """
 
 from collections import Counter
@@ -19,13 +19,8 @@ from billing.attestation import Attestation, attestation_from_text
 from billing.difference import Difference, Kind
 from billing.entry_filter import usage_of_period
 from billing.explain import notes_of
-from billing.ledger_schema import (
-    attestations,
-    entries,
-    postings,
-    refused_attestations,
-    refused_events,
-)
+from billing.kept_aside import kept_aside
+from billing.ledger_schema import attestations, entries, postings
 from billing.period import Period
 from billing.price_book import PriceId, PriceVersion
 from billing.rating import Facts, facts_of, rated_lines
@@ -61,15 +56,17 @@ class Reconciliation:
     tokens: Counter[str] = field(default_factory=Counter)
     _by_statement: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Of (tenant, model, class), what the events say."""
+    _last_gap: Gap | None = None
 
     def run(self) -> Iterator[list[Difference]]:
         """Raises ShuttingDownError when told to stop."""
-        versions, gaps = stored_versions(self.connection), self._gaps()
+        versions = stored_versions(self.connection)
         for page in self._pages():
-            yield self._noted(self._compare(page, versions, gaps))
+            yield self._noted(self._compare(page, versions))
         for leases in self._lease_pages():
             yield self._noted(self._orphans(leases))
-        yield self._noted(self._kept_aside())
+        for aside in kept_aside(self.connection, self.period, self.tenant_id, PAGE):
+            yield self._noted(aside)
         yield self._noted(self._statements())
 
     def _noted(self, found: list[Difference]) -> list[Difference]:
@@ -98,10 +95,7 @@ class Reconciliation:
             last = rows[-1].position
 
     def _compare(
-        self,
-        page: Sequence[Any],
-        versions: dict[PriceId, PriceVersion],
-        gaps: Sequence[Gap],
+        self, page: Sequence[Any], versions: dict[PriceId, PriceVersion]
     ) -> list[Difference]:
         events = [event_from_text(row.event) for row in page]
         attested = self._attested([name for event in events for name in event.lease_ids or ()])
@@ -109,7 +103,7 @@ class Reconciliation:
         found: list[Difference] = []
         for row, event in zip(page, events, strict=True):
             self._count(event)
-            found += compare_served(event, attested, gaps, self.now_ns)
+            found += compare_served(event, attested, self._gap, self.now_ns)
             found += _compare_columns(row, event)
             version = versions[PriceId(row.price_id)] if row.price_id is not None else None
             found += _compare_postings(event, version, posted.get(row.position, Counter()))
@@ -142,24 +136,30 @@ class Reconciliation:
             counts[row.token_class] += row.quantity_tokens
         return found
 
-    def _gaps(self) -> list[Gap]:
-        """Those of the period, with what may touch a request that ended in it."""
+    def _gap(self, start_ns: int, end_ns: int) -> Gap | None:
+        """One that touches that time."""
+        if self._last_gap is not None and self._last_gap.touches(start_ns, end_ns):
+            return self._last_gap
         table = attestations.c
-        query = select(table.content).where(table.kind == "gap")
-        if self.period.end_ns is not None:
-            query = query.where(table.start_time_ns < self.period.end_ns)
-        found = []
-        for text in self.connection.execute(query.order_by(table.end_time_ns)).scalars():
-            said = attestation_from_text(text)
-            assert said.gap is not None
-            killed = said.gap.reason == "KILLED"
-            words = (
-                f"the cache service on {said.node} was killed in that time"
-                if killed
-                else f"the cache service on {said.node} could not write its journal then"
-            )
-            found.append(Gap(said.node, said.start_time_ns, said.end_time_ns, words))
-        return found
+        query = (
+            select(table.content)
+            .where(table.kind == "gap", table.end_time_ns >= start_ns)
+            .where(table.start_time_ns <= end_ns)
+            .order_by(table.end_time_ns)
+            .limit(1)
+        )
+        text = self.connection.execute(query).scalar()
+        if text is None:
+            return None
+        said = attestation_from_text(text)
+        assert said.gap is not None
+        words = (
+            f"the cache service on {said.node} was killed in that time"
+            if said.gap.reason == "KILLED"
+            else f"the cache service on {said.node} could not write its journal then"
+        )
+        self._last_gap = Gap(said.node, said.start_time_ns, said.end_time_ns, words)
+        return self._last_gap
 
     # -- cache against engine ----------------------------------------------------------------------
 
@@ -201,25 +201,6 @@ class Reconciliation:
         return found
 
     # -- the rest ----------------------------------------------------------------------------------
-
-    def _kept_aside(self) -> list[Difference]:
-        """What contradicts what is kept. The period is that in which it came."""
-        found = []
-        for table, name, kind, words in (
-            (refused_events, "request_id", Kind.EVENT_REFUSED, "a usage event"),
-            (refused_attestations, "attestation_id", Kind.ATTESTATION_CONFLICT, "an attestation"),
-        ):
-            received = table.c.received_time_ns
-            query = select(table.c[name], table.c.reason).order_by(received)
-            if self.period.start_ns is not None:
-                query = query.where(received >= self.period.start_ns)
-            if self.period.end_ns is not None:
-                query = query.where(received < self.period.end_ns)
-            for each, reason in self.connection.execute(query.limit(PAGE)):
-                text = f"{words} was kept aside ({reason}): it is in no figure, and says otherwise"
-                request, lease = (each, "") if name == "request_id" else ("", each)
-                found.append(Difference(kind, text, "", request, lease))
-        return [] if self.tenant_id else found
 
     def _statements(self) -> list[Difference]:
         """What invoices and reports are made of, against the sums of the walk."""

@@ -5,7 +5,7 @@ tiers do, and are at most what their leases served; a part of that may not have 
 thread.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from billing.attestation import Attestation
@@ -36,6 +36,10 @@ class Gap:
         return self.start_ns <= end_ns and start_ns <= self.end_ns
 
 
+GapAt = Callable[[int, int], Gap | None]
+"""A gap that touches the time from .. to, if there is one."""
+
+
 @dataclass(slots=True)
 class _Sums:
     """Tokens that leases served for sure, and may have, by tier."""
@@ -45,9 +49,9 @@ class _Sums:
 
 
 def compare_served(
-    event: UsageEvent, attested: Mapping[str, Attestation], gaps: Sequence[Gap], now_ns: int
+    event: UsageEvent, attested: Mapping[str, Attestation], gap_at: GapAt, now_ns: int
 ) -> list[Difference]:
-    """`attested`: what is kept of the event's leases, by id; `gaps`: those of its time."""
+    """`attested`: what is kept of the event's leases, by id."""
     tokens = event.tokens
     hits = {"host": tokens.hit_host, "ssd": tokens.hit_ssd, "shared": tokens.hit_shared}
     if event.lease_ids is None:
@@ -56,10 +60,15 @@ def compare_served(
         text = "the worker did not say under which leases blocks were restored; nothing to compare"
         return [_difference(event, Kind.LEASES_UNSAID, text, found=sum(hits.values()))]
     found, sums, open_ended = [], _Sums(), False
+    gap: Gap | None = None
+    if not attested.keys() >= set(event.lease_ids):
+        assert event.start_time_ns is not None
+        assert event.end_time_ns is not None
+        gap = gap_at(event.start_time_ns, event.end_time_ns)
     for lease_id in event.lease_ids:
         said = attested.get(lease_id)
         if said is None:
-            missing = _missing(event, lease_id, gaps, now_ns)
+            missing = _missing(event, lease_id, gap, now_ns)
             open_ended |= missing.kind is not Kind.ATTESTATION_MISSING
             found.append(missing)
         else:
@@ -73,13 +82,11 @@ def compare_served(
     return found
 
 
-def _missing(event: UsageEvent, lease_id: str, gaps: Sequence[Gap], now_ns: int) -> Difference:
-    assert event.start_time_ns is not None
+def _missing(event: UsageEvent, lease_id: str, gap: Gap | None, now_ns: int) -> Difference:
     assert event.end_time_ns is not None
-    for gap in gaps:
-        if gap.touches(event.start_time_ns, event.end_time_ns):
-            text = f"no attestation, and {gap.words}"
-            return _difference(event, Kind.ATTESTATION_IN_GAP, text, lease_id=lease_id)
+    if gap is not None:
+        text = f"no attestation, and {gap.words}"
+        return _difference(event, Kind.ATTESTATION_IN_GAP, text, lease_id=lease_id)
     if event.end_time_ns > now_ns - DELIVERY_NS_MAX:
         text = "no attestation yet; the request ended less than 15 minutes ago"
         return _difference(event, Kind.ATTESTATION_PENDING, text, lease_id=lease_id)

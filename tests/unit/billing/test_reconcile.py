@@ -1,5 +1,6 @@
 """Attestations in the ledger, and what a comparison makes of each way to differ; both databases."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,9 @@ from billing.period import HOUR_NS, Period
 from billing.reconciling import Reconciliation
 from billing.served import DELIVERY_NS_MAX
 from billing.usage import EndReason, UsageEvent
+from billing.wire import submission_of
+from billing.wire_attestation import attestation_submission_of
+from kvtier.v1 import attestation_pb2, usage_pb2
 
 SECOND = 10**9
 MakeEvent = Callable[..., UsageEvent]
@@ -117,6 +121,28 @@ def test_attestations_are_kept_once_and_what_contradicts_them_aside(books: Books
         books.till.alter("DELETE FROM attestations", guards=True)
     with pytest.raises(Exception, match="only grows"):
         books.till.alter("UPDATE refused_attestations SET reason = ''", guards=True)
+
+
+def test_all_that_was_kept_aside_is_told_page_by_page_and_to_its_tenant(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "PAGE", 3)
+    wire = usage_pb2.UsageEvent(schema_version=99, model="m")
+    for number in range(8):
+        wire.request_id, wire.tenant_id = f"e{number}", "acme" if number < 5 else "umbra"
+        books.till.ledger.record([submission_of(wire)]).result(30)
+    said = attestation_pb2.Attestation(schema_version=99)
+    for number in range(7):
+        said.attestation_id, said.lease.owner = f"a{number}", "acme/x" if number < 4 else "umbra"
+        books.till.ledger.attest([attestation_submission_of(said)]).result(30)
+    kinds_of = {Kind.EVENT_REFUSED: "request_id", Kind.ATTESTATION_CONFLICT: "lease_id"}
+    for tenant, events, leases in (("", 8, 7), ("acme", 5, 4), ("umbra", 3, 3), ("nobody", 0, 0)):
+        found, walk = books.walk(tenant=tenant)
+        names = Counter(each.kind for each in found)
+        assert (names[Kind.EVENT_REFUSED], names[Kind.ATTESTATION_CONFLICT]) == (events, leases)
+        assert len({getattr(each, kinds_of[each.kind]) for each in found}) == events + leases
+        assert walk.unexplained_count == events + leases
+        assert not tenant or {each.tenant_id for each in found} <= {tenant}
 
 
 def test_hits_that_leases_served_are_no_difference_nor_are_those_in_gpu_pages(
