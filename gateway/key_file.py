@@ -4,8 +4,9 @@
 
 One writer at a time (`flock` on the file's neighbour `.lock`), who replaces the file as a whole:
 write, sync, rename, sync of the directory. So a reader sees the file before a change or after it.
-Invariant: it holds digests and never a secret; nobody but its owner may read or write it. A gateway
-asks the file's stamp with each request, so that a change holds from the next one on.
+Invariant: it holds digests and never a secret; nobody but its owner may read or write it, and a
+change by root leaves it its owner's. A gateway asks the file's stamp with each request, so that a
+change holds from the next one on.
 """
 
 import contextlib
@@ -37,11 +38,16 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> KeyRing:
-        """Empty where there is no file. Raises KeysUnavailableError."""
+    def read(self, own: bool = False) -> KeyRing:
+        """Empty where there is no file. `own`: root, too, takes no keys of another user's file.
+
+        Raises KeysUnavailableError.
+        """
         try:
-            with self.path.open("rb") as file:
-                _check_owner(self.path, os.fstat(file.fileno()))
+            # Whoever put a pipe there is not waited for.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:
+                _check(self.path, os.fstat(descriptor), own)
                 raw = file.read(FILE_BYTES_MAX + 1)
         except FileNotFoundError:
             return KeyRing()
@@ -65,11 +71,13 @@ class KeyFile:
         lock = self.path.with_name(f"{self.path.name}.lock")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(lock, flags, 0o600)
         except OSError as error:
             raise KeysUnavailableError(f"cannot write {lock}: {error.strerror}") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._hand_over(descriptor)
             yield
         finally:
             os.close(descriptor)
@@ -77,8 +85,10 @@ class KeyFile:
     def _write(self, raw: bytes) -> None:
         temporary = self.path.with_name(f"{self.path.name}.new")
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            temporary.unlink(missing_ok=True)  # of a writer that crashed
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with open(os.open(temporary, flags, 0o600), "wb") as file:
+                self._hand_over(file.fileno())
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
@@ -91,6 +101,13 @@ class KeyFile:
         except OSError as error:
             raise KeysUnavailableError(f"cannot write {self.path}: {error.strerror}") from None
 
+    def _hand_over(self, descriptor: int) -> None:
+        """To whom the file of keys belongs, where this process may."""
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            there, here = self.path.stat(), os.fstat(descriptor)
+            if (there.st_uid, there.st_gid) != (here.st_uid, here.st_gid):
+                os.fchown(descriptor, there.st_uid, there.st_gid)
+
 
 class KeyReader:
     """The ring as the file has it now. Event loop: a look is a `stat`, and rarely a read."""
@@ -99,31 +116,38 @@ class KeyReader:
         """Raises KeysUnavailableError."""
         self._file = file
         self._stamp = self._look()
-        self._ring = file.read()
+        self._ring = file.read(own=True)
 
     def ring(self) -> KeyRing:
         """Raises KeysUnavailableError: nobody is let in by keys that may be revoked."""
         stamp = self._look()
         if stamp != self._stamp:
             # The stamp is older than what is read: a change between them is seen next time.
-            self._ring = self._file.read()
+            self._ring = self._file.read(own=True)
             self._stamp = stamp
         return self._ring
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> tuple[int, ...] | None:
         try:
             found = os.stat(self._file.path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise KeysUnavailableError(f"cannot read the keys: {error.strerror}") from None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        # Of these the last changes with every change of the file, rights and owner too.
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
+def _check(path: Path, found: os.stat_result, own: bool) -> None:
+    """Before a byte is read."""
+    if not stat.S_ISREG(found.st_mode):
+        raise KeysUnavailableError(f"{path} is no file; put it back from a copy")
+    if found.st_size > FILE_BYTES_MAX:
+        raise KeysUnavailableError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise KeysUnavailableError(f"{path} can be read or written by others; chmod 600 {path}")
-    if found.st_uid not in (os.geteuid(), 0):
+    stranger = found.st_uid not in (os.geteuid(), 0)
+    if stranger and (own or os.geteuid() != 0):
         raise KeysUnavailableError(f"{path} is another user's; chown it to the gateway's user")
 
 
@@ -152,7 +176,7 @@ def _key_fields(key: ApiKey) -> dict[str, Any]:
 
 
 def _decoded(path: Path, raw: bytes) -> KeyRing:
-    if len(raw) > FILE_BYTES_MAX:
+    if len(raw) > FILE_BYTES_MAX:  # it grew meanwhile
         raise KeysUnavailableError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
     try:
         fields = json.loads(raw)

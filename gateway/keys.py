@@ -142,6 +142,10 @@ def path_of(organisation: str, project: str, user: str) -> ScopePath:
     """Raises KeyChangeError."""
     if not project:
         raise KeyChangeError("a key has a project; leave --project out for `default`")
+    if "%" in f"{organisation}{project}{user}":
+        # Users that requests name are written with it where their names cannot be a scope's: a key
+        # of such a name would be of somebody whom another key's application calls otherwise.
+        raise KeyChangeError("names of keys' organisations, projects and users hold no %")
     try:
         return ScopePath(organisation, project, user)
     except MalformedScopeError as error:

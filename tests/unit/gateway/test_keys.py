@@ -5,12 +5,14 @@ import multiprocessing
 import os
 import re
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import KeyChangeError, KeysUnavailableError
-from gateway.key_file import KeyFile, KeyReader
+from gateway.identity import user_name
+from gateway.key_file import FILE_BYTES_MAX, KeyFile, KeyReader
 from gateway.keys import SECRETS_MAX, ApiKey, KeyRing, new_key, path_of, revoked, rotated
 from kvtier.scopes import ScopePath
 
@@ -84,7 +86,16 @@ def test_a_revoked_key_opens_nothing_and_cannot_be_rotated() -> None:
 
 @pytest.mark.parametrize(
     ("organisation", "project", "user"),
-    [("", "p", ""), ("a/b", "p", ""), ("a", "", ""), ("a", "p*", ""), ("a", "p", "u u")],
+    [
+        ("", "p", ""),
+        ("a/b", "p", ""),
+        ("a", "", ""),
+        ("a", "p*", ""),
+        ("a", "p", "u u"),
+        ("a%", "p", ""),
+        ("a", "%70", ""),
+        ("a", "p", "u%20u"),
+    ],
 )
 def test_a_key_is_of_a_path_that_can_be_one(organisation: str, project: str, user: str) -> None:
     with pytest.raises(KeyChangeError):
@@ -97,6 +108,11 @@ def test_names_and_classes_are_bounded(name: str) -> None:
         new_key(name, ScopePath("acme", "p"), (), NOW)
     with pytest.raises(KeyChangeError):
         new_key("", ScopePath("acme", "p"), (name,), NOW)
+
+
+def test_a_key_is_of_no_user_that_a_requests_user_is_written_as() -> None:
+    with pytest.raises(KeyChangeError, match="%"):
+        path_of("acme", "search", user_name("a b", "user"))
 
 
 def put(file: KeyFile, key: ApiKey) -> None:
@@ -225,3 +241,83 @@ def test_a_crash_before_the_rename_leaves_the_file_as_it_was(
     assert list(file.read().keys.values()) == [key]
     put(file, made()[0])
     assert len(json.loads(file.path.read_text())["keys"]) == 2
+
+
+def test_of_what_is_too_large_not_a_byte_is_read(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    put(file, made()[0])
+    with file.path.open("r+b") as sparse:
+        sparse.truncate(FILE_BYTES_MAX + 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(KeysUnavailableError, match="larger"):
+            KeyReader(file)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    os.mkfifo(file.path, 0o600)
+    with pytest.raises(KeysUnavailableError, match="no file"):
+        KeyReader(file)
+
+
+@pytest.mark.parametrize("name", ["keys.json.new", "keys.json.lock"])
+def test_what_lies_where_the_new_file_goes_is_not_written_through(
+    tmp_path: Path, name: str
+) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    put(file, made()[0])
+    (tmp_path / name).unlink(missing_ok=True)
+    other = tmp_path / "other"
+    other.write_text("another's")
+    other.chmod(0o644)
+    (tmp_path / name).symlink_to(other)
+    try:
+        put(file, made()[0])
+    except KeysUnavailableError:
+        assert name.endswith(".lock")
+    assert other.read_text() == "another's"
+    assert not file.path.is_symlink()
+    assert file.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_change_that_keeps_size_and_time_is_seen_too(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    key, text = made()
+    put(file, key)
+    reader, before = KeyReader(file), file.path.stat()
+    raw = file.path.read_bytes()
+    file.path.write_bytes(raw.replace(key.key_id.encode(), b"0" * 16))
+    os.utime(file.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+        before.st_ino, before.st_size, before.st_mtime_ns,
+    )  # fmt: skip
+    assert reader.ring().find(text, NOW) is None
+
+
+def test_a_file_that_others_come_to_reach_lets_nobody_in(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    put(file, made()[0])
+    reader = KeyReader(file)
+    file.path.chmod(0o644)
+    with pytest.raises(KeysUnavailableError, match="chmod 600"):
+        reader.ring()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_changes_stays_the_gateways(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    put(file, made()[0])
+    for path in tmp_path.iterdir():
+        os.chown(path, 4321, 1234)
+    put(file, made()[0])
+    for path in tmp_path.iterdir():
+        found = path.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4321, 1234, 0o600)
+    assert len(json.loads(file.path.read_text())["keys"]) == 2
+    with pytest.raises(KeysUnavailableError, match="another user's"):
+        KeyReader(file)
