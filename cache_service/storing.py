@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Storing"]
 
-STEP_BLOCKS = 64
-"""Blocks handled between two looks at the event loop: about a millisecond's work."""
+STEP_BLOCKS = 256
+"""Blocks handled between two looks at the event loop: about half a millisecond's work."""
 
 
 class Storing(Side):

@@ -38,15 +38,17 @@ __all__ = ["Store"]
 FRAME_BYTES = 1024 * 1024
 ABORT_SECONDS_MAX = 5.0
 
-FIRST_SLICE_BYTES = 8 * 1024 * 1024
+FIRST_SLICE_BYTES = 16 * 1024 * 1024
 """What is reserved while nothing is copied yet."""
 
-SLICE_GROWTH = 4
-SLICE_BYTES_MAX = 128 * 1024 * 1024
-"""Each slice is larger than the one before: the service's work on it is still hidden behind the
-copies of that one, and fewer slices are fewer calls, two for each."""
+SLICE_GROWTH = 16
+SLICE_BYTES_MAX = 256 * 1024 * 1024
+"""Each slice is larger than the one before: most of the service's work on it is still hidden behind
+the copies of that one, and fewer slices are fewer calls, two for each. A call costs the service as
+much as a hundred blocks of it: what was copied has driven its code out of the CPU's caches."""
 
-LANE_SLICE_GROWTH = 6
+LANE_FIRST_SLICE_BYTES = 32 * 1024 * 1024
+LANE_SLICE_GROWTH = 8
 LANE_SLICE_BYTES_MAX = 256 * 1024 * 1024
 """Over a lane the sender also waits at each slice's end until the service has its last byte."""
 
@@ -146,11 +148,11 @@ class Store:
         count = len(self._chain)
         if self._session.arena is None and self._session.lanes is None:
             return [count]
-        growth, size_max = SLICE_GROWTH, SLICE_BYTES_MAX
+        size, growth, size_max = FIRST_SLICE_BYTES, SLICE_GROWTH, SLICE_BYTES_MAX
         if self._session.arena is None:
-            growth, size_max = LANE_SLICE_GROWTH, LANE_SLICE_BYTES_MAX
-        block_bytes = self._pages.page_bytes
-        size, end, ends = FIRST_SLICE_BYTES, 0, list[int]()
+            size, growth = LANE_FIRST_SLICE_BYTES, LANE_SLICE_GROWTH
+            size_max = LANE_SLICE_BYTES_MAX
+        block_bytes, end, ends = self._pages.page_bytes, 0, list[int]()
         while (end := end + max(1, size // block_bytes)) < count:
             ends.append(end)
             size = min(size_max, growth * size)

@@ -17,6 +17,7 @@ BLOCK_BYTES = 64 * 1024
 @pytest.fixture(autouse=True)
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker.cache_store, "FIRST_SLICE_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr(worker.cache_store, "LANE_FIRST_SLICE_BYTES", BLOCK_BYTES)
     monkeypatch.setattr(worker.cache_store, "SLICE_BYTES_MAX", 3 * BLOCK_BYTES)
 
 
