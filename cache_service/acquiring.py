@@ -229,10 +229,11 @@ class Acquiring:
             finished = True
             yield view
         finally:
-            if coming is not None:
-                await coming.close()
+            # First what needs no waiting: whoever is cancelled here again gets no further.
             if not finished:
                 self._leases.release(session.session_id, lease.lease_id, LeaseHow.ABANDONED)
+            if coming is not None:
+                await coming.close()
 
     def _asks_shared(self, session: Session, chain: Chain, match: Match, hints: Hints) -> bool:
         return self._shared is not None and self._shared.wanted(

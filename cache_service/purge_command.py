@@ -144,7 +144,8 @@ def purge(
     if receipt.shared_forgetting == pb.SHARED_FORGETTING_PENDING:
         fail(
             "SHARED_PENDING: the blocks left this host, and the shared tier did not delete them in"
-            " time: acquires may bring some back; purge again when it answers"
+            " time: this host tries again until it is stopped, others may still load them; purge"
+            " again when it answers"
         )
 
 
@@ -228,6 +229,7 @@ def receipt_data(receipt: pb.PurgeReceipt) -> dict[str, Any]:
         "shared_forgetting": _word(
             pb.SharedForgetting.Name(receipt.shared_forgetting), "SHARED_FORGETTING_"
         ),
+        "shared_left_count": receipt.shared_left_count,
         "shred": _shred_data(receipt.shred) if receipt.HasField("shred") else None,
     }
 
@@ -266,6 +268,8 @@ def _show(receipt: pb.PurgeReceipt) -> None:
     if not receipt.dry_run:
         rows.append(("SSD", _SSD_WORDS[receipt.ssd_forgetting]))
         rows.append(("shared tier", _SHARED_WORDS.get(receipt.shared_forgetting, "not said")))
+        if receipt.shared_left_count:
+            rows.append(("", f"{receipt.shared_left_count:,} blocks may still be in it"))
         rows.append(("purge", f"{receipt.purge_id}, {data['end_time']}"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -303,7 +307,7 @@ _SSD_WORDS = {
 _SHARED_WORDS = {
     pb.SHARED_FORGETTING_WHOLE: "all of it was deleted; other hosts may write again what they have",
     pb.SHARED_FORGETTING_KNOWN: (
-        "deleted what this host knew of; what others wrote stays until the engine expires it"
+        "deleted what ends with one of them; other objects with them stay until it expires them"
     ),
     pb.SHARED_FORGETTING_PENDING: "has not deleted them yet",
     pb.SHARED_FORGETTING_NONE: "there is none",

@@ -115,3 +115,6 @@ class PurgeView:
     shred: ShredView | None = None
     """None unless asked for."""
     shared_forgetting: SharedForgetting = SharedForgetting.NONE
+    shared_left_count: int = 0
+    """Blocks whose extents could not be deleted there yet; where a whole namespace is pending, it
+    is not known how many, and this is 0."""

@@ -8,7 +8,8 @@ A leaf leaves before what it continues, so between two slices whoever finds a bl
 block before it. A slice is `purge_slice_blocks` or `SLICE_SECONDS`, whichever is less; then others
 run.
 While it takes out, nothing that it covers can be committed (`closing.py`), so it ends; with a
-shred, until the keys are destroyed.
+shred, until the keys are destroyed. What a load asked the shared tier for before the purge was over
+does not enter.
 
 Invariants: a block that was taken out is found by nobody, and its slab is freed only when the last
 who holds it lets go (the index sees to both); the receipt has each block once; the answer waits for
@@ -138,6 +139,7 @@ class Purging(Side):
         shred = None
         if shredding is not None:
             receipt.look = shredding.look
+        shared, left_count = SharedForgetting.NONE, 0
         try:
             unpinned = await self._unpin(pins)
             await self._take_out(scan, receipt)
@@ -145,17 +147,17 @@ class Purging(Side):
                 # What is stored while the old keys are there would be lost with them.
                 forgetting = await self._forgotten(unpinned)
                 shred = await shredding.destroy()
-        finally:
             self._parts.closing.end()
-        if shredding is None:
-            forgetting = await self._forgotten(unpinned)
-        shared = SharedForgetting.NONE
-        if self._shared is not None:
-            shared = await self._shared.purging.delete(target)
+            if shredding is None:
+                forgetting = await self._forgotten(unpinned)
+            if self._shared is not None:
+                shared, left_count = await self._shared.purging.delete(target)
+        finally:
+            self._parts.closing.over()
         copies = receipt.copies(ssd=self._parts.cold is not None)
         self._parts.tally.blocks_purged({each.tier: each.copy_count for each in copies})
         view = await self._view(target, receipt, began, forgetting, len(pins))
-        return replace(view, shred=shred, shared_forgetting=shared)
+        return replace(view, shred=shred, shared_forgetting=shared, shared_left_count=left_count)
 
     async def _dry(
         self,

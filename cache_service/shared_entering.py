@@ -34,10 +34,16 @@ class Entering:
         self._parts = parts
         self._index = parts.index
         self._session = session
+        self._epoch = parts.closing.epoch
         self.anchor = NOWHERE
         """The row that the next block continues, or NOWHERE; pinned."""
         self._new: list[int] = []
         self._move_to(anchor)
+
+    @property
+    def purged(self) -> bool:
+        """Whether a purge runs, or ran since this began: what was read may be from before it."""
+        return self._epoch is None or self._parts.closing.epoch != self._epoch
 
     def enter(self, block: ExtentBlock, slabs: "deque[Slab]") -> int | MissReason:
         """The row of the next block; or why it may not be, and then nothing changed.
@@ -72,7 +78,7 @@ class Entering:
     # -- one block ---------------------------------------------------------------------------------
 
     def _why_not(self, block: ExtentBlock) -> MissReason | None:
-        if self._parts.closing.closed:
+        if self.purged:
             return MissReason.PURGED
         if block.expire_second <= self._index.expiries.now():
             return MissReason.EXPIRED

@@ -11,7 +11,8 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from cache_service.shared_breaker import Breaker
 from cache_service.shared_entering import Entering
 from cache_service.shared_writer import SharedWriter
 from kvtier.blocks import MissReason, Tier
+from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import CorruptBlockError, StorageError
 from storage.shared.extent import ExtentBlock
 from storage.shared.levels import Extent
@@ -73,13 +75,17 @@ class SharedLoads:
         tier: SharedTier,
         breaker: Breaker,
         writer: SharedWriter,
+        purged: Callable[[NamespaceId, int, BlockHash], bool],
         tally: CacheListener,
     ) -> None:
+        """`purged`: whether the extent that ends with a block is to be deleted, and only still
+        there."""
         self.parts = parts
         self.tier = tier
         self.breaker = breaker
         self.writer = writer
         self.tally = tally
+        self._purged = purged
         self.rate = ReadRate()
         self.turns = asyncio.Semaphore(READS_MAX)
         self.slab_count = 0
@@ -108,6 +114,7 @@ class SharedLoads:
             self.breaker.abandoned()
             raise
         self.breaker.succeeded()
+        extents = list(takewhile(lambda each: not self._left_over(view, each), extents))
         if not extents:
             self.tally.shared_asked("nothing", 0)
             return None
@@ -118,6 +125,10 @@ class SharedLoads:
             return None
         self.tally.shared_asked("found", end - position)
         return Beyond(view, extents, end)
+
+    def _left_over(self, view: ChainView, extent: Extent) -> bool:
+        last = view.name(extent.end - 1)
+        return self._purged(view.namespace_id, view.block_bytes, last)
 
     def _worth(self, session: Session, count: int, cost: float | None) -> int:
         if cost is None:
@@ -150,6 +161,7 @@ class SharedLoad:
         """Why no more may be entered."""
         self._size = session.block_bytes
         self._entering = Entering(shared.parts, session, anchor)
+        self._closing: asyncio.Task[None] | None = None
         shared.loads.add(self)
 
     @property
@@ -195,9 +207,15 @@ class SharedLoad:
         return self._enter(found)
 
     async def close(self) -> None:
-        """Gives up what is under way. Idempotent."""
+        """Gives up what is under way. Idempotent; goes on to its end when the caller is cancelled
+        meanwhile, once or more."""
         if self not in self._shared.loads:
             return
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         self._waiting.clear()
         for reading in self._reads:
             reading.cancel()
@@ -208,8 +226,6 @@ class SharedLoad:
                 found = task.result()
                 if isinstance(found, _Read):
                     self._free(found.slabs)
-        if self not in self._shared.loads:
-            return
         self._shared.loads.discard(self)
         self._entering.close()
 
@@ -284,6 +300,8 @@ class SharedLoad:
             return MissReason.EVICTED
         shared.rate.landed(extent.size * size, began, clock())
         shared.tally.shared_read(len(slabs), len(slabs) * size)
+        if self._entering.purged:
+            return MissReason.PURGED
         name = self._chain.name(extent.end - 1)
         shared.writer.there(shared.tier.name_of(self._chain.namespace_id, name, extent.size))
         return blocks[begin - extent.start :]

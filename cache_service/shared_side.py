@@ -43,8 +43,10 @@ class SharedSide(Side):
         self._writes = writes
         self.breaker = Breaker(parts.clock)
         self.writer = SharedWriter(parts, tier, self.breaker, tally)
-        self.purging = SharedPurging(parts, tier, self.writer)
-        self._loads = SharedLoads(parts, tier, self.breaker, self.writer, tally)
+        self.purging = SharedPurging(parts, tier, self.writer, self.breaker)
+        self._loads = SharedLoads(
+            parts, tier, self.breaker, self.writer, self.purging.covers, tally
+        )
 
     @property
     def slab_count(self) -> int:
@@ -59,6 +61,8 @@ class SharedSide(Side):
         if place is None or hints.whole_units or hints.one_off or reason not in _ASKED_FOR:
             return False
         if len(chain) - present < ASK_BLOCKS_MIN or not self.breaker.ready:
+            return False
+        if self._parts.closing.epoch is None:
             return False
         return bool(present or not place.first or self._anchor(session, hints) != NOWHERE)
 
@@ -97,8 +101,12 @@ class SharedSide(Side):
         if self._writes:
             self.writer.committed(session, reservation)
 
+    def tick(self) -> None:
+        self.purging.tick()
+
     async def drain(self) -> None:
         await self._loads.drain()
+        await self.purging.drain()
         await self.writer.drain()
         await self._tier.close()
 

@@ -12,7 +12,7 @@ only; packing runs on the tier's threads.
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from cache_service.parts import Parts
 from cache_service.reservation import Reservation
 from cache_service.session import Session
 from cache_service.shared_breaker import Breaker
-from kvtier.keys import BlockHash
+from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import StorageError
 from storage.shared.extent import ExtentBlock
 from storage.shared.levels import Extent, completed, level_sizes
@@ -75,6 +75,8 @@ class SharedWriter:
         """Rows, pinned, by name."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: OrderedDict[str, None] = OrderedDict()
+        self.lost: Callable[[tuple[NamespaceId, int], Iterable[BlockHash]], None] = _nobody
+        """Is told of extents of blocks that left the cache, which may have come to the tier."""
 
     @property
     def pending_count(self) -> int:
@@ -117,6 +119,11 @@ class SharedWriter:
         self._known[name] = None
         if len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
+
+    async def settled(self) -> None:
+        """Returns when none of the writes that are under way now is."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     def gone(self) -> None:
         """Extents were deleted: nothing is known any more."""
@@ -168,6 +175,10 @@ class SharedWriter:
             log.exception("writing to the shared tier failed")
             self._tally.shared_dropped("failed", job.extent.size)
         finally:
+            if not all(map(self._index.tree.cached, rows)):
+                # It left while it was written: purged, or its bytes were bad.
+                self._known.pop(job.name, None)
+                self.lost((job.chain.namespace_id, job.chain.block_bytes), job.chain.hashes[-1:])
             del self._under_way[job.name]
             self._index.unpin_run(rows)
             self._room.changed()
@@ -190,21 +201,11 @@ class SharedWriter:
             return
         except BaseException:
             self._breaker.abandoned()
+            self._tally.shared_dropped("shutdown", job.extent.size)
             raise
         self._breaker.succeeded()
         self.there(job.name)
         self._tally.shared_written(job.extent.size if written else 0, written)
-        if not all(map(tree.cached, rows)):
-            # It left while it was written: purged, or its bytes were bad.
-            await self._take_back(job)
-
-    async def _take_back(self, job: _Job) -> None:
-        self._known.pop(job.name, None)
-        last = job.chain.hashes[-1:]
-        try:
-            await self._tier.forget(job.chain.namespace_id, job.chain.block_bytes, last)
-        except StorageError as error:
-            self._tally.shared_failed("delete", str(error))
 
     def _block(self, row: int) -> ExtentBlock:
         tree, index = self._index.tree, self._index
@@ -217,16 +218,19 @@ class SharedWriter:
         )
 
     async def drain(self) -> None:
-        """Writes what waits, for a bounded time; what is left is dropped."""
+        """Writes what waits, for a bounded time; what is left then is given up."""
         ends = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self._tasks and (left := ends - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left)
         while self._queue:
             _, job = self._queue.popitem()
             self._tally.shared_dropped("shutdown", job.extent.size)
-        if self._tasks:
-            # Each ends by its own deadline.
-            await asyncio.wait(set(self._tasks))
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            # As long as packing an extent takes, at most: memory is read until then.
+            await asyncio.wait(tasks)
 
     def pins(self) -> dict[int, int]:
         counts = Counter[int]()
@@ -237,3 +241,7 @@ class SharedWriter:
     def check_integrity(self) -> None:
         assert len(self._queue) <= QUEUE_MAX
         assert len(self._under_way) <= WRITES_MAX
+
+
+def _nobody(_kind: tuple[NamespaceId, int], _hashes: Iterable[BlockHash]) -> None:
+    return

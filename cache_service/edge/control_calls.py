@@ -101,6 +101,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             held_count=view.held_count,
             ssd_forgetting=_number(view.ssd_forgetting),
             shared_forgetting=_number(view.shared_forgetting),
+            shared_left_count=view.shared_left_count,
             pin_count=view.pin_count,
             shred=_shred(view.shred, ended) if view.shred is not None else None,
         )
@@ -239,6 +240,7 @@ def _note(view: PurgeView) -> str:
         f" held={view.held_count} pins={view.pin_count}"
         f" ssd_forgetting={view.ssd_forgetting.name.lower()}"
         f" shared_forgetting={view.shared_forgetting.name.lower()}"
+        f" shared_left={view.shared_left_count}"
         f" hashes_sha256={view.hashes_sha256.hex()}{_shred_note(view.shred)})"
     )
 

@@ -11,6 +11,7 @@ tier's own, of which there are few. One event loop.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ __all__ = ["ChainView", "SharedLimits", "SharedTier"]
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 ROOT = "kvtier/"
 """Of all names: whoever deletes everything deletes nothing of anybody else's."""
 
@@ -45,6 +48,8 @@ ROUNDS_MAX = 16
 """Of a search; a chain of millions of blocks takes fewer."""
 
 DELETED_AT_ONCE = 1000
+
+CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +230,12 @@ class SharedTier:
         )
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=True)
-        await self._store.close()
+        """REQUIRES: no call is under way. Bounded: an engine that hangs is left to itself."""
+        self._threads.shutdown(wait=False)
+        try:
+            await self._within(CLOSE_SECONDS, self._store.close(), "close")
+        except TierIOError as error:
+            log.warning("the shared tier was not closed", extra={"problem": str(error)})
 
     # -- below -------------------------------------------------------------------------------------
 
@@ -249,14 +258,25 @@ class SharedTier:
             ) from None
 
     async def _on_thread(self, call: Callable[..., T], *arguments: object) -> T:
-        """Runs to its end also where its caller is cancelled: memory that it fills is not the
-        caller's before."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        """Runs to its end, once begun, also where its caller is cancelled, however often: memory
+        that it fills or reads is not the caller's before."""
+        work = self._threads.submit(call, *arguments)
+        running = asyncio.wrap_future(work)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            await asyncio.wait({running})
+            if not work.cancel():
+                await _ended(running)
             raise
+
+
+async def _ended(running: "asyncio.Future[T]") -> None:
+    """Returns when it is done, whoever cancels meanwhile: it takes milliseconds."""
+    while not running.done():
+        try:
+            await asyncio.wait({running})
+        except asyncio.CancelledError:
+            continue
 
 
 class _Search:

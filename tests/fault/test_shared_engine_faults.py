@@ -9,13 +9,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvtier.keys import NamespaceId
+from kvtier.keys import NamespaceId, payload_checksum
 from storage.errors import CorruptBlockError, TierIOError
-from storage.shared.extent import BadExtentError, ExtentHead, OtherKeyError, pack, unpack
+from storage.shared.extent import (
+    BadExtentError,
+    ExtentBlock,
+    ExtentHead,
+    OtherKeyError,
+    pack,
+    unpack,
+)
 from storage.shared.levels import Extent
 from storage.shared.object_store import open_object_store
 from storage.shared.sealing import Sealing
-from storage.shared.tier import SharedLimits, SharedTier
+from storage.shared.tier import ChainView, SharedLimits, SharedTier
 from storage.tier import NO_PARENT
 from tests.shared.chains import (
     BLOCK_BYTES,
@@ -170,6 +177,35 @@ async def test_memory_is_not_touched_after_a_cancelled_read(
             target[:] = bytes(BLOCK_BYTES)
         await asyncio.sleep(0.01)
         assert all(bytes(target) == bytes(BLOCK_BYTES) for target in targets.values())
+
+
+async def test_memory_is_not_touched_after_a_read_that_was_cancelled_more_than_once(
+    store: FaultyStore,
+) -> None:
+    size, chain = 4 << 20, names(4)
+    tier = SharedTier(store, SharedLimits(30, 30), Sealing([KEY]))
+    whole = ChainView(NAMESPACE, size, 0, chain)
+    payload = bytes(size)
+    blocks = [ExtentBlock(name, payload_checksum(name, payload)) for name in chain]
+    await tier.write(whole, WHOLE, NO_PARENT, blocks, [memoryview(payload)] * 4)
+    for _ in range(5):
+        targets = {at: memoryview(bytearray(b"x" * size)) for at in range(4)}
+        reached = asyncio.Event()
+
+        def read(_call: str, reached: asyncio.Event = reached) -> None:
+            reached.set()
+
+        store.after = read
+        reading = asyncio.ensure_future(tier.read(whole, WHOLE, targets))
+        await reached.wait()
+        for _ in range(3):
+            await asyncio.sleep(0)
+            reading.cancel()
+        await asyncio.wait({reading})
+        before = [bytes(each) for each in targets.values()]
+        await asyncio.sleep(0.05)
+        assert [bytes(each) for each in targets.values()] == before
+    await tier.close()
 
 
 HEAD = ExtentHead(NAMESPACE, 0, BLOCK_BYTES)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from storage.errors import TierIOError
 from storage.shared.objects import ObjectStore
@@ -10,14 +11,16 @@ Spoil = Callable[[str, bytes], bytes | None]
 
 
 class FaultyStore:
-    """Passes on; `before` runs before each call and may hang or raise, `spoil` changes reads."""
+    """Passes on; `before` runs before each call and may hang or raise, `after` after a read, and
+    `spoil` changes what was read."""
 
     label = "faulty"
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self.names_at_once = store.names_at_once
-        self.before: Callable[[str], asyncio.Future[None] | None] = lambda _call: None
+        self.before: Callable[[str], asyncio.Future[Any] | None] = lambda _call: None
+        self.after: Callable[[str], asyncio.Future[Any] | None] = lambda _call: None
         self.spoil: Spoil = lambda _name, content: content
         self.calls: list[tuple[str, int]] = []
         """Each call, and how many names it was about."""
@@ -31,6 +34,9 @@ class FaultyStore:
         raw = await self.store.read(name)
         if raw is None:
             return None
+        waiting = self.after("read")
+        if waiting is not None:
+            await waiting
         spoiled = self.spoil(name, bytes(raw))
         return None if spoiled is None else memoryview(spoiled)
 
@@ -47,6 +53,7 @@ class FaultyStore:
         return await self.store.delete_below(prefix)
 
     async def close(self) -> None:
+        await self._begin("close", 0)
         await self.store.close()
 
     async def _begin(self, call: str, count: int) -> None:

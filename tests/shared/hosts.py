@@ -59,6 +59,24 @@ class Host:
         self.arena.close()
 
 
+class Gate:
+    """Holds reads of a host's store back until it is opened: before, or after the engine read."""
+
+    def __init__(self, host: Host, *, after: bool = False) -> None:
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+        if after:
+            host.store.after = self._hold
+        else:
+            host.store.before = self._hold
+
+    def _hold(self, call: str) -> "asyncio.Future[bool] | None":
+        if call != "read":
+            return None
+        self.reached.set()
+        return asyncio.ensure_future(self.opened.wait())
+
+
 class Acquired:
     """All that was said of one acquire."""
 

@@ -191,7 +191,7 @@ class PurgeTarget(_message.Message):
     def __init__(self, kind: _Optional[_Union[PurgeKind, str]] = ..., namespace_id: _Optional[bytes] = ..., block_hash: _Optional[bytes] = ..., of_request_id: _Optional[str] = ..., of_session_id: _Optional[str] = ..., of_owner: _Optional[str] = ...) -> None: ...
 
 class PurgeReceipt(_message.Message):
-    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting", "pin_count", "shred", "shared_forgetting")
+    __slots__ = ("purge_id", "instance_id", "target", "dry_run", "start_time", "end_time", "block_count", "copies", "hashes_sha256", "held_count", "ssd_forgetting", "pin_count", "shred", "shared_forgetting", "shared_left_count")
     PURGE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +206,7 @@ class PurgeReceipt(_message.Message):
     PIN_COUNT_FIELD_NUMBER: _ClassVar[int]
     SHRED_FIELD_NUMBER: _ClassVar[int]
     SHARED_FORGETTING_FIELD_NUMBER: _ClassVar[int]
+    SHARED_LEFT_COUNT_FIELD_NUMBER: _ClassVar[int]
     purge_id: str
     instance_id: str
     target: PurgeTarget
@@ -220,7 +221,8 @@ class PurgeReceipt(_message.Message):
     pin_count: int
     shred: Shred
     shared_forgetting: SharedForgetting
-    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ..., pin_count: _Optional[int] = ..., shred: _Optional[_Union[Shred, _Mapping]] = ..., shared_forgetting: _Optional[_Union[SharedForgetting, str]] = ...) -> None: ...
+    shared_left_count: int
+    def __init__(self, purge_id: _Optional[str] = ..., instance_id: _Optional[str] = ..., target: _Optional[_Union[PurgeTarget, _Mapping]] = ..., dry_run: bool = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., block_count: _Optional[int] = ..., copies: _Optional[_Iterable[_Union[PurgedCopies, _Mapping]]] = ..., hashes_sha256: _Optional[bytes] = ..., held_count: _Optional[int] = ..., ssd_forgetting: _Optional[_Union[SsdForgetting, str]] = ..., pin_count: _Optional[int] = ..., shred: _Optional[_Union[Shred, _Mapping]] = ..., shared_forgetting: _Optional[_Union[SharedForgetting, str]] = ..., shared_left_count: _Optional[int] = ...) -> None: ...
 
 class Shred(_message.Message):
     __slots__ = ("key_ids", "destruction", "destroy_time", "clear_count", "clear_segment_count")

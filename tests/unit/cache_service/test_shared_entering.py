@@ -16,7 +16,7 @@ from cache_service.views import CachePolicies
 from kvtier.blocks import MissReason
 from storage.ssd.tier import SsdTier
 from storage.tier import PAGE_BYTES
-from tests.shared.hosts import Host, acquire, hit
+from tests.shared.hosts import Gate, Host, acquire, hit
 from tests.unit.cache_service.conftest import BLOCK_BYTES
 
 OWNED = Hints(owners=OwnerRuns(("acme",), (64,)))
@@ -25,21 +25,6 @@ OWNED = Hints(owners=OwnerRuns(("acme",), (64,)))
 def hard(count: int) -> CachePolicies:
     quota = Quota(host_hard_bytes=count * BLOCK_BYTES)
     return CachePolicies(quotas=Quotas({"acme": quota}))
-
-
-class Gate:
-    """Holds reads of a store back until it is opened."""
-
-    def __init__(self, host: Host) -> None:
-        self.reached = asyncio.Event()
-        self.opened = asyncio.Event()
-        host.store.before = self._before
-
-    def _before(self, call: str) -> "asyncio.Future[bool] | None":
-        if call != "read":
-            return None
-        self.reached.set()
-        return asyncio.ensure_future(self.opened.wait())
 
 
 @pytest.mark.parametrize("stored", [1, 3, 4])

@@ -18,9 +18,10 @@ from cache_service.views import EndView
 from journal.journal import Journal
 from journal.outbox import Outbox
 from kvtier.blocks import MissReason, Tier
+from storage.shared.tier import SharedLimits
 from storage.tier import PAGE_BYTES
 from tests.shared.faulty_store import hang, refuse
-from tests.shared.hosts import ROOT, Acquired, Host, acquire, hit
+from tests.shared.hosts import ROOT, Acquired, Gate, Host, acquire, hit
 from tests.unit.cache_service.conftest import NAMESPACE
 
 
@@ -171,6 +172,48 @@ async def test_an_acquire_that_is_given_up_holds_nothing(
     assert b.cache.shared is not None
     assert b.cache.shared.slab_count == 0
     assert b.cache.stats().lease_count == 0
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_an_acquire_that_is_given_up_more_than_once_holds_nothing(
+    host: Callable[..., Host], connect: Any, chain: Any, turns: int
+) -> None:
+    a, b = host(), host()
+    blocks = chain(*range(40))
+    await connect(a.cache).store(blocks)
+    await a.written()
+    client = connect(b.cache)
+    await client.store(blocks[:3])
+    await b.written()
+    gate = Gate(b, after=bool(turns % 2))
+    acquiring = asyncio.ensure_future(acquire(client, blocks))
+    await gate.reached.wait()
+    for _ in range(turns):
+        acquiring.cancel()
+        await asyncio.sleep(0)
+    acquiring.cancel()
+    await asyncio.wait({acquiring})
+    assert b.cache.shared is not None
+    async with asyncio.timeout(10):
+        while b.cache.shared.slab_count:
+            await asyncio.sleep(0.001)
+    b.cache.check_integrity()
+    assert b.cache.stats().lease_count == 0
+    assert b.arena.used_bytes == 3 * PAGE_BYTES
+
+
+@pytest.mark.parametrize("hung", ["exists", "write", "close"])
+async def test_an_engine_that_hangs_does_not_hold_up_the_end(
+    host: Callable[..., Host], connect: Any, chain: Any, hung: str
+) -> None:
+    a = host(shared_limits=SharedLimits(600, 600))
+    a.store.before = lambda call: hang(call) if call == hung else None
+    client = connect(a.cache)
+    for number in range(20):
+        await client.store(chain(number, "a"))
+    async with asyncio.timeout(60):
+        await a.cache.drain()
+    a.cache.check_integrity()
 
 
 async def test_a_read_that_hangs_ends_with_the_acquire_s_deadline(
