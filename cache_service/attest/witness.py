@@ -88,7 +88,9 @@ class Witness:
         self._wall_clock_ns = wall_clock_ns
         self._notes: dict[str, _Note] = {}
         self._fresh: dict[str, LeaseGrant] = {}
-        """Given since the last tick, and not ended."""
+        """Not ended, and their begin is not in the journal."""
+        self._behind = False
+        """A begin from before the last tick is not in the journal."""
         self._waits: list[Attested] = []
         self._under_way: asyncio.Future[None] | None = None
         self._ticked_ns = wall_clock_ns()
@@ -131,20 +133,21 @@ class Witness:
 
     def tick(self) -> None:
         """Hands on what came together, unless the journal still has the last of it."""
-        if self._under_way is not None and not self._under_way.done():
+        if self._under_way is not None:
             return
-        if not self._journal.unwritten_count and not self._dropped:
+        if not self._journal.unwritten_count and not self._dropped and not self._behind:
             self._note_alive()
         self._ticked_ns = self._wall_clock_ns()
         self._close_gap()
+        if not self._waits and (not self._fresh or self._journal.full):
+            self._behind = bool(self._fresh)
+            return
         fresh, self._fresh = self._fresh, {}
         waits, self._waits = self._waits, []
         records: list[Begin[Begun] | End[Attested]] = [Begin(grant) for grant in fresh.values()]
         records += [End(event) for event in waits]
-        if not records or (not waits and self._journal.full):
-            return
         self._under_way = self._journal.submit(records)
-        self._under_way.add_done_callback(lambda done: self._written(done, len(waits)))
+        self._under_way.add_done_callback(lambda done: self._written(done, fresh, len(waits)))
 
     async def close(self, leases: dict[str, Lease]) -> None:
         """Attests what is open still, `leases` by id, and returns when all is durable or given up;
@@ -206,8 +209,16 @@ class Witness:
         )
         self._dropped = 0
 
-    def _written(self, done: "asyncio.Future[None]", count: int) -> None:
+    def _written(
+        self, done: "asyncio.Future[None]", begun: dict[str, LeaseGrant], count: int
+    ) -> None:
+        self._under_way = None
         failed = not done.cancelled() and done.exception() is not None
+        self._behind = failed
+        if failed:
+            # The journal keeps ends that it could not write, and no begins.
+            still = {name: grant for name, grant in begun.items() if name in self._notes}
+            self._fresh = still | self._fresh
         if not failed and count:
             self._written_more(count + self._owed)
             self._owed = 0

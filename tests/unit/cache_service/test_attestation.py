@@ -308,3 +308,57 @@ async def test_what_cannot_be_kept_is_counted_in_a_gap_from_its_first_lease(
     assert len(watched.leases) == 2
     assert watched.witness.unwritten_count == 3
     watched.journal.close()
+
+
+async def test_a_lease_that_begins_while_the_disk_is_full_is_lost_with_the_service_later(
+    cache: Any, connect: Any, chain: Any, tmp_path: Path, wall: Wall
+) -> None:
+    full = [True]
+
+    def write(descriptor: int, raw: bytes) -> int:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.write(descriptor, raw)
+
+    watched = Witnessed(cache, tmp_path, wall, file=JournalFile(write=write))
+    client = connect(cache)
+    await client.store(chain(1))
+    kept = await client.acquire(chain(1))
+    ended = await client.acquire(chain(1))
+    for _ in range(3):
+        wall.now_ns += 10**9
+        await watched.tick()
+    assert (tmp_path / ALIVE_FILE).stat().st_mtime_ns == 10**18, "alive without its begins"
+    client.release(ended)
+    full[0] = False
+    for _ in range(2):
+        wall.now_ns += 10**9
+        await watched.tick()
+    assert (tmp_path / ALIVE_FILE).stat().st_mtime_ns == 10**18 + 4 * 10**9
+    watched.journal.close()  # As if it were killed here.
+    found = [e for e in await opened_again(tmp_path, wall) if isinstance(e, LeaseAttestation)]
+    assert {each.grant.lease_id: each.end for each in found} == {
+        ended.match.lease_id: LeaseEnd.RELEASED,
+        kept.match.lease_id: LeaseEnd.LOST,
+    }
+
+
+async def test_a_lease_that_begins_while_the_journal_is_at_its_capacity_is_not_forgotten(
+    watched: Any, client: Any, chain: Any, tmp_path: Path, wall: Wall
+) -> None:
+    await client.store(chain(1))
+    client.release(await client.acquire(chain(1)))
+    await watched.tick()
+    watched.journal._limits = JournalLimits(capacity_bytes=1)
+    assert watched.journal.full
+    wall.now_ns += 10**9
+    kept = await client.acquire(chain(1))
+    for _ in range(3):
+        await watched.tick()
+        wall.now_ns += 10**9
+    assert (tmp_path / ALIVE_FILE).stat().st_mtime_ns <= 10**18 + 10**9
+    watched.journal._limits = JournalLimits()
+    await watched.tick()
+    watched.journal.close()
+    lost = [e for e in await opened_again(tmp_path, wall) if isinstance(e, LeaseAttestation)][-1]
+    assert (lost.grant.lease_id, lost.end) == (kept.match.lease_id, LeaseEnd.LOST)
