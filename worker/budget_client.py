@@ -1,7 +1,8 @@
 """The worker's side of `BudgetService`: one call to reserve, and releases that go on by themselves.
 
-Invariant: a call never takes longer than it may; a release is sent until billing answers or the
-hold has ended by itself, and at most RELEASES_MAX wait. Event loop.
+Invariant: a call never takes longer than it may; a release is sent until billing takes it, has
+refused it REFUSALS_MAX times, or has let the hold end by itself; at most RELEASES_MAX wait. One
+that is given up is counted: its hold ends by itself. Event loop.
 """
 
 import asyncio
@@ -9,7 +10,9 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -28,6 +31,9 @@ RELEASES_MAX = 10_000
 
 RELEASE_SECONDS_MAX = 900.0
 """So long a release is tried: by then billing has let the hold go."""
+
+REFUSALS_MAX = 5
+"""So often billing is asked again that answers with an error, not counting that it is away."""
 
 _CALL_SECONDS = 5.0
 _BACKOFF_SECONDS_MAX = 5.0
@@ -66,13 +72,34 @@ class BudgetAnswer:
     refusal: WireError | None = None
 
 
+@dataclass(slots=True)
+class _Release:
+    request_id: str
+    until: float
+    """Monotonic seconds."""
+    refusals: int = 0
+
+
+class _Told(Enum):
+    RELEASED = "released"
+    AWAY = "away"
+    REFUSED = "refused"
+
+
 class BudgetClient:
     """`start`, then `reserve` and `release`; `close` at the end."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        given_up: Callable[[], None],
+    ) -> None:
+        """`given_up` is called for each release that will not be sent any more."""
         self._channel = open_aio_channel(address, credentials, CHANNEL_OPTIONS)
         self._stub = budget_pb2_grpc.BudgetServiceStub(self._channel)
-        self._releases: deque[tuple[str, float]] = deque(maxlen=RELEASES_MAX)
+        self._given_up = given_up
+        self._releases: deque[_Release] = deque()
         self._new = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -96,7 +123,9 @@ class BudgetClient:
 
     def release(self, request_id: str) -> None:
         """The request was not served. Returns at once."""
-        self._releases.append((request_id, time.monotonic() + RELEASE_SECONDS_MAX))
+        if len(self._releases) >= RELEASES_MAX:
+            self._give_up(self._releases[0], "too many wait")
+        self._releases.append(_Release(request_id, time.monotonic() + RELEASE_SECONDS_MAX))
         self._new.set()
 
     async def close(self, seconds: float) -> None:
@@ -116,25 +145,57 @@ class BudgetClient:
             if not self._releases:
                 self._new.clear()
                 await self._new.wait()
-            request_id, until = self._releases[0]
-            if time.monotonic() < until and not await self._released(request_id):
-                failures += 1
-                await asyncio.sleep(min(_BACKOFF_SECONDS_MAX, 0.1 * 2.0 ** min(failures, 10)))
+            release = self._releases[0]
+            told = await self._ask(release)
+            if told is _Told.RELEASED:
+                failures = 0
+                self._drop(release)
                 continue
-            failures = 0
-            if self._releases and self._releases[0][0] == request_id:
-                self._releases.popleft()
+            failures += 1
+            self._try_later(release, told)
+            await asyncio.sleep(min(_BACKOFF_SECONDS_MAX, 0.1 * 2.0 ** min(failures, 10)))
 
-    async def _released(self, request_id: str) -> bool:
-        """False: try again."""
-        request = budget_pb2.ReleaseBudgetRequest(request_id=request_id)
+    def _try_later(self, release: _Release, told: _Told) -> None:
+        if time.monotonic() >= release.until:
+            self._give_up(release, "its hold has ended by itself")
+        elif told is _Told.REFUSED:
+            release.refusals += 1
+            if release.refusals >= REFUSALS_MAX:
+                self._give_up(release, "billing refuses it")
+            elif self._drop(release):
+                self._releases.append(release)  # The others need not wait for it.
+
+    async def _ask(self, release: _Release) -> _Told:
+        request = budget_pb2.ReleaseBudgetRequest(request_id=release.request_id)
         try:
             await self._stub.ReleaseBudget(request, timeout=_CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                return False
+                return _Told.AWAY
             log.error("billing refuses a release", extra={"problem": error.details()})
-        return True
+            return _Told.REFUSED
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return _Told.AWAY  # The call was, and not this task.
+        except Exception:
+            # Whatever it is, the releases behind this one are still to be sent.
+            log.exception("a release cannot be sent")
+            return _Told.REFUSED
+        return _Told.RELEASED
+
+    def _drop(self, release: _Release) -> bool:
+        """False: it has given way to others meanwhile."""
+        if self._releases and self._releases[0] is release:
+            self._releases.popleft()
+            return True
+        return False
+
+    def _give_up(self, release: _Release, why: str) -> None:
+        if self._drop(release):
+            log.error("a release is given up; the hold ends by itself", extra={"problem": why})
+            self._given_up()
 
 
 def _message(need: BudgetNeed) -> budget_pb2.ReserveBudgetRequest:

@@ -46,6 +46,9 @@ _REFUSALS: dict[str, type[WorkerError]] = {
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """Billing could not be asked. Anything else is a word of it, and no way around it."""
 
+_UNCERTAIN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+"""Something broke behind such an answer, as behind one without a reason: it may be held."""
+
 _BREAKER_WAIT_SECONDS = 0.5
 _BREAKER_WAIT_SECONDS_MAX = 5.0
 
@@ -162,6 +165,8 @@ class BudgetGate:
         if self._allowance is not None:
             self._allowance.refill()
         if refusal is not None:
+            if not refusal.reason or refusal.code in _UNCERTAIN:
+                self._service.release(need.request.request_id)
             raise _refused(refusal)
         return "reserved" if answer.held else "free"
 

@@ -66,6 +66,7 @@ class WorkerMetrics:
         self._budgets = self._counter("budget_asks", "Requests, by billing's word.", "outcome")
         self._budget_seconds = self._histogram("budget_seconds", "Waiting for billing's word.")
         self._releases = self._gauge("budget_releases_waiting", "Releases that billing has not.")
+        self._given_up = self._counter("budget_releases_given_up", "Holds left to end themselves.")
         for tier in Tier:
             self._hits.labels(tier.name.lower())
 
@@ -100,6 +101,10 @@ class WorkerMetrics:
 
     def watch_releases(self, waiting: Callable[[], int]) -> None:
         self._releases.set_function(lambda: float(waiting()))
+
+    def release_given_up(self) -> None:
+        """A release will not be sent any more."""
+        self._given_up.inc()
 
     def budget_asked(self, outcome: str, seconds: float) -> None:
         """Billing was asked whether a request may be served, or could not be."""

@@ -279,7 +279,7 @@ def _open_budget(
     said = settings.budget
     if not said.enforce:
         return None
-    client = BudgetClient(settings.billing.address, peers.billing)
+    client = BudgetClient(settings.billing.address, peers.billing, metrics.release_given_up)
     client.start()
     parts.push_async_callback(client.close, RELEASE_SECONDS_AT_END)
     metrics.watch_releases(lambda: client.waiting_releases)

@@ -239,3 +239,26 @@ async def test_a_probe_whose_caller_gives_up_leaves_its_place_to_the_next() -> N
     world.billing.answer = BudgetAnswer(True)
     await world.admit("next")
     assert world.billing.asked[3:] == ["short", "next"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "released"),
+    [
+        (Code.INTERNAL, "INTERNAL", True),
+        (Code.INTERNAL, "", True),
+        (Code.UNKNOWN, "", True),
+        (Code.CANCELLED, "", True),
+        (Code.RESOURCE_EXHAUSTED, "", True),
+        (Code.RESOURCE_EXHAUSTED, "BUDGET_EXHAUSTED", False),
+        (Code.ALREADY_EXISTS, "RESERVATION_CONFLICT", False),
+        (Code.INVALID_ARGUMENT, "INVALID_RESERVATION", False),
+    ],
+)
+async def test_what_may_be_held_behind_an_error_is_released_and_after_a_word_nothing(
+    code: grpc.StatusCode, reason: str, released: bool
+) -> None:
+    world = World()
+    world.billing.answer = refusal(code, reason)
+    with pytest.raises((BudgetUnavailableError, BudgetExhaustedError)):
+        await world.admit()
+    assert world.billing.released == (["r1"] if released else [])
