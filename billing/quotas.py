@@ -31,6 +31,10 @@ class Quotas:
         self._holds = holds
         self._states: dict[Scope, QuotaState] = {}
 
+    def prepare(self, placed: Placed, now_ns: int) -> None:
+        """Makes what is known of the scope from the ledger and the holds, unless it is there."""
+        self._state(placed, now_ns)
+
     def short(self, placed: Placed, weight: int, now_ns: int) -> QuotaShort | None:
         """None: a request of that weight may pass."""
         state = self._state(placed, now_ns)

@@ -117,9 +117,12 @@ class Standing:
     def release(self, request_id: str, now_ns: int) -> bool:
         """The request was not served: what was held for it is free. False: nothing was."""
         self.expire(now_ns)
-        hold = self._end(request_id)
-        if hold is None:
+        held = self.holds.get(request_id)
+        if held is None:
             return False
+        self._prepare(held.ask.scopes, now_ns)
+        hold = self._end(request_id)
+        assert hold is held
         for placed in self.budgets.over(hold.ask.scopes):
             self._quotas.take(placed, -1, -hold.weight, now_ns)
         return True
@@ -133,9 +136,10 @@ class Standing:
         """A usage event got its entry; what was held for it is settled."""
         assert event.end_time_ns is not None, "accepted events have ended"
         self.expire(now_ns)
-        hold = self._end(event.request_id)
         tenant_id, end_ns = event.tenant_id, event.end_time_ns
         scopes = scopes_of(tenant_id, event.project_id, event.key_id)
+        self._prepare(scopes, now_ns)
+        hold = self._end(event.request_id)
         owed = postings[0] if postings else None
         if owed is not None:
             self.wallets.used(tenant_id, owed.currency, owed.amount, end_ns)
@@ -230,6 +234,11 @@ class Standing:
             wallet = self.wallets.get(placed.scope.tenant_id, owed.currency)
             if wallet is not None:
                 self._alerting.left(placed, wallet, owed.currency, now_ns)
+
+    def _prepare(self, scopes: Iterable[Scope], now_ns: int) -> None:
+        """Quotas that are made from what is held have a request in before it ends."""
+        for placed in self.budgets.over(scopes):
+            self._quotas.prepare(placed, now_ns)
 
     def _end(self, request_id: str) -> Hold | None:
         hold = self.holds.remove(request_id)

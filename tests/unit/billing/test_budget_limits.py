@@ -30,6 +30,7 @@ from tests.unit.billing.reserving import (
     Till,
     budget,
     limit,
+    release,
     reserve,
 )
 from tests.unit.billing.test_balances import funding
@@ -54,6 +55,29 @@ def test_limits_on_rates_are_no_wider_after_a_restart(
     assert reserve(again, "r2", 141, 10).metadata["quota"] == "tokens_per_minute"
     assert reserve(again, "r2", 140, 10).held
     assert reserve(again, "r3", 1, 1).metadata["quota"] == "requests_per_minute"
+
+
+def test_the_first_event_or_release_after_a_restart_counts_like_any_other(
+    open_till: Callable[..., Till], usage_event: Events
+) -> None:
+    book = parse_price_book(BOOK, "test")
+    till = open_till(book)
+    budget(till, requests_per_minute=3, tokens_per_minute=300)
+    assert reserve(till, "r1", 90, 10).held
+    till.close()
+    again = open_till(book)
+    again.record(usage_event("r1", hit=0, miss=80, output=10))
+    # 90 weighs the one that has ended.
+    assert reserve(again, "r2", 201, 10).metadata["quota"] == "tokens_per_minute"
+    assert reserve(again, "r2", 90, 10).held
+    assert reserve(again, "r3", 90, 10).held
+    assert reserve(again, "r4", 1, 1).metadata["quota"] == "requests_per_minute"
+    again.close()
+    third = open_till(book)
+    assert release(third, "r2")
+    assert reserve(third, "r4", 101, 10).metadata["quota"] == "tokens_per_minute"
+    assert reserve(third, "r4", 100, 10).held
+    assert reserve(third, "r5", 1, 1).metadata["quota"] == "requests_per_minute"
 
 
 def test_a_limit_of_a_day_counts_what_is_spent_and_held_and_begins_anew(
