@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from alembic.migration import MigrationContext
 from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 
+from billing.checkpoint_check import Trust
+from billing.correction import CorrectionAsk, CorrectionKind
 from billing.errors import (
     LedgerForeignError,
     LedgerLockedError,
@@ -34,7 +37,7 @@ from billing.meter import RecordStatus, Submission
 from billing.metrics import BillingMetrics
 from billing.price_book_file import load_price_book
 from billing.settings import BillingSettings
-from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
+from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent, event_from_text
 from tests.postgres import PostgresServer
 
 NOW = 1_755_000_000 * 10**9
@@ -152,6 +155,36 @@ def test_an_older_file_is_brought_to_todays_format_and_goes_on(tmp_path: Path) -
     again = SqliteStore(tmp_path)
     assert again.ledger_id == store.ledger_id == "e9843ea0-8b95-4cc8-b2e6-d361b5000631"
     again.close()
+
+
+def test_a_file_of_format_2_is_brought_to_todays_format_and_goes_on(tmp_path: Path) -> None:
+    """It has corrections, a checkpoint, what was kept aside, and events with every key of then."""
+    golden = Path(__file__).parents[1] / "golden/billing/ledger_format_2.sqlite"
+    shutil.copy(golden, tmp_path / LEDGER_FILE)
+    store = SqliteStore(tmp_path)
+    ledger = ledger_of(store)
+    assert (ledger.head.position, ledger.head.refused_count) == (13, 2)
+    assert ledger.head.hash.hex().startswith("95761e16fc7dad66")
+    key = bytes.fromhex("4d626e412d8c922bcf1c31bffb10a1a731a5855e1dc0aa5594bdf1d0e6fee871")
+    found = store.read(lambda c: verify_ledger(c, ledger.head, trust=Trust(public_key=key)))
+    assert (found.problem, found.unrated_count, found.refused_count) == ("", 1, 2)
+    assert found.checkpoint_count == 1
+    with store.writer() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        assert missing_guards(connection, KEPT_TABLES) == []
+    stored = store.read(lambda c: c.execute(text("SELECT event FROM entries")).scalars().all())
+    events = [event_from_text(each) for each in stored if not each.startswith('{"correction"')]
+    assert len(events) == 11
+    outcomes = ledger.record([Submission(each, b"") for each in events]).result(30)
+    assert {each.status for each in outcomes} == {RecordStatus.DUPLICATE}
+    ask = CorrectionAsk("c3", CorrectionKind.CHARGE, "req-00003", "more", "ann", Decimal(1))
+    assert ledger.correct(ask).result(30).position == 14
+    (new,) = ledger.record([Submission(event("new"), b"")]).result(30)
+    assert new.position == 15
+    assert store.read(lambda c: verify_ledger(c, ledger.head)).problem == ""
+    ledger.close()
+    store.close()
 
 
 def test_an_upgrade_that_fails_leaves_the_older_file_as_it_was(tmp_path: Path) -> None:
