@@ -9,6 +9,8 @@
     ├── UnsupportedError           understood, and not to be had here; names the parameter
     ├── BodyTooLargeError          more bytes than are taken
     ├── BodyLateError              the body did not come in time
+    ├── HeadTooLargeError          more bytes before the body than are taken
+    ├── HeadLateError              they did not come in time
     ├── PathUnknownError           no such path
     ├── MethodNotAllowedError      not with this method
     ├── KeyBusyError               more requests of one key at a time than it may have
@@ -30,6 +32,8 @@ __all__ = [
     "BodyTooLargeError",
     "GatewayBusyError",
     "GatewayError",
+    "HeadLateError",
+    "HeadTooLargeError",
     "InvalidBodyError",
     "KeyBusyError",
     "KeyChangeError",
@@ -89,6 +93,14 @@ class BodyTooLargeError(GatewayError):
 
 class BodyLateError(GatewayError):
     reason = "BODY_LATE"
+
+
+class HeadTooLargeError(GatewayError):
+    reason = "HEAD_TOO_LARGE"
+
+
+class HeadLateError(GatewayError):
+    reason = "HEAD_LATE"
 
 
 class PathUnknownError(GatewayError):

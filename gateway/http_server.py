@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from gateway.http_protocol import bounded_protocol
 from kvtier.listening import AddressInUseError
 
 __all__ = ["HttpServer", "bind"]
@@ -31,10 +32,12 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    def __init__(self, app: Any, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, app: Any, listener: socket.socket, tls: ssl.SSLContext | None, body_bytes_max: int
+    ) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=bounded_protocol(body_bytes_max),
             loop="none",
             ws="none",
             lifespan="off",

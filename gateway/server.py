@@ -123,7 +123,7 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
         settings.request_seconds_max,
         balances,
     )
-    http = HttpServer(app, listener, context)
+    http = HttpServer(app, listener, context, limits.body_bytes_max)
     servicer = GatewayServicer(front, workers, metrics, settings.request_seconds_max)
     face = GrpcFace(servicer, limits.body_bytes_max) if settings.grpc_listen else None
     if settings.metrics_listen:
