@@ -23,10 +23,10 @@ from cache_service.load_or_recompute import Pace, worth_loading
 from cache_service.parts import Parts
 from cache_service.read_rate import ReadRate
 from cache_service.session import Session
-from cache_service.shared_breaker import Breaker
 from cache_service.shared_entering import Entering
 from cache_service.shared_writer import SharedWriter
 from kvtier.blocks import MissReason, Tier
+from kvtier.breaker import Breaker
 from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import CorruptBlockError, StorageError
 from storage.shared.extent import ExtentBlock

@@ -19,8 +19,8 @@ from itertools import islice
 
 from cache_service.parts import Parts
 from cache_service.purge_views import PurgeKind, PurgeTarget, SharedForgetting
-from cache_service.shared_breaker import Breaker
 from cache_service.shared_writer import SharedWriter
+from kvtier.breaker import Breaker
 from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import StorageError
 from storage.shared.tier import SharedTier

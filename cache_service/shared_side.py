@@ -17,18 +17,23 @@ from cache_service.listener import CacheListener
 from cache_service.parts import Parts
 from cache_service.reservation import Reservation
 from cache_service.session import Session
-from cache_service.shared_breaker import Breaker
 from cache_service.shared_loads import Beyond, SharedLoad, SharedLoads
 from cache_service.shared_purging import SharedPurging
 from cache_service.shared_writer import SharedWriter
 from cache_service.side import Side
 from kvtier.blocks import MissReason
+from kvtier.breaker import Breaker
 from storage.shared.tier import SharedTier
 
 __all__ = ["SharedSide"]
 
 ASK_BLOCKS_MIN = 2
 """Fewer are computed sooner than asked for."""
+
+FAILURES_MAX = 3
+RETRY_SECONDS = 5.0
+RETRY_SECONDS_MAX = 60.0
+"""How soon an engine that failed is tried again, the first time and at most."""
 
 _ASKED_FOR = (MissReason.NEVER_STORED, MissReason.EVICTED)
 
@@ -41,7 +46,7 @@ class SharedSide(Side):
         self._parts = parts
         self._tier = tier
         self._writes = writes
-        self.breaker = Breaker(parts.clock)
+        self.breaker = Breaker(parts.clock, FAILURES_MAX, RETRY_SECONDS, RETRY_SECONDS_MAX)
         self.writer = SharedWriter(parts, tier, self.breaker, tally)
         self.purging = SharedPurging(parts, tier, self.writer, self.breaker)
         self._loads = SharedLoads(

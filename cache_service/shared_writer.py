@@ -23,7 +23,7 @@ from cache_service.listener import CacheListener
 from cache_service.parts import Parts
 from cache_service.reservation import Reservation
 from cache_service.session import Session
-from cache_service.shared_breaker import Breaker
+from kvtier.breaker import Breaker
 from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import StorageError
 from storage.shared.extent import ExtentBlock

@@ -6,7 +6,7 @@
 Invariant: while this gate is there, no request is admitted without billing's word, but for those
 that the allowance takes while billing cannot be asked; an admitted request ends with its usage
 event, which settles what is held, or is released. A billing service that is down or hung costs a
-request at most one timeout, and soon none: `worker/breaker.py`; a caller that goes away or had
+request at most one timeout, and soon none (`kvtier/breaker.py`); a caller that goes away or had
 less time than that says nothing about billing. Event loop.
 """
 
@@ -18,8 +18,8 @@ from typing import Protocol
 
 import grpc
 
+from kvtier.breaker import Breaker
 from kvtier.errors import WireError
-from worker.breaker import Breaker
 from worker.budget_client import BudgetAnswer, BudgetNeed
 from worker.errors import (
     BudgetExhaustedError,

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 
 from kvtier.blocks import MissReason
+from kvtier.breaker import Breaker
 from kvtier.keys import BlockHash, NamespaceId
-from worker.breaker import Breaker
 from worker.cache_counts import CacheCounts
 from worker.cache_link import PEER_FAILURES, CacheLink, LinkDownError
 from worker.cache_port import NO_HINTS, CacheHints, RestoreResult, StoreResult

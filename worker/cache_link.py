@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
+from kvtier.breaker import Breaker
 from kvtier.errors import read_error
-from worker.breaker import Breaker
 from worker.bulk_lane import LaneStoppedError
 from worker.cache_counts import CacheCounts
 from worker.cache_session import CacheSession, SessionTerms, open_session

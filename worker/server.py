@@ -22,6 +22,7 @@ from google.protobuf.duration_pb2 import Duration
 from journal.delivery import DeliverySettings
 from journal.journal import JournalLimits
 from kvtier.access import Access
+from kvtier.breaker import Breaker
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
@@ -33,7 +34,6 @@ from kvtier.v1 import (
 )
 from worker.adapter_ports import AdapterPorts
 from worker.attribution import request_check
-from worker.breaker import Breaker
 from worker.budget_client import BudgetClient
 from worker.budget_gate import Allowance, BudgetGate
 from worker.cache_client import CacheClient

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from kvtier.blocks import MissReason, Tier
+from kvtier.breaker import Breaker
 from kvtier.keys import BlockHash, NamespaceId, payload_checksum
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 from tests.page_kinds import ListClient
 from worker import cache_link
-from worker.breaker import Breaker
 
 BLOCK_BYTES = 4096
 CHAIN = [BlockHash(bytes([i + 1]) * 32) for i in range(4)]

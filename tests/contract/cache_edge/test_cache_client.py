@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from kvtier.blocks import MissReason, Tier
+from kvtier.breaker import Breaker
 from kvtier.keys import NamespaceId
 from kvtier.v1 import cache_pb2 as pb
 from worker import cache_link
 from worker.arena_handover import take_arena
-from worker.breaker import Breaker
 from worker.cache_port import StoreResult
 from worker.cache_session import open_session
 from worker.registered_memory import RegisteredMemory

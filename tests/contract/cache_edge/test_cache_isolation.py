@@ -20,13 +20,13 @@ from cache_service.edge.services import services
 from cache_service.intake import StreamIntake
 from cache_service.roles import RULES
 from cache_service.servicer import CacheServicer
+from kvtier.breaker import Breaker, BreakerState
 from kvtier.errors import read_error
 from kvtier.keys import pack_hashes, payload_checksum
 from kvtier.principals import EVERY_ROLE, Role, role_uri
 from kvtier.v1 import cache_pb2 as pb
 from kvtier.v1 import cache_pb2_grpc
 from tests.pki import Pki, raw_call
-from worker.breaker import Breaker, BreakerState
 
 METHODS = {
     f"/{service.name}/{method.name}": method

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvtier.breaker import Breaker
 from kvtier.keys import BlockHash, NamespaceId
 from tests.page_kinds import ListClient
-from worker.breaker import Breaker
 
 BLOCK_BYTES = 256 * 1024
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from kvtier.blocks import MissReason
-from worker.breaker import Breaker
+from kvtier.breaker import Breaker
 
 GENEROUS_SECONDS = 15.0
 """For what must not hang; nothing here is a measurement."""

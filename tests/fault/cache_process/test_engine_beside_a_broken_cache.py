@@ -21,8 +21,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kvtier.blocks import MissReason, Tier
+from kvtier.breaker import Breaker, BreakerState
 from kvtier.keys import PUBLIC_SCOPE
-from worker.breaker import Breaker, BreakerState
 from worker.cache_client import CacheClient
 from worker.engine import Engine, EngineSettings
 from worker.model_loader import LoadedModel, load_model

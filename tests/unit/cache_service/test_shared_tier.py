@@ -13,11 +13,11 @@ from cache_service.attest.dialect import ATTESTATION_FORMAT
 from cache_service.attest.witness import ALIVE_FILE, Identity, Witness
 from cache_service.hints import ChainPlace, Hints
 from cache_service.purge_views import PurgeKind, PurgeTarget, SharedForgetting
-from cache_service.shared_breaker import Breaker
 from cache_service.views import EndView
 from journal.journal import Journal
 from journal.outbox import Outbox
 from kvtier.blocks import MissReason, Tier
+from kvtier.breaker import BreakerState
 from storage.shared.tier import SharedLimits
 from storage.tier import PAGE_BYTES
 from tests.shared.faulty_store import hang, refuse
@@ -129,7 +129,7 @@ async def test_an_engine_that_fails_costs_its_deadline_and_then_nothing(
         assert found[2].ready_count == 0
     asked = len(a.store.calls)
     assert a.cache.shared is not None
-    assert a.cache.shared.breaker.state == "open"
+    assert a.cache.shared.breaker.state is BreakerState.OPEN
     blocks = chain("y", *range(6))
     assert (await acquire(client, blocks))[2].ready_count == 0
     await client.store(blocks)
@@ -137,9 +137,9 @@ async def test_an_engine_that_fails_costs_its_deadline_and_then_nothing(
     assert a.counters["shared_blocks_dropped_unavailable"] > 0
     a.store.before = lambda _call: None
     clock.advance(6)
-    assert a.cache.shared.breaker.state == "half_open"
+    assert a.cache.shared.breaker.ready
     await acquire(client, chain("z", *range(6)))
-    assert a.cache.shared.breaker.state == "closed"
+    assert a.cache.shared.breaker.state is BreakerState.CLOSED
 
 
 async def test_bad_bytes_shorten_the_prefix_and_nothing_of_them_is_kept(
@@ -315,24 +315,3 @@ async def test_one_off_blocks_stay_here(
     await connect(a.cache).store(chain(*range(8)), Hints(one_off=True))
     await a.written()
     assert a.store.calls == []
-
-
-def test_the_breaker_lets_one_call_try_and_waits_longer_each_time(clock: Any) -> None:
-    breaker = Breaker(clock)
-    for _ in range(3):
-        assert breaker.begin()
-        breaker.failed()
-    for wait in (5, 10, 20, 40, 60, 60):
-        assert breaker.state == "open"
-        clock.advance(wait - 0.1)
-        assert not breaker.begin()
-        clock.advance(0.2)
-        assert breaker.begin()
-        assert not breaker.begin()
-        breaker.failed()
-    clock.advance(61)
-    assert breaker.begin()
-    breaker.abandoned()
-    assert breaker.begin()
-    breaker.succeeded()
-    assert breaker.state == "closed"

@@ -1,12 +1,15 @@
-"""Breaker: decides whether the cache is worth asking at all.
+"""Breaker: decides whether a peer is worth asking at all.
 
     closed --failures_max in a row--> open --wait over--> half-open --probe succeeds--> closed
                                        ^                      |
                                        +----- probe fails, wait doubles, up to a limit
 
 Invariant: while open, ordinary calls are refused at once, and at most one probe runs at a time. So
-a dead or hung cache costs a caller at most `failures_max` timeouts, whatever the cache does later.
+a dead or hung peer costs a caller at most `failures_max` timeouts, whatever the peer does later.
 Only what the peer itself does wrong counts: a typed refusal is an answer, not a failure.
+
+Who has a thread for probes asks `admits` for calls and `begin_probe` there; who probes with its
+ordinary calls asks `begin`, and says of each how it ended: `succeeded`, `failed` or `abandoned`.
 
 Any thread; a short lock guards four fields. The clock is injected.
 """
@@ -54,10 +57,20 @@ class Breaker:
         """Whether an ordinary call may go out now."""
         return self._state is BreakerState.CLOSED
 
+    @property
+    def ready(self) -> bool:
+        """Whether `begin` would let a call through."""
+        with self._lock:
+            return self._state is BreakerState.CLOSED or self._due()
+
+    def begin(self) -> bool:
+        """Whether a call may go out now, as a probe where one is due."""
+        return self.admits() or self.begin_probe()
+
     def begin_probe(self) -> bool:
         """True once per wait while open: the caller then probes and reports how it went."""
         with self._lock:
-            if self._state is not BreakerState.OPEN or self._clock() < self._probe_time:
+            if not self._due():
                 return False
             self._state = BreakerState.HALF_OPEN
             return True
@@ -77,6 +90,13 @@ class Breaker:
                 self._state = BreakerState.CLOSED
                 self._wait_seconds = self._wait_seconds_first
 
+    def abandoned(self) -> None:
+        """A call was given up by its caller: it says nothing. The next may probe at once."""
+        with self._lock:
+            if self._state is BreakerState.HALF_OPEN:
+                self._state = BreakerState.OPEN
+                self._probe_time = self._clock()
+
     def failed(self) -> None:
         """The peer did not answer, not in time, or not in our language."""
         with self._lock:
@@ -95,3 +115,6 @@ class Breaker:
         with self._lock:
             if self._state is BreakerState.HALF_OPEN:
                 self._state = BreakerState.OPEN
+
+    def _due(self) -> bool:
+        return self._state is BreakerState.OPEN and self._clock() >= self._probe_time

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.breaker import Breaker, BreakerState
+from kvtier.breaker import Breaker, BreakerState
 
 
 class Clock:
@@ -120,3 +120,41 @@ def test_who_gives_up_counts_for_nothing_and_frees_the_place_of_a_probe(
     breaker.given_up()
     assert breaker.state is BreakerState.OPEN
     assert breaker.begin_probe()
+
+
+def test_who_probes_with_ordinary_calls_has_one_under_way_and_waits_longer_each_time(
+    breaker: Breaker, clock: Clock
+) -> None:
+    for _ in range(2):
+        assert breaker.begin()
+        breaker.failed()
+    for wait in (1.0, 2.0, 3.0, 3.0):
+        clock.now += wait - 0.1
+        assert not breaker.ready
+        assert not breaker.begin()
+        clock.now += 0.2
+        assert breaker.ready
+        assert breaker.begin()
+        assert not breaker.ready
+        assert not breaker.begin()
+        breaker.failed()
+    clock.now += 3.1
+    assert breaker.begin()
+    breaker.succeeded()
+    assert breaker.begin()
+    assert breaker.begin(), "closed, it lets all through"
+
+
+def test_a_probe_that_was_given_up_says_nothing_and_the_next_may_probe(
+    breaker: Breaker, clock: Clock
+) -> None:
+    breaker.abandoned()
+    assert breaker.admits()
+    open_it(breaker)
+    clock.now += 1.0
+    assert breaker.begin()
+    breaker.abandoned()
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.begin()
+    breaker.failed()
+    assert breaker.seconds_to_probe() == pytest.approx(2.0)
