@@ -47,6 +47,7 @@ async def serve(settings: GatewaySettings) -> int:
         "ready": True,
         "listen": gateway.listen,
         "grpc_listen": gateway.grpc_listen,
+        "metrics_listen": gateway.metrics_listen or None,
         "workers_ready": gateway.ready,
     }
     print(json.dumps(ready), flush=True)

@@ -23,6 +23,9 @@ class GatewayMetrics:
         self._requests = self._counter("requests", "Requests by how they ended.", "path", "outcome")
         self._refusals = self._counter("refusals", "Requests that failed.", "reason")
         self._retries = self._counter("retries", "Attempts after one that came to nothing.")
+        self._undescribed = self._counter(
+            "undescribed_prompts", "Prompts that were routed without their blocks' names.", "reason"
+        )
         self._first = Histogram(
             "kvtier_gateway_first_byte_seconds",
             "From a request's head to the first byte of a good answer.",
@@ -67,6 +70,10 @@ class GatewayMetrics:
 
     def retried(self) -> None:
         self._retries.inc()
+
+    def undescribed(self, reason: str) -> None:
+        """`reason`: a worker's where it is for callers, LATE, NONSENSE, or gRPC's code."""
+        self._undescribed.labels(reason).inc()
 
     def first_byte(self, seconds: float) -> None:
         self._first.observe(seconds)

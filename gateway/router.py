@@ -9,6 +9,7 @@ sessions and of queues.
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,14 +19,18 @@ import grpc
 
 from gateway.prefix_places import CacheViews, PagesGuess, find_prefix
 from gateway.routing import Candidate, Prompt, Rates, choose
+from gateway.status import is_for_callers
 from gateway.worker_link import Worker
 from gateway.worker_rates import FleetRates
+from kvtier.errors import read_error
 from kvtier.keys import HASH_BYTES
 from kvtier.prompts import copy_prompt
 from kvtier.v1 import describe_pb2
 from kvtier.v1 import inference_pb2 as pb
 
 __all__ = ["Plan", "Router", "Sent"]
+
+log = logging.getLogger(__name__)
 
 DESCRIBE_SECONDS_MAX = 0.1
 """A router that waits longer costs more than it saves."""
@@ -35,6 +40,9 @@ PROMPT_BYTES_MIN = 1024
 
 BYTES_PER_TOKEN = 4
 """Where nobody counted."""
+
+LOG_SECONDS = 60.0
+"""Between two lines that say that names do not come."""
 
 SESSIONS_MAX = 16_384
 
@@ -61,7 +69,16 @@ class Sent:
 
 
 class Router:
-    def __init__(self, views: CacheViews, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        views: CacheViews,
+        clock: Callable[[], float] = time.monotonic,
+        on_undescribed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`on_undescribed` is told why a prompt has no names."""
+        self._on_undescribed = on_undescribed
+        self._missed_count = 0
+        self._told_at: float | None = None
         self._views = views
         self._clock = clock
         self._pages: dict[str, PagesGuess] = {}
@@ -82,11 +99,37 @@ class Router:
         try:
             async with asyncio.timeout(DESCRIBE_SECONDS_MAX):
                 said = await asked.describe.DescribePrompt(_question(request))
-        except (TimeoutError, grpc.RpcError):
-            return plan  # what is wrong with the request its worker says better
+        except TimeoutError:
+            self._missed(asked, "LATE")
+            return plan
+        except grpc.RpcError as error:
+            wire = read_error(error)
+            # What is wrong with the request its worker says better.
+            self._missed(asked, wire.reason if is_for_callers(wire) else wire.code.name)
+            return plan
         packed = said.block_hashes
+        if not _makes_sense(said, asked.model):
+            self._missed(asked, "NONSENSE")
+            return plan
         chain = tuple(packed[at : at + HASH_BYTES] for at in range(0, len(packed), HASH_BYTES))
         return replace(plan, prompt=Prompt(said.prompt_tokens, said.block_tokens), chain=chain)
+
+    def _missed(self, worker: Worker, reason: str) -> None:
+        """A prompt's names did not come. Each is counted, and one a minute told."""
+        self._on_undescribed(reason)
+        self._missed_count += 1
+        now = self._clock()
+        if self._told_at is not None and now - self._told_at < LOG_SECONDS:
+            return
+        log.warning(
+            "prompts are routed without their names: a worker does not give them",
+            extra={
+                "worker": worker.address,
+                "reason": reason,
+                "missed_count": self._missed_count,
+            },
+        )
+        self._told_at, self._missed_count = now, 0
 
     def choose(self, plan: Plan, workers: Sequence[Worker], tried: Sequence[str]) -> Worker | None:
         """None: there is none left."""
@@ -154,6 +197,19 @@ class Router:
         if pages is None and worker.model is not None:
             pages = self._pages[worker.address] = PagesGuess(max(1, worker.model.page_count))
         return pages
+
+
+def _makes_sense(
+    said: describe_pb2.DescribePromptResponse, model: pb.GetModelResponse | None
+) -> bool:
+    context_tokens = 0 if model is None else model.context_tokens
+    count, rest = divmod(len(said.block_hashes), HASH_BYTES)
+    return (
+        not rest
+        and said.block_tokens > 0
+        and 0 < said.prompt_tokens <= context_tokens
+        and count * said.block_tokens <= said.prompt_tokens
+    )
 
 
 def _question(request: pb.GenerateRequest) -> describe_pb2.DescribePromptRequest:

@@ -60,6 +60,8 @@ class RunningGateway:
     """HTTP: the address really bound."""
     grpc_listen: str
     """Empty: none."""
+    metrics_listen: str
+    """Empty: none."""
     ready: bool
     """Whether a worker answered by now."""
     _parts: AsyncExitStack
@@ -86,7 +88,8 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
     views = CacheViews(
         settings.caches, {at: to_peer("caches", at) for at in settings.caches.values()}
     )
-    workers = Workers(settings.workers, partial(to_peer, "workers"), Router(views), metrics.retried)
+    router = Router(views, on_undescribed=metrics.undescribed)
+    workers = Workers(settings.workers, partial(to_peer, "workers"), router, metrics.retried)
     parts.push_async_callback(workers.close)
     for worker in workers.all:
         metrics.watch_worker(worker)
@@ -126,8 +129,9 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
     http = HttpServer(app, listener, context, limits.body_bytes_max)
     servicer = GatewayServicer(front, workers, metrics, settings.request_seconds_max)
     face = GrpcFace(servicer, limits.body_bytes_max) if settings.grpc_listen else None
+    metrics_listen = ""
     if settings.metrics_listen:
-        _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
+        metrics_listen, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)
     await http.start()
     parts.push_async_callback(http.stop)
@@ -146,7 +150,7 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
             "workers": len(workers.all),
         },
     )
-    return RunningGateway(listen, grpc_listen, workers.ready, parts.pop_all())
+    return RunningGateway(listen, grpc_listen, metrics_listen, workers.ready, parts.pop_all())
 
 
 async def _settle(

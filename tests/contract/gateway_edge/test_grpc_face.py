@@ -7,7 +7,9 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from gateway import grpc_server
 from kvtier.channels import open_aio_channel
 from kvtier.errors import read_error
 from kvtier.v1 import inference_pb2 as pb
@@ -118,6 +120,50 @@ def test_health_needs_no_key(stack: Stack) -> None:
     with grpc.insecure_channel(stack.gateway.ready["grpc_listen"]) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def opened(call: Any, *requests: Any) -> Any:
+    """A stream that answered once; None: it was refused for being one too many."""
+    try:
+        for request in requests:
+            await call.write(request)
+        async with asyncio.timeout(20):
+            await call.read()
+    except grpc.aio.AioRpcError as error:
+        reason = read_error(error).reason
+        if reason != "TOO_MANY_CALLS":
+            raise
+        return None
+    return call
+
+
+@pytest.mark.parametrize("kind", ["health", "reflection"])
+async def test_streams_that_need_no_key_have_an_end_to_their_number(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(grpc_server, "WATCHES_MAX", 2)
+    monkeypatch.setattr(grpc_server, "REFLECTIONS_MAX", 2)
+    await scripted.start(await scripted.worker(stuck))
+    async with open_aio_channel(scripted.gateway.grpc_listen) as channel:
+
+        async def another() -> Any:
+            if kind == "health":
+                return await opened(
+                    health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+                )
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            asked = reflection_pb2.ServerReflectionRequest(list_services="")
+            return await opened(stub.ServerReflectionInfo(), asked)
+
+        held = [await another() for _ in range(2)]
+        assert all(held)
+        assert await another() is None
+        check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert (await check).status == health_pb2.HealthCheckResponse.SERVING
+        held[0].cancel()
+        async with asyncio.timeout(20):
+            while not await another():
+                await asyncio.sleep(0.01)
 
 
 async def stuck(request: Any, context: Any) -> Any:

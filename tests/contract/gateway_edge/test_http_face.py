@@ -6,6 +6,7 @@ import ssl
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import openai
 import pytest
@@ -215,7 +216,7 @@ def test_no_log_and_no_metric_has_a_key_or_a_prompt(stack: Stack) -> None:
     word = "unutterable-word"
     gateway = stack.start_gateway(metrics_listen="127.0.0.1:0", log__level="DEBUG")
     try:
-        text = stack.key()
+        key, text = stack.key_and_text()
         url = f"http://{gateway.address}/v1"
         with openai.OpenAI(api_key=text, base_url=url, max_retries=0) as client:
             client.chat.completions.create(
@@ -231,9 +232,20 @@ def test_no_log_and_no_metric_has_a_key_or_a_prompt(stack: Stack) -> None:
         ):
             stranger.models.list()
         assert text not in str(refused.value)
+        page = urlopen(f"http://{gateway.ready['metrics_listen']}/metrics", timeout=20)
+        with page:
+            metrics = page.read().decode()
     finally:
         gateway.stop()
     log = gateway.log_path.read_text()
     assert "gateway ready" in log
+    for line in (
+        'kvtier_gateway_requests_total{outcome="done",path="chat_completions"} 1.0',
+        'kvtier_gateway_refusals_total{reason="INVALID_BODY"} 1.0',
+        f'kvtier_gateway_worker_up{{worker="{stack.worker}"}} 1.0',
+    ):
+        assert line in metrics
+    for secret in (text, text[-43:], text[-20:], word, key.key_id, "acme", "search"):
+        assert secret not in metrics
     for secret in (text, text[-43:], text[-20:], word):
         assert secret not in log

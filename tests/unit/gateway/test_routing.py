@@ -15,7 +15,7 @@ from gateway.router import Plan, Router
 from gateway.routing import Candidate, Prompt, Rates, choose, predicted_seconds
 from gateway.worker_rates import RATE_SECONDS_MAX, FleetRates
 from kvtier.block_places import BlockPlaces
-from kvtier.v1 import block_pb2, events_pb2, usage_pb2
+from kvtier.v1 import block_pb2, describe_pb2, events_pb2, usage_pb2
 from kvtier.v1 import inference_pb2 as pb
 
 PROMPT = Prompt(6400, 64)
@@ -223,7 +223,7 @@ class FakeWorker:
     def __init__(self, address: str, describe: Any = None) -> None:
         self.address = address
         self.running_count = 0
-        self.model = pb.GetModelResponse(page_count=100)
+        self.model = pb.GetModelResponse(page_count=100, context_tokens=4096)
         self.describe = self
         self._describe = describe
         self.asked = 0
@@ -249,15 +249,61 @@ def new_router(clock: Clock | None = None) -> Router:
     return Router(CacheViews({}, {}), clock or Clock())
 
 
-@pytest.mark.parametrize("describe", [never, broken])
-async def test_a_name_that_does_not_come_is_done_without(
-    describe: Any, monkeypatch: pytest.MonkeyPatch
+def saying(**said: Any) -> Any:
+    async def describe(_request: Any) -> Any:
+        good = {"prompt_tokens": 1000, "block_tokens": 64, "block_hashes": b"x" * 32 * 15}
+        return describe_pb2.DescribePromptResponse(**(good | said))
+
+    return describe
+
+
+async def planned(describe: Any) -> tuple[Plan, list[str]]:
+    told: list[str] = []
+    workers: Any = [FakeWorker("a", describe), FakeWorker("b", describe)]
+    router = Router(CacheViews({}, {}), Clock(), told.append)
+    return await router.plan(request(), workers), told
+
+
+@pytest.mark.parametrize(
+    ("describe", "reason"),
+    [
+        (never, "LATE"),
+        (broken, "INTERNAL"),
+        (saying(block_tokens=0), "NONSENSE"),
+        (saying(block_tokens=-64), "NONSENSE"),
+        (saying(prompt_tokens=-1), "NONSENSE"),
+        (saying(prompt_tokens=0), "NONSENSE"),
+        (saying(prompt_tokens=900), "NONSENSE"),
+        (saying(block_hashes=b"x" * 33), "NONSENSE"),
+        (saying(prompt_tokens=2**31 - 1, block_tokens=1), "NONSENSE"),
+    ],
+)
+async def test_a_name_that_does_not_come_is_done_without_and_counted(
+    describe: Any, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(router_module, "DESCRIBE_SECONDS_MAX", 0.02)
-    workers: Any = [FakeWorker("a", describe), FakeWorker("b", describe)]
-    plan = await new_router().plan(request(), workers)
+    plan, told = await planned(describe)
     assert plan.chain == ()
     assert plan.prompt.tokens > 1000
+    assert told == [reason]
+
+
+async def test_a_name_that_comes_is_used() -> None:
+    plan, told = await planned(saying())
+    assert (plan.prompt, len(plan.chain), told) == (Prompt(1000, 64), 15, [])
+
+
+async def test_the_log_has_one_line_a_minute_of_names_that_do_not_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    router = Router(CacheViews({}, {}), clock)
+    workers: Any = [FakeWorker("a", broken), FakeWorker("b", broken)]
+    for _ in range(130):
+        await router.plan(request(), workers)
+        clock.now += 1
+    lines = [each for each in caplog.records if "name" in each.message]
+    assert [getattr(each, "missed_count", 0) for each in lines] == [1, 60, 60]
 
 
 async def test_nothing_is_asked_where_there_is_nothing_to_choose_or_to_gain() -> None:
