@@ -11,17 +11,12 @@ claimed is given up on every path; a slab is the caller's until it is popped for
 else runs in between. Event loop only.
 """
 
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from cache_service.accounts import Account
 from cache_service.block_tree import ABSENT, NOWHERE
 from cache_service.parts import Parts
 from cache_service.session import Session
+from cache_service.shared_room import Taken
 from kvtier.blocks import MissReason
 from storage.shared.extent import ExtentBlock
-from storage.tier import Slab
 
 __all__ = ["Entering"]
 
@@ -45,11 +40,11 @@ class Entering:
         """Whether a purge runs, or ran since this began: what was read may be from before it."""
         return self._epoch is None or self._parts.closing.epoch != self._epoch
 
-    def enter(self, block: ExtentBlock, slabs: "deque[Slab]") -> int | MissReason:
+    def enter(self, block: ExtentBlock, taken: Taken) -> int | MissReason:
         """The row of the next block; or why it may not be, and then nothing changed.
 
-        The first slab holds its payload, and is taken from `slabs` where it is used. The row is
-        pinned until the next one is.
+        The next of `taken` holds its payload, and is used or given back. The row is pinned until
+        the next one is.
         """
         reason = self._why_not(block)
         if reason is not None:
@@ -57,13 +52,13 @@ class Entering:
         tree = self._index.tree
         row = tree.find(block.block_hash)
         if row == ABSENT:
-            return self._enter_new(block, slabs)
+            return self._enter_new(block, taken)
         kind = tree.namespaces.number(self._session.namespace_id, self._session.block_bytes)
         if tree.kind(row) != kind:
             return MissReason.OTHER_NAMESPACE
         if self._index.expiries.over(row):
             return MissReason.EXPIRED
-        return self._enter_known(row, block, slabs)
+        return self._enter_known(row, block, taken)
 
     def admit(self) -> None:
         """Offers what came to the SSD, as a commit does."""
@@ -86,10 +81,10 @@ class Entering:
             return MissReason.EVICTED
         return None
 
-    def _enter_new(self, block: ExtentBlock, slabs: "deque[Slab]") -> int | MissReason:
+    def _enter_new(self, block: ExtentBlock, taken: Taken) -> int | MissReason:
         index, session = self._index, self._session
         account = None if index.accounts is None else index.accounts.of_path(block.owner)
-        with self._claimed(account) as claimed:
+        with taken.room_on(account) as claimed:
             if not claimed:
                 return MissReason.QUOTA
             self._lift([] if self.anchor == NOWHERE else [self.anchor])
@@ -101,40 +96,30 @@ class Entering:
             index.expiries.enter(row, block.expire_second)
             if block.unit_end:
                 index.unit_ends.mark([row])
-            index.put_host(row, slabs.popleft(), block.checksum)
+            with taken.pop() as slab:
+                index.put_host(row, slab, block.checksum)
         self._new.append(row)
         return row
 
-    def _enter_known(self, row: int, block: ExtentBlock, slabs: "deque[Slab]") -> int | MissReason:
+    def _enter_known(self, row: int, block: ExtentBlock, taken: Taken) -> int | MissReason:
         index = self._index
         if index.tree.in_host(row):
             self._move_to(row)
             self._lift([row])
+            taken.drop()
             return row
         index.pin(row)
         try:
             account = None if index.accounts is None else index.accounts.of_row(row)
-            with self._claimed(account) as claimed:
+            with taken.room_on(account) as claimed:
                 if not claimed:
                     return MissReason.QUOTA
-                index.put_host(row, slabs.popleft(), block.checksum)
+                with taken.pop() as slab:
+                    index.put_host(row, slab, block.checksum)
             self._move_to(row)
         finally:
             index.unpin(row)
         return row
-
-    @contextmanager
-    def _claimed(self, account: Account | None) -> Iterator[bool]:
-        """Room for a block on its account while its copy comes; whether there is any."""
-        accounts, size = self._index.accounts, self._session.block_bytes
-        if accounts is None or account is None:
-            yield True
-            return
-        count = self._parts.room.claim(account, size, 1)
-        try:
-            yield bool(count)
-        finally:
-            accounts.unclaim_host(account, count * size)
 
     def _lift(self, rows: list[int]) -> None:
         """They, and all before them, are wanted by who does not call them one-off."""

@@ -1,6 +1,6 @@
 """SharedLoads: blocks of one acquire on their way from the shared tier into host memory.
 
-    search -> extents -> read ahead: slabs -> object -> checked -> entered, parents first -> leased
+    search -> extents -> read ahead: object -> slabs -> checked -> entered, parents first -> leased
 
 Invariants: a block enters the index only whole, checked, and behind a parent that is cached; memory
 that was taken for a read is freed by whoever ends it, also when the acquire is given up. What comes
@@ -11,19 +11,21 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 
 from cache_service.chains import Chain
+from cache_service.hints import ChainPlace
 from cache_service.listener import CacheListener
 from cache_service.load_or_recompute import Pace, worth_loading
 from cache_service.parts import Parts
 from cache_service.read_rate import ReadRate
 from cache_service.session import Session
 from cache_service.shared_entering import Entering
+from cache_service.shared_room import LoadRoom, Taken
 from cache_service.shared_writer import SharedWriter
 from kvtier.blocks import MissReason, Tier
 from kvtier.breaker import Breaker
@@ -31,8 +33,7 @@ from kvtier.keys import BlockHash, NamespaceId
 from storage.errors import CorruptBlockError, StorageError
 from storage.shared.extent import ExtentBlock
 from storage.shared.levels import Extent
-from storage.shared.tier import ChainView, SharedTier
-from storage.tier import Slab
+from storage.shared.tier import ChainView, Fetched, SharedTier
 
 __all__ = ["Beyond", "SharedLoad", "SharedLoads"]
 
@@ -61,9 +62,10 @@ class _Read(NamedTuple):
     """An extent in memory that nobody knows of yet."""
 
     first: int
-    """Position in the chain of the first slab's block."""
-    slabs: deque[Slab]
+    """Position in the chain of the first block."""
+    taken: Taken
     blocks: list[ExtentBlock]
+    """As many."""
 
 
 class SharedLoads:
@@ -88,21 +90,21 @@ class SharedLoads:
         self._purged = purged
         self.rate = ReadRate()
         self.turns = asyncio.Semaphore(READS_MAX)
-        self.slab_count = 0
-        """Taken, and not in the index yet."""
+        self.room = LoadRoom(parts)
         self.calls = itertools.count()
         self.reading: dict[int, float] = {}
         """When each read under way began."""
         self.loads: set[SharedLoad] = set()
 
     async def search(
-        self, session: Session, chain: Chain, first: int, position: int, cost: float | None
+        self, session: Session, chain: Chain, place: ChainPlace, position: int, cost: float | None
     ) -> Beyond | None:
-        """What continues `position` blocks of a chain whose named blocks begin with `first`."""
+        """What continues `position` blocks of a chain, whose first named one is at `place`."""
         if not self.breaker.begin():
             self.tally.shared_asked("unavailable", 0)
             return None
-        view = ChainView(session.namespace_id, session.block_bytes, first, chain)
+        before = place.parent_hash or None
+        view = ChainView(session.namespace_id, session.block_bytes, place.first, chain, before)
         try:
             extents = await self.tier.find(view, position)
         except StorageError as error:
@@ -157,6 +159,8 @@ class SharedLoad:
         self._position = position
         self._waiting = deque(each for each in beyond.extents if each.end > position)
         self._reads: deque[asyncio.Task[_Read | MissReason]] = deque()
+        self._took: asyncio.Event | None = None
+        """The last read has its slabs, or needs none."""
         self._cut: MissReason | None = None
         """Why no more may be entered."""
         self._size = session.block_bytes
@@ -177,8 +181,8 @@ class SharedLoad:
     def start(self) -> None:
         """Reads ahead. At once, so that it overlaps with what is here."""
         while self._waiting and len(self._reads) < READ_AHEAD:
-            extent = self._waiting.popleft()
-            read = self._read(extent, not self._reads)
+            turn, self._took = self._took, asyncio.Event()
+            read = self._read(self._waiting.popleft(), turn, self._took, patient=not self._reads)
             self._reads.append(asyncio.get_running_loop().create_task(read))
 
     async def next(self, seconds_left: float, cost: float | None) -> list[int] | MissReason:
@@ -225,66 +229,56 @@ class SharedLoad:
             if not task.cancelled() and task.exception() is None:
                 found = task.result()
                 if isinstance(found, _Read):
-                    self._free(found.slabs)
+                    found.taken.close()
         self._shared.loads.discard(self)
         self._entering.close()
 
     # -- one extent --------------------------------------------------------------------------------
 
-    async def _read(self, extent: Extent, first: bool) -> "_Read | MissReason":
-        shared, size = self._shared, self._session.block_bytes
+    async def _read(
+        self, extent: Extent, turn: asyncio.Event | None, took: asyncio.Event, *, patient: bool
+    ) -> "_Read | MissReason":
+        """`turn`: that of the read before, `took`: its own."""
         begin = max(extent.start, self._position)
-        count = extent.end - begin
-        async with shared.turns:
-            slabs = await self._take(size, count, first)
-            try:
-                if len(slabs) < count:
-                    self._free(slabs)
-                    return MissReason.ARENA_FULL
-                blocks = await self._fetch(extent, begin, slabs)
-                if isinstance(blocks, MissReason):
-                    self._free(slabs)
-                    return blocks
-            except BaseException:
-                self._free(slabs)
-                raise
-        return _Read(begin, deque(slabs), blocks)
+        try:
+            async with self._shared.turns:
+                fetched = await self._fetch(extent)
+                if isinstance(fetched, MissReason):
+                    return fetched
+                # In the chain's order: what cannot be used without the one before must not have
+                # its room.
+                if turn is not None:
+                    await turn.wait()
+                # Only now it is known whose they are.
+                owners = fetched.owners[begin - extent.start : self._end - extent.start]
+                taken = await self._shared.room.take(self._size, owners, patient)
+                took.set()
+                return await self._fill(fetched, begin, taken)
+        finally:
+            took.set()
 
-    async def _take(self, size: int, count: int, patient: bool) -> list[Slab]:
-        room = self._shared.parts.room
-        slabs = room.take_up_to(size, count)
-        if not slabs and patient:
-            writer = self._shared.parts.writer
-            busy = _never if writer is None else writer.busy
-            slab = await room.take_waiting(size, busy, room.patience())
-            slabs = [] if slab is None else [slab]
-            slabs += room.take_up_to(size, count - len(slabs)) if slabs else []
-        self._shared.slab_count += len(slabs)
-        return slabs
+    async def _fill(self, fetched: Fetched, begin: int, taken: Taken) -> "_Read | MissReason":
+        try:
+            blocks = await self._open(fetched, begin, taken) if len(taken) else taken.reason
+            if isinstance(blocks, MissReason):
+                taken.close()
+                return blocks
+        except BaseException:
+            taken.close()
+            raise
+        return _Read(begin, taken, blocks)
 
-    def _free(self, slabs: "list[Slab] | deque[Slab]") -> None:
-        while slabs:
-            self._shared.slab_count -= 1
-            self._shared.parts.room.give_back(slabs.pop())
-
-    async def _fetch(
-        self, extent: Extent, begin: int, slabs: Sequence[Slab]
-    ) -> list[ExtentBlock] | MissReason:
-        """The blocks from `begin` on, in their slabs."""
-        shared, size = self._shared, self._session.block_bytes
-        arena, clock = shared.parts.arena, shared.parts.clock
-        into = {begin + i: arena.view(slab)[:size] for i, slab in enumerate(slabs)}
+    async def _fetch(self, extent: Extent) -> Fetched | MissReason:
+        shared, clock = self._shared, self._shared.parts.clock
         if not shared.breaker.begin():
             return MissReason.UNAVAILABLE
         call, began = next(shared.calls), clock()
         shared.reading[call] = began
         try:
-            blocks = await shared.tier.read(self._chain, extent, into)
+            fetched = await shared.tier.fetch(self._chain, extent)
         except CorruptBlockError as error:
             shared.breaker.succeeded()
-            shared.tally.block_corrupt(Tier.SHARED)
-            log.warning("the shared tier gave a bad extent", extra={"problem": str(error)})
-            return MissReason.CORRUPT
+            return self._corrupt(error)
         except StorageError as error:
             shared.breaker.failed()
             shared.tally.shared_failed("read", str(error))
@@ -295,46 +289,56 @@ class SharedLoad:
         finally:
             del shared.reading[call]
         shared.breaker.succeeded()
-        if blocks is None:
+        if fetched is None:
             shared.writer.gone()
             return MissReason.EVICTED
-        shared.rate.landed(extent.size * size, began, clock())
-        shared.tally.shared_read(len(slabs), len(slabs) * size)
+        shared.rate.landed(extent.size * self._size, began, clock())
+        return fetched
+
+    async def _open(
+        self, fetched: Fetched, begin: int, taken: Taken
+    ) -> list[ExtentBlock] | MissReason:
+        """The blocks from `begin` on, as many as have a slab, in their slabs."""
+        shared, size, extent = self._shared, self._size, fetched.extent
+        arena = shared.parts.arena
+        into = {begin + i: arena.view(slab)[:size] for i, slab in enumerate(taken.slabs)}
+        try:
+            blocks = await shared.tier.open(fetched, into)
+        except CorruptBlockError as error:
+            return self._corrupt(error)
         if self._entering.purged:
             return MissReason.PURGED
-        name = self._chain.name(extent.end - 1)
-        shared.writer.there(shared.tier.name_of(self._chain.namespace_id, name, extent.size))
-        return blocks[begin - extent.start :]
+        shared.tally.shared_read(len(taken), len(taken) * size)
+        shared.writer.there(fetched.name)
+        first = begin - extent.start
+        return blocks[first : first + len(taken)]
+
+    def _corrupt(self, error: CorruptBlockError) -> MissReason:
+        self._shared.tally.block_corrupt(Tier.SHARED)
+        log.warning("the shared tier gave a bad extent", extra={"problem": str(error)})
+        return MissReason.CORRUPT
 
     # -- into the index ----------------------------------------------------------------------------
 
     def _enter(self, read: _Read) -> list[int] | MissReason:
         """Enters blocks as a commit does, as far as they may be; the rest is let go."""
         rows: list[int] = []
+        taken, first = read.taken, self._position - read.first
         try:
-            for block in self._to_enter(read):
-                held = len(read.slabs)
-                row = self._entering.enter(block, read.slabs)
-                self._shared.slab_count -= held - len(read.slabs)
+            for _ in range(min(first, len(taken))):
+                # It came before, as the beginning of this extent.
+                taken.drop()
+            for block in read.blocks[first:]:
+                row = self._entering.enter(block, taken)
                 if isinstance(row, MissReason):
                     self._cut = row
                     break
-                if held == len(read.slabs):
-                    # It was here already.
-                    self._free([read.slabs.popleft()])
                 rows.append(row)
                 self._position += 1
+            else:
+                if taken.reason is not MissReason.NONE:
+                    self._cut = taken.reason
         finally:
-            self._free(read.slabs)
+            taken.close()
             self._entering.admit()
         return rows or self._cut or MissReason.EVICTED
-
-    def _to_enter(self, read: _Read) -> list[ExtentBlock]:
-        """Without what is before the next one, and what is behind the end."""
-        first = self._position - read.first
-        self._free([read.slabs.popleft() for _ in range(first)])
-        return read.blocks[first : self._end - read.first]
-
-
-def _never() -> bool:
-    return False

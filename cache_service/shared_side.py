@@ -56,7 +56,7 @@ class SharedSide(Side):
     @property
     def slab_count(self) -> int:
         """Slabs of loads that the index does not know yet."""
-        return self._loads.slab_count
+        return self._loads.room.slab_count
 
     def wanted(
         self, session: Session, chain: Chain, present: int, reason: MissReason, hints: Hints
@@ -76,8 +76,8 @@ class SharedSide(Side):
     ) -> Beyond | None:
         """What the tier has behind the first `present` blocks. REQUIRES: it is wanted."""
         assert hints.place is not None
-        first = hints.place.first
-        return await self._loads.search(session, chain, first, first + present, cost)
+        place = hints.place
+        return await self._loads.search(session, chain, place, place.first + present, cost)
 
     def load(
         self, session: Session, beyond: Beyond, rows: Sequence[int], hints: Hints

@@ -14,6 +14,7 @@ StorageError
 ├── BlockTooLargeError            a block does not fit an extent or a segment
 ├── CorruptBlockError             checksum, key or length do not match: the caller makes it a miss
 ├── SegmentsFullError             no free segment: recycle one first
+├── ObjectTooLargeError           an engine has more under a name than was asked for: unread
 ├── SharedStoreError              the shared tier's settings name no engine that can be used
 ├── TierBusyError                too many calls wait for the tier: do without it this time
 └── TierIOError                   the disk refused; the tier is read as absent
@@ -34,6 +35,7 @@ __all__ = [
     "FormatTooNewError",
     "MasterKeyNeededError",
     "MasterKeyWrongError",
+    "ObjectTooLargeError",
     "SegmentsFullError",
     "SharedStoreError",
     "StorageError",
@@ -96,6 +98,10 @@ class CorruptBlockError(StorageError):
 
 class SegmentsFullError(StorageError):
     reason = "SEGMENTS_FULL"
+
+
+class ObjectTooLargeError(StorageError):
+    reason = "OBJECT_TOO_LARGE"
 
 
 class SharedStoreError(StorageError):

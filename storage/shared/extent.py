@@ -30,6 +30,7 @@ __all__ = [
     "OtherKeyError",
     "extent_bytes",
     "pack",
+    "read_owners",
     "unpack",
 ]
 
@@ -117,6 +118,17 @@ def pack(
     return view
 
 
+def read_owners(
+    raw: memoryview, head: ExtentHead, name: BlockHash, block_count: int, sealing: Sealing | None
+) -> list[str]:
+    """Whose each block is, as the table says before it was checked: to plan by, not to believe.
+
+    `name`: of the last block. Raises BadExtentError, OtherKeyError.
+    """
+    table, _, _ = _open(raw, head, name, block_count, sealing)
+    return [block.owner for block in _read_table(table, block_count)]
+
+
 def unpack(
     raw: memoryview,
     head: ExtentHead,
@@ -128,34 +140,43 @@ def unpack(
     """Fills `into[i]`, exactly `block_bytes` long, with block i of the extent; the whole table.
 
     `chain`: the names that are known, by position in the extent, the last one among them, and
-    those of `into`. Raises BadExtentError, OtherKeyError.
+    those of `into`; at -1 the one before it, which is NO_PARENT for a chain's first extent.
+    Raises BadExtentError, OtherKeyError.
     """
-    found, table_bytes, sealed = _read_head(raw, head, chain[block_count - 1], block_count)
-    if sealed is not (sealing is not None):
-        raise OtherKeyError("sealed, and no key is set" if sealed else "in clear, and a key is set")
-    begin = HEAD_BYTES + table_bytes
-    step: CipherContext | None = None
-    if sealing is None:
-        table = bytes(raw[HEAD_BYTES:begin])
-        if xxhash.xxh3_64_intdigest(table) != found.table_check:
-            raise BadExtentError("the table does not match its checksum")
-    else:
-        key = sealing.extent_key(found.fingerprint, found.salt)
-        if key is None:
-            raise OtherKeyError(f"sealed with key {found.fingerprint.hex()}")
-        cipher = Cipher(algorithms.AES(key), modes.GCM(found.nonce, found.tag))
-        step = cipher.decryptor()
-        step.authenticate_additional_data(found.fields)
-        table = step.update(raw[HEAD_BYTES:begin])
+    table, begin, step = _open(raw, head, chain[block_count - 1], block_count, sealing)
     blocks = _read_payloads(raw[begin:], head.block_bytes, block_count, into, step, table)
+    if chain.get(-1, table[:HASH_BYTES]) != table[:HASH_BYTES]:
+        raise BadExtentError("it continues another block")
     for position, block_hash in chain.items():
-        if blocks[position].block_hash != block_hash:
+        if position >= 0 and blocks[position].block_hash != block_hash:
             raise BadExtentError("it holds other blocks")
     for position, target in into.items():
         block = blocks[position]
         if payload_checksum(block.block_hash, target) != block.checksum:
             raise BadExtentError("a payload does not match its checksum")
     return blocks
+
+
+def _open(
+    raw: memoryview, head: ExtentHead, name: BlockHash, block_count: int, sealing: Sealing | None
+) -> tuple[bytes, int, CipherContext | None]:
+    """The table, where the payloads begin, and what opens them if they are sealed: until its tag
+    was checked the table says what anybody may have written."""
+    found, table_bytes, sealed = _read_head(raw, head, name, block_count)
+    if sealed is not (sealing is not None):
+        raise OtherKeyError("sealed, and no key is set" if sealed else "in clear, and a key is set")
+    begin = HEAD_BYTES + table_bytes
+    if sealing is None:
+        table = bytes(raw[HEAD_BYTES:begin])
+        if xxhash.xxh3_64_intdigest(table) != found.table_check:
+            raise BadExtentError("the table does not match its checksum")
+        return table, begin, None
+    key = sealing.extent_key(found.fingerprint, found.salt)
+    if key is None:
+        raise OtherKeyError(f"sealed with key {found.fingerprint.hex()}")
+    step = Cipher(algorithms.AES(key), modes.GCM(found.nonce, found.tag)).decryptor()
+    step.authenticate_additional_data(found.fields)
+    return step.update(raw[HEAD_BYTES:begin]), begin, step
 
 
 # -- head ------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from storage.errors import SharedStoreError, TierIOError
+from storage.errors import ObjectTooLargeError, SharedStoreError, TierIOError
 
 __all__ = ["MooncakeOptions", "MooncakeStore", "open_mooncake_store"]
 
@@ -89,8 +89,8 @@ class MooncakeStore:
             raise _failed("search", min(found, default=0))
         return [each == 1 for each in found]
 
-    async def read(self, name: str) -> memoryview | None:
-        return await self._call("read", lambda client: _read(client, name))
+    async def read(self, name: str, bytes_max: int) -> memoryview | None:
+        return await self._call("read", lambda client: _read(client, name, bytes_max))
 
     async def write(self, name: str, content: memoryview) -> None:
         code = await self._call("write", lambda client: client.put(name, content))
@@ -128,7 +128,7 @@ class MooncakeStore:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, run)
-        except TierIOError:
+        except (TierIOError, ObjectTooLargeError):
             raise
         except Exception as error:
             raise TierIOError(
@@ -159,12 +159,17 @@ class MooncakeStore:
             self._connecting.release()
 
 
-def _read(client: Any, name: str) -> memoryview | None:
-    handle = client.get_buffer(name)
+def _read(client: Any, name: str, bytes_max: int) -> memoryview | None:
+    size = client.get_size(name)
+    if size > bytes_max:
+        raise ObjectTooLargeError(
+            f"the object has {size} bytes, at most {bytes_max} are read", size_bytes=size
+        )
+    handle = None if size < 0 else client.get_buffer(name)
     if handle is not None:
         return memoryview(bytes(memoryview(handle)))
     # None is also what every failure is.
-    code = client.get_size(name)
+    code = size if size < 0 else client.get_size(name)
     if code == _NOT_FOUND:
         return None
     raise _failed("read", code if code < 0 else 0)

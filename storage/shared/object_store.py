@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from storage.errors import SharedStoreError, TierIOError
+from storage.errors import ObjectTooLargeError, SharedStoreError, TierIOError
 
 if TYPE_CHECKING:
     import obstore.store
@@ -89,14 +89,21 @@ class ObstoreStore:
             raise _failed("search", error) from None
         return True
 
-    async def read(self, name: str) -> memoryview | None:
+    async def read(self, name: str, bytes_max: int) -> memoryview | None:
         import obstore
 
         try:
             result = await obstore.get_async(self._store, name)
+            size = result.meta["size"]
+            if size > bytes_max:
+                raise ObjectTooLargeError(
+                    f"the object has {size} bytes, at most {bytes_max} are read", size_bytes=size
+                )
             return memoryview(await result.bytes_async())
         except FileNotFoundError:
             return None
+        except ObjectTooLargeError:
+            raise
         except Exception as error:
             raise _failed("read", error) from None
 

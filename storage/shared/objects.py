@@ -29,8 +29,9 @@ class ObjectStore(Protocol):
         """Which are there, now."""
         ...
 
-    async def read(self, name: str) -> memoryview | None:
-        """All of it; None: it is not there."""
+    async def read(self, name: str, bytes_max: int) -> memoryview | None:
+        """All of it; None: it is not there. Raises ObjectTooLargeError for more than `bytes_max`,
+        and takes no memory for it then."""
         ...
 
     async def write(self, name: str, content: memoryview) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from kvtier.keys import BlockHash, NamespaceId
-from storage.errors import CorruptBlockError, TierIOError
+from storage.errors import CorruptBlockError, ObjectTooLargeError, TierIOError
 from storage.shared.extent import (
     BadExtentError,
     ExtentBlock,
@@ -26,13 +26,15 @@ from storage.shared.extent import (
     OtherKeyError,
     extent_bytes,
     pack,
+    read_owners,
     unpack,
 )
 from storage.shared.levels import Extent, begins, level_sizes
 from storage.shared.objects import ObjectStore
 from storage.shared.sealing import Sealing
+from storage.tier import NO_PARENT
 
-__all__ = ["ChainView", "SharedLimits", "SharedTier"]
+__all__ = ["ChainView", "Fetched", "SharedLimits", "SharedTier"]
 
 T = TypeVar("T")
 
@@ -70,6 +72,8 @@ class ChainView:
     block_bytes: int
     first: int
     hashes: Sequence[BlockHash]
+    before: BlockHash | None = None
+    """Of the block before `first`; None: there is none, or it is not known."""
 
     @property
     def end(self) -> int:
@@ -78,6 +82,26 @@ class ChainView:
     def name(self, position: int) -> BlockHash:
         """REQUIRES: first <= position < end."""
         return self.hashes[position - self.first]
+
+    def parent(self, position: int) -> BlockHash | None:
+        """Of the block before it, NO_PARENT before the chain's first; None: it is not known."""
+        if not position:
+            return NO_PARENT
+        if position == self.first:
+            return self.before
+        return self.name(position - 1) if position > self.first else None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object in memory. Nothing of it is believed yet."""
+
+    chain: ChainView
+    extent: Extent
+    name: str
+    raw: memoryview
+    owners: Sequence[str]
+    """Whose its blocks are said to be: to plan by."""
 
 
 class SharedTier:
@@ -153,35 +177,54 @@ class SharedTier:
 
     # -- read and write ----------------------------------------------------------------------------
 
-    async def read(
-        self, chain: ChainView, extent: Extent, into: Mapping[int, memoryview]
-    ) -> list[ExtentBlock] | None:
-        """Fills `into[p]`, `block_bytes` long, with block p of the chain; all of the extent's
-        blocks as its table has them. None: it is not there.
+    async def fetch(self, chain: ChainView, extent: Extent) -> Fetched | None:
+        """The extent's bytes, to be opened; None: it is not there.
 
-        Raises TierIOError; CorruptBlockError for what is not what was asked for: it is deleted
-        then, so that somebody may write it again, unless another key sealed it.
+        Raises TierIOError; CorruptBlockError as `open`.
         """
         name = self.name_of(chain.namespace_id, chain.name(extent.end - 1), extent.size)
-        seconds = self._limits.request_seconds
-        raw = await self._within(seconds, self._store.read(name), "read")
-        if raw is None:
-            return None
+        bytes_max = extent_bytes(extent.size, chain.block_bytes)
+        reading = self._store.read(name, bytes_max)
+        try:
+            raw = await self._within(self._limits.request_seconds, reading, "read")
+            if raw is None:
+                return None
+            last, head = chain.name(extent.end - 1), self._head(chain)
+            owners = read_owners(raw, head, last, extent.size, self._sealing)
+        except (ObjectTooLargeError, OtherKeyError, BadExtentError) as error:
+            raise await self._refused(name, error) from None
+        return Fetched(chain, extent, name, raw, owners)
+
+    async def open(self, fetched: Fetched, into: Mapping[int, memoryview]) -> list[ExtentBlock]:
+        """Fills `into[p]`, `block_bytes` long, with block p of the chain; all of the extent's
+        blocks as its table has them.
+
+        Raises CorruptBlockError for what is not what was asked for: it is deleted then, so that
+        somebody may write it again, unless another key sealed it.
+        """
+        chain, extent = fetched.chain, fetched.extent
         known = {
             at - extent.start: chain.name(at)
             for at in range(max(extent.start, chain.first), extent.end)
         }
+        parent = chain.parent(extent.start)
+        if parent is not None:
+            known[-1] = parent
         targets = {at - extent.start: memory for at, memory in into.items()}
-        head = ExtentHead(chain.namespace_id, self._generation, chain.block_bytes)
+        head, raw = self._head(chain), fetched.raw
         try:
             return await self._on_thread(
                 unpack, raw, head, known, extent.size, targets, self._sealing
             )
-        except OtherKeyError as error:
-            raise CorruptBlockError(f"an extent of another key: {error}", cause="key") from None
-        except BadExtentError as error:
-            await self._delete_bad(name)
-            raise CorruptBlockError(f"a bad extent: {error}", cause="content") from None
+        except (OtherKeyError, BadExtentError) as error:
+            raise await self._refused(fetched.name, error) from None
+
+    async def read(
+        self, chain: ChainView, extent: Extent, into: Mapping[int, memoryview]
+    ) -> list[ExtentBlock] | None:
+        """Both; None: it is not there."""
+        fetched = await self.fetch(chain, extent)
+        return None if fetched is None else await self.open(fetched, into)
 
     async def write(
         self,
@@ -197,7 +240,7 @@ class SharedTier:
         seconds = self._limits.request_seconds
         if (await self._within(seconds, self._store.exists([name]), "search"))[0]:
             return 0
-        head = ExtentHead(chain.namespace_id, self._generation, chain.block_bytes)
+        head = self._head(chain)
         content = await self._on_thread(pack, head, parent, blocks, payloads, self._sealing)
         assert content.nbytes <= extent_bytes(extent.size, chain.block_bytes)
         await self._within(seconds, self._store.write(name, content), "write")
@@ -239,11 +282,20 @@ class SharedTier:
 
     # -- below -------------------------------------------------------------------------------------
 
-    async def _delete_bad(self, name: str) -> None:
+    def _head(self, chain: ChainView) -> ExtentHead:
+        return ExtentHead(chain.namespace_id, self._generation, chain.block_bytes)
+
+    async def _refused(self, name: str, error: Exception) -> CorruptBlockError:
+        """The error to raise for an object that is not believed, and the end of the object."""
+        if isinstance(error, OtherKeyError):
+            return CorruptBlockError(f"an extent of another key: {error}", cause="key")
         try:
             await self._within(self._limits.request_seconds, self._store.delete([name]), "delete")
-        except TierIOError:
-            return  # it is a miss again, for whoever reads it next
+        except TierIOError as failure:
+            # It is a miss again, for whoever reads it next.
+            log.warning("a bad extent stays", extra={"problem": str(failure)})
+        cause = "size" if isinstance(error, ObjectTooLargeError) else "content"
+        return CorruptBlockError(f"a bad extent: {error}", cause=cause)
 
     async def _within(self, seconds: float, doing: Awaitable[T], what: str) -> T:
         """Raises TierIOError when it takes longer."""

@@ -16,6 +16,7 @@ from storage.shared.extent import (
     ExtentBlock,
     ExtentHead,
     OtherKeyError,
+    extent_bytes,
     pack,
     unpack,
 )
@@ -146,7 +147,7 @@ async def test_an_older_generation_is_not_seen(store: FaultyStore) -> None:
     await put(old, chain, WHOLE)
     assert await new.find(view(chain), 0) == []
     # Not even where somebody copies it to where the new one looks.
-    raw = await store.read(old.name_of(NAMESPACE, chain[3], 4))
+    raw = await store.read(old.name_of(NAMESPACE, chain[3], 4), 1 << 20)
     assert raw is not None
     await store.write(new.name_of(NAMESPACE, chain[3], 4), raw)
     with pytest.raises(CorruptBlockError):
@@ -206,6 +207,38 @@ async def test_memory_is_not_touched_after_a_read_that_was_cancelled_more_than_o
         await asyncio.sleep(0.05)
         assert [bytes(each) for each in targets.values()] == before
     await tier.close()
+
+
+@pytest.mark.parametrize("first", [0, 3, 4])
+async def test_an_extent_that_continues_another_block_is_refused(
+    tier: SharedTier, store: FaultyStore, first: int
+) -> None:
+    chain = names(8)
+    part, wrong = chain[4:], names(1, "another")[0]
+    extent = Extent(4, 8)
+    payloads = [memoryview(payload_of(name)) for name in part]
+    await tier.write(view(chain), extent, wrong, [block_of(name) for name in part], payloads)
+    asked = ChainView(NAMESPACE, BLOCK_BYTES, first, chain[first:], chain[first - 1])
+    with pytest.raises(CorruptBlockError, match="continues another"):
+        await tier.read(asked, extent, memory(extent))
+    assert await put(tier, chain, extent) > 0
+    assert await tier.read(asked, extent, memory(extent))
+
+
+@pytest.mark.parametrize("more", [1, 1 << 20])
+async def test_an_object_that_is_too_long_is_not_read_and_goes(
+    tier: SharedTier, store: FaultyStore, more: int
+) -> None:
+    chain = names(4)
+    content = memoryview(bytes(extent_bytes(4, BLOCK_BYTES) + more))
+    await store.write(tier.name_of(NAMESPACE, chain[3], 4), content)
+    read: list[str] = []
+    store.spoil = lambda name, content: read.append(name) or content
+    with pytest.raises(CorruptBlockError) as caught:
+        await tier.read(view(chain), WHOLE, memory())
+    assert caught.value.metadata["cause"] == "size"
+    assert not read
+    assert await tier.find(view(chain), 0) == []
 
 
 HEAD = ExtentHead(NAMESPACE, 0, BLOCK_BYTES)

@@ -29,9 +29,9 @@ class FaultyStore:
         await self._begin("exists", len(names))
         return await self.store.exists(names)
 
-    async def read(self, name: str) -> memoryview | None:
+    async def read(self, name: str, bytes_max: int) -> memoryview | None:
         await self._begin("read", 1)
-        raw = await self.store.read(name)
+        raw = await self.store.read(name, bytes_max)
         if raw is None:
             return None
         waiting = self.after("read")

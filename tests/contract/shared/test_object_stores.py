@@ -5,6 +5,7 @@ import secrets
 
 import pytest
 
+from storage.errors import ObjectTooLargeError
 from storage.shared.objects import ObjectStore
 
 
@@ -16,16 +17,29 @@ def folder() -> str:
 async def test_what_was_written_is_read_whole(store: ObjectStore, folder: str) -> None:
     content = secrets.token_bytes(3 << 20)
     await store.write(f"{folder}/aa/b.4", memoryview(content))
-    raw = await store.read(f"{folder}/aa/b.4")
+    raw = await store.read(f"{folder}/aa/b.4", len(content))
     assert raw is not None
     assert raw.nbytes == len(content)
     assert bytes(raw) == content
 
 
 async def test_what_is_not_there_is_no_error(store: ObjectStore, folder: str) -> None:
-    assert await store.read(f"{folder}/nothing.1") is None
+    assert await store.read(f"{folder}/nothing.1", 1000) is None
     assert await store.exists([f"{folder}/nothing.1"]) == [False]
     await store.delete([f"{folder}/nothing.1"])
+
+
+async def test_more_than_was_asked_for_is_an_error_and_is_not_read(
+    store: ObjectStore, folder: str
+) -> None:
+    content = bytes(2 << 20)
+    await store.write(f"{folder}/a.1", memoryview(content))
+    with pytest.raises(ObjectTooLargeError) as caught:
+        await store.read(f"{folder}/a.1", len(content) - 1)
+    assert caught.value.metadata["size_bytes"] == str(len(content))
+    raw = await store.read(f"{folder}/a.1", len(content))
+    assert raw is not None
+    assert raw.nbytes == len(content)
 
 
 async def test_each_name_has_its_own_answer(store: ObjectStore, folder: str) -> None:
@@ -47,7 +61,7 @@ async def test_what_was_deleted_is_gone_and_the_rest_stays(store: ObjectStore, f
 async def test_a_second_write_leaves_one_whole_content(store: ObjectStore, folder: str) -> None:
     contents = [bytes([number]) * 1_000_000 for number in range(4)]
     await asyncio.gather(*(store.write(f"{folder}/a.1", memoryview(each)) for each in contents))
-    raw = await store.read(f"{folder}/a.1")
+    raw = await store.read(f"{folder}/a.1", 1_000_000)
     assert raw is not None
     assert bytes(raw) in contents
 

@@ -9,6 +9,7 @@ import pytest
 from kvtier.keys import NamespaceId
 from storage.shared.levels import Extent
 from storage.shared.tier import SharedTier
+from storage.tier import NO_PARENT
 from tests.shared.chains import BLOCK_BYTES, NAMESPACE, block_of, get, names, put, put_turns, view
 
 
@@ -83,7 +84,7 @@ async def test_tables_say_of_each_block_what_was_said(tier: SharedTier) -> None:
         block_of(chain[3], "acme/search"),
     ]
     payloads = [memoryview(bytes(BLOCK_BYTES))] * 4
-    await tier.write(view(chain), Extent(0, 4), chain[0], blocks, payloads)
+    await tier.write(view(chain), Extent(0, 4), NO_PARENT, blocks, payloads)
     assert await tier.read(view(chain), Extent(0, 4), {}) == blocks
 
 

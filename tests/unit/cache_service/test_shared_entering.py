@@ -121,3 +121,43 @@ async def test_what_only_the_ssd_has_counts_on_its_account_when_it_comes(
     assert other.present(blocks) == 6
     gate.opened.set()
     assert (await acquiring).ready_count == 6
+
+
+async def test_what_a_tenant_loads_takes_nothing_that_is_within_another_s_quota(
+    host: Callable[..., Host], connect: Any, chain: Any
+) -> None:
+    quotas = {
+        "quiet": Quota(host_soft_bytes=6 * BLOCK_BYTES),
+        "flood": Quota(host_soft_bytes=6 * BLOCK_BYTES),
+    }
+    a, b = host(), host(slabs=12, policies=CachePolicies(quotas=Quotas(quotas)))
+    flood = Hints(owners=OwnerRuns(("flood",), (64,)))
+    long = chain("flood", *range(20))
+    await connect(a.cache).store(long, flood)
+    await a.written()
+    quiet = chain(*range(6))
+    client, other = connect(b.cache), connect(b.cache)
+    assert await client.store(quiet, Hints(owners=OwnerRuns(("quiet",), (64,)))) == 6
+    await b.written()
+    for _ in range(3):
+        # As much as a store gets: its own quota's worth, and then its own make room.
+        found = await hit(other, long)
+        assert client.present(quiet) == 6
+        assert found.ready_count == 6, found
+        b.cache.check_integrity()
+
+
+async def test_a_load_counts_on_its_owner_while_it_is_under_way(
+    host: Callable[..., Host], connect: Any, chain: Any
+) -> None:
+    """Two at once do not get more than one quota together."""
+    a, b = host(), host(slabs=40, policies=hard(8))
+    chains = [chain(number, *range(15)) for number in range(3)]
+    for each in chains:
+        await connect(a.cache).store(each, OWNED)
+        await a.written()
+    clients = [connect(b.cache) for _ in chains]
+    pairs = zip(clients, chains, strict=True)
+    found = await asyncio.gather(*(acquire(client, each) for client, each in pairs))
+    b.cache.check_integrity()
+    assert sum(end.ready_count for _, _, end in found) <= 8

@@ -239,7 +239,7 @@ async def test_memory_without_room_ends_the_prefix(
     await connect(a.cache).store(blocks)
     await a.written()
     end = await hit(connect(b.cache), blocks)
-    assert end == EndView(16, MissReason.ARENA_FULL)
+    assert end == EndView(20, MissReason.ARENA_FULL)
 
 
 @pytest.mark.parametrize(
