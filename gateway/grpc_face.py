@@ -12,6 +12,8 @@ from typing import Any
 
 from grpc_status import rpc_status
 
+from gateway.body_fields import OBJECTS_MAX, STOP_TOKENS_MAX, STOPS_MAX
+from gateway.completion_body import TOKENS_MAX
 from gateway.errors import InvalidBodyError, WorkerError
 from gateway.front import Front, put_caller
 from gateway.identity import caller_of, service_class_of
@@ -63,6 +65,7 @@ class GatewayServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, key: ApiKey, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         _check_names(key, request)
+        _check_sizes(request)
         service_class = service_class_of(key, request.service_class or None)
         put_caller(request, caller_of(key, request.user_id, "user_id"), service_class)
         seconds = self._request_seconds_max
@@ -105,6 +108,21 @@ def _check_names(key: ApiKey, request: pb.GenerateRequest) -> None:
             )
     if request.key_id:
         raise InvalidBodyError("key_id is the gateway's to say; leave it empty", "key_id")
+
+
+def _check_sizes(request: pb.GenerateRequest) -> None:
+    """As of bodies. A message of a few bytes is some fifty in memory, for as long as it is kept.
+
+    Raises InvalidBodyError.
+    """
+    for there, most, field in (
+        (request.chat.messages, OBJECTS_MAX, "chat.messages"),
+        (request.tokens.token_ids, TOKENS_MAX, "tokens.token_ids"),
+        (request.stop, STOPS_MAX, "stop"),
+        (request.stop_token_ids, STOP_TOKENS_MAX, "stop_token_ids"),
+    ):
+        if len(there) > most:
+            raise InvalidBodyError(f"{field} has more entries than are taken here", field)
 
 
 async def _abort(context: Context, error: WorkerError) -> None:

@@ -50,9 +50,9 @@ def caller_of(key: ApiKey, user: str | None, parameter: str) -> Caller:
 
 def user_name(text: str, parameter: str) -> str:
     """A scope's name for a user that an application calls `text`. Raises InvalidBodyError."""
-    name = text
-    if not text.isprintable() or " " in text or not _UNNAMEABLE.isdisjoint(text):
-        name = "".join(each if _plain(each) else quote(each, safe="") for each in text)
+    name = text[: SCOPE_NAME_CHARACTERS_MAX + 1]
+    if not name.isprintable() or " " in name or not _UNNAMEABLE.isdisjoint(name):
+        name = "".join(each if _plain(each) else quote(each, safe="") for each in name)
     if len(name) > SCOPE_NAME_CHARACTERS_MAX:
         raise InvalidBodyError(
             f"{parameter} may have {SCOPE_NAME_CHARACTERS_MAX} characters (others than letters and"

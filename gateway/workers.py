@@ -23,6 +23,7 @@ from gateway.errors import GatewayError, WorkerError, WorkersUnavailableError
 from gateway.router import Plan, Router
 from gateway.status import is_for_callers
 from gateway.worker_link import Worker
+from gateway.worker_words import NonsenseError, Words
 from kvtier.errors import WireError, read_error
 from kvtier.serving import ShuttingDownError
 from kvtier.v1 import inference_pb2 as pb
@@ -85,15 +86,20 @@ class Attempt:
             self._tried.append(worker.address)
             sent = router.sent(plan, worker)
             worker.running_count += 1
+            words = Words(self._request.sample_count)
             try:
                 async for response in self._responses_of(worker):
                     self._answered = True
-                    if sent.queued_tokens and response.HasField("delta"):
+                    kind = words.heard(response)
+                    if kind == "delta" and sent.queued_tokens:
                         router.first_token(sent)
-                    if response.HasField("usage"):
+                    elif kind == "usage":
                         router.learn(sent, response.usage)
                     yield response
+                words.ended()
                 return
+            except NonsenseError as error:
+                self._judge(worker, WireError(grpc.StatusCode.INTERNAL, "", str(error), {}))
             except grpc.RpcError as error:
                 self._judge(worker, read_error(error))
             except asyncio.CancelledError:

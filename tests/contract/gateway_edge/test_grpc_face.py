@@ -214,6 +214,32 @@ async def test_a_worker_that_dies_before_a_word_is_replaced_and_after_one_is_not
         assert read_error(broken.value).code is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"chat": pb.ChatPrompt(messages=[pb.ChatMessage()] * 16_385)}, "chat.messages"),
+        ({"tokens": pb.TokenPrompt(token_ids=[1] * 1_048_577)}, "tokens.token_ids"),
+        ({"text": "x", "stop": ["x"] * 65}, "stop"),
+        ({"text": "x", "stop_token_ids": [1] * 1025}, "stop_token_ids"),
+    ],
+)
+async def test_a_request_of_more_objects_than_http_takes_is_not_kept_for_a_worker(
+    scripted: Scripted, said: dict[str, Any], field: str
+) -> None:
+    worker = await scripted.worker(stuck)
+    await scripted.start(worker)
+    async with open_aio_channel(scripted.gateway.grpc_listen) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            async for _ in stub.Generate(
+                pb.GenerateRequest(**said), metadata=shown(scripted.key), timeout=10
+            ):
+                pass
+    wire = read_error(refused.value)
+    assert (wire.reason, wire.metadata["field"]) == ("INVALID_BODY", field)
+    assert not worker.requests
+
+
 INNER = "connect to ipv4:10.9.8.7:7421 as gateway"
 
 

@@ -11,7 +11,10 @@ import pytest
 from gateway.prefix_places import CacheViews
 from gateway.router import Router
 from gateway.workers import Workers
+from kvtier.channels import open_aio_channel
+from kvtier.errors import read_error
 from kvtier.v1 import inference_pb2 as pb
+from kvtier.v1 import inference_pb2_grpc
 from tests.contract.gateway_edge.conftest import (
     MODEL,
     Scripted,
@@ -357,6 +360,68 @@ async def test_a_worker_that_a_look_finds_down_is_forgotten_as_if_a_request_had(
         assert forgotten == [one.address]
     finally:
         await workers.close()
+
+
+def samples(response: pb.GenerateResponse, index: int) -> pb.GenerateResponse:
+    kind: Any = response.WhichOneof("event")
+    getattr(response, kind).sample_index = index
+    return response
+
+
+ODD_END = pb.GenerateResponse(sample_end=pb.SampleEnd(finish_reason=pb.FINISH_REASON_UNSPECIFIED))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "said",
+    [
+        (),
+        (delta("a"), end(), usage()),
+        (started(),),
+        (started(), delta("a")),
+        (started(), delta("a"), end()),
+        (started(), delta("a"), usage()),
+        (started(), started(), delta("a"), end(), usage()),
+        (started(), delta("a"), end(), usage(), delta("b")),
+        (started(), delta("a"), end(), usage(), usage()),
+        (started(), delta("a"), end(), delta("b"), usage()),
+        (started(), samples(delta("a"), 1), end(), usage()),
+        (started(), samples(delta("a"), -1), end(), usage()),
+        (started(), samples(end(), -1), usage()),
+        (started(), ODD_END, usage()),
+        (started(""), delta("a"), end(), usage()),
+        (started("x\r\nset-cookie: y"), delta("a"), end(), usage()),
+        (started("é"), delta("a"), end(), usage()),
+        (started("x" * 5000), delta("a"), end(), usage()),
+    ],
+)
+async def test_a_worker_that_talks_nonsense_is_never_told_as_a_good_answer(
+    scripted: Scripted,
+    said: tuple[pb.GenerateResponse, ...],
+    stream: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def odd(request: pb.GenerateRequest, context: Any) -> Any:
+        for response in said:
+            yield response
+
+    client = await scripted.start(await scripted.worker(odd))
+    with pytest.raises(openai.APIError) as failed:
+        await text_of(await ask(client, stream=stream))
+    assert failed.value.code == "internal"
+    assert "a worker failed" in caplog.text
+    assert "Traceback" not in caplog.text
+    stub = inference_pb2_grpc.InferenceServiceStub
+    async with open_aio_channel(scripted.gateway.grpc_listen) as channel:
+        call = stub(channel).Generate(
+            pb.GenerateRequest(text="x"),
+            metadata=(("authorization", f"Bearer {scripted.key}"),),
+            timeout=30,
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as broken:
+            async for _ in call:
+                pass
+    assert read_error(broken.value).reason == "INTERNAL"
 
 
 async def test_a_worker_that_is_full_leaves_the_request_to_another(scripted: Scripted) -> None:

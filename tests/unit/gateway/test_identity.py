@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import identity
 from gateway.admission import Admission
 from gateway.errors import (
     GatewayBusyError,
@@ -59,6 +60,20 @@ def test_a_user_too_long_to_tell_apart_is_refused() -> None:
         with pytest.raises(InvalidBodyError) as refused:
             user_name(text, "user_id")
         assert refused.value.parameter == "user_id"
+
+
+def test_of_a_user_too_long_by_far_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight megabytes of it would hold up every other request for seconds."""
+    calls: list[str] = []
+
+    def counted(text: str, safe: str) -> str:
+        calls.append(text)
+        return "%00"
+
+    monkeypatch.setattr(identity, "quote", counted)
+    with pytest.raises(InvalidBodyError):
+        user_name("/" * (1 << 20), "user")
+    assert len(calls) < 200
 
 
 def test_a_key_of_one_user_asks_as_nobody_else() -> None:
