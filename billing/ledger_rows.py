@@ -6,6 +6,7 @@ all values are of the driver's own types. On the writer's thread, in its transac
 """
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, select
@@ -84,7 +85,8 @@ def _insert(
         return
     marks = ", ".join("?" for _ in names)
     statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) {conflict}"
-    connection.exec_driver_sql(statement, [tuple(row[name] for name in names) for row in rows])
+    # Of more than one name, a tuple.
+    connection.exec_driver_sql(statement, list(map(itemgetter(*names), rows)))
 
 
 def _array_type(table: Table, name: str) -> str:

@@ -152,8 +152,9 @@ class Transaction:
             price_id=version.id if version is not None else None,
             postings=rate(event, version),
         )
-        self.head = replace(
-            self.head, position=entry.position, hash=entry.hash_after(self.head.hash)
+        head = self.head
+        self.head = Head(
+            entry.position, entry.hash_after(head.hash), head.refused_count, head.refused_hash
         )
         self._entries.append(entry_row(entry, event, self.head.hash))
         self._postings += posting_rows(entry.position, entry.postings)

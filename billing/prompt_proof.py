@@ -66,10 +66,15 @@ class PromptProof:
 
     @property
     def block_count(self) -> int:
-        return sum(run.block_count for run in self.runs)
+        return sum(self.blocks_by_place().values())
 
-    def blocks_of(self, place: str) -> int:
-        return sum(count for run in self.runs for each, count in run.blocks if each == place)
+    def blocks_by_place(self) -> dict[str, int]:
+        """Of each of PLACES."""
+        found = dict.fromkeys(PLACES, 0)
+        for run in self.runs:
+            for place, count in run.blocks:
+                found[place] += count
+        return found
 
     def digest_ends(self, prompt_tokens: int) -> list[tuple[int, bytes]]:
         """(tokens, digest of so many) of all digests, ascending."""
@@ -116,9 +121,11 @@ def proof_text(proof: PromptProof) -> str:
 
 
 def _run_text(run: ProvenRun) -> str:
-    counts = [(place, str(count)) for place, count in run.blocks]
-    parts = sorted([*counts, ("digest", f'"{run.digest.hex()}"')])
-    return "{" + ",".join(f'"{key}":{value}' for key, value in parts) + "}"
+    # Keys in alphabetical order: of the places, only `computed` is before the digest.
+    parts = [f'"{place}":{count}' for place, count in run.blocks]
+    computed = bool(run.blocks) and run.blocks[0][0] == COMPUTED
+    parts.insert(int(computed), f'"digest":"{run.digest.hex()}"')
+    return "{" + ",".join(parts) + "}"
 
 
 def proof_of_data(data: Mapping[str, Any]) -> PromptProof:

@@ -37,6 +37,7 @@ from billing.status import STATUS_TABLE
 from billing.terms_file import load_terms
 from billing.usage_sums import stored_texts
 from kvtier.access import Access, own_tenant_only
+from kvtier.collecting import leave_out_of_collections
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.tls import check_listeners
@@ -130,6 +131,7 @@ async def _build(
         parts.callback(stop_page)
     bound = await server.start(settings.addresses, SERVICES)
     parts.push_async_callback(server.drain, settings.drain_seconds)
+    leave_out_of_collections(parts)
     # The head's hash in a log kept elsewhere proves later that no entry was cut off the end.
     log.info(
         "billing ready",

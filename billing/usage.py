@@ -234,9 +234,9 @@ def _adds_up(proof: PromptProof, tokens: TokenCounts) -> bool:
         "shared": tokens.hit_shared,
         "ssd": tokens.hit_ssd,
     }
-    size = proof.block_tokens
-    return proof.block_count == -(-tokens.prompt // size) and all(
-        proof.blocks_of(tier) * size == count for tier, count in hits.items()
+    size, blocks = proof.block_tokens, proof.blocks_by_place()
+    return sum(blocks.values()) == -(-tokens.prompt // size) and all(
+        blocks[tier] * size == count for tier, count in hits.items()
     )
 
 

@@ -18,7 +18,7 @@ def proof_of(message: usage_pb2.PromptProof) -> PromptProof | None:
         block_tokens=message.block_tokens,
         commitment=message.commitment,
         namespace_mark=message.namespace_mark,
-        runs=tuple(ProvenRun(_blocks(run), run.digest) for run in message.runs),
+        runs=tuple([ProvenRun(_blocks(run), run.digest) for run in message.runs]),
         digest_blocks=message.digest_block_count,
         digests=message.digests,
     )
@@ -38,8 +38,15 @@ def proof_message(proof: PromptProof) -> usage_pb2.PromptProof:
 
 
 def _blocks(run: usage_pb2.BlockRun) -> tuple[tuple[str, int], ...]:
-    counts = ((place, getattr(run, f"{place}_block_count")) for place in PLACES)
-    return tuple((place, count) for place, count in counts if count)
+    # Spelled out, in the order of PLACES: it is asked for each run of every event.
+    counts = (
+        run.computed_block_count,
+        run.gpu_block_count,
+        run.host_block_count,
+        run.shared_block_count,
+        run.ssd_block_count,
+    )
+    return tuple([found for found in zip(PLACES, counts, strict=True) if found[1]])
 
 
 def _run_message(run: ProvenRun) -> usage_pb2.BlockRun:

@@ -43,6 +43,7 @@ from cache_service.status import STATUS_TABLE
 from journal.delivery import DeliverySettings
 from journal.journal import JournalLimits
 from kvtier.access import Access
+from kvtier.collecting import leave_out_of_collections
 from kvtier.serving import GrpcServer, until_signalled
 from kvtier.tls import check_listeners, peer_credentials, server_context
 from storage.errors import DirectoryFullError, DirectoryReadOnlyError
@@ -200,10 +201,7 @@ class CacheServer:
             log.info("shared tier", extra={"engine": shared.label, "sealed": shared.sealed})
         policies = settings.policies
         cache = Cache(arena, ssd, limits, time.monotonic, listener, policies, shared=shared)
-        # What was made until now stays: a full collection looks only at what came after.
-        gc.collect()
-        gc.freeze()
-        stack.callback(gc.unfreeze)
+        leave_out_of_collections(stack)
         stack.push_async_callback(self._drain, cache)
         return cache
 

@@ -32,6 +32,7 @@ from gateway.prefix_places import CacheViews
 from gateway.router import Router
 from gateway.settings import GatewaySettings
 from gateway.workers import Workers
+from kvtier.collecting import leave_out_of_collections
 from kvtier.metrics_page import serve_metrics
 from kvtier.tls import (
     TlsRequiredError,
@@ -133,6 +134,7 @@ async def _build(settings: GatewaySettings, parts: AsyncExitStack) -> RunningGat
     if settings.metrics_listen:
         metrics_listen, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)
+    leave_out_of_collections(parts)
     await http.start()
     parts.push_async_callback(http.stop)
     grpc_listen = ""

@@ -23,6 +23,7 @@ from journal.delivery import DeliverySettings
 from journal.journal import JournalLimits
 from kvtier.access import Access
 from kvtier.breaker import Breaker
+from kvtier.collecting import leave_out_of_collections
 from kvtier.metrics_page import serve_metrics
 from kvtier.serving import GrpcServer
 from kvtier.settings import SettingsError
@@ -196,6 +197,7 @@ async def _build(settings: WorkerSettings, parts: AsyncExitStack) -> RunningWork
     if settings.metrics_listen:
         _, stop_page = serve_metrics(settings.metrics_listen, metrics.registry)
         parts.callback(stop_page)
+    leave_out_of_collections(parts)
     bound = await server.start(settings.addresses, [SERVICE, DESCRIBE_SERVICE, OPENING_SERVICE])
     log.info(
         "worker ready",
