@@ -174,7 +174,8 @@ def _close_pipes(process: subprocess.Popen[str]) -> None:
 def soak(
     events: int, backend: str, directory: Path, *, seed: int = 1, kills_apart: float = 0.6
 ) -> Outcome:
-    """Runs until so many events were told, then compares."""
+    """Runs until so many events were told, each part was killed and some events were sent again, then
+    compares."""
     chance, began = random.Random(seed), time.monotonic()
     with ExitStack() as parts:
         server, url = None, ""
@@ -188,7 +189,7 @@ def soak(
         parts.callback(worker.kill)
         killed, resent = Counter[str](), 0
         victims = ["worker", "billing", *(["database"] if server is not None else [])]
-        while len(worker.told) < events or len(killed) < len(victims):
+        while len(worker.told) < events or len(killed) < len(victims) or not resent:
             time.sleep(chance.uniform(0, 2 * kills_apart))
             resent += _send_again(billing.address, worker, chance)
             victim = chance.choice(victims)
