@@ -1,8 +1,11 @@
 """From settings to a shared tier. Nothing is asked of its engine yet: one that is down is not asked
 later either, and the service starts."""
 
+import os
+
 from cache_service.master_keys import read_master_key
 from cache_service.settings import SharedSettings
+from storage.errors import SharedStoreError
 from storage.shared.mooncake_store import MooncakeOptions, open_mooncake_store
 from storage.shared.object_store import open_object_store
 from storage.shared.objects import ObjectStore
@@ -10,6 +13,10 @@ from storage.shared.sealing import Sealing
 from storage.shared.tier import SharedLimits, SharedTier
 
 __all__ = ["open_shared_tier"]
+
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
+"""Without any of these the library asks Amazon's machines for keys, for ever where there are none.
+It reads them itself."""
 
 
 def open_shared_tier(settings: SharedSettings) -> SharedTier | None:
@@ -30,6 +37,9 @@ def _open_engine(settings: SharedSettings) -> ObjectStore:
         return open_mooncake_store(settings.url, mine)
     options = {"endpoint": settings.endpoint, "region": settings.region}
     given = {name: value for name, value in options.items() if value}
-    if settings.endpoint.startswith("http://"):
-        given["allow_http"] = "true"
+    if settings.endpoint and not any(name in os.environ for name in _KEYS):
+        raise SharedStoreError(
+            f"no keys for {settings.endpoint}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            endpoint=settings.endpoint,
+        )
     return open_object_store(settings.url, given)

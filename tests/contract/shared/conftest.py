@@ -11,6 +11,7 @@ from storage.shared.objects import ObjectStore
 from storage.shared.sealing import Sealing
 from storage.shared.tier import SharedLimits, SharedTier
 from tests.shared.mooncake import mooncake_master
+from tests.shared.swift import S3Server, swift_server
 
 LIMITS = SharedLimits(find_seconds=30, request_seconds=30)
 
@@ -29,15 +30,32 @@ def mooncake() -> Iterator[str]:
         donor.close()
 
 
-@pytest.fixture(params=["directory", "mooncake"])
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with swift_server(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture(params=["directory", "s3", "mooncake"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
     opened: ObjectStore
-    if request.param == "mooncake":
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("s3")
+        options = {"endpoint": server.endpoint, "region": "us-east-1"}
+        opened = open_object_store(server.url, options)
+    elif request.param == "mooncake":
         url = f"mooncake://{request.getfixturevalue('mooncake')}"
         opened = open_mooncake_store(url, MooncakeOptions(0, "tcp", "127.0.0.1"))
     else:
         opened = open_object_store(f"file://{tmp_path}/shared", {})
-    # A master serves all tests of a session.
+    # A server serves all tests of a session.
     await opened.delete_below("kvtier/")
     yield opened
     await opened.close()
