@@ -2,6 +2,7 @@
 is read is what was stored, nothing is stranded, nothing leaks, no quota is passed."""
 
 import asyncio
+import contextlib
 import random
 import tempfile
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache_service.errors import PurgeRunningError
 from cache_service.hints import Hints
 from cache_service.owner_runs import OwnerRuns
+from cache_service.purge_views import PurgeKind, PurgeTarget
 from cache_service.quotas import Quota, Quotas
 from cache_service.views import CacheLimits, CachePolicies, Transport
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash
+from storage.errors import TierIOError
 from storage.policy.choice import POLICIES
 from storage.ssd.tier import SsdTier
 from storage.tier import PAGE_BYTES
@@ -47,7 +51,7 @@ CHAINS: list[list[BlockHash]] = [
 ]
 
 acts = st.tuples(
-    st.sampled_from(["hit", "hit", "hit", "store", "one-off", "wait"]),
+    st.sampled_from(["hit", "hit", "hit", "store", "one-off", "wait", "purge", "give up"]),
     st.integers(0, len(CHAINS) - 1),
     st.integers(1, 24),
 )
@@ -84,6 +88,29 @@ class World:
 
         return asyncio.ensure_future(passes(self.random.randrange(30)))
 
+    def break_engine(self) -> None:
+        """From now on it is slow, hangs, refuses, and returns less, more or what others wrote."""
+        seen: list[bytes] = [b""]
+
+        async def hours() -> None:
+            await asyncio.sleep(self.random.choice([0.01, 3600]))
+
+        def before(call: str) -> "asyncio.Future[None] | None":
+            kind = self.random.randrange(30)
+            if kind == 0:
+                raise TierIOError("Input/output error", operation=call)
+            return asyncio.ensure_future(hours()) if kind == 1 else self.pause(call)
+
+        def spoil(_name: str, raw: bytes) -> bytes | None:
+            other = self.random.choice(seen)
+            seen.append(raw)
+            at = self.random.randrange(len(raw))
+            flipped = raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+            broken = (None, other, raw[:at], raw + raw[:at], flipped, raw[:at] + other[at:])
+            return self.random.choice((*broken, *[raw] * 12))
+
+        self.small.store.before, self.small.store.spoil = before, spoil
+
     async def fill(self) -> None:
         client = connected(self.full)
         for chain in CHAINS:
@@ -94,7 +121,17 @@ class World:
         await asyncio.sleep(self.random.random() * 0.01)
         client = connected(self.small)
         part = chain[:count]
-        if kind == "hit":
+        if kind == "purge":
+            target = PurgeTarget(PurgeKind.PREFIX, NAMESPACE, part[-1])
+            with contextlib.suppress(PurgeRunningError):
+                await self.small.cache.purging.start(target, dry_run=False)
+        elif kind == "give up":
+            acquiring = asyncio.ensure_future(acquire(client, part))
+            for _ in range(3):
+                await asyncio.sleep(self.random.random() * 0.004)
+                acquiring.cancel()
+            await asyncio.wait({acquiring})
+        elif kind == "hit":
             match, ready, end = await acquire(client, part)
             # A lease that ended on the way protects nothing.
             if end.miss_reason is not MissReason.EXPIRED:
@@ -114,14 +151,17 @@ class World:
     st.sampled_from(sorted(POLICIES)),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_whatever_comes_at_once_nothing_wrong_is_read_and_nothing_leaks(
-    actions: list[tuple[str, int, int]], seed: int, policy: str, quotas: bool, ssd: bool
+    actions: list[tuple[str, int, int]], seed: int, policy: str, quotas: bool, ssd: bool, bad: bool
 ) -> None:
     async def life(folder: Path) -> None:
         world = World(folder, seed, policy, quotas, ssd)
         await world.fill()
+        if bad:
+            world.break_engine()
         each = (world.act(kind, CHAINS[which], count) for kind, which, count in actions)
         await asyncio.gather(*each)
         await world.full.close()
