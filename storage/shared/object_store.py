@@ -149,8 +149,10 @@ class ObstoreStore:
         except TierIOError:
             # Of writes at the same time Swift answers those that lost in a way that the library
             # takes for a failure. What is there is there.
-            if not await self._there(name):
-                raise
+            with contextlib.suppress(TierIOError):
+                if await self._there(name):
+                    return
+            raise
 
     async def delete(self, names: Sequence[str]) -> None:
         # One by one: a directory stops a list at the first that is not there.

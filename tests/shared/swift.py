@@ -10,6 +10,7 @@ import http.client
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -84,6 +85,15 @@ class S3Server:
     endpoint: str
     url: str
     environment: dict[str, str]
+    process: "subprocess.Popen[bytes]"
+    """The one that clients talk to."""
+
+    def pause(self) -> None:
+        """To its clients a partition of the network."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -101,11 +111,11 @@ def swift_server(folder: Path) -> Iterator[S3Server]:
             _ring(folder, kind, port)
             stack.enter_context(_server(folder, kind, STORAGE, port))
         port = _free_port()
-        stack.enter_context(_server(folder, "proxy", PROXY, port))
+        proxy = stack.enter_context(_server(folder, "proxy", PROXY, port))
         _make_bucket(port)
         endpoint = f"http://127.0.0.1:{port}"
         keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-        yield S3Server(endpoint, f"s3://{BUCKET}/shared", keys)
+        yield S3Server(endpoint, f"s3://{BUCKET}/shared", keys, proxy)
 
 
 def _make_bucket(port: int) -> None:
@@ -133,7 +143,9 @@ def _ring(folder: Path, kind: str, port: int) -> None:
 
 
 @contextmanager
-def _server(folder: Path, kind: str, template: str, port: int) -> Iterator[None]:
+def _server(
+    folder: Path, kind: str, template: str, port: int
+) -> Iterator["subprocess.Popen[bytes]"]:
     path = folder / f"{kind}-server.conf"
     user = pwd.getpwuid(os.getuid()).pw_name
     path.write_text(template.format(kind=kind, port=port, folder=folder, user=user))
@@ -147,7 +159,7 @@ def _server(folder: Path, kind: str, template: str, port: int) -> Iterator[None]
         )
     try:
         _await(port, process, folder / f"{kind}.log")
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
