@@ -65,62 +65,55 @@ class Attempt:
         self.cancel()
 
     async def responses(self) -> AsyncIterator[pb.GenerateResponse]:
-        """The worker's messages.
+        """The worker's messages. One generator for all of them: each layer of these costs a token
+        as much as the reading itself.
 
         Raises WorkerError, WorkersUnavailableError, ShuttingDownError.
         """
+        router, model = self._workers.router, self._request.model
         self._workers.running.add(self)
         try:
-            async for response in self._attempts():
-                yield response
+            plan = await router.plan(self._request, self._workers.serving(model))
+            while not self.cancelled:
+                worker = self._workers.worker_for(model, plan, self._tried)
+                self._tried.append(worker.address)
+                sent = router.sent(plan, worker)
+                worker.running_count += 1
+                words = Words(self._request.sample_count)
+                try:
+                    call = self._call_of(worker)
+                    while isinstance(response := await call.read(), pb.GenerateResponse):
+                        self._answered = True
+                        kind = words.heard(response)
+                        if kind == "delta" and sent.queued_tokens:
+                            router.first_token(sent)
+                        elif kind == "usage":
+                            router.learn(sent, response.usage)
+                        yield response
+                    words.ended()
+                    break
+                except NonsenseError as error:
+                    self._judge(worker, WireError(grpc.StatusCode.INTERNAL, "", str(error), {}))
+                except grpc.RpcError as error:
+                    self._judge(worker, read_error(error))
+                except asyncio.CancelledError:
+                    if not self.cancelled:
+                        raise
+                finally:
+                    worker.running_count -= 1
+                    router.first_token(sent)
+                    # Whoever stops reading leaves a call that nobody would end.
+                    if self._call is not None:
+                        self._call.cancel()
         finally:
             self._workers.running.discard(self)
         if self._cut:
             raise ShuttingDownError("the gateway ends; send again")
 
-    async def _attempts(self) -> AsyncIterator[pb.GenerateResponse]:
-        router, model = self._workers.router, self._request.model
-        plan = await router.plan(self._request, self._workers.serving(model))
-        while not self.cancelled:
-            worker = self._workers.worker_for(model, plan, self._tried)
-            self._tried.append(worker.address)
-            sent = router.sent(plan, worker)
-            worker.running_count += 1
-            words = Words(self._request.sample_count)
-            try:
-                async for response in self._responses_of(worker):
-                    self._answered = True
-                    kind = words.heard(response)
-                    if kind == "delta" and sent.queued_tokens:
-                        router.first_token(sent)
-                    elif kind == "usage":
-                        router.learn(sent, response.usage)
-                    yield response
-                words.ended()
-                return
-            except NonsenseError as error:
-                self._judge(worker, WireError(grpc.StatusCode.INTERNAL, "", str(error), {}))
-            except grpc.RpcError as error:
-                self._judge(worker, read_error(error))
-            except asyncio.CancelledError:
-                if not self.cancelled:
-                    raise
-                return
-            finally:
-                worker.running_count -= 1
-                router.first_token(sent)
-                # Whoever stops reading leaves a call that nobody would end.
-                if self._call is not None:
-                    self._call.cancel()
-
-    async def _responses_of(self, worker: Worker) -> AsyncIterator[pb.GenerateResponse]:
+    def _call_of(self, worker: Worker) -> Any:
         left = max(0.0, self._deadline - asyncio.get_running_loop().time())
-        call = self._call = worker.stub.Generate(self._request, timeout=left)
-        while True:
-            response = await call.read()
-            if not isinstance(response, pb.GenerateResponse):
-                return  # the end of the stream
-            yield response
+        self._call = worker.stub.Generate(self._request, timeout=left)
+        return self._call
 
     def _judge(self, worker: Worker, wire: WireError) -> None:
         """Returns where another worker may take it. Raises WorkerError."""
