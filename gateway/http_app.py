@@ -122,7 +122,8 @@ class _Pages:
 def _balance_page(front: Front, balances: Balances) -> Callable[[Request], Awaitable[Response]]:
     async def balance(request: Request) -> Response:
         key = front.key(request.headers.get("authorization", ""))
-        return JSONResponse(await balances.of(key.path.organisation))
+        with front.admission.place(key.key_id):
+            return JSONResponse(await balances.of(key.path.organisation))
 
     return balance
 

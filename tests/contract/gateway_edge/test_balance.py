@@ -1,9 +1,11 @@
 """`/user/balance`: DeepSeek's shape, the ledger's amounts."""
 
+import asyncio
 import http.client
 import json
 from typing import Any
 
+import grpc
 import pytest
 
 from gateway.balances import balance_fields
@@ -86,3 +88,36 @@ async def test_without_billing_there_is_no_such_path_and_with_it_gone_503(
     told = await ask_raw(scripted.address, "GET /user/balance", authorization=bearer)
     assert (told[0], told[2]["error"]["code"]) == (503, "balance_unavailable")
     assert told[1]["retry-after"] == "1"
+
+
+async def test_a_key_asks_for_so_many_balances_at_a_time_as_for_other_things(
+    scripted: Scripted,
+) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(budget_pb2_grpc.BudgetServiceServicer):
+        async def GetBalance(self, request: Any, context: Any) -> pb.GetBalanceResponse:
+            asked.set()
+            await go.wait()
+            return pb.GetBalanceResponse()
+
+    server = grpc.aio.server()
+    budget_pb2_grpc.add_BudgetServiceServicer_to_server(Slow(), server)
+    billing = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        await scripted.start(
+            await scripted.worker(good), billing__address=billing, limits__requests_per_key_max=1
+        )
+        bearer = f"Bearer {scripted.key}"
+        path = "GET /user/balance"
+        one = asyncio.create_task(ask_raw(scripted.address, path, authorization=bearer))
+        async with asyncio.timeout(20):
+            await asked.wait()
+        told = await ask_raw(scripted.address, path, authorization=bearer)
+        assert (told[0], told[2]["error"]["code"]) == (429, "rate_limit_exceeded")
+        go.set()
+        assert (await one)[0] == 200
+        assert (await ask_raw(scripted.address, path, authorization=bearer))[0] == 200
+    finally:
+        await server.stop(None)
