@@ -1,6 +1,7 @@
 """Carries events from a journal to billing, in the background.
 
     outbox --batch--> courier --outcomes--> acknowledge | dead letter | try again later
+           the batch behind it is read meanwhile
 
 Invariant: an event leaves the outbox only when billing has it, or is refused for good and kept as
 a dead letter; delivery is at least once. Billing being down slows nobody: who waits, waits for
@@ -115,6 +116,8 @@ class Delivery(Generic[SubjectT, EndedT]):
         self._idle = asyncio.Event()
         self._batch_max = settings.batch_events_max
         self._task: asyncio.Task[None] | None = None
+        self._ahead: asyncio.Future[list[PendingEvent[EndedT]]] | None = None
+        """What follows the batch that is on its way."""
 
     def start(self) -> None:
         self._new.set()
@@ -163,9 +166,15 @@ class Delivery(Generic[SubjectT, EndedT]):
     async def _deliver_batch(self) -> bool:
         """True when there may be more to deliver."""
         self._new.clear()
-        pending = await self._blocking(lambda: self._outbox.pending(self._batch_max))
+        ahead, self._ahead = self._ahead, None
+        pending = await ahead if ahead is not None else []
+        if not pending:
+            pending = await self._blocking(lambda: self._outbox.pending(self._batch_max))
         if not pending:
             return self._new.is_set()
+        ahead = None
+        if len(pending) == self._batch_max:
+            ahead = self._read_behind(pending[-1].sequence)
         try:
             verdicts = await self._courier.carry(
                 self._channel, [p.event for p in pending], self._settings.call_timeout_seconds
@@ -176,8 +185,18 @@ class Delivery(Generic[SubjectT, EndedT]):
             await self._narrow_down(pending, error)
             return True
         await self._take_verdicts(pending[: len(verdicts)], verdicts)
+        if len(verdicts) == len(pending):
+            self._ahead = ahead
         self._batch_max = self._settings.batch_events_max
         return True
+
+    def _read_behind(self, sequence: int) -> "asyncio.Future[list[PendingEvent[EndedT]]]":
+        limit = self._batch_max
+        call = self._executor.submit(lambda: self._outbox.pending(limit, behind=sequence))
+        ahead = asyncio.wrap_future(call)
+        # Who drops it does not ask how it ended; reading again says the same.
+        ahead.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return ahead
 
     async def _reconnect(self) -> None:
         """The old connection may be dead without a word, or its transport wait for minutes before

@@ -77,17 +77,24 @@ class Outbox(Generic[SubjectT, EndedT]):
         """Billing has every end up to this sequence number."""
         return self._acknowledged
 
-    def pending(self, limit: int) -> list[PendingEvent[EndedT]]:
-        """The first unacknowledged durable events, at most `limit`, in order. Raises OSError."""
+    def pending(self, limit: int, behind: int = 0) -> list[PendingEvent[EndedT]]:
+        """The first unacknowledged durable events, at most `limit`, in order. Raises OSError.
+
+        `behind`: those that follow the event of this sequence number, which was the last one of the
+        call before. 0: from the start again.
+        """
         durable = self._durable_sequence()
         found: list[PendingEvent[EndedT]] = []
-        self._handed_out = []
-        for segment, offset in self._unread():
+        if not behind:
+            self._handed_out = []
+        start = self._handed_out[-1] if behind else self._position
+        assert start is None or not behind or start.sequence == behind
+        for segment, offset in self._unread(start):
             raw = _read_from(segment, offset)
             for line in read_ends(self._form, raw):
                 if line.sequence > durable or len(found) == limit:
                     return found
-                if isinstance(line.record, End) and line.sequence > self._acknowledged:
+                if isinstance(line.record, End) and line.sequence > max(self._acknowledged, behind):
                     found.append(PendingEvent(line.sequence, line.record.event))
                     here = _Position(line.sequence, segment, offset + line.end)
                     self._handed_out.append(here)
@@ -105,13 +112,14 @@ class Outbox(Generic[SubjectT, EndedT]):
         passed = [p for p in self._handed_out if p.sequence <= sequence]
         if passed:
             self._position = passed[-1]
+            self._handed_out = self._handed_out[len(passed) :]
         self._remove_delivered()
 
-    def _unread(self) -> list[tuple[Path, int]]:
+    def _unread(self, start: _Position | None) -> list[tuple[Path, int]]:
         segments = self._form.segment_paths(self._directory)
-        if self._position is None:
+        if start is None:
             return [(segment, 0) for segment in segments]
-        at, offset = self._position.segment, self._position.offset
+        at, offset = start.segment, start.offset
         return [(s, offset if s == at else 0) for s in segments if s >= at]
 
     def _bury(self, refused: Sequence[DeadLetter[EndedT]]) -> None:

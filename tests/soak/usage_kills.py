@@ -174,8 +174,8 @@ def _close_pipes(process: subprocess.Popen[str]) -> None:
 def soak(
     events: int, backend: str, directory: Path, *, seed: int = 1, kills_apart: float = 0.6
 ) -> Outcome:
-    """Runs until so many events were told, each part was killed and some events were sent again, then
-    compares."""
+    """Runs until so many events were told, each part was killed and some events were sent again,
+    then compares."""
     chance, began = random.Random(seed), time.monotonic()
     with ExitStack() as parts:
         server, url = None, ""
