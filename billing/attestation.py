@@ -1,4 +1,5 @@
-"""Attestations: what cache services say that each lease served. Kept beside the ledger as received.
+"""Attestations: what cache services say that each lease served, and what they kept stored. Kept
+beside the ledger as received.
 
 Invariant: equal content gives equal text for ever, so that one that is sent again is known.
 `refusal_of_attestation` is pure. Frozen data, any thread.
@@ -9,11 +10,14 @@ from dataclasses import asdict, astuple, dataclass
 from enum import Enum
 from typing import Any
 
+from billing.period import HOUR_NS
+
 __all__ = [
     "Attestation",
     "Blocks",
     "GapSaid",
     "LeaseSaid",
+    "StorageSaid",
     "attestation_from_text",
     "attestation_text",
     "refusal_of_attestation",
@@ -34,6 +38,9 @@ LEASE_ENDS = (
     "LOST",
 )
 GAP_REASONS = ("KILLED", "UNWRITTEN")
+STORAGE_TIERS = ("host", "ssd")
+STORED_TOKENS_MAX = 10**12
+_MILLISECOND_NS = 10**6
 
 
 class AttestationRefusal(Enum):
@@ -93,8 +100,24 @@ class GapSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageSaid:
+    """What was kept of an organisation and model in one tier, from the attestation's start to its
+    end, which lie in one hour of the clock."""
+
+    tenant_id: str
+    model: str
+    tier: str
+    """One of STORAGE_TIERS."""
+    token_milliseconds: int
+    maximum_tokens: int
+    """The most that were kept at a time."""
+    started_tokens: int
+    """Tokens x hours of their own that began."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attestation:
-    """Exactly one of lease and gap. Times: nanoseconds since 1970 UTC."""
+    """Exactly one of lease, gap and storage. Times: nanoseconds since 1970 UTC."""
 
     attestation_id: str
     schema_version: int
@@ -104,11 +127,16 @@ class Attestation:
     end_time_ns: int
     lease: LeaseSaid | None = None
     gap: GapSaid | None = None
+    storage: StorageSaid | None = None
 
 
 def attestation_text(said: Attestation) -> str:
-    """Canonical: keys in alphabetical order, no spaces; "shared" only where it is not 0. Frozen."""
+    """Canonical: keys in alphabetical order, no spaces; "shared" only where it is not 0,
+    "storage" only of storage. Frozen.
+    """
     fields = asdict(said)
+    if said.storage is None:
+        del fields["storage"]
     for blocks in ("granted", "served") if said.lease is not None else ():
         if fields["lease"][blocks] is not None and not fields["lease"][blocks]["shared"]:
             del fields["lease"][blocks]["shared"]
@@ -123,7 +151,13 @@ def attestation_from_text(text: str) -> Attestation:
         for name in ("granted", "served"):
             lease[name] = None if lease[name] is None else Blocks(**lease[name])
         lease = LeaseSaid(**lease)
-    return Attestation(**fields, lease=lease, gap=None if gap is None else GapSaid(**gap))
+    storage = fields.pop("storage", None)
+    return Attestation(
+        **fields,
+        lease=lease,
+        gap=None if gap is None else GapSaid(**gap),
+        storage=None if storage is None else StorageSaid(**storage),
+    )
 
 
 def refusal_of_attestation(said: Attestation) -> AttestationRefusal | None:
@@ -136,12 +170,16 @@ def refusal_of_attestation(said: Attestation) -> AttestationRefusal | None:
     if said.lease is not None:
         lease = said.lease
         texts += [lease.request_id, lease.client_name, lease.session_id, lease.owner]
+    if said.storage is not None:
+        texts += [said.storage.tenant_id, said.storage.model]
     if any(len(text) > TEXT_CHARACTERS_MAX or not text.isprintable() for text in texts):
         return AttestationRefusal.INVALID_TEXT
     if not 0 <= said.start_time_ns <= said.end_time_ns < TIME_NS_MAX:
         return AttestationRefusal.TIME_RANGE
     if said.lease is not None:
         return _lease_refusal(said.lease)
+    if said.storage is not None:
+        return _storage_refusal(said, said.storage)
     if said.gap is None or said.gap.reason not in GAP_REASONS:
         return AttestationRefusal.UNKNOWN_KIND
     if not 0 <= (said.gap.lease_count or 0) < BLOCKS_MAX:
@@ -159,4 +197,26 @@ def _lease_refusal(lease: LeaseSaid) -> AttestationRefusal | None:
         return AttestationRefusal.QUANTITY_RANGE
     if any(some > all_ for some, all_ in zip(astuple(served), astuple(granted), strict=True)):
         return AttestationRefusal.SERVED_MORE_THAN_GRANTED
+    return None
+
+
+def _storage_refusal(said: Attestation, storage: StorageSaid) -> AttestationRefusal | None:
+    if not storage.tenant_id or not storage.model or said.attestation_id.startswith("correction/"):
+        return AttestationRefusal.MISSING_ID
+    if storage.tier not in STORAGE_TIERS:
+        return AttestationRefusal.UNKNOWN_KIND
+    hours = {
+        said.start_time_ns // HOUR_NS,
+        max(said.start_time_ns, said.end_time_ns - 1) // HOUR_NS,
+    }
+    if len(hours) > 1:
+        return AttestationRefusal.TIME_RANGE
+    milliseconds = -(-(said.end_time_ns - said.start_time_ns) // _MILLISECOND_NS)
+    counts = (storage.token_milliseconds, storage.maximum_tokens, storage.started_tokens)
+    # One more: what was cut off the one before is in it.
+    most = storage.maximum_tokens * milliseconds + 1
+    if min(counts) < 0 or storage.maximum_tokens > STORED_TOKENS_MAX:
+        return AttestationRefusal.QUANTITY_RANGE
+    if storage.token_milliseconds > most or storage.started_tokens > STORED_TOKENS_MAX:
+        return AttestationRefusal.QUANTITY_RANGE
     return None

@@ -95,12 +95,12 @@ def _known(connection: Connection, names: Sequence[str]) -> dict[str, str]:
 
 
 def _row(said: Attestation, text: str, now_ns: int) -> dict[str, Any]:
-    lease = said.lease
+    lease, storage = said.lease, said.storage
     return {
         "attestation_id": said.attestation_id,
-        "kind": "lease" if lease is not None else "gap",
+        "kind": "storage" if storage is not None else "gap" if lease is None else "lease",
         "request_id": lease.request_id if lease is not None else "",
-        "tenant_id": lease.tenant_id if lease is not None else "",
+        "tenant_id": storage.tenant_id if storage else lease.tenant_id if lease else "",
         "node": said.node,
         "start_time_ns": said.start_time_ns,
         "end_time_ns": said.end_time_ns,

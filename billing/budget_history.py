@@ -74,7 +74,7 @@ def _spent_of_postings(
         select(postings.c.amount)
         .join(entries, entries.c.position == postings.c.position)
         .where(postings.c.line == 1, postings.c.currency == currency, *conditions)
-        .where(entries.c.kind.in_(("usage", "correction")))
+        .where(entries.c.kind.in_(("usage", "correction", "storage")))
     )
     total = ZERO
     with closing(connection.execution_options(yield_per=1_000).execute(query)) as rows:

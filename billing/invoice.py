@@ -24,13 +24,19 @@ from billing.period import Period
 from billing.price_book import PriceVersion
 from billing.price_card import CACHE_WRITE, METERS
 from billing.settlement import Adjustment, CreditState
+from billing.storage_rating import STORAGE_KIND
 from billing.terms import Terms, TermsSheet
 from billing.usage import TenantId
 from billing.usage_sums import UsageSum, usage_sums
 
 __all__ = ["Invoice", "InvoiceLine", "invoice_lines", "invoice_of"]
 
-_ORDER = {name: place for place, name in enumerate((*METERS[:-1], CACHE_WRITE, METERS[-1]))}
+_ORDER = {
+    name: place for place, name in enumerate((*METERS[:-1], CACHE_WRITE, METERS[-1], "storage"))
+}
+
+
+_CHARGED = ("usage", STORAGE_KIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ def invoice_of(
     Raises TenantUnknownError, InvalidPeriodError.
     """
     known = select(entries.c.position).where(entries.c.tenant_id == tenant_id)
-    if connection.execute(known.where(entries.c.kind == "usage").limit(1)).first() is None:
+    if connection.execute(known.where(entries.c.kind.in_(_CHARGED)).limit(1)).first() is None:
         raise TenantUnknownError(
             f'the ledger has no event of tenant "{tenant_id}"; a report by tenant names those it'
             " has"

@@ -55,10 +55,11 @@ from billing.ledger_queue import Batch, LedgerQueue, Order
 from billing.ledger_schema import entries, price_versions, refused_events
 from billing.ledger_signer import LedgerSigner
 from billing.ledger_store import LedgerStore
-from billing.meter import Head, Outcome, Submission, Transaction
+from billing.meter import Head, Outcome, RecordStatus, Submission, Transaction
 from billing.price_book import PriceBook, PriceId
 from billing.standing import Standing
 from billing.standing_rows import drop_old_spending, keep_changes, stored_standing
+from billing.storage_entries import enter_storage
 
 __all__ = ["Ledger"]
 
@@ -155,7 +156,9 @@ class Ledger:
     def attest(
         self, submissions: Sequence[AttestationSubmission]
     ) -> "Future[list[AttestationOutcome]]":
-        """Keeps attestations, each once by its id; the future has the outcomes once durable."""
+        """Keeps attestations, each once by its id, and adds an entry for each of storage; the
+        future has the outcomes once durable.
+        """
         return self._order(lambda connection: self._attest(connection, submissions))
 
     def set_budget(self, made: BudgetSet) -> "Future[SetDone]":
@@ -277,7 +280,27 @@ class Ledger:
         self, connection: Connection, submissions: Sequence[AttestationSubmission]
     ) -> list[AttestationOutcome]:
         with self._transaction(connection):
-            return keep_attestations(connection, submissions, self._clock_ns())
+            now_ns = self._clock_ns()
+            outcomes = keep_attestations(connection, submissions, now_ns)
+            accepted = [
+                each.said
+                for each, outcome in zip(submissions, outcomes, strict=True)
+                if outcome.status is RecordStatus.ACCEPTED
+            ]
+            made = enter_storage(
+                connection,
+                self._head,
+                self._book,
+                self._stored_prices,
+                self._standing,
+                accepted,
+                now_ns,
+            )
+            alerts = self._keep(connection)
+        self._head = made.head
+        self._stored_prices |= made.new_prices
+        self._listener.alerted(alerts, len(self._standing.holds))
+        return outcomes
 
     def _set_budget(self, connection: Connection, asked: BudgetSet) -> SetDone:
         with self._transaction(connection):

@@ -57,7 +57,7 @@ __all__ = [
     "wallets",
 ]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Frozen meaning: a ledger with a higher number is refused."""
 
 metadata = MetaData()

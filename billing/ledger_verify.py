@@ -51,6 +51,8 @@ from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Posting, rate
 from billing.refusals import RefusedLink, refusal_hash
 from billing.rollup import ROLLUP_KEYS, Rollups
+from billing.storage_entries import storage_entry, storage_row
+from billing.storage_rating import STORAGE_KIND, storage_of_text
 from billing.usage import event_from_text, refusal_of
 from billing.wallet_check import funding_problem, wallet_problem
 from billing.wallets import Wallets
@@ -216,6 +218,9 @@ class _Walk:
         if row["kind"] == BUDGET_KIND:
             self._check_budget(row, stored)
             return
+        if row["kind"] == STORAGE_KIND:
+            self._check_storage(row, stored)
+            return
         if row["kind"] != "usage":
             self._check_correction(row, stored)
             return
@@ -257,6 +262,21 @@ class _Walk:
         entry = Entry(position, row["recorded_time_ns"], row["event"], row["price_id"], rated)
         self._accept(row, correction_row(entry, correction, of, entry.hash_after(self.head.hash)))
         self._wallets.corrected(correction)
+
+    def _check_storage(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
+        position = self.head.position + 1
+        try:
+            said = storage_of_text(row["event"])
+        except (ValueError, ArithmeticError) as error:
+            raise BrokenError(position, str(error)) from None
+        assert said.storage is not None
+        version = self._version(position, row["price_id"], said.start_time_ns)
+        entry = storage_entry(said, position, row["recorded_time_ns"], version)
+        check_postings(position, entry.postings, stored)
+        self._accept(row, storage_row(entry, said, entry.hash_after(self.head.hash)))
+        if entry.postings:
+            owed, tenant_id = entry.postings[0], said.storage.tenant_id
+            self._wallets.used(tenant_id, owed.currency, owed.amount, said.start_time_ns)
 
     def _check_budget(self, row: RowMapping, stored: list[dict[str, Any]]) -> None:
         position = self.head.position + 1

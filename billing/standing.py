@@ -148,6 +148,12 @@ class Standing:
             if owed is not None:
                 self._spend(placed, owed, end_ns, now_ns)
 
+    def stored(self, tenant_id: str, owed: Posting, time_ns: int, now_ns: int) -> None:
+        """What was kept stored got its entry."""
+        self.wallets.used(tenant_id, owed.currency, owed.amount, time_ns)
+        for placed in self.budgets.over(scopes_of(tenant_id, None, None)):
+            self._spend(placed, owed, time_ns, now_ns)
+
     def corrected(
         self, correction: Correction, project_id: str | None, key_id: str | None, now_ns: int
     ) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, select
 
-from billing.entry_filter import usage_of_period
+from billing.entry_filter import of_period, usage_of_period
 from billing.errors import TooManyRowsError
 from billing.ledger_schema import UNKNOWN, entries, price_versions
 from billing.line import LineKey
 from billing.period import DAY_NS, HOUR_NS, Period
 from billing.price_book import PriceId, PriceVersion, version_from_text
 from billing.rating import Facts, facts_of, rated_lines
+from billing.storage_rating import STORAGE_KIND, storage_line, storage_of_text
 from billing.token_sums import token_sums
 from billing.usage import TokenCounts, event_from_text
 
@@ -111,6 +112,17 @@ def usage_sums(
                 found = sum_of(tuple(row[: len(columns)]), event.model, row.price_id)
                 found.count(event.tokens, 1)
                 found.rate(facts_of(event))
+    chosen = [*of_period(period, tenant_id, project_id), entries.c.kind == STORAGE_KIND]
+    with closing(_one_by_one(connection, columns, chosen)) as rows:
+        for row in rows:
+            said = storage_of_text(row.event)
+            version = versions[PriceId(row.price_id)] if row.price_id is not None else None
+            line = storage_line(said, version) if version is not None else None
+            if line is not None:
+                assert said.storage is not None
+                group = tuple(row[: len(columns)])
+                found = sum_of(group, said.storage.model, row.price_id)
+                found.quantities[line.key] += line.quantity
     return list(sums.values())
 
 

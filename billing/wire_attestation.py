@@ -1,12 +1,12 @@
 """Attestations and differences as messages of `kvtier.v1`. Pure functions, any thread."""
 
-from billing.attestation import Attestation, Blocks, GapSaid, LeaseSaid
+from billing.attestation import Attestation, Blocks, GapSaid, LeaseSaid, StorageSaid
 from billing.attestation_keeping import AttestationOutcome, AttestationSubmission
 from billing.difference import Difference
 from billing.reconciling import Reconciliation
 from billing.usage import TIERS
 from kvtier.v1 import attestation_pb2 as pb
-from kvtier.v1 import usage_pb2
+from kvtier.v1 import block_pb2, usage_pb2
 
 __all__ = [
     "attestation_outcome_message",
@@ -30,6 +30,7 @@ def attestation_submission_of(message: pb.Attestation) -> AttestationSubmission:
         end_time_ns=_time(message, what, "end_time"),
         lease=_lease(message.lease) if what == "lease" else None,
         gap=_gap(message.gap) if what == "gap" else None,
+        storage=_storage(message.storage) if what == "storage" else None,
     )
     return AttestationSubmission(said, message.SerializeToString())
 
@@ -102,6 +103,17 @@ def _gap(message: pb.AttestationGap) -> GapSaid:
     return GapSaid(
         reason=_name(pb.GapReason, message.reason, "GAP_REASON_"),
         lease_count=message.lease_count if message.HasField("lease_count") else None,
+    )
+
+
+def _storage(message: pb.StorageAttestation) -> StorageSaid:
+    return StorageSaid(
+        tenant_id=message.tenant_id,
+        model=message.model,
+        tier=_name(block_pb2.Tier, message.tier, "TIER_").lower(),
+        token_milliseconds=message.token_milliseconds,
+        maximum_tokens=message.maximum_tokens,
+        started_tokens=message.started_tokens,
     )
 
 

@@ -53,6 +53,8 @@ _DTYPES: dict[str, str] = {
     "use_second": "<u4",
     "stored_by": "<u4",
     "owner": "<u4",
+    "host_phase": "<u2",
+    "ssd_phase": "<u2",
 }
 
 
@@ -62,7 +64,7 @@ _RESET = dict.fromkeys(
 _RESET |= dict.fromkeys(
     ("pins", "host_children", "ssd_children", "admitted", "settled", "use_count", "use_second"), 0
 )
-_RESET |= {"unit_end": 0, "owner": 0, "kept": 0}
+_RESET |= {"unit_end": 0, "owner": 0, "kept": 0, "host_phase": 0, "ssd_phase": 0}
 _RESET |= {"cached": 1, "one_off": 0, "stored_by": 0, "expiry_unsaved": 0, "expire_second": NEVER}
 """A row as it is before its block has copies, parent or children."""
 
@@ -122,6 +124,10 @@ class BlockColumns:
     """Number of the session that stored it; 0: not since the start."""
     owner: memoryview
     """Number of the owner (`block_owners.py`); 0 for nobody."""
+    host_phase: memoryview
+    """0 where storage in the tier is not metered, else one more than the second of the hour at
+    which hours of its own begin (`metering/rows.py`)."""
+    ssd_phase: memoryview
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}

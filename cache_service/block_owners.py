@@ -21,9 +21,11 @@ from cache_service.accounts import Accounts
 from cache_service.block_tree import BlockTree
 from cache_service.owner_runs import within
 from cache_service.owner_views import OwnersView, OwnerView
+from kvtier.blocks import Tier
 from storage.policy.columns import Column, grow, view
 
 if TYPE_CHECKING:
+    from cache_service.metering.rows import RowMeter
     from storage.ssd.recovered import RecoveredColumns
 
 __all__ = ["NOBODY", "OwnerTable"]
@@ -51,6 +53,8 @@ class OwnerTable:
         self._grow(NOBODY)
         self.accounts: Accounts | None = None
         """Told of all that moves; None where no quotas are set. Set once, before anything comes."""
+        self.meter: RowMeter | None = None
+        """Told of the copies of somebody's blocks; None where storage is not metered."""
 
     def __len__(self) -> int:
         """Owners, with organisations that have blocks only through those within them."""
@@ -61,6 +65,10 @@ class OwnerTable:
     def of(self, row: int) -> str:
         """The owner's path; "" for nobody."""
         return self._paths[self._tree.columns.owner[row]]
+
+    def tenant(self, number: int) -> str:
+        """The organisation of an owner that is here."""
+        return self._paths[self._tenants[number]]
 
     def to_write(self, rows: Sequence[int]) -> list[str]:
         """Owners of blocks whose records are about to be written; empty when there is none."""
@@ -131,23 +139,33 @@ class OwnerTable:
             self._tree.columns.array("owner")[rows] = number
             self._holders[number] += len(rows)
             self._host_moved(number, len(rows), self._tree.payload_bytes(rows[0]))
+            if self.meter is not None:
+                self.meter.came(Tier.HOST, rows)
             if self.accounts is not None:
                 self.accounts.offered(rows[-1])
 
     def host_came(self, row: int) -> None:
         """REQUIRES: somebody's, as in the next three."""
         self._host_moved(self._tree.columns.owner[row], 1, self._tree.payload_bytes(row))
+        if self.meter is not None:
+            self.meter.came(Tier.HOST, (row,))
 
     def ssd_came(self, row: int) -> None:
         self._ssd_moved(self._tree.columns.owner[row], 1, self._tree.payload_bytes(row))
+        if self.meter is not None:
+            self.meter.came(Tier.SSD, (row,))
 
     # -- blocks leave ------------------------------------------------------------------------------
 
     def host_left(self, row: int) -> None:
         self._host_moved(self._tree.columns.owner[row], -1, self._tree.payload_bytes(row))
+        if self.meter is not None:
+            self.meter.left(Tier.HOST, (row,))
 
     def ssd_left(self, row: int) -> None:
         self._ssd_moved(self._tree.columns.owner[row], -1, self._tree.payload_bytes(row))
+        if self.meter is not None:
+            self.meter.left(Tier.SSD, (row,))
 
     def host_run_left(self, rows: "NDArray[np.int64]") -> None:
         """Blocks of one size, anybody's, left host memory."""
@@ -155,6 +173,8 @@ class OwnerTable:
             size = self._tree.payload_bytes(int(rows[0]))
             for number, count in self._counted(rows):
                 self._host_moved(number, -count, size)
+            if self.meter is not None:
+                self.meter.left(Tier.HOST, rows)
 
     def ssd_run_left(self, rows: "NDArray[np.int64]") -> None:
         """The same of the SSD."""
@@ -162,6 +182,8 @@ class OwnerTable:
             size = self._tree.payload_bytes(int(rows[0]))
             for number, count in self._counted(rows):
                 self._ssd_moved(number, -count, size)
+            if self.meter is not None:
+                self.meter.left(Tier.SSD, rows)
 
     def left(self, rows: Sequence[int]) -> None:
         """The blocks, anybody's, are not cached any more, nor have a copy."""

@@ -18,8 +18,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, TypeVar
 
 from cache_service.acquiring import Acquiring
+from cache_service.attest.attestation import Attested
+from cache_service.attest.dialect import Begun
 from cache_service.attest.side import Attesting
-from cache_service.attest.witness import Witness
+from cache_service.attest.witness import Identity, Witness
 from cache_service.block_sizes import check_block_size, expect_blocks
 from cache_service.bulk.transfers import Transfers
 from cache_service.chains import check_chain
@@ -37,6 +39,7 @@ from cache_service.explaining import Explaining
 from cache_service.hints import NO_HINTS, Hints
 from cache_service.integrity import check_holders
 from cache_service.listener import CacheListener
+from cache_service.metering.metering import StorageMetering
 from cache_service.owner_views import OwnersView
 from cache_service.parts import build_parts
 from cache_service.pins import Pins
@@ -61,6 +64,7 @@ from cache_service.views import (
     SessionView,
     Transport,
 )
+from journal.journal import Journal
 from kvtier.blocks import MissReason
 from kvtier.keys import BlockHash, NamespaceId
 from storage.host.arena import HostArena
@@ -100,6 +104,7 @@ class Cache:
         self._started = clock()
         self._draining = False
         self._sides: list[Side] = []
+        self._metering: StorageMetering | None = None
         self._parts = parts = build_parts(arena, ssd, limits, clock, listener, policies, wall)
         self.shared: SharedSide | None = None
         if shared is not None:
@@ -130,6 +135,21 @@ class Cache:
         self._acquiring.witness = self._parts.leases.witness = witness
         self._enter(Attesting(witness, self._parts.leases))
 
+    def meter_storage(
+        self,
+        journal: Journal[Begun, Attested],
+        identity: Identity,
+        written: Callable[[int], None],
+        clock_ns: Callable[[], int],
+        interval_seconds: float = 60.0,
+    ) -> None:
+        """From now on what is kept stored is metered. Once, before there is a session."""
+        made = StorageMetering(
+            self._parts.index, journal, identity, written, clock_ns, interval_seconds
+        )
+        self._metering = made
+        self._enter(made.witness)
+
     # -- sessions ----------------------------------------------------------------------------------
 
     def open_session(
@@ -141,8 +161,10 @@ class Cache:
         transport: Transport,
         owner: str = "",
         not_after: float = math.inf,
+        model: str = "",
     ) -> SessionView:
-        """`not_after`: the Unix second at which `owner`'s right to it ends.
+        """`not_after`: the Unix second at which `owner`'s right to it ends; `model`: what is kept
+        of the namespace is metered as.
 
         Raises InvalidNamespaceError, InvalidBlockSizeError, BlockTooLargeForArenaError,
         TooManySessionsError.
@@ -154,6 +176,8 @@ class Cache:
         session = self._parts.sessions.open(
             namespace_id, block_bytes, block_tokens, client_name, transport, now, owner, not_after
         )
+        if self._metering is not None:
+            self._metering.session_opened(namespace_id, model, block_tokens)
         self._parts.tally.session_opened(session.session_id, client_name)
         limits = self._parts.limits
         return SessionView(

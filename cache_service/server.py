@@ -34,6 +34,7 @@ from cache_service.edge.services import services
 from cache_service.handover import ArenaHandover
 from cache_service.intake import StreamIntake
 from cache_service.master_keys import encryption_of
+from cache_service.metering.metering import steady_clock_ns
 from cache_service.metrics import CallMetrics, MetricsListener, MetricsPage
 from cache_service.roles import RULES
 from cache_service.servicer import CacheServicer
@@ -102,6 +103,9 @@ class CacheServer:
         self.cache = cache
         if attestation is not None:
             cache.attest(await attestation.start(cache.instance_id))
+            if settings.metering.storage:
+                interval = settings.metering.interval_seconds
+                attestation.meter_storage(cache, steady_clock_ns(), interval)
 
         if settings.metrics_listen:
             count = settings.metrics_owners_max

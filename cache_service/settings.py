@@ -203,6 +203,15 @@ class BillingSettings(SettingsModel):
     backoff_seconds_max: Seconds = 30.0
 
 
+class MeteringSettings(SettingsModel):
+    """What billing is told beside attestations; nothing without `billing.address`."""
+
+    storage: bool = True
+    """Whether what is kept stored is metered, and charged where the price book has a price."""
+    interval_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 60.0
+    """What a service that is killed may lose."""
+
+
 class JournalSettings(SettingsModel):
     """Of attestations that billing does not have yet."""
 
@@ -233,6 +242,7 @@ class CacheSettings(ServiceSettings):
     client: ClientTls = ClientTls()
     """How billing is called."""
     billing: BillingSettings = BillingSettings()
+    metering: MeteringSettings = MeteringSettings()
     journal: JournalSettings = JournalSettings()
     bulk: BulkSettings = BulkSettings()
     host: HostSettings = HostSettings()

@@ -63,8 +63,11 @@ class CacheClient:
         clock: Callable[[], float] = time.monotonic,
         copy_lanes: int = COPY_LANES,
         registered: RegisteredMemory | None = None,
+        model: str = "",
     ) -> None:
-        """`copy_lanes`: threads that copy and hash; `registered`: where the arena is registered."""
+        """`copy_lanes`: threads that copy and hash; `registered`: where the arena is registered;
+        `model`: as usage events call it.
+        """
         terms = SessionTerms(
             address,
             namespace_id,
@@ -74,6 +77,7 @@ class CacheClient:
             transport,
             credentials,
             lane_tls,
+            model,
         )
         self._block_bytes = block_bytes
         self._store_seconds_max = store_seconds_max

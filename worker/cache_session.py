@@ -67,6 +67,8 @@ class SessionTerms:
     """None: in clear."""
     lane_tls: ssl.SSLContext | None = None
     """The same for the bulk lane."""
+    model: str = ""
+    """As usage events call it: what is kept stored is charged under it."""
 
 
 class CacheSession:
@@ -343,6 +345,7 @@ def _open(
         block_tokens=terms.block_tokens,
         block_bytes=terms.block_bytes,
         transport=transport,
+        model=terms.model,
     )
     opened = answered(stub.OpenSession(request, timeout=timeout_seconds))
     if not opened.session_id or opened.max_blocks_per_call < 1 or _shortest_ttl(opened) <= 0:

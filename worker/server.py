@@ -335,6 +335,7 @@ def _connect_cache(
             breaker=breaker,
             copy_lanes=copy_lanes(loaded.model.device),
             registered=registered,
+            model=f"{loaded.name}:{adapter}" if adapter else loaded.name,
         )
 
     return AdapterPorts(connect) if loaded.adapted else connect("")

@@ -1,4 +1,5 @@
-"""Attestations: what one lease served, and gaps of which nothing can be said. Frozen data.
+"""Attestations: what one lease served, what was kept stored, and gaps of which nothing can be said.
+Frozen data.
 
 Invariant: what was served is a part of what was granted. An attestation holds no block hash, no
 prompt and no price. Any thread.
@@ -6,6 +7,8 @@ prompt and no price. Any thread.
 
 from dataclasses import dataclass
 from enum import IntEnum
+
+from kvtier.blocks import Tier
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -15,6 +18,7 @@ __all__ = [
     "LeaseAttestation",
     "LeaseEnd",
     "LeaseGrant",
+    "StorageUse",
     "TierBlocks",
     "lose_lease",
 ]
@@ -105,7 +109,24 @@ class Gap:
     """Leases that are in no attestation because of it; None: nobody counted."""
 
 
-Attested = LeaseAttestation | Gap
+@dataclass(frozen=True, slots=True)
+class StorageUse:
+    """What was kept of an organisation and model in one tier, within one hour of UTC."""
+
+    attestation_id: str
+    node: str
+    instance_id: str
+    tenant_id: str
+    model: str
+    tier: Tier
+    start_time_ns: int
+    end_time_ns: int
+    token_milliseconds: int
+    maximum_tokens: int
+    started_tokens: int
+
+
+Attested = LeaseAttestation | Gap | StorageUse
 """What is delivered."""
 
 

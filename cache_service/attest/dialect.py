@@ -10,20 +10,23 @@ from cache_service.attest.attestation import (
     LeaseAttestation,
     LeaseEnd,
     LeaseGrant,
+    StorageUse,
     TierBlocks,
     lose_lease,
 )
 from cache_service.errors import AttestationFailedError
 from journal.dialect import Dialect
 from journal.format import JournalFormat, integer_of, text_of
+from kvtier.blocks import Tier
 
 __all__ = ["ATTESTATION_FORMAT", "FORMAT_VERSION", "Begun"]
 
-FORMAT_VERSION = 1
-"""Frozen: stored in every segment."""
+FORMAT_VERSION = 2
+"""Frozen: stored in every segment. Format 1 had no storage."""
 
-Begun = LeaseGrant | Gap
-"""A gap is known whole when it is written: it begins and ends at once."""
+Begun = LeaseGrant | Gap | StorageUse
+"""A gap is known whole when it is written: it begins and ends at once. Storage begins as often as
+it is noted, each time with what there is until then."""
 
 
 def _grant_fields(grant: LeaseGrant) -> dict[str, Any]:
@@ -69,7 +72,41 @@ def _tiers(fields: dict[str, Any]) -> TierBlocks:
     return TierBlocks(integer_of(fields["host"]), integer_of(fields["ssd"]), shared)
 
 
+def _storage_fields(use: StorageUse) -> dict[str, Any]:
+    return {
+        "attestation_id": use.attestation_id,
+        "node": use.node,
+        "instance_id": use.instance_id,
+        "tenant_id": use.tenant_id,
+        "model": use.model,
+        "tier": use.tier.name.lower(),
+        "start_time_ns": use.start_time_ns,
+        "end_time_ns": use.end_time_ns,
+        "token_milliseconds": use.token_milliseconds,
+        "maximum_tokens": use.maximum_tokens,
+        "started_tokens": use.started_tokens,
+    }
+
+
+def _storage(fields: dict[str, Any]) -> StorageUse:
+    return StorageUse(
+        attestation_id=text_of(fields["attestation_id"]),
+        node=text_of(fields["node"]),
+        instance_id=text_of(fields["instance_id"]),
+        tenant_id=text_of(fields["tenant_id"]),
+        model=text_of(fields["model"]),
+        tier=Tier[text_of(fields["tier"]).upper()],
+        start_time_ns=integer_of(fields["start_time_ns"]),
+        end_time_ns=integer_of(fields["end_time_ns"]),
+        token_milliseconds=integer_of(fields["token_milliseconds"]),
+        maximum_tokens=integer_of(fields["maximum_tokens"]),
+        started_tokens=integer_of(fields["started_tokens"]),
+    )
+
+
 def _begin_fields(begun: Begun) -> dict[str, Any]:
+    if isinstance(begun, StorageUse):
+        return {"storage": _storage_fields(begun)}
     assert isinstance(begun, LeaseGrant), "a gap never stays open"
     return {"lease": _grant_fields(begun)}
 
@@ -86,6 +123,8 @@ def _end_fields(event: Attested) -> dict[str, Any]:
             "lease_count": event.lease_count,
         }
         return {"schema_version": SCHEMA_VERSION, "gap": gap}
+    if isinstance(event, StorageUse):
+        return {"schema_version": SCHEMA_VERSION, "storage": _storage_fields(event)}
     return {
         "schema_version": SCHEMA_VERSION,
         "lease": _grant_fields(event.grant),
@@ -111,6 +150,8 @@ def _attested(fields: dict[str, Any]) -> Attested:
             reason=GapReason(gap["reason"]),
             lease_count=None if count is None else integer_of(count),
         )
+    if "storage" in fields:
+        return _storage(fields["storage"])
     return LeaseAttestation(
         grant=_grant(fields["lease"]),
         end_time_ns=integer_of(fields["end_time_ns"]),
@@ -120,7 +161,13 @@ def _attested(fields: dict[str, Any]) -> Attested:
     )
 
 
+def _read_begin(fields: dict[str, Any]) -> Begun:
+    return _storage(fields["storage"]) if "storage" in fields else _grant(fields["lease"])
+
+
 def _lost(begun: Begun, now_ns: int) -> Attested:
+    if isinstance(begun, StorageUse):
+        return begun  # What was noted last: no more is known.
     assert isinstance(begun, LeaseGrant), "a gap never stays open"
     return lose_lease(begun, now_ns)
 
@@ -132,11 +179,11 @@ ATTESTATION_FORMAT: JournalFormat[Begun, Attested] = JournalFormat(
         file_prefix="attestations-",
         format_version=FORMAT_VERSION,
         begin_fields=_begin_fields,
-        read_begin=lambda fields: _grant(fields["lease"]),
+        read_begin=_read_begin,
         end_fields=_end_fields,
         read_end=_attested,
         name=lambda begun: begun.attestation_id,
-        subject=lambda event: event if isinstance(event, Gap) else event.grant,
+        subject=lambda event: event.grant if isinstance(event, LeaseAttestation) else event,
         lost=_lost,
         # It is true whenever it is written.
         unwritten=lambda event, now_ns: event,

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache_service.attest.attestation import Attested, Gap, GapReason
 from cache_service.attest.dialect import ATTESTATION_FORMAT, Begun
@@ -20,6 +21,9 @@ from journal.delivery import Delivery, DeliverySettings
 from journal.journal import Journal, JournalLimits
 from journal.outbox import Outbox
 from journal.segment import sync_directory
+
+if TYPE_CHECKING:
+    from cache_service.cache import Cache
 
 __all__ = ["Attestation"]
 
@@ -70,6 +74,13 @@ class Attestation:
         witness = Witness(self._journal, identity, self._written, self._wall_clock_ns)
         self._metrics.watch_gaps(lambda: witness.unwritten_count)
         return witness
+
+    def meter_storage(
+        self, cache: "Cache", clock_ns: Callable[[], int], interval_seconds: float
+    ) -> None:
+        """After `start`."""
+        identity = Identity(self._node, cache.instance_id)
+        cache.meter_storage(self._journal, identity, self._written, clock_ns, interval_seconds)
 
     async def stop(self) -> None:
         """After the witness was closed."""

@@ -10,6 +10,7 @@ from cache_service.attest.attestation import (
     Attested,
     Gap,
     LeaseAttestation,
+    StorageUse,
     TierBlocks,
 )
 from journal.delivery import BillingAnswerError, Verdict
@@ -46,7 +47,7 @@ def _verdict(outcome: pb.AttestationOutcome) -> Verdict:
 
 
 def attestation_message(event: Attested) -> pb.Attestation:
-    who = event if isinstance(event, Gap) else event.grant
+    who = event.grant if isinstance(event, LeaseAttestation) else event
     message = pb.Attestation(
         attestation_id=event.attestation_id,
         schema_version=SCHEMA_VERSION,
@@ -55,6 +56,8 @@ def attestation_message(event: Attested) -> pb.Attestation:
     )
     if isinstance(event, Gap):
         message.gap.CopyFrom(_gap_message(event))
+    elif isinstance(event, StorageUse):
+        message.storage.CopyFrom(_storage_message(event))
     else:
         message.lease.CopyFrom(_lease_message(event))
     return message
@@ -66,6 +69,19 @@ def _gap_message(gap: Gap) -> pb.AttestationGap:
         end_time=_timestamp(gap.end_time_ns),
         reason=pb.GapReason.Name(int(gap.reason)),
         lease_count=gap.lease_count,
+    )
+
+
+def _storage_message(use: StorageUse) -> pb.StorageAttestation:
+    return pb.StorageAttestation(
+        tenant_id=use.tenant_id,
+        model=use.model,
+        tier=f"TIER_{use.tier.name}",
+        start_time=_timestamp(use.start_time_ns),
+        end_time=_timestamp(use.end_time_ns),
+        token_milliseconds=use.token_milliseconds,
+        maximum_tokens=use.maximum_tokens,
+        started_tokens=use.started_tokens,
     )
 
 

@@ -36,6 +36,7 @@ class SessionCalls(Calls):
             transport,
             caller().key,
             caller().not_after,
+            wire.text("model", request.model),
         )
         response = pb.OpenSessionResponse(
             session_id=view.session_id,

@@ -19,6 +19,9 @@ from cache_service.edge.event_calls import watch_message
 from cache_service.events.watching import Position
 from cache_service.hints import NO_HINTS, Hints
 from cache_service.listener import QuietListener
+from cache_service.metering.meter import StorageMeter
+from cache_service.metering.models import ModelNames
+from cache_service.metering.rows import RowMeter
 from cache_service.owner_runs import OwnerRuns
 from cache_service.purge_views import PurgeKind
 from cache_service.quotas import NO_QUOTAS, Quota, Quotas
@@ -207,6 +210,7 @@ class CacheWorld(RuleBasedStateMachine):
             self.policies,
             lambda: self.now,
         )
+        self.meter = self.metered()
         self.sessions: list[str] = []
         self.leases: list[tuple[str, str, list[BlockHash], list[tuple[int, int]], float]] = []
         self.lost: list[tuple[str, float]] = []
@@ -214,6 +218,16 @@ class CacheWorld(RuleBasedStateMachine):
         self.reservations: list[tuple[str, list[BlockHash], Any]] = []
         self.watcher, self.slow = Watcher(self.cache), Watcher(self.cache)
         self.open_session()
+
+    def metered(self) -> RowMeter:
+        """Meters what is stored, what a start found too."""
+        index = self.cache._parts.index
+        names = ModelNames(Path(self.folder.name) / "models.json")
+        names.note(NAMESPACE, "m", 64)
+        meter = StorageMeter(lambda: round(self.now * 1e9))
+        index.owners.meter = rows = RowMeter(index.tree, meter, names, index.owners.tenant)
+        rows.enter_all()
+        return rows
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return self.loop.run_until_complete(work)
@@ -306,6 +320,7 @@ class CacheWorld(RuleBasedStateMachine):
 
     def ssd_block_count(self) -> int:
         self.cache.check_integrity()
+        self.meter.check_integrity()
         return self.cache.stats().tiers[1].block_count
 
     def teardown(self) -> None:
@@ -330,6 +345,7 @@ class CacheWorld(RuleBasedStateMachine):
 
         self.run(ended())
         self.cache.check_integrity()
+        self.meter.check_integrity()
         stats = self.cache.stats()
         assert (stats.session_count, stats.lease_count, stats.reservation_count) == (0, 0, 0)
         assert stats.quarantined_slab_count == 0

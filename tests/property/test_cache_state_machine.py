@@ -123,6 +123,7 @@ class CacheLife(OperatorLife):
     @invariant()
     def sums_add_up(self) -> None:
         self.cache.check_integrity()
+        self.meter.check_integrity()
         stats = self.cache.stats()
         for tier in stats.tiers:
             assert 0 <= tier.used_bytes <= tier.capacity_bytes

@@ -23,42 +23,45 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from kvtier.v1 import block_pb2 as kvtier_dot_v1_dot_block__pb2
 from kvtier.v1 import usage_pb2 as kvtier_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvtier/v1/attestation.proto\x12\tkvtier.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/usage.proto\"\xc0\x01\n\x0b\x41ttestation\x12\x16\n\x0e\x61ttestation_id\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12,\n\x05lease\x18\x05 \x01(\x0b\x32\x1b.kvtier.v1.LeaseAttestationH\x00\x12(\n\x03gap\x18\x06 \x01(\x0b\x32\x19.kvtier.v1.AttestationGapH\x00\x42\x06\n\x04what\"\xf1\x02\n\x10LeaseAttestation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x05 \x01(\x0c\x12\x14\n\x0c\x62lock_tokens\x18\x06 \x01(\x05\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x03\x65nd\x18\t \x01(\x0e\x32\x13.kvtier.v1.LeaseEnd\x12&\n\x07granted\x18\n \x01(\x0b\x32\x15.kvtier.v1.TierBlocks\x12%\n\x06served\x18\x0b \x01(\x0b\x32\x15.kvtier.v1.TierBlocks\x12\x16\n\x0e\x63orrupt_blocks\x18\x0c \x01(\x03\"7\n\nTierBlocks\x12\x0c\n\x04host\x18\x01 \x01(\x03\x12\x0b\n\x03ssd\x18\x02 \x01(\x03\x12\x0e\n\x06shared\x18\x03 \x01(\x03\"\xbe\x01\n\x0e\x41ttestationGap\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x06reason\x18\x03 \x01(\x0e\x32\x14.kvtier.v1.GapReason\x12\x18\n\x0blease_count\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_lease_count\"I\n\x19RecordAttestationsRequest\x12,\n\x0c\x61ttestations\x18\x01 \x03(\x0b\x32\x16.kvtier.v1.Attestation\"M\n\x1aRecordAttestationsResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.kvtier.v1.AttestationOutcome\"e\n\x12\x41ttestationOutcome\x12\x16\n\x0e\x61ttestation_id\x18\x01 \x01(\t\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.kvtier.v1.RecordStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x88\x01\n\x15ReconcileUsageRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttenant_id\x18\x03 \x01(\t\"w\n\x16ReconcileUsageResponse\x12/\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32\x1a.kvtier.v1.UsageDifference\x12,\n\x07summary\x18\x02 \x01(\x0b\x32\x1b.kvtier.v1.ReconcileSummary\"\xd3\x01\n\x0fUsageDifference\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\texplained\x18\x02 \x01(\x08\x12\x11\n\ttenant_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12\x15\n\x08\x65xpected\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\x05\x66ound\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x0b\x65xplanation\x18\t \x01(\tB\x0b\n\t_expectedB\x08\n\x06_found\"\x9a\x01\n\x10ReconcileSummary\x12\x15\n\rrequest_count\x18\x01 \x01(\x03\x12\x13\n\x0blease_count\x18\x02 \x01(\x03\x12\x18\n\x10\x64ifference_count\x18\x03 \x01(\x03\x12\x19\n\x11unexplained_count\x18\x04 \x01(\x03\x12%\n\x06tokens\x18\x05 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage*\xf2\x01\n\x08LeaseEnd\x12\x19\n\x15LEASE_END_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_END_RELEASED\x10\x01\x12\x1b\n\x17LEASE_END_NOTHING_READY\x10\x02\x12\x17\n\x13LEASE_END_ABANDONED\x10\x03\x12\x15\n\x11LEASE_END_EXPIRED\x10\x04\x12\x1c\n\x18LEASE_END_SESSION_CLOSED\x10\x05\x12\x1d\n\x19LEASE_END_SESSION_EXPIRED\x10\x06\x12\x15\n\x11LEASE_END_STOPPED\x10\x07\x12\x12\n\x0eLEASE_END_LOST\x10\x08*X\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11GAP_REASON_KILLED\x10\x01\x12\x18\n\x14GAP_REASON_UNWRITTEN\x10\x02\x32\xd0\x01\n\x12\x41ttestationService\x12\x61\n\x12RecordAttestations\x12$.kvtier.v1.RecordAttestationsRequest\x1a%.kvtier.v1.RecordAttestationsResponse\x12W\n\x0eReconcileUsage\x12 .kvtier.v1.ReconcileUsageRequest\x1a!.kvtier.v1.ReconcileUsageResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvtier/v1/attestation.proto\x12\tkvtier.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15kvtier/v1/block.proto\x1a\x15kvtier/v1/usage.proto\"\xf2\x01\n\x0b\x41ttestation\x12\x16\n\x0e\x61ttestation_id\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12,\n\x05lease\x18\x05 \x01(\x0b\x32\x1b.kvtier.v1.LeaseAttestationH\x00\x12(\n\x03gap\x18\x06 \x01(\x0b\x32\x19.kvtier.v1.AttestationGapH\x00\x12\x30\n\x07storage\x18\x07 \x01(\x0b\x32\x1d.kvtier.v1.StorageAttestationH\x00\x42\x06\n\x04what\"\xff\x01\n\x12StorageAttestation\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1d\n\x04tier\x18\x03 \x01(\x0e\x32\x0f.kvtier.v1.Tier\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12token_milliseconds\x18\x06 \x01(\x03\x12\x16\n\x0emaximum_tokens\x18\x07 \x01(\x03\x12\x16\n\x0estarted_tokens\x18\x08 \x01(\x03\"\xf1\x02\n\x10LeaseAttestation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63lient_name\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x14\n\x0cnamespace_id\x18\x05 \x01(\x0c\x12\x14\n\x0c\x62lock_tokens\x18\x06 \x01(\x05\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x03\x65nd\x18\t \x01(\x0e\x32\x13.kvtier.v1.LeaseEnd\x12&\n\x07granted\x18\n \x01(\x0b\x32\x15.kvtier.v1.TierBlocks\x12%\n\x06served\x18\x0b \x01(\x0b\x32\x15.kvtier.v1.TierBlocks\x12\x16\n\x0e\x63orrupt_blocks\x18\x0c \x01(\x03\"7\n\nTierBlocks\x12\x0c\n\x04host\x18\x01 \x01(\x03\x12\x0b\n\x03ssd\x18\x02 \x01(\x03\x12\x0e\n\x06shared\x18\x03 \x01(\x03\"\xbe\x01\n\x0e\x41ttestationGap\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x06reason\x18\x03 \x01(\x0e\x32\x14.kvtier.v1.GapReason\x12\x18\n\x0blease_count\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_lease_count\"I\n\x19RecordAttestationsRequest\x12,\n\x0c\x61ttestations\x18\x01 \x03(\x0b\x32\x16.kvtier.v1.Attestation\"M\n\x1aRecordAttestationsResponse\x12/\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1d.kvtier.v1.AttestationOutcome\"e\n\x12\x41ttestationOutcome\x12\x16\n\x0e\x61ttestation_id\x18\x01 \x01(\t\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.kvtier.v1.RecordStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x88\x01\n\x15ReconcileUsageRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttenant_id\x18\x03 \x01(\t\"w\n\x16ReconcileUsageResponse\x12/\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32\x1a.kvtier.v1.UsageDifference\x12,\n\x07summary\x18\x02 \x01(\x0b\x32\x1b.kvtier.v1.ReconcileSummary\"\xd3\x01\n\x0fUsageDifference\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\texplained\x18\x02 \x01(\x08\x12\x11\n\ttenant_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x10\n\x08lease_id\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12\x15\n\x08\x65xpected\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\x05\x66ound\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12\x13\n\x0b\x65xplanation\x18\t \x01(\tB\x0b\n\t_expectedB\x08\n\x06_found\"\x9a\x01\n\x10ReconcileSummary\x12\x15\n\rrequest_count\x18\x01 \x01(\x03\x12\x13\n\x0blease_count\x18\x02 \x01(\x03\x12\x18\n\x10\x64ifference_count\x18\x03 \x01(\x03\x12\x19\n\x11unexplained_count\x18\x04 \x01(\x03\x12%\n\x06tokens\x18\x05 \x01(\x0b\x32\x15.kvtier.v1.TokenUsage*\xf2\x01\n\x08LeaseEnd\x12\x19\n\x15LEASE_END_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_END_RELEASED\x10\x01\x12\x1b\n\x17LEASE_END_NOTHING_READY\x10\x02\x12\x17\n\x13LEASE_END_ABANDONED\x10\x03\x12\x15\n\x11LEASE_END_EXPIRED\x10\x04\x12\x1c\n\x18LEASE_END_SESSION_CLOSED\x10\x05\x12\x1d\n\x19LEASE_END_SESSION_EXPIRED\x10\x06\x12\x15\n\x11LEASE_END_STOPPED\x10\x07\x12\x12\n\x0eLEASE_END_LOST\x10\x08*X\n\tGapReason\x12\x1a\n\x16GAP_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11GAP_REASON_KILLED\x10\x01\x12\x18\n\x14GAP_REASON_UNWRITTEN\x10\x02\x32\xd0\x01\n\x12\x41ttestationService\x12\x61\n\x12RecordAttestations\x12$.kvtier.v1.RecordAttestationsRequest\x1a%.kvtier.v1.RecordAttestationsResponse\x12W\n\x0eReconcileUsage\x12 .kvtier.v1.ReconcileUsageRequest\x1a!.kvtier.v1.ReconcileUsageResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvtier.v1.attestation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASEEND']._serialized_start=1804
-  _globals['_LEASEEND']._serialized_end=2046
-  _globals['_GAPREASON']._serialized_start=2048
-  _globals['_GAPREASON']._serialized_end=2136
-  _globals['_ATTESTATION']._serialized_start=99
-  _globals['_ATTESTATION']._serialized_end=291
-  _globals['_LEASEATTESTATION']._serialized_start=294
-  _globals['_LEASEATTESTATION']._serialized_end=663
-  _globals['_TIERBLOCKS']._serialized_start=665
-  _globals['_TIERBLOCKS']._serialized_end=720
-  _globals['_ATTESTATIONGAP']._serialized_start=723
-  _globals['_ATTESTATIONGAP']._serialized_end=913
-  _globals['_RECORDATTESTATIONSREQUEST']._serialized_start=915
-  _globals['_RECORDATTESTATIONSREQUEST']._serialized_end=988
-  _globals['_RECORDATTESTATIONSRESPONSE']._serialized_start=990
-  _globals['_RECORDATTESTATIONSRESPONSE']._serialized_end=1067
-  _globals['_ATTESTATIONOUTCOME']._serialized_start=1069
-  _globals['_ATTESTATIONOUTCOME']._serialized_end=1170
-  _globals['_RECONCILEUSAGEREQUEST']._serialized_start=1173
-  _globals['_RECONCILEUSAGEREQUEST']._serialized_end=1309
-  _globals['_RECONCILEUSAGERESPONSE']._serialized_start=1311
-  _globals['_RECONCILEUSAGERESPONSE']._serialized_end=1430
-  _globals['_USAGEDIFFERENCE']._serialized_start=1433
-  _globals['_USAGEDIFFERENCE']._serialized_end=1644
-  _globals['_RECONCILESUMMARY']._serialized_start=1647
-  _globals['_RECONCILESUMMARY']._serialized_end=1801
-  _globals['_ATTESTATIONSERVICE']._serialized_start=2139
-  _globals['_ATTESTATIONSERVICE']._serialized_end=2347
+  _globals['_LEASEEND']._serialized_start=2135
+  _globals['_LEASEEND']._serialized_end=2377
+  _globals['_GAPREASON']._serialized_start=2379
+  _globals['_GAPREASON']._serialized_end=2467
+  _globals['_ATTESTATION']._serialized_start=122
+  _globals['_ATTESTATION']._serialized_end=364
+  _globals['_STORAGEATTESTATION']._serialized_start=367
+  _globals['_STORAGEATTESTATION']._serialized_end=622
+  _globals['_LEASEATTESTATION']._serialized_start=625
+  _globals['_LEASEATTESTATION']._serialized_end=994
+  _globals['_TIERBLOCKS']._serialized_start=996
+  _globals['_TIERBLOCKS']._serialized_end=1051
+  _globals['_ATTESTATIONGAP']._serialized_start=1054
+  _globals['_ATTESTATIONGAP']._serialized_end=1244
+  _globals['_RECORDATTESTATIONSREQUEST']._serialized_start=1246
+  _globals['_RECORDATTESTATIONSREQUEST']._serialized_end=1319
+  _globals['_RECORDATTESTATIONSRESPONSE']._serialized_start=1321
+  _globals['_RECORDATTESTATIONSRESPONSE']._serialized_end=1398
+  _globals['_ATTESTATIONOUTCOME']._serialized_start=1400
+  _globals['_ATTESTATIONOUTCOME']._serialized_end=1501
+  _globals['_RECONCILEUSAGEREQUEST']._serialized_start=1504
+  _globals['_RECONCILEUSAGEREQUEST']._serialized_end=1640
+  _globals['_RECONCILEUSAGERESPONSE']._serialized_start=1642
+  _globals['_RECONCILEUSAGERESPONSE']._serialized_end=1761
+  _globals['_USAGEDIFFERENCE']._serialized_start=1764
+  _globals['_USAGEDIFFERENCE']._serialized_end=1975
+  _globals['_RECONCILESUMMARY']._serialized_start=1978
+  _globals['_RECONCILESUMMARY']._serialized_end=2132
+  _globals['_ATTESTATIONSERVICE']._serialized_start=2470
+  _globals['_ATTESTATIONSERVICE']._serialized_end=2678
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from kvtier.v1 import block_pb2 as _block_pb2
 from kvtier.v1 import usage_pb2 as _usage_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -42,20 +43,42 @@ GAP_REASON_KILLED: GapReason
 GAP_REASON_UNWRITTEN: GapReason
 
 class Attestation(_message.Message):
-    __slots__ = ("attestation_id", "schema_version", "node", "instance_id", "lease", "gap")
+    __slots__ = ("attestation_id", "schema_version", "node", "instance_id", "lease", "gap", "storage")
     ATTESTATION_ID_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
     attestation_id: str
     schema_version: int
     node: str
     instance_id: str
     lease: LeaseAttestation
     gap: AttestationGap
-    def __init__(self, attestation_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., node: _Optional[str] = ..., instance_id: _Optional[str] = ..., lease: _Optional[_Union[LeaseAttestation, _Mapping]] = ..., gap: _Optional[_Union[AttestationGap, _Mapping]] = ...) -> None: ...
+    storage: StorageAttestation
+    def __init__(self, attestation_id: _Optional[str] = ..., schema_version: _Optional[int] = ..., node: _Optional[str] = ..., instance_id: _Optional[str] = ..., lease: _Optional[_Union[LeaseAttestation, _Mapping]] = ..., gap: _Optional[_Union[AttestationGap, _Mapping]] = ..., storage: _Optional[_Union[StorageAttestation, _Mapping]] = ...) -> None: ...
+
+class StorageAttestation(_message.Message):
+    __slots__ = ("tenant_id", "model", "tier", "start_time", "end_time", "token_milliseconds", "maximum_tokens", "started_tokens")
+    TENANT_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tenant_id: str
+    model: str
+    tier: _block_pb2.Tier
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    token_milliseconds: int
+    maximum_tokens: int
+    started_tokens: int
+    def __init__(self, tenant_id: _Optional[str] = ..., model: _Optional[str] = ..., tier: _Optional[_Union[_block_pb2.Tier, str]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., token_milliseconds: _Optional[int] = ..., maximum_tokens: _Optional[int] = ..., started_tokens: _Optional[int] = ...) -> None: ...
 
 class LeaseAttestation(_message.Message):
     __slots__ = ("request_id", "client_name", "session_id", "owner", "namespace_id", "block_tokens", "start_time", "end_time", "end", "granted", "served", "corrupt_blocks")

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AttestationServiceStub(object):
-    """Takes what cache services attest of their leases, and compares it with what was billed.
+    """Takes what cache services attest of their leases and of what they keep stored, compares the one with
+    what was billed, and bills the other.
 
     Errors are those of UsageService.
     """
@@ -50,7 +51,8 @@ class AttestationServiceStub(object):
 
 
 class AttestationServiceServicer(object):
-    """Takes what cache services attest of their leases, and compares it with what was billed.
+    """Takes what cache services attest of their leases and of what they keep stored, compares the one with
+    what was billed, and bills the other.
 
     Errors are those of UsageService.
     """
@@ -101,7 +103,8 @@ def add_AttestationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AttestationService(object):
-    """Takes what cache services attest of their leases, and compares it with what was billed.
+    """Takes what cache services attest of their leases and of what they keep stored, compares the one with
+    what was billed, and bills the other.
 
     Errors are those of UsageService.
     """

@@ -27,7 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AttestationServiceStub:
-    """Takes what cache services attest of their leases, and compares it with what was billed.
+    """Takes what cache services attest of their leases and of what they keep stored, compares the one with
+    what was billed, and bills the other.
 
     Errors are those of UsageService.
     """
@@ -55,7 +56,8 @@ class AttestationServiceStub:
 
 @_typing.type_check_only
 class AttestationServiceAsyncStub(AttestationServiceStub):
-    """Takes what cache services attest of their leases, and compares it with what was billed.
+    """Takes what cache services attest of their leases and of what they keep stored, compares the one with
+    what was billed, and bills the other.
 
     Errors are those of UsageService.
     """
@@ -79,7 +81,8 @@ class AttestationServiceAsyncStub(AttestationServiceStub):
     """
 
 class AttestationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes what cache services attest of their leases, and compares it with what was billed.
+    """Takes what cache services attest of their leases and of what they keep stored, compares the one with
+    what was billed, and bills the other.
 
     Errors are those of UsageService.
     """

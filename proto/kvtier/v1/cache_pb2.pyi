@@ -36,20 +36,22 @@ class ArenaHandover(_message.Message):
     def __init__(self, socket_path: _Optional[str] = ..., ticket: _Optional[bytes] = ..., arena_bytes: _Optional[int] = ..., takes_calls: bool = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("key_scheme_version", "client_name", "namespace_id", "block_tokens", "block_bytes", "transport")
+    __slots__ = ("key_scheme_version", "client_name", "namespace_id", "block_tokens", "block_bytes", "transport", "model")
     KEY_SCHEME_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_NAME_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_ID_FIELD_NUMBER: _ClassVar[int]
     BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     key_scheme_version: int
     client_name: str
     namespace_id: bytes
     block_tokens: int
     block_bytes: int
     transport: Transport
-    def __init__(self, key_scheme_version: _Optional[int] = ..., client_name: _Optional[str] = ..., namespace_id: _Optional[bytes] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ...) -> None: ...
+    model: str
+    def __init__(self, key_scheme_version: _Optional[int] = ..., client_name: _Optional[str] = ..., namespace_id: _Optional[bytes] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
     __slots__ = ("session_id", "service_instance_id", "arena", "session_ttl", "lease_ttl", "reservation_ttl", "max_blocks_per_call")

@@ -18,10 +18,13 @@ from typing import Any
 
 import pytest
 
+from billing.attestation import Attestation
+from billing.attestation_keeping import AttestationSubmission
 from billing.invoice import invoice_of
 from billing.ledger import Ledger
 from billing.ledger_sqlite import SqliteStore
-from billing.meter import Submission
+from billing.ledger_verify import verify_ledger
+from billing.meter import RecordStatus, Submission
 from billing.metrics import BillingMetrics
 from billing.money import round_fraction, to_text
 from billing.period import HOUR_NS, Period
@@ -33,6 +36,12 @@ from billing.statement import invoice_data
 from billing.storage import StorageSpan, storage_charges
 from billing.usage import EndReason, TenantId, TokenCounts, UsageEvent
 from billing.wire import invoice_message
+from billing.wire_attestation import attestation_submission_of
+from cache_service.attest.wire import attestation_message
+from cache_service.attest.witness import Identity
+from cache_service.metering.meter import Sort, StorageMeter
+from cache_service.metering.witness import storage_use
+from kvtier.blocks import Tier
 
 HERE = Path(__file__).parent / "books"
 BOOKS = Path(__file__).parents[3] / "billing" / "books"
@@ -230,3 +239,67 @@ if __name__ == "__main__":
     for book_name in NAMES:
         text = json.dumps(_golden(book_name), indent=1) + "\n"
         (HERE / f"{book_name}.json").write_text(text)
+
+
+@pytest.mark.parametrize(("name", "per_hour"), [("gemini", False), ("baidu", True)])
+def test_what_the_storage_meter_says_is_invoiced_as_the_spans_cost(
+    name: str, per_hour: bool, tmp_path: Path
+) -> None:
+    """The spans of `storage`, block by block through a cache service's meter and the ledger."""
+    golden = json.loads((HERE / f"{name}.json").read_text())["storage"]
+    assert golden
+    book = _book(name)
+    store = SqliteStore(tmp_path)
+    ledger = Ledger(store, book, lambda: book.versions[-1].effective_time_ns, BillingMetrics())
+    found = []
+    for version in book.versions:
+        start = version.effective_time_ns
+        models = [each["model"] for each in golden if each["version"] == version.name]
+        said = _attested(models, start)
+        outcomes = ledger.attest([AttestationSubmission(each, b"") for each in said]).result(30)
+        assert {each.status for each in outcomes} == {RecordStatus.ACCEPTED}
+        period = Period(start, start + 24 * HOUR_NS)
+        invoice = store.read(lambda c, p=period: invoice_of(c, TenantId("acme"), p))
+        for line in invoice.lines:
+            assert (line.token_class, line.price_version) == ("storage", version.name)
+            token_hours = Fraction(line.quantity_tokens, 10**6)
+            found.append((line.model, version.name, token_hours, format(line.amount, "f")))
+    assert store.read(lambda c: verify_ledger(c, ledger.head)).problem == ""
+    ledger.close()
+    store.close()
+    wanted = [
+        (each["model"], each["version"], Fraction(each["token_hours"]), each["amount"])
+        for each in golden
+    ]
+    assert len(found) == len(wanted)
+    for (model, version_name, hours, amount), want in zip(
+        sorted(found), sorted(wanted), strict=True
+    ):
+        assert (model, version_name, amount) == (want[0], want[1], want[3])
+        # Exact seconds lose less than a millionth of a token-hour an attestation.
+        assert 0 <= want[2] - hours <= (0 if per_hour else Fraction(24, 10**6))
+
+
+def _attested(models: list[str], start: int) -> list[Attestation]:
+    now = [start]
+    meter = StorageMeter(lambda: now[0])
+    moments = []
+    for at, (after, kept, tokens) in enumerate(SPANS):
+        if kept:
+            begin = start + after * HOUR_NS // 60
+            moments += [(begin, 1, at, tokens), (begin + kept * HOUR_NS // 60, 0, at, tokens)]
+    phases: dict[tuple[int, str], int] = {}
+    for moment, comes, at, tokens in sorted(moments):
+        now[0] = moment
+        for model in models:
+            sort = Sort("acme", model, Tier.HOST)
+            if comes:
+                phases[at, model] = meter.came(sort, tokens)
+            else:
+                meter.left(sort, {phases[at, model]: tokens})
+    now[0] = start + 24 * HOUR_NS
+    identity = Identity("node-1", f"run-{start}")
+    return [
+        attestation_submission_of(attestation_message(storage_use(identity, each))).said
+        for each in meter.close()
+    ]
