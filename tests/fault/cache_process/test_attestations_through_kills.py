@@ -29,15 +29,16 @@ ROUNDS = 5
 class Billing:
     """A billing process that is killed and started at the same address."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *settings: str) -> None:
         self._directory = directory
+        self._settings = settings
         self.address = "127.0.0.1:0"
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "billing", "--set", "security.development=true"]
         settings = (f"data_directory={self._directory}", f"listen={self.address}")
-        for setting in (*settings, "log.level=ERROR"):
+        for setting in (*settings, *self._settings, "log.level=ERROR"):
             command += ["--set", setting]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
