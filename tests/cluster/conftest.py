@@ -16,6 +16,9 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.engine import Engine, EngineMissingError
 from tests.cluster.images import ROOT, make_base_image
+from tests.cluster.load import Caller
+from tests.cluster.stand_ins import make_other_images
+from tests.cluster.told import Told
 
 DIRECTORY_VARIABLE = "KVTIER_CLUSTER_DIRECTORY"
 WANTED_VARIABLE = "KVTIER_CLUSTER"
@@ -34,9 +37,10 @@ def cluster() -> Iterator[Cluster]:
     with engine:
         try:
             make_base_image(engine, directory)
+            left_out = make_other_images(engine, directory)
         except EngineMissingError as error:
             _missing(error)
-        there = Cluster(engine, PROJECT)
+        there = Cluster(engine, PROJECT, left_out)
         there.down()  # what an interrupted run left
         there.build()
         try:
@@ -44,6 +48,16 @@ def cluster() -> Iterator[Cluster]:
             yield there
         finally:
             there.down()
+
+
+@pytest.fixture(scope="session")
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture(scope="session")
+def caller(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Caller:
+    return Caller(cluster, tmp_path_factory.mktemp("caller"))
 
 
 def _missing(error: EngineMissingError) -> NoReturn:

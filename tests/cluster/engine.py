@@ -23,13 +23,18 @@ class EngineMissingError(Exception):
 
 
 def run(
-    *command: str, seconds_max: float, env: dict[str, str] | None = None, check: bool = True
+    *command: str,
+    seconds_max: float,
+    env: dict[str, str] | None = None,
+    check: bool = True,
+    given: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end and returns what it printed. Raises CalledProcessError with its
     output in the message, TimeoutExpired."""
     done = subprocess.run(
         command,
         capture_output=True,
+        input=given,
         text=True,
         timeout=seconds_max,
         env={**os.environ, **(env or {})},
@@ -55,9 +60,12 @@ class Engine:
         if not self._answers():
             self._start()
 
-    def docker(self, *words: str, seconds_max: float = 60.0, check: bool = True) -> str:
-        """Runs `docker`; what it printed."""
-        done = run("docker", *words, seconds_max=seconds_max, env=self.env, check=check)
+    def docker(
+        self, *words: str, seconds_max: float = 60.0, check: bool = True, given: str = ""
+    ) -> str:
+        """Runs `docker`, `given` to read; what it printed."""
+        command = ("docker", *words)
+        done = run(*command, seconds_max=seconds_max, env=self.env, check=check, given=given)
         return done.stdout.strip()
 
     def __enter__(self) -> Self:

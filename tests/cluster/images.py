@@ -15,18 +15,22 @@ from pathlib import Path
 
 from tests.cluster.engine import Engine, EngineMissingError, run
 
-__all__ = ["ROOT", "make_base_image"]
+__all__ = ["MARK", "ROOT", "debian_image", "make_base_image"]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = "bookworm"
+PACKAGES = "python3,python3-venv,ca-certificates,libcurl4,libibverbs1,libnuma1"
+"""What the base image has, and what the Dockerfile installs."""
+
 MARK = "kvtier.stand-in"
-"""Label of a base image that was made here: the pins that its wheels are of."""
+"""Label of an image that was made here: what it is made of."""
 
 _FROM = re.compile(r"^FROM (\S+) AS ", re.MULTILINE)
 
 STAND_IN = f"""\
 FROM {{rootfs}}
-RUN ln -sf python3 /usr/bin/python
+# With nothing to fetch, apt finds what the Dockerfile asks for installed.
+RUN ln -sf python3 /usr/bin/python && rm -rf /etc/apt/sources.list*
 COPY wheels /wheels
 ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels
 LABEL {MARK}={{pins}}
@@ -70,40 +74,49 @@ def _pins() -> str:
     digest = hashlib.sha256()
     for name in ("constraints.txt", "pyproject.toml"):
         digest.update((ROOT / name).read_bytes())
+    digest.update(PACKAGES.encode())
     return digest.hexdigest()
 
 
 def _stand_in(engine: Engine, name: str, directory: Path) -> None:
-    if shutil.which("debootstrap") is None:
-        raise EngineMissingError(f"{name} cannot be pulled and debootstrap is not installed")
-    context, rootfs = directory / "base", directory / "rootfs"
+    context = directory / "base"
     shutil.rmtree(context, ignore_errors=True)
     context.mkdir(parents=True)
-    if not (rootfs / "usr/bin/python3").exists():
-        shutil.rmtree(rootfs, ignore_errors=True)
-        packages = "python3,python3-venv,ca-certificates"
-        run(
-            *("debootstrap", "--variant=minbase", f"--include={packages}", DEBIAN, str(rootfs)),
-            seconds_max=1200.0,
-        )
-    plain = f"{name.split(':')[0]}-debian:{DEBIAN}"
-    with subprocess.Popen(["tar", "-C", str(rootfs), "-c", "."], stdout=subprocess.PIPE) as tar:
-        subprocess.run(
-            ["docker", "import", "-", plain],
-            stdin=tar.stdout,
-            env={**os.environ, **engine.env},
-            check=True,
-            stdout=subprocess.DEVNULL,
-            timeout=600,
-        )
+    plain = debian_image(engine, directory, PACKAGES)
     _fetch_wheels(context / "wheels")
     (context / "Dockerfile").write_text(STAND_IN.format(rootfs=plain, pins=_pins()))
     engine.docker("build", "--quiet", "--tag", name, str(context), seconds_max=600.0)
     shutil.rmtree(context)
 
 
+def debian_image(engine: Engine, directory: Path, packages: str) -> str:
+    """An image of Debian with these packages, separated by commas; its name. Raises
+    EngineMissingError, CalledProcessError, TimeoutExpired."""
+    if shutil.which("debootstrap") is None:
+        raise EngineMissingError("images cannot be pulled and debootstrap is not installed")
+    mark = hashlib.sha256(packages.encode()).hexdigest()[:12]
+    name = f"kvtier-test-debian:{mark}"
+    if engine.docker("image", "ls", "--quiet", name):
+        return name
+    rootfs = directory / f"rootfs-{mark}"
+    shutil.rmtree(rootfs, ignore_errors=True)
+    command = ("debootstrap", "--variant=minbase", f"--include={packages}", DEBIAN, str(rootfs))
+    run(*command, seconds_max=1200.0)
+    with subprocess.Popen(["tar", "-C", str(rootfs), "-c", "."], stdout=subprocess.PIPE) as tar:
+        subprocess.run(
+            ["docker", "import", "-", name],
+            stdin=tar.stdout,
+            env={**os.environ, **engine.env},
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=600,
+        )
+    shutil.rmtree(rootfs)
+    return name
+
+
 def _fetch_wheels(into: Path) -> None:
     pip = (sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(into))
     pins = ("--constraint", str(ROOT / "constraints.txt"))
-    wanted = ("torch==2.13.0", f"{ROOT}[worker,postgres]", "hatchling")
+    wanted = ("torch==2.13.0", f"{ROOT}[worker,postgres,shared,mooncake]", "hatchling")
     run(*pip, *pins, *wanted, seconds_max=1200.0)
