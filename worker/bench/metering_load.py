@@ -11,10 +11,12 @@ import asyncio
 import json
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from journal.delivery import DeliverySettings
 from kvtier.blocks import Tier
+from kvtier.collecting import leave_out_of_collections
 from kvtier.prompt_proof import COMMITMENT_BYTES, DIGEST_BYTES, MARK_BYTES, PROOF_SCHEME
 from worker.usage_delivery import UsageDelivery
 from worker.usage_event import (
@@ -111,7 +113,9 @@ _PROOF = PromptProof(
 
 def main() -> int:
     directory, billing, events, clients, rate = sys.argv[1:]
-    asyncio.run(serve(Path(directory), billing, int(events), int(clients), float(rate)))
+    with ExitStack() as parts:
+        leave_out_of_collections(parts)  # as a worker that has started
+        asyncio.run(serve(Path(directory), billing, int(events), int(clients), float(rate)))
     return 0
 
 
