@@ -17,6 +17,7 @@ ALLOWED = {
     "billing": {"billing", "kvtier"},
     "gateway": {"gateway", "kvtier"},
 }
+HEAVY = {"torch", "transformers", "numba", "llvmlite"}
 FOLDERS = {name: ROOT / ("proto/kvtier" if name == "kvtier" else name) for name in ALLOWED}
 
 
@@ -58,4 +59,4 @@ def test_proto_is_a_source_root_and_never_a_package() -> None:
 def test_room_does_without_torch(room: str) -> None:
     for path in sources(room):
         for module, _, line in imports(path):
-            assert module.split(".")[0] not in {"torch", "transformers"}, f"{path}:{line}"
+            assert module.split(".")[0] not in HEAVY, f"{path}:{line}"

@@ -13,6 +13,7 @@ import torch
 
 from worker.attention.backend import AttentionBackend
 from worker.attention.dense import flash_with_sums, gives_sums
+from worker.attention.openmp import parallel
 from worker.attention.torch_backend import GatheringBackend, InPlaceBackend
 from worker.attention.varlen_backend import (
     VarlenBackend,
@@ -32,8 +33,8 @@ class AttentionChoice:
     """One way of attending."""
 
     name: str
-    """`gather+sdpa`, `pages+sdpa`, `varlen`, `triton`; with `+latents` where those are absorbed,
-    `+graphs` where decode steps are recorded."""
+    """`gather+sdpa`, `pages+sdpa`, `pages+numba`, `varlen`, `triton`; with `+latents` where those
+    are absorbed, `+graphs` where decode steps are recorded."""
     why: str
     """In words, for whoever reads the log."""
     make: Callable[[KvPages], AttentionBackend]
@@ -63,12 +64,34 @@ def attention_choices(device: torch.device) -> tuple[AttentionChoice, ...]:
         GatheringBackend,
         by_place=False,
     )
-    if device.type == "cpu" and _kernel_with_sums():
-        why = "torch's kernel for processors gives log-sum-exp, so single queries read pages"
-        return (AttentionChoice(InPlaceBackend.name, why, InPlaceBackend), gathering)
+    if device.type == "cpu":
+        return (*_of_processors(), gathering)
     if device.type == "cuda":
         return (*_with_triton(), *varlen_choices(device, gathering, varlen_kernel()))
     return (gathering,)
+
+
+def _of_processors() -> tuple[AttentionChoice, ...]:
+    why = "torch's kernel for processors gives log-sum-exp, so single queries read pages"
+    in_place = AttentionChoice(InPlaceBackend.name, why, InPlaceBackend)
+    others = (in_place,) if _kernel_with_sums() else ()
+    problem = _numba_problem()
+    if problem:
+        return tuple(replace(way, why=f"{why}; {problem}") for way in others)
+    # Imported only here: it brings a compiler.
+    from worker.attention.numba_backend import NumbaBackend
+
+    why = "our kernel, compiled for this processor, reads pages for single queries in float32"
+    return (AttentionChoice(NumbaBackend.name, why, NumbaBackend), *others)
+
+
+def _numba_problem() -> str:
+    """Why there are no kernels of ours; empty where there are."""
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed, so our kernel is not there"
+    if parallel() is None:
+        return "torch has no OpenMP threads for us, so our kernel is not there"
+    return ""
 
 
 def _with_triton() -> tuple[AttentionChoice, ...]:
