@@ -87,7 +87,7 @@ class NumbaBackend(InPlaceBackend):
         counters = units.counters.copy()
         group = query.shape[0] // keys.heads
         rows = _rows_together(group, keys.at.dim, values.at.dim)
-        outs, sums, scores = self._memory(units, rows * step.block_tokens, out)
+        outs, sums, scores = self._memory(units, rows * (3 * step.block_tokens + 2), out)
         key_places, value_places = self._places[layer]
         given = {
             "next_unit": counters.ctypes.data,
@@ -130,13 +130,11 @@ class NumbaBackend(InPlaceBackend):
             self._kernels[sizes] = _compiled(*sizes).address
         return self._kernels[sizes]
 
-    def _memory(
-        self, units: PageUnits, unit_scores: int, out: torch.Tensor
-    ) -> tuple[int, int, int]:
+    def _memory(self, units: PageUnits, unit_room: int, out: torch.Tensor) -> tuple[int, int, int]:
         """Addresses of the kernel's `outs`, `sums` and `scores`."""
         _, heads, dim = out.shape
         outs, sums = len(units.slots) * heads * dim, len(units.slots) * heads * 2
-        needed = outs + sums + len(units.units) * 3 * unit_scores
+        needed = outs + sums + len(units.units) * unit_room
         if self._room.size < needed:
             self._room = np.empty(needed + needed // 2, dtype=np.float32)
         at = self._room.ctypes.data

@@ -56,7 +56,7 @@ ARGUMENTS = (
     "out",  # address of [rows, heads, value dim]
     "outs",  # address of [slots, key heads, group, value dim]
     "sums",  # address of [slots, key heads, group, 2]: the largest score, and the sum beside it
-    "scores",  # address of [units, 3, rows, block tokens]: memory to work in
+    "scores",  # address of [units, rows * (3 * block tokens + 2)]: memory to work in
     "scale",  # address of one number
     "sinks",  # address of [heads], or 0
 )
@@ -180,13 +180,15 @@ def attend_kernel(dim: int, value_dim: int, rows: int) -> Any:
         value_places = carray(_pointer(a[VALUE_PLACES]), (key_heads,), np.int64)
         outs = carray(_pointer(a[OUTS]), (a[SLOT_COUNT], key_heads, group, value_dim), np.float32)
         sums = carray(_pointer(a[SUMS]), (a[SLOT_COUNT], key_heads, group, 2), np.float32)
-        # Scores, what is left of them below a power of two, and shares.
-        room = carray(_pointer(a[SCORES]), (a[UNIT_COUNT], 3, rows, tokens), np.float32)[index]
-        bits = carray(_pointer(a[SCORES]), (a[UNIT_COUNT], 3, rows, tokens), np.int32)[index, 2]
-        room_at = a[SCORES] + FLOAT_BYTES * 3 * rows * tokens * index
-        shares_at = room_at + FLOAT_BYTES * 2 * rows * tokens
-        work = np.empty((2, rows), dtype=np.float32)
-        largest, fades = work[0], work[1]
+        # Scores, what is left of them below a power of two, and shares; then two numbers a row.
+        part = FLOAT_BYTES * rows * tokens
+        scores_at = a[SCORES] + index * (3 * part + FLOAT_BYTES * 2 * rows)
+        shares_at, largest_at = scores_at + 2 * part, scores_at + 3 * part
+        fades_at = largest_at + FLOAT_BYTES * rows
+        room = carray(_pointer(scores_at), (3, rows, tokens), np.float32)
+        bits = carray(_pointer(shares_at), (rows, tokens), np.int32)
+        largest = carray(_pointer(largest_at), (rows,), np.float32)
+        fades = carray(_pointer(fades_at), (rows,), np.float32)
         scale = carray(_pointer(a[SCALE]), (1,), np.float32)[0]
         first, end, first_holder, end_holder, slot = unit[0], unit[1], unit[2], unit[3], unit[4]
         for head in range(key_heads):
@@ -220,6 +222,9 @@ def attend_kernel(dim: int, value_dim: int, rows: int) -> Any:
                     for first_row in range(0, group, rows):
                         # Once is enough, for all queries.
                         ahead = holder == 0 and first_row == 0
+                        outs_at = a[OUTS] + FLOAT_BYTES * value_dim * (
+                            ((slot + holder) * key_heads + head) * group + first_row
+                        )
                         kept = sums[slot + holder, head, first_row : first_row + rows]
                         for row in range(rows):
                             largest[row] = kept[row, 0]
@@ -228,9 +233,9 @@ def attend_kernel(dim: int, value_dim: int, rows: int) -> Any:
                             query_at + FLOAT_BYTES * first_row * a[QUERY_HEAD_STRIDE],
                             FLOAT_BYTES * a[QUERY_HEAD_STRIDE],
                             scale,
-                            room_at,
+                            scores_at,
                             FLOAT_BYTES * tokens,
-                            largest.ctypes.data,
+                            largest_at,
                             count,
                             values_at if ahead else 0,
                         )
@@ -245,8 +250,8 @@ def attend_kernel(dim: int, value_dim: int, rows: int) -> Any:
                             values_at,
                             shares_at,
                             FLOAT_BYTES * tokens,
-                            fades.ctypes.data,
-                            outs[slot + holder, head, first_row:].ctypes.data,
+                            fades_at,
+                            outs_at,
                             count,
                             next_at if ahead else 0,
                         )
