@@ -399,8 +399,8 @@ class Ledger:
         return outcomes
 
     def _fail(self, connection: Connection, group: Sequence[Batch], error: Exception) -> None:
-        log.error("the ledger did not take %d batches", len(group), exc_info=error)
         refusal = self._refusal(connection, error)
+        log.error("the ledger did not take %d batches: %s", len(group), refusal)
         self._listener.failed(len(group))
         for batch in group:
             batch.done.set_exception(refusal)
@@ -417,7 +417,9 @@ class Ledger:
             connection.rollback()
             self._store.read(self._load)
         except Exception as again:
-            log.error("the ledger cannot be read either", exc_info=again)
+            # What the store has words for needs no traceback.
+            unforeseen = None if isinstance(again, BillingError | DBAPIError) else again
+            log.error("the ledger cannot be read either: %s", again, exc_info=unforeseen)
         if isinstance(error, DBAPIError):
             refusal: Exception = self._store.error(error)
         elif isinstance(error, BillingError):

@@ -58,7 +58,8 @@ class PostgresStore:
         parsed = _parsed(url)
         self.place = parsed.render_as_string(hide_password=True)
         self._writing = _engine(parsed, poolclass=NullPool)
-        event.listen(self._writing, "connect", self._prepare_writer)
+        # Before SQLAlchemy asks a new session what it is, which texts in bytes would confuse.
+        event.listen(self._writing, "connect", self._prepare_writer, insert=True)
         # A session that the database closed while nobody asked is found before it is used.
         self._reading = _engine(
             parsed, poolclass=QueuePool, pool_size=_READERS, max_overflow=0, pool_pre_ping=True
@@ -112,7 +113,16 @@ class PostgresStore:
         self._reading.dispose()
 
     def _prepare_writer(self, connection: Any, record: object) -> None:
-        """Each session that writes: durable commits, and the lock. Raises LedgerLockedError."""
+        """Each session that writes: durable commits, and the lock. Raises LedgerLockedError,
+        LedgerForeignError."""
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            connection.close()
+            raise LedgerForeignError(
+                f"the database of {self.place} keeps text as {encoding}; make one with ENCODING"
+                " 'UTF8' (TEMPLATE template0), or choose another with --set database_url=URL",
+                path=self.place,
+            )
         with contextlib.closing(connection.cursor()) as cursor:
             cursor.execute("SET synchronous_commit = on")
             (taken,) = cursor.execute(_TAKE).fetchone()

@@ -83,11 +83,12 @@ class PostgresServer:
                 time.sleep(0.005)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
-    def new_database(self) -> str:
+    def new_database(self, encoding: str = "UTF8") -> str:
         """The URL of an empty one."""
         name = f"ledger_{uuid.uuid4().hex[:12]}"
+        made = f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
         with self._connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(made)
         return f"postgresql://kvtier@/{name}?host={self.directory}"
 
     def stop(self) -> None:

@@ -233,6 +233,15 @@ def test_a_session_that_the_database_ends_is_replaced_and_nothing_is_lost_or_dou
     store.close()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_does_not_keep_every_text_is_refused(
+    postgres_server: PostgresServer, encoding: str
+) -> None:
+    url = postgres_server.new_database(encoding)
+    with pytest.raises(LedgerForeignError, match=f"keeps text as {encoding}"):
+        PostgresStore(url)
+
+
 def test_who_lost_the_lock_writes_nothing_and_goes_on_from_what_the_other_wrote(
     postgres_server: PostgresServer,
 ) -> None:
