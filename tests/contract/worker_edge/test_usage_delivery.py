@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -9,8 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import pytest
 
+import worker.usage_delivery
 from journal.delivery import DeliverySettings
+from journal.journal import JournalLimits
 from kvtier.blocks import Tier
 from kvtier.v1 import usage_pb2, usage_pb2_grpc
 from worker.prompt_proof import DIGESTS_MAX
@@ -82,6 +86,10 @@ async def answers_without_a_status(ledger, request, context):
     return usage_pb2.RecordUsageResponse(
         outcomes=[usage_pb2.RecordOutcome(request_id=e.request_id) for e in request.events]
     )
+
+
+async def goes_through(ledger, request, context):
+    return None
 
 
 class Counts:
@@ -188,6 +196,55 @@ async def test_events_written_while_delivering_arrive_too(tmp_path):
         assert await delivery.flush(30)
     journal.close()
     assert len(ledger.events) == 50
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_batches_read_ahead_arrive_once_and_in_order_whatever_happens_to_the_one_before(
+    tmp_path, seed, monkeypatch
+):
+    """Calls that fail, lose their answer, say nonsense, take a part of a batch or are spoilt by one
+    event, in segments of a few events; new ones are written meanwhile."""
+    chance, ledger, counts = random.Random(seed), Ledger(), Counts()
+    # A call takes about five of a batch's seven events, now and then.
+    size = len(event_message(event("r000")).SerializeToString())
+    monkeypatch.setattr(worker.usage_delivery, "CALL_BYTES_MAX", chance.choice([5 * size, 1 << 20]))
+    faults = [
+        *(unavailable, recorded_but_the_answer_is_lost),
+        *(answers_for_other_events, answers_without_a_status),
+    ]
+    ledger.faults = [chance.choice([*faults, goes_through, goes_through]) for _ in range(30)]
+    names = [f"r{i:03}" for i in range(160)]
+    ledger.poison = names[chance.randrange(160)]
+    journal = UsageJournal(tmp_path, JournalLimits(segment_bytes=2_000))
+    read_behind = 0
+    pending = UsageOutbox.pending
+
+    def counted(outbox, limit, behind=0):
+        nonlocal read_behind
+        read_behind += behind > 0
+        return pending(outbox, limit, behind)
+
+    monkeypatch.setattr(UsageOutbox, "pending", counted)
+    for name in names[:100]:
+        await journal.end(event(name))
+    settings = {"batch_events_max": 7, "backoff_seconds": 0.001, "backoff_seconds_max": 0.005}
+    async with (
+        billing(ledger) as address,
+        delivering(journal, address, counts, **settings) as delivery,
+    ):
+        for name in names[100:]:
+            await journal.end(event(name))
+            delivery.wake()
+            await asyncio.sleep(chance.choice([0, 0.002]))
+        assert await delivery.flush(30)
+    journal.close()
+    others = [name for name in names if name != ledger.poison]
+    # A call whose answer was lost may have recorded that one too.
+    assert [name for name in ledger.events if name != ledger.poison] == others
+    assert [letter["request"]["request_id"] for letter in dead_letters(tmp_path)] == [ledger.poison]
+    assert counts.outcomes["accepted"] + counts.outcomes["duplicate"] == 159
+    assert read_behind
+    assert all_delivered(tmp_path)
 
 
 async def test_an_outage_delays_and_loses_nothing(tmp_path):
