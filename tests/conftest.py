@@ -13,7 +13,8 @@ settings.load_profile("kvtier")
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """One for the session. It syncs nothing: tests of crashes have one of their own."""
-    server = needed_postgres("fsync=off", "full_page_writes=off")
+    """One for the session. It syncs nothing and tidies up no database behind a test: tests of
+    crashes have one of their own."""
+    server = needed_postgres("fsync=off", "full_page_writes=off", "autovacuum=off")
     yield server
     server.stop()

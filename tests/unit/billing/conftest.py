@@ -1,5 +1,6 @@
 """Events, a price book and real ledgers for the till's unit tests."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -203,19 +204,40 @@ def book() -> PriceBook:
     return parse_price_book(BOOK, "test")
 
 
+@pytest.fixture(scope="session")
+def new_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as a first start makes it. Tests have copies: making one takes longer than most."""
+    store = SqliteStore(tmp_path_factory.mktemp("new-ledger"))
+    store.close()
+    return store.path
+
+
+@pytest.fixture(scope="session")
+def new_postgres_ledger(postgres_server: PostgresServer) -> str:
+    """The same in a database."""
+    url = postgres_server.new_database()
+    PostgresStore(url).close()
+    return url
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Of a PostgreSQL of the test's own; "" for SQLite. Every test of a till runs on both."""
+    """Of a new PostgreSQL ledger; "" for SQLite. Every test of a till runs on both."""
     if request.param == "sqlite":
         return ""
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    return server.new_database()
+    return server.new_database(like=request.getfixturevalue("new_postgres_ledger"))
 
 
 @pytest.fixture
-def open_till(tmp_path: Path, book: PriceBook, database_url: str) -> Iterator[Callable[..., Till]]:
+def open_till(
+    tmp_path: Path, book: PriceBook, database_url: str, new_ledger: Path
+) -> Iterator[Callable[..., Till]]:
     """Opens the ledger of a test; what is still open at the end is closed."""
     opened: list[Till] = []
+    if not database_url:
+        (tmp_path / "ledger").mkdir()
+        shutil.copy(new_ledger, tmp_path / "ledger")
 
     def open_(
         book: PriceBook = book, rule: CheckpointRule | None = None, *, accept_new_key: bool = False
