@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ class Bench:
 
     def plain_greedy(self, tokens: Sequence[int], new: int) -> list[int]:
         """What the unmodified model generates, without any cache."""
-        reference = AutoModelForCausalLM.from_pretrained(self.loaded_from, dtype=torch.float32)
+        reference = unmodified(self.loaded_from)
         out = list(tokens)
         with torch.inference_mode():
             for _ in range(new):
@@ -187,6 +188,12 @@ class Bench:
     @property
     def loaded_from(self) -> Path:
         return Path(self.loaded.model.config._name_or_path)
+
+
+@cache
+def unmodified(checkpoint: Path) -> Any:
+    """To be asked, not changed."""
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
 
 
 def tiny_config() -> LlamaConfig:
