@@ -251,16 +251,23 @@ class Restore:
         slabs = [arena.slab(offset) for offset in ready.slab_offsets]
         checksums = list(ready.checksums)
 
-        def take(index: int) -> bool:
+        def take(start: int, end: int) -> int:
             if self._clock() >= self._deadline:
-                return False
-            block, place = self._chain[first + index], self._first_page + first + index
-            return self._pages.take(place, block, slabs[index], checksums[index])
+                return 0
+            at = first + start
+            return self._pages.take(
+                self._first_page + at,
+                self._chain[at : first + end],
+                slabs[start:end],
+                checksums[start:end],
+            )
 
         size, begun = max(1, PART_BYTES // self._pages.page_bytes), 0
         for at in range(0, len(slabs), size):
             count = min(size, len(slabs) - at)
-            taken = self._lanes.run(count, functools.partial(_shifted, take, at))
+            taken = self._lanes.run_parts(
+                count, self._pages.page_bytes, functools.partial(_shifted, take, at)
+            )
             if not self._settle(begun, restored):
                 return
             begun = taken
@@ -340,8 +347,8 @@ class Restore:
         return left
 
 
-def _shifted(work: Callable[[int], bool], by: int, index: int) -> bool:
-    return work(by + index)
+def _shifted(work: Callable[[int, int], int], by: int, first: int, end: int) -> int:
+    return work(by + first, by + end)
 
 
 def _take_frame(

@@ -221,14 +221,16 @@ class Store:
             raise NonsenseError("one slab for two blocks")
         checksums = [0] * len(missing)
 
-        def copy_one(i: int) -> bool:
+        def copy(first: int, end: int) -> int:
             if self._clock() >= self._deadline:
-                return False
-            with self._pages.lend(missing[i : i + 1]) as (page,):
-                checksums[i] = copy_hashed(self._chain[missing[i]], page, slabs[i], page)
-            return True
+                return 0
+            indexes = missing[first:end]
+            with self._pages.lend(indexes) as pages:
+                blocks = [self._chain[index] for index in indexes]
+                checksums[first:end] = copy_hashed(blocks, pages, slabs[first:end], pages)
+            return end - first
 
-        if self._lanes.run(len(missing), copy_one) < len(missing):
+        if self._lanes.run_parts(len(missing), self._pages.page_bytes, copy) < len(missing):
             raise TimeUpError("the time for a store is up")
         return checksums
 

@@ -121,14 +121,27 @@ class DeviceLanding(_DeviceUse, LandingProgress):
         self._right: set[int] = set()
         self._room: list[PageBytes] = []
 
-    def take(self, index: int, block: BlockHash, slab: PageBytes, checksum: int) -> bool:
+    def take(
+        self,
+        first: int,
+        blocks: Sequence[BlockHash],
+        slabs: Sequence[PageBytes],
+        checksums: Sequence[int],
+    ) -> int:
+        each = zip(blocks, slabs, checksums, strict=True)
+        for done, of in enumerate(each):
+            if not self._take(first + done, *of):
+                return done
+        return len(blocks)
+
+    def _take(self, index: int, block: BlockHash, slab: PageBytes, checksum: int) -> bool:
         if self._copies.reads(slab):
             if page_checksum(block, slab) != checksum:
                 return False
             self._move(index, slab, None, (block, slab, checksum))
         else:
             (staged,) = self._staged(1)
-            if copy_hashed(block, slab, staged, staged) != checksum:
+            if copy_hashed([block], [slab], [staged], [staged]) != [checksum]:
                 self._give_back([staged])
                 return False
             self._move(index, staged, staged, None)

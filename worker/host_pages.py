@@ -1,7 +1,8 @@
 """Pages in host memory, written and read in place: nothing is ever under way.
 
-Checksums are those of the page itself, on the way in after the copy. Who was given a page's bytes
-may use them for as long as the transfer runs, so none can be taken back from it: `revoke` is False.
+Checksums are those of the page itself, on the way in of what was written to it. Who was given a
+page's bytes may use them for as long as the transfer runs, so none can be taken back from it:
+`revoke` is False.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ from typing import overload
 
 from kvtier.keys import BlockHash
 from worker.landing import LandingProgress, PageBytes, Spread
-from worker.transfer import copy_hashed
+from worker.transfer import copy_hashed, leading_equal
 
 __all__ = ["HostPages"]
 
@@ -39,9 +40,15 @@ class HostPages(LandingProgress, Sequence[PageBytes]):
     def __getitem__(self, at: int | slice) -> "PageBytes | HostPages":
         return HostPages(self._pages[at]) if isinstance(at, slice) else self._pages[at]
 
-    def take(self, index: int, block: BlockHash, slab: PageBytes, checksum: int) -> bool:
-        page = self._pages[index]
-        return copy_hashed(block, slab, page, page) == checksum
+    def take(
+        self,
+        first: int,
+        blocks: Sequence[BlockHash],
+        slabs: Sequence[PageBytes],
+        checksums: Sequence[int],
+    ) -> int:
+        pages = self._pages[first : first + len(blocks)]
+        return leading_equal(copy_hashed(blocks, slabs, pages, pages), checksums)
 
     def room(self, first: int, count: int) -> Sequence[PageBytes]:
         return self._pages[first : first + count]

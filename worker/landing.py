@@ -1,7 +1,7 @@
 """Pages as the client of the cache service sees them: where restored blocks go, where stored ones
 come from.
 
-    load:   take (a slab) or room, push (bytes that came some other way)  ->  settle  ->  landed
+    load:   take (slabs) or room, push (bytes that came some other way)  ->  settle  ->  landed
     store:  lend  ->  give back
 
 What a page is made of is behind this door: host memory that is written in place
@@ -81,10 +81,17 @@ class Landing(PageUse, Protocol):
         """What comes next is read under this lease."""
         ...
 
-    def take(self, index: int, block: BlockHash, slab: PageBytes, checksum: int) -> bool:
-        """Has the slab moved into the page; False: it is not what the checksum says.
+    def take(
+        self,
+        first: int,
+        blocks: Sequence[BlockHash],
+        slabs: Sequence[PageBytes],
+        checksums: Sequence[int],
+    ) -> int:
+        """Has slabs moved into pages from `first` on: how many leading ones are what the checksums
+        say. What lies behind those is garbage.
 
-        The slab may be read until the page is settled, or this closed.
+        Slabs may be read until their page is settled, or this closed.
         """
         ...
 

@@ -61,7 +61,7 @@ def test_slabs_come_into_pages_and_pages_go_out(arena: ArenaMap, registers: bool
     assert copies.reads(slabs[5]) == registers
     landing = DeviceLanding(copies, range(COUNT))
     for index, (block, slab) in enumerate(zip(CHAIN, slabs, strict=True)):
-        assert landing.take(index, block, slab, page_checksum(block, slab))
+        assert landing.take(index, [block], [slab], [page_checksum(block, slab)]) == 1
     assert landing.settle(0, COUNT, in_turn) == COUNT
     assert torch.equal(data.view(torch.uint8).cpu(), torch.from_numpy(np.stack(slabs)))
     source = DeviceSource(copies, range(COUNT))
@@ -83,6 +83,6 @@ def test_a_load_waits_for_what_was_asked_of_the_device_before(arena: ArenaMap) -
         torch.cuda._sleep(20_000_000)
         data.fill_(9)
         landing = DeviceLanding(copies, [3])
-        assert landing.take(0, CHAIN[0], slab, page_checksum(CHAIN[0], slab))
+        assert landing.take(0, CHAIN[:1], [slab], [page_checksum(CHAIN[0], slab)]) == 1
         assert landing.settle(0, 1, in_turn) == 1
         assert bool((data[3] == 7).all())

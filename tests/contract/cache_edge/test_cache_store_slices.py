@@ -72,10 +72,10 @@ def test_a_copy_that_fails_leaves_whole_slices_and_nothing_reserved(
     chain = tools.fresh_chain(10)
     pages = tools.filled_pages(chain, BLOCK_BYTES)
 
-    def broken(block_hash: Any, *rest: Any) -> int:
-        if block_hash == chain[at]:
+    def broken(blocks: Any, *rest: Any) -> Any:
+        if chain[at] in blocks:
             raise MemoryError
-        return copy_hashed(block_hash, *rest)
+        return copy_hashed(blocks, *rest)
 
     monkeypatch.setattr(worker.cache_store, "copy_hashed", broken)
     with pytest.raises(MemoryError):

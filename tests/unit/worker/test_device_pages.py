@@ -115,7 +115,7 @@ class SteppedCopies:
 
 
 def take(landing: DeviceLanding, index: int, slab: PageBytes) -> bool:
-    return landing.take(index, CHAIN[index], slab, CHECKSUMS[index])
+    return landing.take(index, [CHAIN[index]], [slab], [CHECKSUMS[index]]) == 1
 
 
 @pytest.mark.parametrize("registered", [False, True])
