@@ -19,6 +19,8 @@ Any thread; immutable once made.
 import ctypes
 import functools
 import logging
+import struct
+import threading
 import time
 from collections.abc import Sequence
 
@@ -68,11 +70,14 @@ _SECRET = bytes.fromhex(
     "2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e"
 )
 
-_BYTE, _WORD, _LONG = ir.IntType(8), ir.IntType(64), ir.IntType(128)
+_WORD, _LONG = ir.IntType(64), ir.IntType(128)
 _LANES = ir.VectorType(_WORD, 8)
 _NAME = "copy_summed"
 
 _Addresses = NDArray[np.uint64]
+
+
+_making = threading.Lock()
 
 
 class KernelError(Exception):
@@ -138,10 +143,15 @@ class CopyKernel:
                 raise KernelError("what was compiled copies or sums otherwise than the library")
 
 
-@functools.cache
 def load_kernel() -> CopyKernel | None:
     """The process's kernel, made at the first call; None where it cannot be had, and the log says
     why."""
+    with _making:
+        return _made()
+
+
+@functools.cache
+def _made() -> CopyKernel | None:
     try:
         return CopyKernel()
     except KernelError as error:
@@ -163,7 +173,10 @@ class _Writer:
     def __init__(self, module: ir.Module, function: ir.Function) -> None:
         self._function = function
         self._past_caches = module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-        secret = ir.Constant(ir.ArrayType(_BYTE, len(_SECRET)), bytearray(_SECRET))
+        # As words: llvmlite's table for strings is filled by the first thread that needs it, and
+        # another that compiles meanwhile meets half of it.
+        words = struct.unpack(f"<{len(_SECRET) // 8}Q", _SECRET)
+        secret = ir.Constant(ir.ArrayType(_WORD, len(words)), words)
         self._plain = ir.GlobalVariable(module, secret.type, "secret")
         self._plain.initializer, self._plain.global_constant = secret, True
         self._b = ir.IRBuilder(function.append_basic_block("entry"))
@@ -171,7 +184,7 @@ class _Writer:
     def write(self) -> None:
         b = self._b
         sources, targets, seeds, sums, count, size = self._function.args
-        self._secret = b.alloca(ir.ArrayType(_BYTE, len(_SECRET)))
+        self._secret = b.alloca(self._plain.type.pointee)
         self._size = size
         with _Loop(b, count) as loop:
             each = b.mul(loop.index, _word(8))

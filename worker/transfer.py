@@ -156,6 +156,7 @@ class CopyLanes:
     """Spreads the blocks of one call over threads: the caller's own and `lanes - 1` helpers."""
 
     def __init__(self, lanes: int) -> None:
+        load_kernel()  # compiles it now, and not in somebody's request
         self._lanes = max(1, lanes)
         self._helpers = ThreadPoolExecutor(self._lanes, thread_name_prefix="cache-copy")
 

@@ -108,9 +108,27 @@ def test_a_kernel_that_sums_otherwise_than_the_library_is_not_taken(
     monkeypatch.setattr(copy_kernel, "_MIX", copy_kernel._MIX ^ 2)
     with pytest.raises(KernelError, match="otherwise than the library"):
         CopyKernel()
-    load_kernel.cache_clear()
+    copy_kernel._made.cache_clear()
     try:
         assert load_kernel() is None
         assert "one after the other" in caplog.text
     finally:
-        load_kernel.cache_clear()
+        copy_kernel._made.cache_clear()
+
+
+def test_threads_that_need_it_at_once_get_the_same() -> None:
+    copy_kernel._made.cache_clear()
+    found: list[CopyKernel | None] = []
+    start = threading.Barrier(8)
+
+    def need() -> None:
+        start.wait()
+        found.append(load_kernel())
+
+    threads = [threading.Thread(target=need) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert found[0] is not None
