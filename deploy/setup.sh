@@ -1,6 +1,7 @@
 #!/bin/sh
 # What the others need before they start, once: certificates and passwords, each in the volume of
-# those who use it. Run again it keeps what is there and renews certificates that are about to end.
+# those who use it. Run again it keeps what is there, and makes certificates anew that are about to
+# end or are for other names.
 set -eu
 umask 077
 

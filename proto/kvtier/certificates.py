@@ -3,8 +3,10 @@
     ca.pem ca.key         the authority
     NAME.pem NAME.key     what it issued: a server by host names, a client by roles
 
-Nothing is overwritten unless a renewal is asked for. Whoever has an authority of his own needs none
-of this: what counts is the certificate's URI (`principals.py`). Main thread; blocks.
+Nothing is overwritten unless a renewal is asked for. Files that take the place of others, and the
+authority's, are written beside their names, synced and renamed, the key first: a process that dies
+in the middle is made good by the next. Whoever has an authority of his own needs none of this: what
+counts is the certificate's URI (`principals.py`). Main thread; blocks.
 """
 
 import ipaddress
@@ -21,7 +23,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kvtier.errors import KvtierError
 
-__all__ = ["CertificateAuthority", "CertificateExistsError"]
+__all__ = [
+    "CertificateAuthority",
+    "CertificateExistsError",
+    "alternative_names",
+    "client_names",
+    "server_names",
+]
 
 CLOCK_SLACK = timedelta(minutes=5)
 """A certificate counts from a little ago: not all clocks are equal."""
@@ -43,20 +51,17 @@ class CertificateAuthority:
         self.certificate_file = directory / "ca.pem"
         if self.certificate_file.exists():
             self._certificate = x509.load_pem_x509_certificate(self.certificate_file.read_bytes())
-            key = serialization.load_pem_private_key(
-                (directory / "ca.key").read_bytes(), password=None
-            )
-            assert isinstance(key, ec.EllipticCurvePrivateKey)
-            self._key = key
+            self._key = _load_key(directory / "ca.key")
             self._hand_out()
             return
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key = _authority_key(directory / "ca.key")
         name = _name("kvtier certificate authority")
         builder = _builder(name, name, self._key.public_key(), timedelta(days=days))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
         self._certificate = builder.sign(self._key, hashes.SHA256())
-        _write_pair(directory, "ca", self._certificate, self._key, False)
+        pem = self._certificate.public_bytes(serialization.Encoding.PEM)
+        _replace(self.certificate_file, pem, 0o644)
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -71,19 +76,17 @@ class CertificateAuthority:
 
         With `renew` it takes the place of one that is there, with a new key.
         """
-        names = [_host(host) for host in hosts]
-        return self._issue(name, names, ExtendedKeyUsageOID.SERVER_AUTH, days, renew)
+        return self._issue(name, server_names(hosts), ExtendedKeyUsageOID.SERVER_AUTH, days, renew)
 
     def issue_client(
         self, name: str, uris: Sequence[str], days: float = 365, *, renew: bool = False
     ) -> Path:
         """A caller's certificate for roles (`principals.role_uri`); `renew` as of a server's."""
-        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
-        return self._issue(name, names, ExtendedKeyUsageOID.CLIENT_AUTH, days, renew)
+        return self._issue(name, client_names(uris), ExtendedKeyUsageOID.CLIENT_AUTH, days, renew)
 
-    def good_until(self, name: str) -> datetime | None:
-        """When the certificate of that name ends; None when there is none of this authority whose
-        key lies beside it."""
+    def find(self, name: str) -> x509.Certificate | None:
+        """The certificate of that name; None when there is none of this authority whose key lies
+        beside it."""
         try:
             pem = (self._directory / f"{name}.pem").read_bytes()
             key = (self._directory / f"{name}.key").read_bytes()
@@ -92,8 +95,7 @@ class CertificateAuthority:
             certificate.verify_directly_issued_by(self._certificate)
         except (FileNotFoundError, ValueError, TypeError, InvalidSignature):
             return None
-        same = private.public_key() == certificate.public_key()
-        return certificate.not_valid_after_utc if same else None
+        return certificate if private.public_key() == certificate.public_key() else None
 
     def _issue(
         self,
@@ -113,6 +115,48 @@ class CertificateAuthority:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
         certificate = builder.sign(self._key, hashes.SHA256())
         return _write_pair(self._directory, name, certificate, key, renew)
+
+
+def alternative_names(certificate: x509.Certificate) -> set[x509.GeneralName]:
+    """Who it is for."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return set()
+    return set(found.value)
+
+
+def server_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """A server's, of host names and addresses."""
+    return [_host(host) for host in hosts]
+
+
+def client_names(uris: Sequence[str]) -> list[x509.GeneralName]:
+    """A caller's, of its roles. Raises ValueError."""
+    return [x509.UniformResourceIdentifier(uri) for uri in uris]
+
+
+def _authority_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """A new one, or that of an authority which died before it had a certificate."""
+    if path.exists():
+        return _load_key(path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    _replace(path, _private_bytes(key), 0o600)
+    return key
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
+def _private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def _builder(
@@ -152,13 +196,8 @@ def _write_pair(
     key: ec.EllipticCurvePrivateKey,
     renew: bool,
 ) -> Path:
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
     write = _replace if renew else _write
-    write(directory / f"{name}.key", private, 0o600)
+    write(directory / f"{name}.key", _private_bytes(key), 0o600)
     path = directory / f"{name}.pem"
     write(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
     return path
@@ -170,6 +209,11 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
     new.unlink(missing_ok=True)
     _write(new, data, mode)
     new.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
@@ -181,3 +225,5 @@ def _write(path: Path, data: bytes, mode: int) -> None:
         ) from None
     with os.fdopen(fd, "wb") as file:
         file.write(data)
+        file.flush()
+        os.fsync(fd)

@@ -1,23 +1,33 @@
 """`kvtier certificates`: an authority of one's own and what it issues, where there is no other.
 
 For one machine, a compose file and for trying: whoever has an authority uses that. Running it again
-changes nothing but certificates that are about to end. `--json` prints one object.
+changes nothing but certificates that are about to end or are for other names. `--json` prints one
+object.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography import x509
 from rich.console import Console
 from rich.table import Table
 
-from kvtier.certificates import CertificateAuthority
+from kvtier.certificates import (
+    CertificateAuthority,
+    alternative_names,
+    client_names,
+    server_names,
+)
 from kvtier.errors import KvtierError
 
 __all__ = ["app"]
+
+Kind = tuple[Callable[..., Path], Callable[[Sequence[str]], list[x509.GeneralName]]]
+"""What issues a certificate, and what its words become in it."""
 
 app = typer.Typer(no_args_is_help=True, help="An authority for TLS, where there is no other.")
 
@@ -52,13 +62,14 @@ def make(
         bool, typer.Option("--json", help="One JSON object on standard output.")
     ] = False,
 ) -> None:
-    """Make the authority and the certificates that are missing or about to end."""
+    """Make the authority, and certificates that are missing, about to end or for other names."""
     try:
         authority = CertificateAuthority(directory, issued=out)
-        wanted: list[tuple[str, Callable[..., Path]]]
-        wanted = [(word, authority.issue_server) for word in server or ()]
-        wanted += [(word, authority.issue_client) for word in client or ()]
-        rows = [_made(authority, word, issue, days, renew_days) for word, issue in wanted]
+        servers: Kind = (authority.issue_server, server_names)
+        clients: Kind = (authority.issue_client, client_names)
+        wanted = [(word, servers) for word in server or ()]
+        wanted += [(word, clients) for word in client or ()]
+        rows = [_made(authority, word, kind, days, renew_days) for word, kind in wanted]
     except (KvtierError, OSError, ValueError) as error:
         typer.echo(f"kvtier certificates: {error}", err=True)
         raise typer.Exit(1) from None
@@ -76,22 +87,21 @@ def make(
 
 
 def _made(
-    authority: CertificateAuthority,
-    word: str,
-    issue: Callable[..., Path],
-    days: float,
-    renew_days: float,
+    authority: CertificateAuthority, word: str, kind: Kind, days: float, renew_days: float
 ) -> tuple[str, str, str]:
     """Raises KvtierError, OSError, ValueError."""
     name, equals, names = word.partition("=")
     if not (equals and name and names) or "/" in name or name == "ca":
         raise ValueError(f"{word!r} is not NAME=HOST,... or NAME=URI,...")
-    until = authority.good_until(name)
-    kept = until is not None and until > datetime.now(UTC) + timedelta(days=renew_days)
-    if not kept:
-        issue(name, names.split(","), days, renew=True)
-        renewed = until is not None
-        until = authority.good_until(name)
-        done = "renewed" if renewed else "made"
-    assert until is not None, "what was just written is not what was meant"
-    return name, until.isoformat(), "kept" if kept else done
+    issue, general_names = kind
+    wanted = names.split(",")
+    there = authority.find(name)
+    done = "made" if there is None else "renewed"
+    if there is not None and alternative_names(there) == set(general_names(wanted)):
+        until = there.not_valid_after_utc
+        if until > datetime.now(UTC) + timedelta(days=renew_days):
+            return name, until.isoformat(), "kept"
+    issue(name, wanted, days, renew=True)
+    there = authority.find(name)
+    assert there is not None, "what was just written is not what was meant"
+    return name, there.not_valid_after_utc.isoformat(), done

@@ -58,6 +58,39 @@ def test_half_of_a_pair_or_anothers_is_made_anew(tmp_path: Path, harm: str) -> N
     assert made(tmp_path) == {"gateway": "made", "engine": "kept"}
 
 
+def test_other_names_are_another_certificate(tmp_path: Path) -> None:
+    made(tmp_path)
+    more = ["--server", "gateway=gateway,127.0.0.1,gateway.example,::1"]
+    words = [*more, "--client", "engine=kvtier://engine"]
+    for expected in ("renewed", "kept"):
+        done = CliRunner().invoke(app, ["make", str(tmp_path), *words, "--json"])
+        listed = {each["name"]: each["done"] for each in json.loads(done.stdout)["certificates"]}
+        assert listed == {"gateway": expected, "engine": "kept"}
+    names = x509.load_pem_x509_certificate(files(tmp_path)["gateway.pem"]).extensions
+    hosts = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert hosts.get_values_for_type(x509.DNSName) == ["gateway", "gateway.example"]
+    other = ["--client", "engine=kvtier://cache"]
+    done = CliRunner().invoke(app, ["make", str(tmp_path), *more, *other, "--json"])
+    listed = {each["name"]: each["done"] for each in json.loads(done.stdout)["certificates"]}
+    assert listed == {"gateway": "kept", "engine": "renewed"}
+
+
+def test_an_authority_that_died_between_its_files_is_finished(tmp_path: Path) -> None:
+    made(tmp_path)
+    key = files(tmp_path)["ca.key"]
+    (tmp_path / "ca.pem").unlink()
+    (tmp_path / "ca.pem.new").write_text("half of it")
+    assert made(tmp_path) == {"gateway": "kept", "engine": "kept"}
+    assert files(tmp_path)["ca.key"] == key
+    assert "ca.pem.new" not in files(tmp_path)
+
+
+def test_half_a_file_of_an_authority_is_no_authority(tmp_path: Path) -> None:
+    (tmp_path / "ca.key.new").write_text("half of it")
+    assert made(tmp_path) == {"gateway": "made", "engine": "made"}
+    assert "ca.key.new" not in files(tmp_path)
+
+
 def test_the_authoritys_key_does_not_go_out(tmp_path: Path) -> None:
     authority, out = tmp_path / "authority", tmp_path / "out"
     made(authority, "--out", str(out))
