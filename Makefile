@@ -5,9 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 GEN := .venv-gen
 ARGS ?=
+# Processes that tests run in. 0: one, as pytest alone does; auto: as many as there are cores, four at most.
+JOBS ?= 0
+# Services that tests start find their modules compiled.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest test-versions test-cluster check fmt bench proto proto-check clean
+.PHONY: help setup demo test test-oldest test-versions test-cluster check fmt bench types proto proto-check clean
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,11 +32,10 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP)  ## the main job on embedded defaults; ARGS="--json demo.json" passes arguments on
 	@$(BIN)/kvtier demo $(ARGS)
 
-test: $(STAMP) $(GEN)/.ready  ## ruff, mypy, generated code, all tests, and the models with the oldest transformers
+test: $(STAMP)  ## ruff, mypy, generated code, all tests, and the models with the oldest transformers
 	@echo "== ruff" && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
-	@echo "== mypy" && $(BIN)/mypy
-	@echo "== generated code" && $(MAKE) --no-print-directory proto-check
-	@echo "== pytest" && $(BIN)/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types proto-check $(OTHER_TRANSFORMERS)/$(OLDEST_TRANSFORMERS)/.ready
+	@echo "== pytest" && $(PYTEST) $(ARGS)
 	@$(MAKE) --no-print-directory test-oldest
 
 OTHER_TRANSFORMERS := .venv-transformers
@@ -53,11 +56,11 @@ $(OTHER_TRANSFORMERS)/%/.ready: | $(STAMP)
 
 test-oldest: $(OTHER_TRANSFORMERS)/$(OLDEST_TRANSFORMERS)/.ready  ## the matrix of models with the oldest transformers
 	@echo "== the models with transformers $(OLDEST_TRANSFORMERS)" && $(call laid_over,$(OLDEST_TRANSFORMERS)) && \
-	$(BIN)/python -m pytest --quiet tests/contract/test_architectures.py
+	$(PYTEST) --quiet tests/contract/test_architectures.py
 
 test-versions: $(patsubst %,$(OTHER_TRANSFORMERS)/%/.ready,$(OLDEST_TRANSFORMERS) $(NEWER_TRANSFORMERS))  ## all of the models' tests with the oldest and a newer one
 	@set -e; $(foreach version,$(OLDEST_TRANSFORMERS) $(NEWER_TRANSFORMERS),echo "== transformers $(version)"; \
-	  ($(call laid_over,$(version)) && $(BIN)/python -m pytest $(ARGS) tests/unit/worker_engine tests/contract/test_adapters.py \
+	  ($(call laid_over,$(version)) && $(PYTEST) $(ARGS) tests/unit/worker_engine tests/contract/test_adapters.py \
 	    tests/contract/test_added_adapters.py tests/contract/test_deterministic.py \
 	    tests/contract/test_architectures.py tests/contract/test_more_architectures.py tests/contract/test_rope_by_length.py);)
 
@@ -91,7 +94,11 @@ proto: $(GEN)/.ready  ## regenerate the code beside the .proto files, byte for b
 	  kvtier/v1/receipt.proto kvtier/v1/receipt_opening.proto \
 	  kvtier/v1/attestation.proto
 
+types: $(STAMP)
+	@echo "== mypy" && $(BIN)/mypy
+
 proto-check: $(GEN)/.ready
+	@echo "== generated code"
 	@out=$$(mktemp -d) && $(MAKE) --no-print-directory proto OUT=$$out && \
 	for file in $$out/kvtier/v1/*; do cmp $$file proto/kvtier/v1/$$(basename $$file) || \
 	  { echo "generated code is stale: run make proto and commit"; rm -rf $$out; exit 1; }; done; rm -rf $$out

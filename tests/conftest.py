@@ -1,6 +1,11 @@
 """For all tests: how long something takes decides nothing, on machines that others use too."""
 
+import os
 from collections.abc import Iterator
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch: as many threads as cores in each of several processes only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
