@@ -34,6 +34,11 @@ class Budgets:
         else:
             self._budgets[budget.scope] = (budget, position)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody has one."""
+        return not self._budgets
+
     def over(self, scopes: Iterable[Scope]) -> list[Placed]:
         """Those that cover a request of `scopes`, in their order."""
         if not self._budgets:

@@ -12,6 +12,7 @@ docs/formats/ledger.md. Every constant here is frozen: it is hashed. Pure, any t
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import NewType
@@ -39,7 +40,10 @@ class Entry:
     """None: unrated, no price book version covered the event."""
     postings: tuple[Posting, ...]
 
-    def canonical_bytes(self) -> bytes:
+    def canonical_bytes(self, amounts: Sequence[str] | None = None) -> bytes:
+        """`amounts`: `to_text` of the postings' amounts, where they are there already."""
+        if amounts is None:
+            amounts = [to_text(posting.amount) for posting in self.postings]
         price = f'"{self.price_id}"' if self.price_id is not None else "null"
         lines = [
             f'{{"position":{self.position},"price":{price},'
@@ -48,14 +52,14 @@ class Entry:
         ]
         lines += [
             f'[{_quoted(p.account)},"{p.token_class}",{p.quantity_tokens}'
-            f',"{to_text(p.amount)}","{p.currency}"]'
-            for p in self.postings
+            f',"{amount}","{p.currency}"]'
+            for p, amount in zip(self.postings, amounts, strict=True)
         ]
         return (_HEAD + "\n".join(lines) + "\n").encode()
 
-    def hash_after(self, previous: EntryHash) -> EntryHash:
-        """The chain's next hash, 32 bytes."""
-        return EntryHash(hashlib.sha256(previous + self.canonical_bytes()).digest())
+    def hash_after(self, previous: EntryHash, amounts: Sequence[str] | None = None) -> EntryHash:
+        """The chain's next hash, 32 bytes. `amounts`: of `canonical_bytes`."""
+        return EntryHash(hashlib.sha256(previous + self.canonical_bytes(amounts)).digest())
 
 
 def genesis_hash(ledger_id: str) -> EntryHash:

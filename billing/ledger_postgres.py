@@ -7,7 +7,7 @@ threads.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, make_url
@@ -21,6 +21,7 @@ from billing.errors import (
     LedgerUnavailableError,
 )
 from billing.ledger_migrate import prepare_ledger
+from billing.ledger_rows import COPY
 
 __all__ = ["PostgresStore"]
 
@@ -60,6 +61,8 @@ class PostgresStore:
         self._writing = _engine(parsed, poolclass=NullPool)
         # Before SQLAlchemy asks a new session what it is, which texts in bytes would confuse.
         event.listen(self._writing, "connect", self._prepare_writer, insert=True)
+        event.listen(self._writing, "do_execute", _copy_one)
+        event.listen(self._writing, "do_executemany", _copy)
         # A session that the database closed while nobody asked is found before it is used.
         self._reading = _engine(
             parsed, poolclass=QueuePool, pool_size=_READERS, max_overflow=0, pool_pre_ping=True
@@ -137,6 +140,20 @@ class PostgresStore:
                 path=self.place,
                 process=holder,
             )
+
+
+def _copy(cursor: Any, statement: str, rows: Sequence[Sequence[Any]], context: object) -> bool:
+    """Streams the rows of a COPY; what is none is for SQLAlchemy to do."""
+    if not statement.startswith(COPY):
+        return False
+    with cursor.copy(statement) as stream:
+        for row in rows:
+            stream.write_row(row)
+    return True
+
+
+def _copy_one(cursor: Any, statement: str, row: Sequence[Any], context: object) -> bool:
+    return _copy(cursor, statement, [row], context)
 
 
 def _parsed(url: str) -> URL:

@@ -5,18 +5,34 @@ Past SQLAlchemy's handling of each parameter of each row, which is a third of a 
 all values are of the driver's own types. On the writer's thread, in its transaction.
 """
 
+import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, select
 
-from billing.ledger_schema import entries, refused_events
+from billing.ledger_schema import refused_events
 
-__all__ = ["add_rows", "insert_rows", "kept_refusals", "known_requests", "put_rows"]
+__all__ = [
+    "COPY",
+    "add_rows",
+    "insert_rows",
+    "insert_values",
+    "kept_refusals",
+    "known_requests",
+    "put_rows",
+]
 
 _LOOKUP_MAX = 900
 """Names in one query: below the oldest limit of SQLite on parameters."""
+
+COPY = "COPY"
+"""Begins statements whose rows go to PostgreSQL in a stream: `ledger_postgres` sends them."""
+
+_VALUES_MAX = 999
+"""Values in one statement, and that limit itself."""
 
 
 Value = TypeVar("Value")
@@ -26,17 +42,17 @@ def known_requests(
     connection: Connection, request_ids: Sequence[str]
 ) -> Iterator[tuple[str, int, str]]:
     """(request id, position, event) of those that have an entry."""
-    for some in _parts(request_ids):
-        if connection.dialect.name == "postgresql":
-            # PostgreSQL knows no NUL, and no entry has one in its id.
-            some = [name for name in some if "\x00" not in name]
-            yield from connection.exec_driver_sql(
-                "SELECT request_id, position, event FROM entries WHERE request_id = ANY(%s)",
-                (some,),
-            )
-            continue
-        query = select(entries.c.request_id, entries.c.position, entries.c.event)
-        yield from connection.execute(query.where(entries.c.request_id.in_(some)))
+    # No entry has a NUL in its id; PostgreSQL knows none, and SQLite's JSON ends at one.
+    names = [name for name in request_ids if "\x00" not in name]
+    query = "SELECT request_id, position, event FROM entries WHERE request_id"
+    if connection.dialect.name == "postgresql":
+        found = connection.exec_driver_sql(f"{query} = ANY(%s)", (names,))
+    else:
+        # One text, however many names: it is prepared once.
+        among = f"{query} IN (SELECT value FROM json_each(?))"
+        found = connection.exec_driver_sql(among, (json.dumps(names),))
+    for row in found:
+        yield row.request_id, row.position, row.event
 
 
 def kept_refusals(connection: Connection, content_hashes: Sequence[bytes]) -> Iterator[bytes]:
@@ -49,7 +65,37 @@ def kept_refusals(connection: Connection, content_hashes: Sequence[bytes]) -> It
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Adds rows that have every column."""
-    _insert(connection, table, rows, "")
+    insert_values(connection, table, list(map(itemgetter(*table.columns.keys()), rows)))
+
+
+def insert_values(
+    connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], conflict: str = ""
+) -> None:
+    """The same, of more than one column each, in the order of the table's; none: nothing."""
+    names = table.columns.keys()
+    into = f"INSERT INTO {table.name} ({', '.join(names)})"
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        if not conflict:
+            # Carried out by the store: SQLAlchemy has no word for it.
+            connection.exec_driver_sql(f"{COPY} {table.name} ({', '.join(names)}) FROM STDIN", rows)
+            return
+        # One array a column: a row costs no statement of its own.
+        arrays = ", ".join(f"%s::{_array_type(table, name)}" for name in names)
+        columns = tuple(map(list, zip(*rows, strict=True)))
+        connection.exec_driver_sql(f"{into} SELECT * FROM unnest({arrays}) {conflict}", columns)
+        return
+    # Some rows a statement: for each statement the interpreter's lock is given up and asked for.
+    marks = f"({', '.join('?' for _ in names)})"
+    at_once = _VALUES_MAX // len(names)
+    whole = len(rows) - len(rows) % at_once
+    statement = f"{into} VALUES {', '.join([marks] * at_once)} {conflict}"
+    for start in range(0, whole, at_once):
+        some = tuple(chain.from_iterable(rows[start : start + at_once]))
+        connection.exec_driver_sql(statement, some)
+    if whole < len(rows):
+        connection.exec_driver_sql(f"{into} VALUES {marks} {conflict}", list(rows[whole:]))
 
 
 def add_rows(
@@ -60,7 +106,8 @@ def add_rows(
     counts = [name for name in names if name not in keys]
     sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in counts)
     conflict = f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
-    _insert(connection, table, rows, conflict)
+    values = list(map(itemgetter(*names), rows))
+    insert_values(connection, table, values, conflict)
 
 
 def put_rows(
@@ -69,24 +116,9 @@ def put_rows(
     """Adds rows, in the place of those with the same keys."""
     rest = [column.name for column in table.columns if column.name not in keys]
     sets = ", ".join(f"{name} = excluded.{name}" for name in rest)
-    _insert(connection, table, rows, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}")
-
-
-def _insert(
-    connection: Connection, table: Table, rows: Sequence[dict[str, Any]], conflict: str
-) -> None:
-    names = table.columns.keys()
-    if connection.dialect.name == "postgresql":
-        # One array a column: a row costs no statement of its own.
-        arrays = ", ".join(f"%s::{_array_type(table, name)}" for name in names)
-        statement = f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM unnest({arrays})"
-        columns = tuple([row[name] for row in rows] for name in names)
-        connection.exec_driver_sql(f"{statement} {conflict}", columns)
-        return
-    marks = ", ".join("?" for _ in names)
-    statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) {conflict}"
-    # Of more than one name, a tuple.
-    connection.exec_driver_sql(statement, list(map(itemgetter(*names), rows)))
+    values = list(map(itemgetter(*table.columns.keys()), rows))
+    conflict = f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sets}"
+    insert_values(connection, table, values, conflict)
 
 
 def _array_type(table: Table, name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from typing import NamedTuple
 
 from billing.money import EXACT, ZERO, amount_of
 
@@ -34,27 +35,26 @@ class LineKey:
     """Which step, window, service class and promotion made the price; empty: the base rates."""
 
     def amount(self, quantity: int) -> Decimal:
-        return amount_of(quantity, self.unit_price, self._exponent)
+        return EXACT.multiply(self._price_of_one, quantity)
 
     def saved(self, quantity: int) -> Decimal:
         """What the cache took off; of cache writes it is what they cost more, negative."""
-        return amount_of(quantity, self._less, self._exponent)
+        return amount_of(quantity, self._less, 1 - len(str(self.per)))
 
     @property
     def of_hits(self) -> bool:
         return self.meter.startswith("hit")
 
     @cached_property
-    def _exponent(self) -> int:
-        return 1 - len(str(self.per))
+    def _price_of_one(self) -> Decimal:
+        return EXACT.scaleb(self.unit_price, 1 - len(str(self.per)))
 
     @cached_property
     def _less(self) -> Decimal:
         return EXACT.subtract(self.baseline, self.unit_price)
 
 
-@dataclass(frozen=True, slots=True)
-class RatedLine:
+class RatedLine(NamedTuple):
     key: LineKey
     quantity: int
     """As charged: after minimums, steps and rounding up."""

@@ -12,14 +12,15 @@ rejected later. Runs in the writer's transaction, on its thread.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
 from billing.budget_alert import Alert
 from billing.correction import CORRECTION_PREFIX, Correction
 from billing.entry import Entry, EntryHash
-from billing.ledger_rows import insert_rows, kept_refusals, known_requests
+from billing.ledger_rows import insert_rows, insert_values, kept_refusals, known_requests
 from billing.ledger_schema import entries, postings, price_versions, refused_events
 from billing.money import to_text
 from billing.price_book import PriceBook, PriceId, PriceVersion
@@ -59,17 +60,27 @@ class RecordStatus(Enum):
     REJECTED = "rejected"
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """An event as it came in."""
 
     event: UsageEvent
-    wire: bytes
-    """As received, with fields that this version does not know."""
+    received: "bytes | Received"
+
+    @property
+    def wire(self) -> bytes:
+        """As received, with fields that this version does not know."""
+        if isinstance(self.received, bytes):
+            return self.received
+        return self.received.SerializeToString()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Received(Protocol):
+    """A message, whose bytes are asked for only where its event is refused."""
+
+    def SerializeToString(self) -> bytes: ...
+
+
+class Outcome(NamedTuple):
     request_id: str
     status: RecordStatus
     reason: str = ""
@@ -110,8 +121,8 @@ class Transaction:
         self._standing = standing
         self._now_ns = now_ns
         self._known: dict[str, tuple[int, str]] = {}
-        self._entries: list[dict[str, Any]] = []
-        self._postings: list[dict[str, Any]] = []
+        self._entries: list[tuple[Any, ...]] = []
+        self._postings: list[tuple[Any, ...]] = []
         self._refused: dict[bytes, dict[str, Any]] = {}
         self._rollups = Rollups()
 
@@ -152,12 +163,15 @@ class Transaction:
             price_id=version.id if version is not None else None,
             postings=rate(event, version),
         )
-        head = self.head
+        head, amounts = self.head, [to_text(posting.amount) for posting in entry.postings]
         self.head = Head(
-            entry.position, entry.hash_after(head.hash), head.refused_count, head.refused_hash
+            entry.position,
+            entry.hash_after(head.hash, amounts),
+            head.refused_count,
+            head.refused_hash,
         )
-        self._entries.append(entry_row(entry, event, self.head.hash))
-        self._postings += posting_rows(entry.position, entry.postings)
+        self._entries.append(_entry_values(entry, event, self.head.hash))
+        self._postings += _posting_values(entry.position, entry.postings, amounts)
         self._rollups.add(event, entry.price_id)
         self._standing.used(event, entry.postings, self._now_ns)
         self._known[event.request_id] = (entry.position, text)
@@ -186,14 +200,12 @@ class Transaction:
         for kept in kept_refusals(self._connection, list(self._refused)):
             del self._refused[kept]
         self._chain_refused()
-        for table, rows in (
-            (price_versions, versions),
-            (entries, self._entries),
-            (postings, self._postings),
-            (refused_events, list(self._refused.values())),
-        ):
-            if rows:
-                insert_rows(self._connection, table, rows)
+        if versions:
+            insert_rows(self._connection, price_versions, versions)
+        insert_values(self._connection, entries, self._entries)
+        insert_values(self._connection, postings, self._postings)
+        if self._refused:
+            insert_rows(self._connection, refused_events, list(self._refused.values()))
         add_rollups(self._connection, self._rollups)
         self.alerts = keep_changes(self._connection, self._standing.take_changes())
 
@@ -211,30 +223,39 @@ class Transaction:
 
 def entry_row(entry: Entry, event: UsageEvent, entry_hash: EntryHash) -> dict[str, Any]:
     """The row of `entry` in the table of entries: every column follows from its content."""
-    return {
-        "position": entry.position,
-        "request_id": event.request_id,
-        "tenant_id": event.tenant_id,
-        "model": event.model,
-        "end_time_ns": event.end_time_ns,
-        "hit_gpu": event.tokens.hit_gpu,
-        "hit_host": event.tokens.hit_host,
-        "hit_ssd": event.tokens.hit_ssd,
-        "hit_shared": event.tokens.hit_shared,
-        "miss": event.tokens.miss,
-        "output": event.tokens.output,
-        "event": entry.event_text,
-        "price_id": entry.price_id,
-        "recorded_time_ns": entry.recorded_time_ns,
-        "hash": entry_hash,
-        "kind": "usage",
-        "cache_write": event.tokens.cache_write,
-        "cache_write_ttl_class": event.tokens.cache_write_ttl_class,
-        "project_id": event.project_id,
-        "key_id": event.key_id,
-        "client_request_id": lookup_name(event.client_request_id),
-        "corrects": None,
-    }
+    return dict(zip(_ENTRY_COLUMNS, _entry_values(entry, event, entry_hash), strict=True))
+
+
+_ENTRY_COLUMNS = tuple(entries.columns.keys())
+
+
+def _entry_values(entry: Entry, event: UsageEvent, entry_hash: EntryHash) -> tuple[Any, ...]:
+    """In the order of the table's columns."""
+    tokens = event.tokens
+    return (
+        entry.position,
+        event.request_id,
+        event.tenant_id,
+        event.model,
+        event.end_time_ns,
+        tokens.hit_gpu,
+        tokens.hit_host,
+        tokens.hit_ssd,
+        tokens.hit_shared,
+        tokens.miss,
+        tokens.output,
+        entry.event_text,
+        entry.price_id,
+        entry.recorded_time_ns,
+        entry_hash,
+        "usage",
+        tokens.cache_write,
+        tokens.cache_write_ttl_class,
+        event.project_id,
+        event.key_id,
+        lookup_name(event.client_request_id),
+        None,
+    )
 
 
 def correction_row(
@@ -275,15 +296,21 @@ def plain_row(entry: Entry, entry_hash: EntryHash, **said: Any) -> dict[str, Any
 
 def posting_rows(position: int, lines: Sequence[Posting]) -> list[dict[str, Any]]:
     """Rows in the table of postings, numbered from 1."""
+    amounts = [to_text(posting.amount) for posting in lines]
     return [
-        {
-            "position": position,
-            "line": line,
-            "account": posting.account,
-            "token_class": posting.token_class,
-            "quantity_tokens": posting.quantity_tokens,
-            "amount": to_text(posting.amount),
-            "currency": posting.currency,
-        }
-        for line, posting in enumerate(lines, 1)
+        dict(zip(_POSTING_COLUMNS, values, strict=True))
+        for values in _posting_values(position, lines, amounts)
+    ]
+
+
+_POSTING_COLUMNS = tuple(postings.columns.keys())
+
+
+def _posting_values(
+    position: int, lines: Sequence[Posting], amounts: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """In the order of the table's columns; `amounts` as texts."""
+    return [
+        (position, line, p.account, p.token_class, p.quantity_tokens, amount, p.currency)
+        for line, p, amount in zip(count(1), lines, amounts, strict=False)
     ]

@@ -12,7 +12,7 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvtier.prompt_proof import COMMITMENT_BYTES, DIGEST_BYTES, MARK_BYTES, PROOF_SCHEME
 
@@ -36,8 +36,7 @@ BLOCK_TOKENS_MAX = 4096
 BLOCKS_MAX = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class ProvenRun:
+class ProvenRun(NamedTuple):
     """Blocks, one after the other."""
 
     blocks: tuple[tuple[str, int], ...]
@@ -92,14 +91,19 @@ class PromptProof:
 def malformed(proof: PromptProof) -> bool:
     """Whether no worker makes such a proof, whatever the event says."""
     sizes = (len(proof.commitment), len(proof.namespace_mark))
-    count = proof.block_count
+    count = 0
+    for run in proof.runs:
+        if len(run.digest) != DIGEST_BYTES or not run.blocks:
+            return True
+        for _, blocks in run.blocks:
+            if not 1 <= blocks <= BLOCKS_MAX:
+                return True
+            count += blocks
     digests = count // proof.digest_blocks if proof.digest_blocks > 0 else 0
     return (
         sizes != (COMMITMENT_BYTES, MARK_BYTES)
         or not 1 <= proof.block_tokens <= BLOCK_TOKENS_MAX
         or not 1 <= len(proof.runs) <= RUNS_MAX
-        or any(len(run.digest) != DIGEST_BYTES or not run.blocks for run in proof.runs)
-        or any(not 1 <= n <= BLOCKS_MAX for run in proof.runs for _, n in run.blocks)
         or proof.digest_blocks < 0
         or digests > DIGESTS_MAX
         or len(proof.digests) != digests * DIGEST_BYTES
@@ -122,6 +126,11 @@ def proof_text(proof: PromptProof) -> str:
 
 def _run_text(run: ProvenRun) -> str:
     # Keys in alphabetical order: of the places, only `computed` is before the digest.
+    if len(run.blocks) == 1:
+        ((place, count),) = run.blocks
+        if place == COMPUTED:
+            return f'{{"computed":{count},"digest":"{run.digest.hex()}"}}'
+        return f'{{"digest":"{run.digest.hex()}","{place}":{count}}}'
     parts = [f'"{place}":{count}' for place, count in run.blocks]
     computed = bool(run.blocks) and run.blocks[0][0] == COMPUTED
     parts.insert(int(computed), f'"digest":"{run.digest.hex()}"')

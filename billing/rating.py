@@ -14,16 +14,17 @@ charged; which tokens an end counts is the worker's rule (docs/billing.md), and 
 event counts none. What has no tokens has no line. Pure, any thread.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from typing import NamedTuple
 
-from billing.line import RatedLine
+from billing.line import LineKey, RatedLine
 from billing.money import EXACT, ZERO
 from billing.price_book import PriceVersion
 from billing.price_card import (
     CACHE_WRITE,
     HIT_TIERS,
+    METERS,
     RateCard,
     Selection,
     StepsApply,
@@ -44,8 +45,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What rating needs to know of a request."""
 
     model: str
@@ -55,8 +55,7 @@ class Facts:
     """Empty: none was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
+class Posting(NamedTuple):
     """One side of an entry. Debits are positive."""
 
     account: str
@@ -71,26 +70,37 @@ def rate(event: UsageEvent, version: PriceVersion | None) -> tuple[Posting, ...]
     """Postings of `event` under `version`; none when there is no price or nothing to charge."""
     if version is None:
         return ()
-    lines = rated_lines(facts_of(event), version)
-    if not lines:
-        return ()
     credits_ = []
-    owed = ZERO
-    for line in lines:
-        amount = line.amount
+    owed, currency = ZERO, version.currency
+    for key, quantity in _quantities(event, version):
+        meter, amount = key.meter, key.amount(quantity)
         owed = EXACT.add(owed, amount)
         negative = EXACT.minus(amount) if amount else ZERO
-        meter = line.key.meter
-        credits_.append(
-            Posting(account_of(meter), meter, line.quantity, negative, version.currency)
-        )
-    debit = Posting(f"receivable/{event.tenant_id}", "", 0, owed, version.currency)
-    return (debit, *credits_)
+        credits_.append(Posting(_ACCOUNTS[meter], meter, quantity, negative, currency))
+    if not credits_:
+        return ()
+    return (Posting(f"receivable/{event.tenant_id}", "", 0, owed, currency), *credits_)
+
+
+def _quantities(event: UsageEvent, version: PriceVersion) -> Iterable[tuple[LineKey, int]]:
+    """Keys and quantities of the lines of `event`; straight to them where no layer can hold."""
+    card = version.card_of(event.model)
+    if card is None or not card.linear:
+        return ((line.key, line.quantity) for line in rated_lines(facts_of(event), version))
+    base, tokens = _BASE[0][1], event.tokens
+    write_class = tokens.cache_write_ttl_class
+    return [
+        (card.key(base, meter, write_class if meter == CACHE_WRITE else ""), quantity)
+        for meter, quantity in _charges(tokens, card, card.rates(base))
+    ]
 
 
 def account_of(meter: str) -> str:
     """The account that a meter's amounts are credited to."""
     return f"revenue/{'hit' if meter in HIT_TIERS else meter}"
+
+
+_ACCOUNTS = {meter: account_of(meter) for meter in (*METERS, CACHE_WRITE)}
 
 
 def facts_of(event: UsageEvent) -> Facts:
@@ -111,11 +121,18 @@ def selected_lines(facts: Facts, version: PriceVersion) -> list[tuple[Selection,
     tokens = facts.tokens
     bands = selections(facts, version, card)
     last = bands[-1][1]
+    charges = _charges(tokens, card, card.rates(last))
+    if len(bands) == 1:
+        write_class = tokens.cache_write_ttl_class
+        return [
+            (last, RatedLine(card.key(last, m, write_class if m == CACHE_WRITE else ""), quantity))
+            for m, quantity in charges
+        ]
     lines: list[tuple[Selection, RatedLine]] = []
     position = 0
-    for meter, quantity in _charges(tokens, card, card.rates(last)):
+    for meter, quantity in charges:
         ttl_class = tokens.cache_write_ttl_class if meter == CACHE_WRITE else ""
-        if len(bands) == 1 or meter in _WHOLE or position >= tokens.prompt:
+        if meter in _WHOLE or position >= tokens.prompt:
             parts = [(last, quantity)]
         else:
             parts = _split(bands, position, position + quantity)

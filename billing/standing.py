@@ -137,6 +137,11 @@ class Standing:
         assert event.end_time_ns is not None, "accepted events have ended"
         self.expire(now_ns)
         tenant_id, end_ns = event.tenant_id, event.end_time_ns
+        if self.budgets.empty:
+            self._end(event.request_id)
+            for debit in postings[:1]:
+                self.wallets.used(tenant_id, debit.currency, debit.amount, end_ns)
+            return
         scopes = scopes_of(tenant_id, event.project_id, event.key_id)
         self._prepare(scopes, now_ns)
         hold = self._end(event.request_id)

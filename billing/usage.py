@@ -171,9 +171,11 @@ def _identity_refusal(event: UsageEvent) -> Refusal | None:
     if not event.model:
         return Refusal.MISSING_MODEL
     # Not the client's own name for the request: nobody may dodge the bill by sending a strange one.
-    names = (event.request_id, event.tenant_id, event.model)
-    for text in (*names, event.project_id or "", event.key_id or "", event.service_class or ""):
+    for text in (event.request_id, event.tenant_id, event.model):
         if len(text) > TEXT_CHARACTERS_MAX or not text.isprintable():
+            return Refusal.INVALID_TEXT
+    for said in (event.project_id, event.key_id, event.service_class):
+        if said and (len(said) > TEXT_CHARACTERS_MAX or not said.isprintable()):
             return Refusal.INVALID_TEXT
     if event.end_reason is None:
         return Refusal.UNKNOWN_END_REASON
@@ -228,15 +230,13 @@ def _beside_refusal(event: UsageEvent) -> Refusal | None:
 
 def _adds_up(proof: PromptProof, tokens: TokenCounts) -> bool:
     """Whether blocks are the tokens; the last one may be a part of one, and then was computed."""
-    hits = {
-        "gpu": tokens.hit_gpu,
-        "host": tokens.hit_host,
-        "shared": tokens.hit_shared,
-        "ssd": tokens.hit_ssd,
-    }
     size, blocks = proof.block_tokens, proof.blocks_by_place()
-    return sum(blocks.values()) == -(-tokens.prompt // size) and all(
-        blocks[tier] * size == count for tier, count in hits.items()
+    return (
+        sum(blocks.values()) == -(-tokens.prompt // size)
+        and blocks["gpu"] * size == tokens.hit_gpu
+        and blocks["host"] * size == tokens.hit_host
+        and blocks["shared"] * size == tokens.hit_shared
+        and blocks["ssd"] * size == tokens.hit_ssd
     )
 
 

@@ -62,28 +62,36 @@ _NS = 10**9
 
 
 def submission_of(message: usage_pb2.UsageEvent) -> Submission:
+    has, lease_ids, proof, storage = message.HasField, None, None, None
+    # A part is asked for where it is there: asking makes one that is not.
+    if has("leases"):
+        lease_ids = tuple(message.leases.ids)
+    if has("proof"):
+        proof = proof_of(message.proof)
+    if has("storage"):
+        storage = _storage(message.storage)
     event = UsageEvent(
         request_id=message.request_id,
         schema_version=message.schema_version,
         tenant_id=TenantId(message.tenant_id),
         model=message.model,
-        start_time_ns=_ns(message.start_time) if message.HasField("start_time") else None,
-        end_time_ns=_ns(message.end_time) if message.HasField("end_time") else None,
+        start_time_ns=_ns(message.start_time) if has("start_time") else None,
+        end_time_ns=_ns(message.end_time) if has("end_time") else None,
         end_reason=_END_REASONS.get(message.end_reason),
         tokens=tokens_of(message.tokens),
         node=message.node,
         client_request_id=message.client_request_id,
-        ttft_ns=_ns(message.ttft) if message.HasField("ttft") else None,
-        project_id=message.project_id if message.HasField("project_id") else None,
-        user_id=message.user_id if message.HasField("user_id") else None,
-        key_id=message.key_id if message.HasField("key_id") else None,
-        session_id=message.session_id if message.HasField("session_id") else None,
-        lease_ids=tuple(message.leases.ids) if message.HasField("leases") else None,
-        storage=_storage(message.storage) if message.HasField("storage") else None,
-        service_class=message.service_class if message.HasField("service_class") else None,
-        proof=proof_of(message.proof) if message.HasField("proof") else None,
+        ttft_ns=_ns(message.ttft) if has("ttft") else None,
+        project_id=message.project_id if has("project_id") else None,
+        user_id=message.user_id if has("user_id") else None,
+        key_id=message.key_id if has("key_id") else None,
+        session_id=message.session_id if has("session_id") else None,
+        lease_ids=lease_ids,
+        storage=storage,
+        service_class=message.service_class if has("service_class") else None,
+        proof=proof,
     )
-    return Submission(event, message.SerializeToString())
+    return Submission(event, message)
 
 
 def _storage(message: usage_pb2.StorageUsage) -> StorageUse:
@@ -302,4 +310,4 @@ def _price_message(card: RateCard) -> usage_pb2.ModelPrice:
 
 
 def _ns(time: Timestamp | Duration) -> int:
-    return int(time.seconds) * _NS + int(time.nanos)
+    return time.seconds * _NS + time.nanos

@@ -3,7 +3,7 @@
 Invariant: what comes in is taken as it is; whether it holds together is for `prompt_proof`.
 """
 
-from billing.prompt_proof import PLACES, PromptProof, ProvenRun
+from billing.prompt_proof import PromptProof, ProvenRun
 from kvtier.prompt_proof import PROOF_SCHEME
 from kvtier.v1 import usage_pb2
 
@@ -39,14 +39,18 @@ def proof_message(proof: PromptProof) -> usage_pb2.PromptProof:
 
 def _blocks(run: usage_pb2.BlockRun) -> tuple[tuple[str, int], ...]:
     # Spelled out, in the order of PLACES: it is asked for each run of every event.
-    counts = (
-        run.computed_block_count,
-        run.gpu_block_count,
-        run.host_block_count,
-        run.shared_block_count,
-        run.ssd_block_count,
-    )
-    return tuple([found for found in zip(PLACES, counts, strict=True) if found[1]])
+    found: tuple[tuple[str, int], ...] = ()
+    if count := run.computed_block_count:
+        found = (("computed", count),)
+    if count := run.gpu_block_count:
+        found += (("gpu", count),)
+    if count := run.host_block_count:
+        found += (("host", count),)
+    if count := run.shared_block_count:
+        found += (("shared", count),)
+    if count := run.ssd_block_count:
+        found += (("ssd", count),)
+    return found
 
 
 def _run_message(run: ProvenRun) -> usage_pb2.BlockRun:

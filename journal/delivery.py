@@ -20,7 +20,8 @@ from typing import Generic, Protocol, TypeVar
 import grpc
 
 from journal.dialect import EndedT, SubjectT
-from journal.outbox import DeadLetter, Outbox, PendingEvent
+from journal.format import StoredEnd
+from journal.outbox import DeadLetter, Outbox
 from kvtier.channels import open_aio_channel
 from kvtier.errors import read_error
 
@@ -49,7 +50,8 @@ class DeliverySettings:
     """Of the billing service."""
     credentials: grpc.ChannelCredentials | None = None
     """None: in clear."""
-    batch_events_max: int = 500
+    batch_events_max: int = 1_000
+    """What billing takes in a call."""
     call_timeout_seconds: float = 10.0
     backoff_seconds: float = 0.2
     """After the first failure, less up to half at random; doubles with each."""
@@ -77,22 +79,21 @@ class Verdict:
 
 STATUSES = ("ACCEPTED", "DUPLICATE", "CONFLICT", "REJECTED")
 
-_Carried = TypeVar("_Carried", contravariant=True)
+CarriedT = TypeVar("CarriedT")
 
 
-class Courier(Protocol[_Carried]):
+class Courier(Protocol[CarriedT]):
     """Speaks to billing of one kind of event."""
 
     async def carry(
-        self, channel: grpc.aio.Channel, events: Sequence[_Carried], timeout_seconds: float
+        self,
+        channel: grpc.aio.Channel,
+        ends: Sequence[StoredEnd[CarriedT]],
+        timeout_seconds: float,
     ) -> Sequence[Verdict]:
-        """Sends `events` in one call, or the first of them where it takes no more: a verdict for
+        """Sends `ends` in one call, or the first of them where it takes no more: a verdict for
         each that was sent, in their order. Raises AioRpcError, and BillingAnswerError for an answer
         that is not of these events."""
-        ...
-
-    def name(self, event: _Carried) -> str:
-        """For logs."""
         ...
 
 
@@ -116,7 +117,7 @@ class Delivery(Generic[SubjectT, EndedT]):
         self._idle = asyncio.Event()
         self._batch_max = settings.batch_events_max
         self._task: asyncio.Task[None] | None = None
-        self._ahead: asyncio.Future[list[PendingEvent[EndedT]]] | None = None
+        self._ahead: asyncio.Future[list[StoredEnd[EndedT]]] | None = None
         """What follows the batch that is on its way."""
 
     def start(self) -> None:
@@ -177,7 +178,7 @@ class Delivery(Generic[SubjectT, EndedT]):
             ahead = self._read_behind(pending[-1].sequence)
         try:
             verdicts = await self._courier.carry(
-                self._channel, [p.event for p in pending], self._settings.call_timeout_seconds
+                self._channel, pending, self._settings.call_timeout_seconds
             )
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
@@ -190,7 +191,7 @@ class Delivery(Generic[SubjectT, EndedT]):
         self._batch_max = self._settings.batch_events_max
         return True
 
-    def _read_behind(self, sequence: int) -> "asyncio.Future[list[PendingEvent[EndedT]]]":
+    def _read_behind(self, sequence: int) -> "asyncio.Future[list[StoredEnd[EndedT]]]":
         limit = self._batch_max
         call = self._executor.submit(lambda: self._outbox.pending(limit, behind=sequence))
         ahead = asyncio.wrap_future(call)
@@ -209,18 +210,18 @@ class Delivery(Generic[SubjectT, EndedT]):
         return open_aio_channel(self._settings.address, self._settings.credentials, CHANNEL_OPTIONS)
 
     async def _narrow_down(
-        self, pending: Sequence[PendingEvent[EndedT]], error: grpc.aio.AioRpcError
+        self, pending: Sequence[StoredEnd[EndedT]], error: grpc.aio.AioRpcError
     ) -> None:
         """The call itself was refused for good: finds the event that is at fault by halving."""
         if len(pending) > 1:
             self._batch_max = len(pending) // 2
             return
         reason = read_error(error).reason or "INVALID_ARGUMENT"
-        await self._acknowledge(pending, [DeadLetter(pending[0].event, "REJECTED", reason)])
+        await self._acknowledge(pending, [DeadLetter(pending[0], "REJECTED", reason)])
         self._count(["rejected"])
 
     async def _take_verdicts(
-        self, pending: Sequence[PendingEvent[EndedT]], verdicts: Sequence[Verdict]
+        self, pending: Sequence[StoredEnd[EndedT]], verdicts: Sequence[Verdict]
     ) -> None:
         refused = []
         names = []
@@ -229,18 +230,18 @@ class Delivery(Generic[SubjectT, EndedT]):
                 raise BillingAnswerError(f"billing answered {verdict.status} for an event")
             names.append(verdict.status.lower())
             if verdict.status in ("CONFLICT", "REJECTED"):
-                refused.append(DeadLetter(one.event, verdict.status, verdict.reason))
+                refused.append(DeadLetter(one, verdict.status, verdict.reason))
         await self._acknowledge(pending, refused)
         self._count(names)
 
     async def _acknowledge(
-        self, pending: Sequence[PendingEvent[EndedT]], refused: Sequence[DeadLetter[EndedT]]
+        self, pending: Sequence[StoredEnd[EndedT]], refused: Sequence[DeadLetter[EndedT]]
     ) -> None:
         for letter in refused:
             log.error(
                 "billing refuses an event; it is kept in dead_letters.jsonl",
                 extra={
-                    "event": self._courier.name(letter.event),
+                    "event": letter.end.name,
                     "status": letter.status,
                     "reason": letter.reason,
                 },

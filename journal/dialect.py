@@ -9,13 +9,22 @@ from typing import Any, Generic, TypeVar
 
 from kvtier.errors import KvtierError
 
-__all__ = ["Dialect", "EndedT", "SubjectT"]
+__all__ = ["Dialect", "EndedT", "SubjectT", "Wire"]
 
 SubjectT = TypeVar("SubjectT")
 """What began."""
 
 EndedT = TypeVar("EndedT")
 """How it ended: what is delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wire(Generic[EndedT]):
+    """Ends as the bytes that are delivered: made once, kept in the journal, sent as they lie."""
+
+    encode: Callable[[EndedT], bytes]
+    decode: Callable[[bytes], EndedT]
+    """Raises ValueError for what `encode` does not make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class Dialect(Generic[SubjectT, EndedT]):
     begin_fields: Callable[[SubjectT], dict[str, Any]]
     read_begin: Callable[[dict[str, Any]], SubjectT]
     end_fields: Callable[[EndedT], dict[str, Any]]
+    """Of a dead letter, and of an end's record where there is no `wire`."""
     read_end: Callable[[dict[str, Any]], EndedT]
     name: Callable[[SubjectT], str]
     """Tells subjects apart."""
@@ -47,3 +57,9 @@ class Dialect(Generic[SubjectT, EndedT]):
     """What callers get whose record is not written; in words what happened."""
     syncs_begins: bool = False
     """Whether a begin is durable too when its call returns."""
+    wire: Wire[EndedT] | None = None
+    """None: ends are kept as their fields, and encoded when they are delivered."""
+
+    def ended_name(self, event: EndedT) -> str:
+        """Of what ended."""
+        return self.name(self.subject(event))

@@ -4,8 +4,10 @@ Invariant: what was encoded decodes to the same, and a line in which any bit is 
 decode. All file names of a journal are spelled here. Pure, any thread.
 """
 
+import binascii
 import json
 from dataclasses import dataclass
+from json.encoder import encode_basestring as _quoted
 from pathlib import Path
 from typing import Any, Generic
 
@@ -21,6 +23,7 @@ __all__ = [
     "JournalFormat",
     "Record",
     "SegmentHead",
+    "StoredEnd",
     "begins_something",
     "dead_letters_path",
     "decode_acknowledged",
@@ -36,6 +39,7 @@ DELIVERED_FORMAT = 1
 
 LINE_BYTES_MAX = 131_072
 """A usage event with a thousand leases and the most digests fits."""
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 CHECKSUM_DIGITS = 16
 _SUFFIX = ".journal"
 
@@ -66,6 +70,27 @@ class End(Generic[EndedT]):
 Record = SegmentHead | Begin[SubjectT] | End[EndedT]
 
 
+@dataclass(slots=True)
+class StoredEnd(Generic[EndedT]):
+    """An end as delivery reads it: what is sent, and the event itself for who asks."""
+
+    sequence: int
+    name: str
+    """Of what ended."""
+    wire: bytes
+    """As its dialect's `wire` encodes it; empty where that has none."""
+    _dialect: Dialect[Any, EndedT]
+    _event: EndedT | None = None
+
+    @property
+    def event(self) -> EndedT:
+        """Raises ValueError for a wire that its dialect does not know."""
+        if self._event is None:
+            assert self._dialect.wire is not None
+            self._event = self._dialect.wire.decode(self.wire)
+        return self._event
+
+
 @dataclass(frozen=True, slots=True)
 class JournalFormat(Generic[SubjectT, EndedT]):
     """The lines and segments of journals of one dialect."""
@@ -78,6 +103,17 @@ class JournalFormat(Generic[SubjectT, EndedT]):
 
     def encode(self, sequence: int, record: Record[SubjectT, EndedT]) -> bytes:
         """One line with its newline. Raises ValueError when it would be too long."""
+        wire = self.dialect.wire
+        if wire is not None and isinstance(record, End):
+            event = record.event
+            return _checksummed(
+                b'{"sequence":%d,"type":"end","name":%b,"wire":"%b"}'
+                % (
+                    sequence,
+                    _quoted(self.dialect.ended_name(event)).encode(),
+                    binascii.b2a_base64(wire.encode(event), newline=False),
+                )
+            )
         return _line({"sequence": sequence, **self._fields(record)})
 
     def decode(self, line: bytes) -> tuple[int, Record[SubjectT, EndedT]]:
@@ -87,6 +123,22 @@ class JournalFormat(Generic[SubjectT, EndedT]):
             return integer_of(fields["sequence"]), self._record(fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadLineError(f"a record with keys missing or wrong: {error}") from None
+
+    def decode_end(self, line: bytes) -> StoredEnd[EndedT] | None:
+        """The end on a line, without its newline; None for another record. Raises BadLineError."""
+        fields, wire = _checked(line), self.dialect.wire
+        try:
+            if fields["type"] != "end":
+                return None
+            sequence = integer_of(fields["sequence"])
+            if wire is not None and "wire" in fields:
+                raw = binascii.a2b_base64(fields["wire"], strict_mode=True)
+                return StoredEnd(sequence, text_of(fields["name"]), raw, self.dialect)
+            event = self.dialect.read_end(fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadLineError(f"a record with keys missing or wrong: {error}") from None
+        raw = b"" if wire is None else wire.encode(event)
+        return StoredEnd(sequence, self.dialect.ended_name(event), raw, self.dialect, event)
 
     def segment_path(self, directory: Path, first_sequence: int) -> Path:
         return directory / f"{self.dialect.file_prefix}{first_sequence:020d}{_SUFFIX}"
@@ -123,6 +175,12 @@ class JournalFormat(Generic[SubjectT, EndedT]):
                 return SegmentHead(integer_of(fields["format"]))
             case "begin":
                 return Begin(self.dialect.read_begin(fields))
+            case "end" if self.dialect.wire is not None and "wire" in fields:
+                raw = binascii.a2b_base64(fields["wire"], strict_mode=True)
+                event = self.dialect.wire.decode(raw)
+                if self.dialect.ended_name(event) != fields["name"]:
+                    raise ValueError("an end of another name")
+                return End(event)
             case "end":
                 return End(self.dialect.read_end(fields))
             case unknown:
@@ -181,7 +239,10 @@ def integer_of(value: object) -> int:
 
 
 def _line(fields: dict[str, Any]) -> bytes:
-    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    return _checksummed(_encode(fields).encode())
+
+
+def _checksummed(body: bytes) -> bytes:
     line = b"%016x %b\n" % (xxhash.xxh3_64_intdigest(body), body)
     if len(line) > LINE_BYTES_MAX:
         raise ValueError(f"a journal line of {len(line)} bytes; at most {LINE_BYTES_MAX}")

@@ -290,7 +290,7 @@ class Journal(Generic[SubjectT, EndedT]):
         if isinstance(record, Begin):
             self._open[self._dialect.name(record.subject)] = record.subject
         else:
-            self._open.pop(self._dialect.name(self._dialect.subject(record.event)), None)
+            self._open.pop(self._dialect.ended_name(record.event), None)
 
     def _give_up(self, batch: list[_Waiting[SubjectT, EndedT]], error: Exception) -> None:
         """Abandons the segment and tells everyone who waited."""

@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from journal.dialect import EndedT, SubjectT
 from journal.format import (
-    End,
     JournalFormat,
+    StoredEnd,
     dead_letters_path,
     delivered_path,
     encode_acknowledged,
@@ -25,28 +25,19 @@ from journal.format import (
 from journal.recovery import read_ends
 from journal.segment import sync_directory
 
-__all__ = ["DeadLetter", "Outbox", "PendingEvent"]
-
-
-@dataclass(frozen=True, slots=True)
-class PendingEvent(Generic[EndedT]):
-    """A durable event and its sequence number in the journal."""
-
-    sequence: int
-    event: EndedT
+__all__ = ["DeadLetter", "Outbox"]
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter(Generic[EndedT]):
-    """An event that billing refused for good."""
+    """An end that billing refused for good."""
 
-    event: EndedT
+    end: StoredEnd[EndedT]
     status: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Position:
+class _Position(NamedTuple):
     """Behind the line with `sequence`: where reading goes on once that is acknowledged."""
 
     sequence: int
@@ -77,27 +68,30 @@ class Outbox(Generic[SubjectT, EndedT]):
         """Billing has every end up to this sequence number."""
         return self._acknowledged
 
-    def pending(self, limit: int, behind: int = 0) -> list[PendingEvent[EndedT]]:
-        """The first unacknowledged durable events, at most `limit`, in order. Raises OSError.
+    def pending(self, limit: int, behind: int = 0) -> list[StoredEnd[EndedT]]:
+        """The first unacknowledged durable ends, at most `limit`, in order. Raises OSError.
 
         `behind`: those that follow the event of this sequence number, which was the last one of the
         call before. 0: from the start again.
         """
         durable = self._durable_sequence()
-        found: list[PendingEvent[EndedT]] = []
+        found: list[StoredEnd[EndedT]] = []
         if not behind:
             self._handed_out = []
         start = self._handed_out[-1] if behind else self._position
         assert start is None or not behind or start.sequence == behind
+        passed = max(self._acknowledged, behind)
         for segment, offset in self._unread(start):
             raw = _read_from(segment, offset)
-            for line in read_ends(self._form, raw):
-                if line.sequence > durable or len(found) == limit:
+            for line_end, end in read_ends(self._form, raw):
+                if end.sequence > durable:
                     return found
-                if isinstance(line.record, End) and line.sequence > max(self._acknowledged, behind):
-                    found.append(PendingEvent(line.sequence, line.record.event))
-                    here = _Position(line.sequence, segment, offset + line.end)
+                if end.sequence > passed:
+                    found.append(end)
+                    here = _Position(end.sequence, segment, offset + line_end)
                     self._handed_out.append(here)
+                    if len(found) == limit:
+                        return found
         return found
 
     def acknowledge(self, sequence: int, refused: Sequence[DeadLetter[EndedT]] = ()) -> None:
@@ -139,7 +133,7 @@ class Outbox(Generic[SubjectT, EndedT]):
             segment.unlink()
 
     def _dead_letter_line(self, letter: DeadLetter[EndedT]) -> bytes:
-        end = self._form.dialect.end_fields(letter.event)
+        end = self._form.dialect.end_fields(letter.end.event)
         fields = {"status": letter.status, "reason": letter.reason, **end}
         return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 

@@ -20,6 +20,7 @@ from journal.format import (
     JournalFormat,
     Record,
     SegmentHead,
+    StoredEnd,
     begins_something,
     decode_acknowledged,
     delivered_path,
@@ -60,23 +61,27 @@ class Line(Generic[SubjectT, EndedT]):
 
 def read_ends(
     form: JournalFormat[SubjectT, EndedT], raw: bytes
-) -> Iterator[Line[SubjectT, EndedT]]:
-    """The lines that may be ends: begins are passed over unread."""
+) -> Iterator[tuple[int, StoredEnd[EndedT]]]:
+    """The ends in a segment's bytes, each with where its line ends; begins are passed over unread,
+    and so is what cannot be read."""
     start = 0
-    while start < len(raw):
-        if begins_something(raw, start):
-            newline = raw.find(b"\n", start)
-            start = len(raw) if newline < 0 else newline + 1
+    while (newline := raw.find(b"\n", start)) >= 0:
+        line_start, start = start, newline + 1
+        if begins_something(raw, line_start):
             continue
-        line = next(read_lines(form, raw, start))
-        yield line
-        start = line.end
+        try:
+            end = form.decode_end(raw[line_start:newline])
+        except BadLineError:
+            continue
+        if end is not None:
+            yield start, end
 
 
 def read_lines(
-    form: JournalFormat[SubjectT, EndedT], raw: bytes, start: int = 0
+    form: JournalFormat[SubjectT, EndedT], raw: bytes
 ) -> Iterator[Line[SubjectT, EndedT]]:
-    """Splits a segment's bytes from offset `start`; a last line without newline is unreadable."""
+    """Splits a segment's bytes; a last line without newline is unreadable."""
+    start = 0
     while start < len(raw):
         newline = raw.find(b"\n", start)
         end = len(raw) if newline < 0 else newline + 1
@@ -165,7 +170,7 @@ def _take(
         contents.open[dialect.name(record.subject)] = record.subject
     elif record is not None:
         contents.undelivered_count += line.sequence > contents.acknowledged
-        contents.open.pop(dialect.name(dialect.subject(record.event)), None)
+        contents.open.pop(dialect.ended_name(record.event), None)
 
 
 def _keep_copy(path: Path, raw: bytes) -> None:

@@ -1,6 +1,7 @@
 """Usage events on their way to billing's `RecordUsage`; how is `journal/delivery.py`'s."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import grpc
 
@@ -11,12 +12,14 @@ from journal.delivery import (
     DeliverySettings,
     Verdict,
 )
-from kvtier.v1 import usage_pb2, usage_pb2_grpc
+from journal.format import StoredEnd
+from kvtier.v1 import usage_pb2
 from worker.usage_event import AdmittedRequest, UsageEvent
 from worker.usage_journal import UsageOutbox
-from worker.usage_wire import event_message
 
 __all__ = ["UsageDelivery"]
+
+RECORD_USAGE = f"/{usage_pb2.DESCRIPTOR.services_by_name['UsageService'].full_name}/RecordUsage"
 
 CALL_BYTES_MAX = 2 << 20
 """Of events in one call: gRPC takes 4 MiB, and what each event is wrapped in is not counted."""
@@ -33,35 +36,60 @@ class UsageDelivery(Delivery[AdmittedRequest, UsageEvent]):
 
 class _Courier:
     async def carry(
-        self, channel: grpc.aio.Channel, events: Sequence[UsageEvent], timeout_seconds: float
+        self,
+        channel: grpc.aio.Channel,
+        ends: Sequence[StoredEnd[UsageEvent]],
+        timeout_seconds: float,
     ) -> Sequence[Verdict]:
-        messages = _fitting(events)
-        response = await usage_pb2_grpc.UsageServiceStub(channel).RecordUsage(
-            usage_pb2.RecordUsageRequest(events=messages), timeout=timeout_seconds
+        sent = _fitting(ends)
+        # The request's bytes are put together of the events': nothing is decoded on the way.
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, usage_pb2.RecordUsageResponse] = (
+            channel.unary_unary(
+                RECORD_USAGE,
+                request_serializer=None,
+                response_deserializer=usage_pb2.RecordUsageResponse.FromString,
+            )
         )
+        response = await call(request_bytes(end.wire for end in sent), timeout=timeout_seconds)
         if response is None:  # gRPC's way of telling an OK without its message
             raise BillingAnswerError("billing said OK without an answer")
         outcomes = response.outcomes
-        if [o.request_id for o in outcomes] != [m.request_id for m in messages]:
+        if [o.request_id for o in outcomes] != [end.name for end in sent]:
             raise BillingAnswerError("billing's outcomes are not those of the events sent")
-        return [_verdict(outcome) for outcome in outcomes]
-
-    def name(self, event: UsageEvent) -> str:
-        return event.request.request_id
+        return [_verdict(outcome.status, outcome.reason) for outcome in outcomes]
 
 
-def _fitting(events: Sequence[UsageEvent]) -> list[usage_pb2.UsageEvent]:
-    """Messages of as many as one call takes, at least one."""
-    messages, size = list[usage_pb2.UsageEvent](), 0
+def request_bytes(events: Iterable[bytes]) -> bytes:
+    """A `RecordUsageRequest` of serialized events, serialized."""
+    parts: list[bytes] = []
     for event in events:
-        message = event_message(event)
-        size += message.ByteSize()
-        if messages and size > CALL_BYTES_MAX:
-            break
-        messages.append(message)
-    return messages
+        parts += (_EVENTS_TAG, _varint(len(event)), event)
+    return b"".join(parts)
 
 
-def _verdict(outcome: usage_pb2.RecordOutcome) -> Verdict:
-    status = usage_pb2.RecordStatus.Name(outcome.status)
-    return Verdict(status.removeprefix("RECORD_STATUS_"), outcome.reason)
+_EVENTS_TAG = bytes([usage_pb2.RecordUsageRequest.EVENTS_FIELD_NUMBER << 3 | 2])
+"""Of a repeated field of messages, each with its length before it."""
+
+
+def _varint(number: int) -> bytes:
+    groups = []
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*groups, number])
+
+
+def _fitting(ends: Sequence[StoredEnd[UsageEvent]]) -> Sequence[StoredEnd[UsageEvent]]:
+    """As many as one call takes, at least one."""
+    size = 0
+    for count, end in enumerate(ends):
+        size += len(end.wire)
+        if count and size > CALL_BYTES_MAX:
+            return ends[:count]
+    return ends
+
+
+@lru_cache(maxsize=64)
+def _verdict(status: usage_pb2.RecordStatus, reason: str) -> Verdict:
+    name = usage_pb2.RecordStatus.Name(status)
+    return Verdict(name.removeprefix("RECORD_STATUS_"), reason)

@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from journal.dialect import Dialect
+from journal.dialect import Dialect, Wire
 from journal.format import JournalFormat, integer_of, text_of
 from kvtier.blocks import Tier
 from worker.errors import UsageJournalFailedError
@@ -17,20 +17,21 @@ from worker.usage_event import (
     end_request,
     lose_request,
 )
+from worker.usage_wire import event_from_bytes, event_message
 
 __all__ = ["FORMAT_VERSION", "USAGE_FORMAT", "end_fields"]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Frozen: stored in every segment. Ends of format 1 say nothing of cache writes, requests of format
 2 nothing of projects and users, those of format 3 nothing of keys, sessions, classes, leases and
-proofs."""
+proofs; ends of formats up to 4 are their keys, later ones the bytes of `kvtier.v1.UsageEvent`."""
 
 _TIERS = (("gpu", Tier.GPU), ("host", Tier.HOST), ("ssd", Tier.SSD), ("shared", Tier.SHARED))
 _PLACES: dict[Tier | None, str] = {**{tier: name for name, tier in _TIERS}, None: "computed"}
 
 
 def end_fields(event: UsageEvent) -> dict[str, Any]:
-    """The keys of an `end` record, also those of a dead letter."""
+    """The keys of a dead letter, and of an `end` record up to format 4."""
     hits = event.tokens.hit_tokens_by_tier
     leases = {} if event.lease_ids is None else {"leases": event.lease_ids}
     proof = {} if event.proof is None else {"proof": _proof_fields(event.proof)}
@@ -161,5 +162,6 @@ USAGE_FORMAT = JournalFormat(
         lost=_lost,
         unwritten=_unpaid,
         failure=UsageJournalFailedError,
+        wire=Wire(lambda event: event_message(event).SerializeToString(), event_from_bytes),
     )
 )

@@ -14,6 +14,7 @@ from cache_service.attest.attestation import (
     TierBlocks,
 )
 from journal.delivery import BillingAnswerError, Verdict
+from journal.format import StoredEnd
 from kvtier.v1 import attestation_pb2 as pb
 from kvtier.v1 import attestation_pb2_grpc, usage_pb2
 
@@ -24,8 +25,12 @@ class AttestationCourier:
     """Speaks to `RecordAttestations`."""
 
     async def carry(
-        self, channel: grpc.aio.Channel, events: Sequence[Attested], timeout_seconds: float
+        self,
+        channel: grpc.aio.Channel,
+        ends: Sequence[StoredEnd[Attested]],
+        timeout_seconds: float,
     ) -> Sequence[Verdict]:
+        events = [end.event for end in ends]
         response = await attestation_pb2_grpc.AttestationServiceStub(channel).RecordAttestations(
             pb.RecordAttestationsRequest(attestations=map(attestation_message, events)),
             timeout=timeout_seconds,
@@ -36,9 +41,6 @@ class AttestationCourier:
         if [o.attestation_id for o in outcomes] != [e.attestation_id for e in events]:
             raise BillingAnswerError("billing's outcomes are not those of what was sent")
         return [_verdict(outcome) for outcome in outcomes]
-
-    def name(self, event: Attested) -> str:
-        return event.attestation_id
 
 
 def _verdict(outcome: pb.AttestationOutcome) -> Verdict:

@@ -162,11 +162,11 @@ def dead_letters(directory: Path) -> list[dict]:
 
 async def test_every_event_arrives_in_batches(tmp_path):
     ledger = Ledger()
-    names = [f"r{i}" for i in range(1200)]
+    names = [f"r{i}" for i in range(2200)]
     counts = await deliver_all(tmp_path, ledger, names)
     assert set(ledger.events) == set(names)
-    assert counts.outcomes == {"accepted": 1200}
-    assert max(ledger.batches) <= 500
+    assert counts.outcomes == {"accepted": 2200}
+    assert max(ledger.batches) <= 1_000
 
 
 async def test_a_call_takes_no_more_than_grpc_does(tmp_path):

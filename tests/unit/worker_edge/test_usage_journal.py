@@ -282,7 +282,7 @@ async def test_a_refused_event_is_kept_as_a_dead_letter(tmp_path, make_event):
     await write(journal, make_event, "a")
     outbox = outbox_of(journal)
     pending = outbox.pending(10)
-    outbox.acknowledge(pending[0].sequence, [DeadLetter(pending[0].event, "CONFLICT", "OTHER")])
+    outbox.acknowledge(pending[0].sequence, [DeadLetter(pending[0], "CONFLICT", "OTHER")])
     assert outbox.pending(10) == []
     kept = (tmp_path / "dead_letters.jsonl").read_text()
     assert '"CONFLICT"' in kept
@@ -320,7 +320,7 @@ def test_who_asked_is_kept_and_an_older_workers_silence_stays_one(make_event):
         assert decode(encode(1, End(each)).removesuffix(b"\n")) == (1, End(each))
         begin = Begin(each.request)
         assert decode(encode(1, begin).removesuffix(b"\n")) == (1, begin)
-    assert b"project_id" not in encode(1, End(event))
+    assert b"project_id" not in encode(1, Begin(event.request))
     assert not event_message(event).HasField("project_id")
     message = event_message(said)
     assert (message.project_id, message.HasField("user_id"), message.user_id) == (
@@ -338,7 +338,6 @@ def test_leases_are_kept_and_none_is_not_unsaid(make_event):
         message = event_message(said)
         assert message.HasField("leases")
         assert tuple(message.leases.ids) == leases
-    assert b"leases" not in encode(1, End(event))
     assert not event_message(event).HasField("leases")
 
 
@@ -347,7 +346,7 @@ def test_key_session_and_class_are_kept_and_an_older_workers_silence_stays_one(m
     request = replace(event.request, key_id="k1", session_id="", service_class="batch")
     said = replace(event, request=request)
     assert decode(encode(1, End(said)).removesuffix(b"\n")) == (1, End(said))
-    assert b"key_id" not in encode(1, End(event))
+    assert b"key_id" not in encode(1, Begin(event.request))
     message, older = event_message(said), event_message(event)
     assert (message.key_id, message.session_id, message.service_class) == ("k1", "", "batch")
     assert message.HasField("session_id")
@@ -370,9 +369,30 @@ def test_the_outbox_passes_over_begins_and_no_end(make_event):
     lines = [encode(number, each) for number, each in enumerate(records, 1)]
     broken = lines[2][:-5] + b"?" + lines[2][-4:]
     raw = b"".join([*lines, broken, lines[1], lines[4], lines[1][:30]])
-    found = [line for line in read_lines(USAGE_FORMAT, raw) if not isinstance(line.record, Begin)]
-    passed = list(read_ends(USAGE_FORMAT, raw))
-    assert [line for line in found if line.record is not None] == [
-        line for line in passed if line.record is not None
+    found = [line for line in read_lines(USAGE_FORMAT, raw) if isinstance(line.record, End)]
+    passed = [
+        (line_end, end.sequence, End(end.event)) for line_end, end in read_ends(USAGE_FORMAT, raw)
     ]
-    assert len([line for line in passed if isinstance(line.record, End)]) == 3
+    assert passed == [(line.end, line.sequence, line.record) for line in found]
+    assert len(passed) == 3
+
+
+def test_an_end_is_delivered_as_it_lies_and_one_of_before_is_encoded(make_event):
+    event = make_event("a")
+    wire = event_message(event).SerializeToString()
+    old = {"sequence": 7, "type": "end", **end_fields(event)}
+    for line in (encode(7, End(event)), as_format_1(old)):
+        end = USAGE_FORMAT.decode_end(line.removesuffix(b"\n"))
+        assert end is not None
+        assert (end.sequence, end.name, end.wire, end.event) == (7, "a", wire, event)
+    assert USAGE_FORMAT.decode_end(encode(7, Begin(event.request)).removesuffix(b"\n")) is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"wire": None}, {"wire": "?"}, {"wire": "Zm9vYmFy"}, {"name": 7}, {"sequence": "7"}]
+)
+def test_an_end_whose_bytes_are_none_does_not_count(make_event, changes):
+    body = json.loads(encode(7, End(make_event("a")))[17:])
+    line = as_format_1(body | changes).removesuffix(b"\n")
+    with pytest.raises(BadLineError):
+        decode(line)
