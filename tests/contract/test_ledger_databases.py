@@ -135,6 +135,27 @@ def test_names_with_nul_and_any_letter_are_kept_on_either_database(open_store: O
     ledger.close()
 
 
+def test_batches_of_any_size_are_entered_whole_whatever_their_words(open_store: Open) -> None:
+    """Rows go to SQLite so many a statement, to PostgreSQL in a stream with letters of its own."""
+    store = open_store()
+    ledger = ledger_of(store)
+    words = ("\\N", "\\.", "a\\tb", "", "{}", "'\"", None)
+    count = 0
+    for size in (1, 44, 45, 46, 91, 300):
+        batch = [
+            event(f"{size}-{n}", project_id=words[n % 7], client_request_id=words[n % 5] or "")
+            for n in range(size)
+        ]
+        outcomes = ledger.record([Submission(each, b"") for each in batch]).result(30)
+        assert {outcome.status for outcome in outcomes} == {RecordStatus.ACCEPTED}
+        count += size
+    found = store.read(lambda c: verify_ledger(c, ledger.head))
+    assert (found.problem, found.entry_count, found.posting_count) == ("", count, 4 * count)
+    again = ledger.record([Submission(each, b"") for each in batch]).result(30)
+    assert {outcome.status for outcome in again} == {RecordStatus.DUPLICATE}
+    ledger.close()
+
+
 def test_an_older_file_is_brought_to_todays_format_and_goes_on(tmp_path: Path) -> None:
     golden = Path(__file__).parents[1] / "golden/billing/ledger_format_1.sqlite"
     shutil.copy(golden, tmp_path / LEDGER_FILE)
