@@ -29,6 +29,20 @@ _LOCK = 0x6B767469
 """The advisory lock's first key, "kvti"; the second names the schema."""
 
 _CONNECT_SECONDS = 10
+
+# A host that dies, or a link that does, says nothing. Either end of a session takes the other for
+# gone after some 30 s: billing, to connect anew; the server, so that the lock is free again.
+_SILENT_SECONDS = 10
+_PROBE_SECONDS = 5
+_PROBES = 4
+_UNANSWERED_SECONDS = 30
+_NOTICE_A_DEAD_CLIENT = (
+    f"SET tcp_keepalives_idle = {_SILENT_SECONDS};"
+    f" SET tcp_keepalives_interval = {_PROBE_SECONDS};"
+    f" SET tcp_keepalives_count = {_PROBES};"
+    f" SET tcp_user_timeout = {1000 * _UNANSWERED_SECONDS}"
+)
+
 _READERS = 4
 
 _READ_ONLY = ("25006", "42501", "28000", "28P01", "3D000")
@@ -128,6 +142,7 @@ class PostgresStore:
             )
         with contextlib.closing(connection.cursor()) as cursor:
             cursor.execute("SET synchronous_commit = on")
+            cursor.execute(_NOTICE_A_DEAD_CLIENT)
             (taken,) = cursor.execute(_TAKE).fetchone()
             holders = [] if taken else cursor.execute(_IN_USE).fetchall()
         connection.commit()
@@ -171,7 +186,14 @@ def _engine(url: URL, **pool: Any) -> Engine:
     try:
         return create_engine(
             url,
-            connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "kvtier"},
+            connect_args={
+                "connect_timeout": _CONNECT_SECONDS,
+                "application_name": "kvtier",
+                "keepalives_idle": _SILENT_SECONDS,
+                "keepalives_interval": _PROBE_SECONDS,
+                "keepalives_count": _PROBES,
+                "tcp_user_timeout": 1000 * _UNANSWERED_SECONDS,
+            },
             **pool,
         )
     except ImportError:
