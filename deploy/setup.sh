@@ -27,6 +27,12 @@ certificates billing --server=server=billing
 # Workers name blocks under it: with the same one they hit each other's.
 random 32 /setup/worker/scope_secret
 
+# Cache services seal under it what they give to the pool they share, whose engine asks nobody who he is.
+if [ ! -s /setup/cache/pool_key ]; then
+    head -c 32 /dev/urandom > /setup/cache/pool_key.new
+    mv /setup/cache/pool_key.new /setup/cache/pool_key
+fi
+
 # Their servers run as users of their own, so the file is for all who have the volume.
 random 24 /setup/postgres/password
 random 24 /setup/grafana/password

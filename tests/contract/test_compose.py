@@ -143,9 +143,14 @@ def test_certificates_are_of_the_names_that_are_called() -> None:
 
 
 def test_the_shared_tier_is_one_for_both() -> None:
-    first, second = (settings(name).shared for name in ("cache-1", "cache-2"))
+    shared = {name: settings(name).shared for name in ("cache-1", "cache-2")}
+    for name, said in shared.items():
+        assert said.url == "mooncake://mooncake:50051"
+        assert said.sealing == "aes_256_gcm"
+        # By a name that it has in that network alone, so that blocks go nowhere else.
+        assert said.pool_host in SERVICES[name]["networks"]["shared"]["aliases"]
+    first, second = (said.model_copy(update={"pool_host": ""}) for said in shared.values())
     assert first == second
-    assert first.url == "mooncake://mooncake:50051"
     assert "--rpc_port=50051" in SERVICES["mooncake"]["command"]
     members = {name for name in SERVICES if "shared" in networks(name)}
     assert members == {"cache-1", "cache-2", "mooncake", "prometheus"}
