@@ -270,7 +270,9 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise TlsFileError(
-            f"cannot read {path}: {error.strerror}; make it readable or name another", file=path
+            f"cannot read {path}: {error.strerror}; make it readable, name another, or have one"
+            " made: kvtier certificates make",
+            file=path,
         ) from None
 
 

@@ -12,10 +12,11 @@ import openai
 from tests.cluster.cluster import Cluster
 from tests.cluster.told import Told, prompt
 
-__all__ = ["GATEWAY", "Caller", "Load"]
+__all__ = ["GATEWAY", "Caller", "Load", "ask"]
 
 GATEWAY = "https://localhost:7441/v1"
 CALLERS = 2
+TIMES_ASKED = 3
 REQUEST_SECONDS_MAX = 60.0
 PROGRESS_SECONDS_MAX = 180.0
 STOP_SECONDS_MAX = 120.0
@@ -37,7 +38,10 @@ class Caller:
 
 
 class Load:
-    """Runs until it is left. Every request is noted: what it was told, or that it got no answer."""
+    """Runs until it is left. Every request is noted: what it was told, or that it got no answer.
+
+    Each prompt is asked several times, so that answers from blocks are held against computed ones.
+    """
 
     def __init__(self, caller: Caller, told: Told, name: str) -> None:
         self._caller = caller
@@ -54,6 +58,11 @@ class Load:
         while self._answered < goal:
             assert time.monotonic() < deadline, f"no answers any more; {self.errors[-3:]}"
             time.sleep(0.1)
+
+    def last(self, seconds: float) -> None:
+        """Goes on for so long, and there are answers at the end of it. Raises AssertionError."""
+        self._stop.wait(seconds)
+        self.progress()
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -76,15 +85,21 @@ class Load:
             number = 0
             while not self._stop.is_set():
                 number += 1
-                messages: Any = [{"role": "user", "content": prompt(f"{name} {number // 3}")}]
                 try:
-                    reply = client.chat.completions.create(
-                        model="demo", messages=messages, max_tokens=4
-                    )
-                    assert reply.usage is not None
-                    self._told.note(reply.id, reply.usage.model_dump())
+                    ask(client, self._told, prompt(f"{name} {number // TIMES_ASKED}"))
                     self._answered += 1
                 except openai.APIError as error:
                     self._told.lost()
                     self.errors.append(error)
                     self._stop.wait(0.5)
+
+
+def ask(client: openai.OpenAI, told: Told, text: str) -> None:
+    """One request, greedy, and what came of it is noted. Raises openai.APIError."""
+    messages: Any = [{"role": "user", "content": text}]
+    reply = client.chat.completions.create(
+        model="demo", messages=messages, max_tokens=4, temperature=0
+    )
+    assert reply.usage is not None
+    told.note(reply.id, reply.usage.model_dump())
+    told.compare(text, str(reply.choices[0].message.content))

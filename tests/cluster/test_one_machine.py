@@ -61,7 +61,7 @@ def test_a_secret_is_where_it_is_used(cluster: Cluster) -> None:
         "billing": {"ca.pem", "pgpass", "server.key", "server.pem"},
         "postgres": {"password"},
     }
-    kept["cache-1"] = kept["cache-2"] = kept["gateway"]
+    kept["cache-1"] = kept["cache-2"] = kept["gateway"] | {"pool_key"}
     kept["worker-1"] = kept["worker-2"] = kept["gateway"] | {"scope_secret"}
     for service, names in kept.items():
         assert set(cluster.execute(service, "ls", "/secrets").split()) == names

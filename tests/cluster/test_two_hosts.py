@@ -36,6 +36,14 @@ def test_a_conversation_moves(cluster: Cluster, told: Told) -> None:
     told.check(cluster)
 
 
+def test_blocks_go_over_the_network_that_is_for_them(cluster: Cluster) -> None:
+    """Moved before; its connections are kept."""
+    other = cluster.networks("cache-2")
+    peers = {there for _, there in cluster.connections("cache-1")}
+    assert other["shared"] in peers
+    assert other["inside"] not in peers
+
+
 def test_requests_spread_over_both_workers(cluster: Cluster, told: Told, caller: Caller) -> None:
     with Load(caller, told, "spread") as load:
         load.progress(12)
