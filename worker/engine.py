@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from kvtier.keys import BlockChain, BlockHash
 from kvtier.serving import ShuttingDownError
 from worker.admission import pages_needed
+from worker.attention.openmp import end_team
 from worker.cache_lanes import CacheLanes
 from worker.cache_port import CachePort
 from worker.cache_traffic import CacheTraffic
@@ -91,8 +92,13 @@ class Engine:
         self._stats = self._loop.stats()
 
     def start(self) -> None:
-        """Starts the engine's thread. Once."""
+        """Starts the engine's thread. Once.
+
+        The caller's calls of torch, loading the model for one, are over: its team of torch's
+        threads ends, since two teams on a processor's cores wait for each other's sleep.
+        """
         assert self._thread is None, "the engine was started before"
+        end_team()
         self._thread = threading.Thread(target=self._main, name="kvtier-engine", daemon=True)
         self._thread.start()
 

@@ -5,8 +5,9 @@ changed. Owned by the engine's thread.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +19,9 @@ from worker.decode_steps import DecodeSteps, recorder_for
 from worker.errors import ArchitectureRefusedError
 from worker.kv_pages import KvPages, PageId
 from worker.transformers_version import cache_argument
+
+if TYPE_CHECKING:
+    from worker.products.few_rows import FewRows
 
 __all__ = ["ModelRunner", "Span"]
 
@@ -60,6 +64,7 @@ class ModelRunner:
         self._kv = kv
         self._cache = PagedCache(kv, uses, chosen.make(kv), absorbs=chosen.absorbs)
         self._cache_argument = {cache_argument(model): self._cache}
+        self._few_rows = _few_rows(model) if chosen.few_rows else None
         self.decodes: DecodeSteps | None = None
         """Recorded ones, where the way of attending says so."""
         if chosen.records:
@@ -101,7 +106,7 @@ class ModelRunner:
         step.called_layers = 0
         current = FORWARD.set(Forward(step, self._cache))
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._products(token_ids.numel()):
                 output = self._model(
                     input_ids=token_ids[None],
                     position_ids=step.positions[None],
@@ -119,8 +124,18 @@ class ModelRunner:
         logits: torch.Tensor = output.logits[0].float()
         return logits
 
+    def _products(self, rows: int) -> AbstractContextManager[None]:
+        return nullcontext() if self._few_rows is None else self._few_rows.during(rows)
+
     def _tensor(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._model.device)
+
+
+def _few_rows(model: Any) -> "FewRows":
+    # Imported only here: it brings a compiler.
+    from worker.products.few_rows import FewRows
+
+    return FewRows(model)
 
 
 def _wanted_rows(spans: Sequence[Span]) -> list[int]:

@@ -31,6 +31,8 @@ def prove_attention(
     if deterministic:
         # The last, which gathers, is always one of them.
         choices = tuple(choice for choice in choices if not choice.by_place)
+    if any(choice.few_rows for choice in choices) and not _has_few_rows(model):
+        choices = tuple(choice for choice in choices if not choice.few_rows)
     if has_latents(survey(model), layout):
         # What is done for latents has another shape in each step.
         plain = [choice for choice in choices if not choice.records]
@@ -47,3 +49,11 @@ def prove_attention(
                 extra={"attention": choice.name, "problem": f"{type(error).__name__}: {error}"},
             )
     return last, run_self_test(model, layout, context_tokens, last)
+
+
+def _has_few_rows(model: Any) -> bool:
+    """Whether it has layers whose products our kernel computes."""
+    # Imported only here: it brings a compiler.
+    from worker.products.few_rows import takes
+
+    return any(takes(module) for module in model.modules())

@@ -251,6 +251,11 @@ def test_decoding_is_counted_while_all_decode() -> None:
     # After 2.0, when the last has its first token, until 4.0, when the first has its last.
     assert rate_of([early, late]) == 2.0
     assert rate_of([early]) == 1.0
+    # A step a second, whose eight tokens come one after the other: eight tokens a second.
+    steps = [Answer(0.0, came=[step + n / 16 for step in range(5)]) for n in range(8)]
+    assert rate_of(steps) == 8.0
+    # Where nobody has two tokens meanwhile.
+    assert rate_of([Answer(0.0, came=[0.0, 2.0]), Answer(0.0, came=[1.0, 3.0])]) == 1.0
     rows = decode_rows((1, 8), 4096, [[10.0, 30.0], [20.0, 40.0], [10.0, 40.0]])
     assert [row["tokens_per_second"] for row in rows] == [10.0, 40.0]
     assert [row["over_first"] for row in rows] == [1.0, 3.0]

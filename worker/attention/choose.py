@@ -33,8 +33,9 @@ class AttentionChoice:
     """One way of attending."""
 
     name: str
-    """`gather+sdpa`, `pages+sdpa`, `pages+numba`, `varlen`, `triton`; with `+latents` where those
-    are absorbed, `+graphs` where decode steps are recorded."""
+    """`gather+sdpa`, `pages+sdpa`, `pages+numba`, `varlen`, `triton`; with `+rows` where
+    products of a few rows are ours, `+latents` where those are absorbed, `+graphs` where decode
+    steps are recorded."""
     why: str
     """In words, for whoever reads the log."""
     make: Callable[[KvPages], AttentionBackend]
@@ -45,6 +46,13 @@ class AttentionChoice:
 
     records: bool = False
     """Decode steps are recorded: its shapes follow from the size of a batch alone."""
+
+    few_rows: bool = False
+    """Products of a few rows with the weights are computed by a kernel of ours."""
+
+    def multiplying(self) -> "AttentionChoice":
+        why = f"{self.why}; so are products of a few rows with the weights"
+        return replace(self, name=f"{self.name}+rows", why=why, few_rows=True)
 
     def recording(self) -> "AttentionChoice":
         return replace(self, name=f"{self.name}+graphs", records=True)
@@ -82,7 +90,8 @@ def _of_processors() -> tuple[AttentionChoice, ...]:
     from worker.attention.numba_backend import NumbaBackend
 
     why = "our kernel, compiled for this processor, reads pages for single queries in float32"
-    return (AttentionChoice(NumbaBackend.name, why, NumbaBackend), *others)
+    choice = AttentionChoice(NumbaBackend.name, why, NumbaBackend)
+    return (choice.multiplying(), choice, *others)
 
 
 def _numba_problem() -> str:

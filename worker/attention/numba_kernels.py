@@ -20,12 +20,10 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, cfunc, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from worker.attention.vector_loops import score_loop, weigh_loop
+from worker.kernel_memory import add_shared, pointer_to
 
 __all__ = ["ARGUMENTS", "LOWEST", "attend_kernel"]
 
@@ -111,26 +109,6 @@ FLOOR = np.float32(-126)
 """The smallest exponent of ordinary numbers."""
 
 
-@intrinsic
-def _pointer(context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), generate
-
-
-@intrinsic
-def _add(context: Any, address: Any, number: Any) -> Any:
-    """Adds to a shared number and returns what it was. What was written before is seen by whoever
-    adds after."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", place, arguments[1], "acq_rel")
-
-    return types.int64(types.int64, types.int64), generate
-
-
 @njit(fastmath=IN_ORDER, error_model="numpy")
 def _shares(scores, largest, rests, shares, bits, count):
     """`shares` become 2 ** (scores - largest); `bits` are their bits. Every loop in vectors."""
@@ -171,25 +149,25 @@ def attend_kernel(dim: int, value_dim: int, rows: int) -> Any:
     @njit(fastmath=ORDER_FREE, error_model="numpy")
     def attend_unit(a, index):
         """What one unit gives its queries."""
-        unit = carray(_pointer(a[UNITS]), (a[UNIT_COUNT], 5), np.int64)[index]
+        unit = carray(pointer_to(a[UNITS]), (a[UNIT_COUNT], 5), np.int64)[index]
         key_heads, group, tokens = a[KEY_HEADS], a[GROUP], a[BLOCK_TOKENS]
-        entries = carray(_pointer(a[ENTRIES]), (a[ENTRY_COUNT], 3), np.int64)
-        holders = carray(_pointer(a[HOLDERS]), (a[HOLDER_COUNT],), np.int64)
-        queries = carray(_pointer(a[QUERY_ROWS]), (a[QUERY_COUNT],), np.int64)
-        key_places = carray(_pointer(a[KEY_PLACES]), (key_heads,), np.int64)
-        value_places = carray(_pointer(a[VALUE_PLACES]), (key_heads,), np.int64)
-        outs = carray(_pointer(a[OUTS]), (a[SLOT_COUNT], key_heads, group, value_dim), np.float32)
-        sums = carray(_pointer(a[SUMS]), (a[SLOT_COUNT], key_heads, group, 2), np.float32)
+        entries = carray(pointer_to(a[ENTRIES]), (a[ENTRY_COUNT], 3), np.int64)
+        holders = carray(pointer_to(a[HOLDERS]), (a[HOLDER_COUNT],), np.int64)
+        queries = carray(pointer_to(a[QUERY_ROWS]), (a[QUERY_COUNT],), np.int64)
+        key_places = carray(pointer_to(a[KEY_PLACES]), (key_heads,), np.int64)
+        value_places = carray(pointer_to(a[VALUE_PLACES]), (key_heads,), np.int64)
+        outs = carray(pointer_to(a[OUTS]), (a[SLOT_COUNT], key_heads, group, value_dim), np.float32)
+        sums = carray(pointer_to(a[SUMS]), (a[SLOT_COUNT], key_heads, group, 2), np.float32)
         # Scores, what is left of them below a power of two, and shares; then two numbers a row.
         part = FLOAT_BYTES * rows * tokens
         scores_at = a[SCORES] + index * (3 * part + FLOAT_BYTES * 2 * rows)
         shares_at, largest_at = scores_at + 2 * part, scores_at + 3 * part
         fades_at = largest_at + FLOAT_BYTES * rows
-        room = carray(_pointer(scores_at), (3, rows, tokens), np.float32)
-        bits = carray(_pointer(shares_at), (rows, tokens), np.int32)
-        largest = carray(_pointer(largest_at), (rows,), np.float32)
-        fades = carray(_pointer(fades_at), (rows,), np.float32)
-        scale = carray(_pointer(a[SCALE]), (1,), np.float32)[0]
+        room = carray(pointer_to(scores_at), (3, rows, tokens), np.float32)
+        bits = carray(pointer_to(shares_at), (rows, tokens), np.int32)
+        largest = carray(pointer_to(largest_at), (rows,), np.float32)
+        fades = carray(pointer_to(fades_at), (rows,), np.float32)
+        scale = carray(pointer_to(a[SCALE]), (1,), np.float32)[0]
         first, end, first_holder, end_holder, slot = unit[0], unit[1], unit[2], unit[3], unit[4]
         for head in range(key_heads):
             for holder in range(end_holder - first_holder):
@@ -260,15 +238,15 @@ def attend_kernel(dim: int, value_dim: int, rows: int) -> Any:
     def weighed(a, query):
         """The outcome of a query whose units have ended."""
         key_heads, group = a[KEY_HEADS], a[GROUP]
-        queries = carray(_pointer(a[QUERY_ROWS]), (a[QUERY_COUNT],), np.int64)
-        ends = carray(_pointer(a[SLOT_ENDS]), (a[QUERY_COUNT] + 1,), np.int64)
-        slots = carray(_pointer(a[SLOTS]), (a[SLOT_COUNT],), np.int64)
-        outs = carray(_pointer(a[OUTS]), (a[SLOT_COUNT], key_heads, group, value_dim), np.float32)
-        sums = carray(_pointer(a[SUMS]), (a[SLOT_COUNT], key_heads, group, 2), np.float32)
-        sinks = carray(_pointer(a[SINKS]), (key_heads * group,), np.float32)
+        queries = carray(pointer_to(a[QUERY_ROWS]), (a[QUERY_COUNT],), np.int64)
+        ends = carray(pointer_to(a[SLOT_ENDS]), (a[QUERY_COUNT] + 1,), np.int64)
+        slots = carray(pointer_to(a[SLOTS]), (a[SLOT_COUNT],), np.int64)
+        outs = carray(pointer_to(a[OUTS]), (a[SLOT_COUNT], key_heads, group, value_dim), np.float32)
+        sums = carray(pointer_to(a[SUMS]), (a[SLOT_COUNT], key_heads, group, 2), np.float32)
+        sinks = carray(pointer_to(a[SINKS]), (key_heads * group,), np.float32)
         row_bytes = FLOAT_BYTES * key_heads * group * value_dim
         out = carray(
-            _pointer(a[OUT] + queries[query] * row_bytes),
+            pointer_to(a[OUT] + queries[query] * row_bytes),
             (key_heads * group, value_dim),
             np.float32,
         )
@@ -295,16 +273,16 @@ def attend_kernel(dim: int, value_dim: int, rows: int) -> Any:
     @cfunc(types.void(types.CPointer(types.int64)), fastmath=ORDER_FREE, error_model="numpy")
     def attend(arguments):
         a = carray(arguments, (len(ARGUMENTS),))
-        units = carray(_pointer(a[UNITS]), (a[UNIT_COUNT], 5), np.int64)
-        holders = carray(_pointer(a[HOLDERS]), (a[HOLDER_COUNT],), np.int64)
+        units = carray(pointer_to(a[UNITS]), (a[UNIT_COUNT], 5), np.int64)
+        holders = carray(pointer_to(a[HOLDERS]), (a[HOLDER_COUNT],), np.int64)
         while True:
-            taken = _add(a[NEXT_UNIT], 1)
+            taken = add_shared(a[NEXT_UNIT], 1)
             if taken >= a[UNIT_COUNT]:
                 break
             attend_unit(a, taken)
             for holder in range(units[taken, 2], units[taken, 3]):
                 query = holders[holder]
-                if _add(a[NEXT_UNIT] + 8 + 8 * query, -1) == 1:
+                if add_shared(a[NEXT_UNIT] + 8 + 8 * query, -1) == 1:
                     weighed(a, query)
 
     return attend

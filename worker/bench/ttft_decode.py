@@ -94,5 +94,13 @@ def rate_of(answers: Sequence[Answer]) -> float:
     """Tokens a second while all of `answers` were decoded."""
     began = max(answer.came[0] for answer in answers)
     ended = min(answer.came[-1] for answer in answers)
-    tokens = sum(began < came <= ended for answer in answers for came in answer.came)
-    return tokens / (ended - began)
+    return sum(_rate_of_one(answer.came, began, ended) for answer in answers)
+
+
+def _rate_of_one(came: Sequence[float], began: float, ended: float) -> float:
+    """From its first to its last token in between: a step's tokens come one after the other, so the
+    last step's, behind the first one that ends there, would be lost, and its time would count."""
+    inside = [at for at in came if began <= at <= ended]
+    if len(inside) > 1:
+        return (len(inside) - 1) / (inside[-1] - inside[0])
+    return sum(began < at <= ended for at in came) / (ended - began)

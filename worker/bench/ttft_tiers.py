@@ -25,6 +25,7 @@ from kvtier.bench.service import cache_service_process
 from kvtier.blocks import Tier
 from kvtier.cli.processes import ServiceProcess
 from worker.attention.interface import IMPLEMENTATION
+from worker.attention.openmp import end_team
 from worker.bench.ttft_asking import Answer, ask, fresh_engine
 from worker.bench.ttft_settings import TtftSettings
 from worker.bench.waiting import (
@@ -213,6 +214,8 @@ def plain_first_token(loaded: LoadedModel, prompt: list[int]) -> _Plain:
         return _Plain(time.perf_counter() - began, token)
     finally:
         loaded.model.set_attn_implementation(IMPLEMENTATION)
+        # Beside this thread's team the engine's would sleep between its calls, as no worker's does.
+        end_team()
 
 
 def random_tokens(loaded: LoadedModel, count: int, generator: torch.Generator) -> list[int]:

@@ -373,7 +373,7 @@ async def test_get_model_says_what_is_served(start):
     assert model.block_tokens == 16
     assert model.architecture == "Qwen3ForCausalLM"
     assert model.dtype == "float32"
-    assert model.attention == "pages+numba"
+    assert model.attention == "pages+numba+rows"
     assert model.page_count > 0
     assert not model.cache_connected
 

@@ -108,7 +108,7 @@ def test_single_queries_gather_where_too_many_pages_lie_alone_or_one_has_few(
 
 def test_a_processor_reads_pages_where_they_lie() -> None:
     names = [choice.name for choice in attention_choices(torch.device("cpu"))]
-    assert names == ["pages+numba", "pages+sdpa", "gather+sdpa"]
+    assert names == ["pages+numba+rows", "pages+numba", "pages+sdpa", "gather+sdpa"]
 
 
 def test_another_torch_whose_kernel_is_not_as_expected_gathers(
@@ -120,6 +120,6 @@ def test_another_torch_whose_kernel_is_not_as_expected_gathers(
     for kernel in (None, other):
         monkeypatch.setattr(dense, "_FLASH", kernel)
         names = [choice.name for choice in attention_choices(torch.device("cpu"))]
-        assert names == ["pages+numba", "gather+sdpa"]
+        assert names == ["pages+numba+rows", "pages+numba", "gather+sdpa"]
     monkeypatch.setattr(dense, "_FLASH", None)
     agrees(Case(spans=((40, 1), (13, 9), (0, 20)), sinks=True), GatheringBackend)

@@ -62,7 +62,7 @@ def drawn() -> list[int]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_queries_beside_a_piece_are_the_plain_models(kind: str, tmp_path: Path) -> None:
     plain, ready = loaded(tmp_path, kind)
-    assert ready.attention.name == "pages+numba+latents"
+    assert ready.attention.name == "pages+numba+rows+latents"
     tokens, asked = drawn(), Asked(ready)
     one, two = [5, 1, 4, 0], [2, 7, 3]
     asked.run((tokens[:49], 0, one))
@@ -122,4 +122,4 @@ def test_absorption_that_is_wrong_for_a_model_is_left(
     right = LatentLayer._absorbed
     monkeypatch.setattr(LatentLayer, "_absorbed", lambda *asked: right(*asked) * 1.1)
     _, ready = loaded(tmp_path)
-    assert ready.attention.name == "pages+numba"
+    assert ready.attention.name == "pages+numba+rows"
