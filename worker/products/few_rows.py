@@ -10,7 +10,7 @@ torch's. Why so: docs/adr/0046-products-of-a-few-rows.md. The thread that comput
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -93,23 +93,24 @@ class _Product:
         "_kernel",
         "_next",
         "_parallel",
+        "_run_count",
         "_tensors",
-        "_threads",
     )
 
     def __init__(self, layer: nn.Module, kernel: int, parallel: Parallel) -> None:
-        self._forward = layer.forward
+        assert isinstance(layer, nn.Linear)
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = layer.forward
         self._kernel, self._parallel = kernel, parallel
         self._tensors: Any = layer._parameters
         self._next = np.zeros(1, dtype=np.int64)
         self._arguments = np.zeros(len(ARGUMENTS), dtype=np.int64)
         self._address: int = self._arguments.ctypes.data
-        weight = self._tensors["weight"]
-        outputs, inputs = weight.shape
-        run = max(1, RUN_BYTES // (inputs * weight.element_size()))
+        outputs, inputs = layer.out_features, layer.in_features
+        run = max(1, RUN_BYTES // (inputs * layer.weight.element_size()))
+        self._run_count = -(-outputs // run)
         fixed = {
             "next_run": self._next.ctypes.data,
-            "run_count": -(-outputs // run),
+            "run_count": self._run_count,
             "run_outputs": run,
             "output_count": outputs,
             "input_count": inputs,
@@ -132,7 +133,8 @@ class _Product:
         given[BIAS] = 0 if bias is None else bias.data_ptr()
         given[INPUT] = input.data_ptr()
         given[OUTPUT] = output.data_ptr()
-        self._parallel(self._kernel, self._address, torch.get_num_threads())
+        threads = min(torch.get_num_threads(), self._run_count)
+        self._parallel(self._kernel, self._address, threads)
         return output
 
 
