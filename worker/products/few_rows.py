@@ -4,7 +4,7 @@
                            before and after it the model is as it was
 
 Of float32 layers on a processor, as torch has them; all others, and calls with more rows, are
-torch's. Why so: docs/adr/0046-products-of-a-few-rows.md. The thread that computes.
+torch's. Why so: docs/adr/0047-products-of-a-few-rows.md. The thread that computes.
 """
 
 import contextlib
