@@ -15,7 +15,7 @@ from tests.cluster.load import Caller, Load
 from tests.cluster.test_two_hosts import move
 from tests.cluster.told import Told
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.thorough, pytest.mark.timeout(3600)]
 
 CUT_SECONDS = 30.0
 """A silent link; what hangs."""

@@ -9,7 +9,7 @@ from tests.cluster.load import Caller, ask
 from tests.cluster.told import Told
 from tests.contract.test_dashboards import expressions, rules
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.thorough, pytest.mark.timeout(3600)]
 
 TARGETS = 8
 PROMPTS_AGAIN = 12
