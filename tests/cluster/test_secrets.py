@@ -14,7 +14,7 @@ from tests.cluster.image_layers import private_keys_in_layers
 from tests.cluster.images import ROOT
 from tests.cluster.load import Caller
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.thorough, pytest.mark.timeout(3600)]
 
 OWN_IMAGES = sorted(
     {said["image"] for said in SERVICES.values() if "build" in said and "deploy" not in said}

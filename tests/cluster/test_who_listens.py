@@ -15,7 +15,7 @@ from tests.cluster.compose_file import SERVICES
 from tests.cluster.load import Caller
 from tests.cluster.told import Told, prompt
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.thorough, pytest.mark.timeout(3600)]
 
 LISTENING = "0A"
 
