@@ -113,8 +113,12 @@ def copy_hashed(
 ) -> Sequence[int]:
     """Copies each source to its target; the checksums of `pages`, one of the two, as those blocks'.
 
-    REQUIRES: all of one size.
+    Raises ValueError, before a byte moves, unless there is one of each for each block and all are
+    of one size: what copies looks at addresses alone.
     """
+    sizes = {len(each) for side in (sources, targets) for each in side}
+    if len(sizes) > 1 or not len(blocks) == len(sources) == len(targets) == len(pages):
+        raise ValueError("blocks, sources and targets that do not fit each other")
     kernel = load_kernel()
     if kernel is not None and blocks:
         size, to = len(targets[0]), _addresses(targets)

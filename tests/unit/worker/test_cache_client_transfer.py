@@ -54,6 +54,19 @@ def test_several_copies_go_where_they_belong_whether_aligned_or_not(gap: int) ->
     assert all((gap == 7).all() for gap in between)
 
 
+@pytest.mark.parametrize(
+    ("sources", "targets"), [([512, 512], [512, 256]), ([512, 256], [512, 512]), ([512], [512] * 2)]
+)
+def test_what_does_not_fit_is_refused_before_a_byte_moves(
+    sources: list[int], targets: list[int]
+) -> None:
+    given = [np.ones(size, np.uint8) for size in sources]
+    rooms = [aligned(size) for size in targets]
+    with pytest.raises(ValueError, match="do not fit"):
+        copy_hashed([NAME] * 2, given, rooms, rooms)
+    assert not any(room.any() for room in rooms)
+
+
 def test_no_copies_have_no_sums() -> None:
     assert list(copy_hashed([], [], [], [])) == []
 
