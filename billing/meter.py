@@ -12,7 +12,6 @@ rejected later. Runs in the writer's transaction, on its thread.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
@@ -312,5 +311,5 @@ def _posting_values(
     """In the order of the table's columns; `amounts` as texts."""
     return [
         (position, line, p.account, p.token_class, p.quantity_tokens, amount, p.currency)
-        for line, p, amount in zip(count(1), lines, amounts, strict=False)
+        for line, (p, amount) in enumerate(zip(lines, amounts, strict=True), 1)
     ]

@@ -121,7 +121,8 @@ class _Product:
         weight, bias = self._tensors["weight"], self._tensors["bias"]
         outputs, inputs = weight.shape
         rows = input.numel() // inputs
-        if not 1 < rows <= ROWS_MAX or input.dtype is not torch.float32:
+        fits = input.shape[-1] == inputs and input.dtype is torch.float32
+        if not fits or not 1 < rows <= ROWS_MAX:
             return self._forward(input)
         if not input.is_contiguous():
             input = input.contiguous()

@@ -173,3 +173,8 @@ def test_how_long_it_took_to_compile_is_told_once(caplog: pytest.LogCaptureFixtu
             product(layer(64, 48), drawn(1, 2, 64))
     (record,) = caplog.records
     assert 0 < vars(record)["seconds"] < 300
+
+
+def test_rows_of_another_width_are_torchs_error() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        product(layer(16, 4), drawn(1, 4, 32))
