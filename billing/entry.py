@@ -13,10 +13,10 @@ docs/formats/ledger.md. Every constant here is frozen: it is hashed. Pure, any t
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import NewType
 
+from billing.frozen import frozen_dataclass
 from billing.money import to_text
 from billing.price_book import PriceId
 from billing.rating import Posting
@@ -28,7 +28,7 @@ EntryHash = NewType("EntryHash", bytes)
 _HEAD = "kvtier-ledger-entry 1\n"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_dataclass(frozen=True, slots=True)
 class Entry:
     """One usage event in the ledger, with what it costs."""
 

@@ -11,9 +11,9 @@ are of is `kvtier.prompt_proof`'s. Frozen data and pure functions, any thread.
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from billing.frozen import frozen_dataclass
 from kvtier.prompt_proof import COMMITMENT_BYTES, DIGEST_BYTES, MARK_BYTES, PROOF_SCHEME
 
 __all__ = [
@@ -49,7 +49,7 @@ class ProvenRun(NamedTuple):
         return sum(count for _, count in self.blocks)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_dataclass(frozen=True, slots=True)
 class PromptProof:
     """As the worker sent it; `malformed` says whether it can be one."""
 

@@ -64,6 +64,9 @@ SERVICES = (
 
 READER_THREADS = 2
 
+NEW_OBJECTS = 20_000
+"""Those of about two calls of events: with Python's 700 it looks at each call's a dozen times."""
+
 
 @dataclass(slots=True)
 class RunningBilling:
@@ -131,7 +134,7 @@ async def _build(
         parts.callback(stop_page)
     bound = await server.start(settings.addresses, SERVICES)
     parts.push_async_callback(server.drain, settings.drain_seconds)
-    leave_out_of_collections(parts)
+    leave_out_of_collections(parts, NEW_OBJECTS)
     # The head's hash in a log kept elsewhere proves later that no entry was cut off the end.
     log.info(
         "billing ready",

@@ -10,6 +10,7 @@ from enum import Enum
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NewType
 
+from billing.frozen import frozen_dataclass
 from billing.prompt_proof import PromptProof, malformed, proof_of_data, proof_text
 
 __all__ = [
@@ -95,7 +96,7 @@ class Refusal(Enum):
     OTHER_CONTENT = "OTHER_CONTENT"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_dataclass(frozen=True, slots=True)
 class TokenCounts:
     """Tokens of one request in disjoint classes; `prompt` is what the worker says they sum to."""
 
@@ -122,7 +123,7 @@ class StorageUse:
     shared: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_dataclass(frozen=True, slots=True)
 class UsageEvent:
     """As the worker sent it; `refusal_of` says whether it makes sense. Times: ns since 1970 UTC."""
 

@@ -1,20 +1,21 @@
 """Carries events from a journal to billing, in the background.
 
     outbox --batch--> courier --outcomes--> acknowledge | dead letter | try again later
-           the batch behind it is read meanwhile
+           a full batch: the one behind it is on its way meanwhile
 
 Invariant: an event leaves the outbox only when billing has it, or is refused for good and kept as
-a dead letter; delivery is at least once. Billing being down slows nobody: who waits, waits for
-the journal, never for this task. Event loop; the outbox's blocking calls run on one thread of
-their own.
+a dead letter; batches are acknowledged in their order, and when one fails all behind it are sent
+again: delivery is at least once. Billing being down slows nobody: who waits, waits for the journal,
+never for this task. Event loop; the outbox's blocking calls run on one thread of their own.
 """
 
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import grpc
@@ -40,6 +41,9 @@ CHANNEL_OPTIONS = (
     # A new channel gets a connection of its own, whatever the last one knew.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+CALLS_MAX = 2
+"""Batches on their way at once: billing takes one in while it commits the one before."""
 
 Result = TypeVar("Result")
 
@@ -85,16 +89,29 @@ CarriedT = TypeVar("CarriedT")
 class Courier(Protocol[CarriedT]):
     """Speaks to billing of one kind of event."""
 
+    def fitting(self, ends: Sequence[StoredEnd[CarriedT]]) -> Sequence[StoredEnd[CarriedT]]:
+        """The first of `ends` that one call takes, at least one."""
+        ...
+
     async def carry(
         self,
         channel: grpc.aio.Channel,
         ends: Sequence[StoredEnd[CarriedT]],
         timeout_seconds: float,
     ) -> Sequence[Verdict]:
-        """Sends `ends` in one call, or the first of them where it takes no more: a verdict for
-        each that was sent, in their order. Raises AioRpcError, and BillingAnswerError for an answer
-        that is not of these events."""
+        """Sends `ends` in one call: a verdict for each, in their order. Raises AioRpcError, and
+        BillingAnswerError for an answer that is not of these events. REQUIRES: they fit."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight(Generic[CarriedT]):
+    """A batch on its way."""
+
+    ends: Sequence[StoredEnd[CarriedT]]
+    call: "asyncio.Task[Sequence[Verdict]]"
+    more: bool
+    """Whether there was no room in it for all that waits."""
 
 
 class Delivery(Generic[SubjectT, EndedT]):
@@ -116,9 +133,9 @@ class Delivery(Generic[SubjectT, EndedT]):
         self._new = asyncio.Event()
         self._idle = asyncio.Event()
         self._batch_max = settings.batch_events_max
+        self._failures = 0
+        """Since billing last took something."""
         self._task: asyncio.Task[None] | None = None
-        self._ahead: asyncio.Future[list[StoredEnd[EndedT]]] | None = None
-        """What follows the batch that is on its way."""
 
     def start(self) -> None:
         self._new.set()
@@ -147,57 +164,72 @@ class Delivery(Generic[SubjectT, EndedT]):
         self._executor.shutdown(wait=True)
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
-                if await self._deliver_batch():
-                    failures = 0
+                if await self._deliver():
                     continue
                 self._idle.set()
                 await self._new.wait()
                 self._new.clear()
             except Exception as error:
                 # Whatever it is: what is never sent again would be lost in silence.
-                failures += 1
+                self._failures += 1
                 self._listener.delivery_failed()
-                _log_failure(error, failures)
-                await asyncio.sleep(self._backoff_seconds(failures))
+                _log_failure(error, self._failures)
+                await asyncio.sleep(self._backoff_seconds(self._failures))
                 await self._reconnect()
 
-    async def _deliver_batch(self) -> bool:
-        """True when there may be more to deliver."""
+    async def _deliver(self) -> bool:
+        """Sends what waits, full batches one behind the other; True when there may be more."""
         self._new.clear()
-        ahead, self._ahead = self._ahead, None
-        pending = await ahead if ahead is not None else []
-        if not pending:
-            pending = await self._blocking(lambda: self._outbox.pending(self._batch_max))
-        if not pending:
-            return self._new.is_set()
-        ahead = None
-        if len(pending) == self._batch_max:
-            ahead = self._read_behind(pending[-1].sequence)
+        flights: deque[_Flight[EndedT]] = deque()
         try:
-            verdicts = await self._courier.carry(
-                self._channel, pending, self._settings.call_timeout_seconds
-            )
+            while await self._take_off(flights):
+                if len(flights) < CALLS_MAX and flights[-1].more:
+                    continue
+                if not await self._land(flights.popleft()):
+                    return True
+        finally:
+            # What billing has of them it will say when they are sent again.
+            for flight in flights:
+                flight.call.cancel()
+        return self._new.is_set()
+
+    async def _take_off(self, flights: "deque[_Flight[EndedT]]") -> bool:
+        """Sends one batch more, where there is one and the last was full; False: none is on its
+        way."""
+        if not flights or (flights[-1].more and len(flights) < CALLS_MAX):
+            behind = flights[-1].ends[-1].sequence if flights else 0
+            limit = self._batch_max
+            pending = await self._blocking(lambda: self._outbox.pending(limit, behind))
+            if pending:
+                ends = self._courier.fitting(pending)
+                more = len(ends) < len(pending) or len(pending) == limit
+                flights.append(_Flight(ends, self._send(ends), more))
+            elif flights:
+                flights[-1] = replace(flights[-1], more=False)
+        return bool(flights)
+
+    def _send(self, ends: Sequence[StoredEnd[EndedT]]) -> "asyncio.Task[Sequence[Verdict]]":
+        carried = self._courier.carry(self._channel, ends, self._settings.call_timeout_seconds)
+        call = asyncio.ensure_future(carried)
+        # Who gives one up does not ask how it ended; sending again says the same.
+        call.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return call
+
+    async def _land(self, flight: _Flight[EndedT]) -> bool:
+        """False: what is behind it is not to be acknowledged before it is sent again."""
+        try:
+            verdicts = await flight.call
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
                 raise
-            await self._narrow_down(pending, error)
-            return True
-        await self._take_verdicts(pending[: len(verdicts)], verdicts)
-        if len(verdicts) == len(pending):
-            self._ahead = ahead
+            await self._narrow_down(flight.ends, error)
+            return False
+        await self._take_verdicts(flight.ends, verdicts)
         self._batch_max = self._settings.batch_events_max
+        self._failures = 0
         return True
-
-    def _read_behind(self, sequence: int) -> "asyncio.Future[list[StoredEnd[EndedT]]]":
-        limit = self._batch_max
-        call = self._executor.submit(lambda: self._outbox.pending(limit, behind=sequence))
-        ahead = asyncio.wrap_future(call)
-        # Who drops it does not ask how it ended; reading again says the same.
-        ahead.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return ahead
 
     async def _reconnect(self) -> None:
         """The old connection may be dead without a word, or its transport wait for minutes before

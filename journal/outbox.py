@@ -71,13 +71,13 @@ class Outbox(Generic[SubjectT, EndedT]):
     def pending(self, limit: int, behind: int = 0) -> list[StoredEnd[EndedT]]:
         """The first unacknowledged durable ends, at most `limit`, in order. Raises OSError.
 
-        `behind`: those that follow the event of this sequence number, which was the last one of the
-        call before. 0: from the start again.
+        `behind`: those that follow the event of this sequence number, which was handed out since
+        the last call from the start and is not acknowledged. 0: from the start again.
         """
         durable = self._durable_sequence()
         found: list[StoredEnd[EndedT]] = []
-        if not behind:
-            self._handed_out = []
+        # What is behind `behind` is handed out again.
+        self._handed_out = [p for p in self._handed_out if p.sequence <= behind]
         start = self._handed_out[-1] if behind else self._position
         assert start is None or not behind or start.sequence == behind
         passed = max(self._acknowledged, behind)

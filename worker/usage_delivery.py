@@ -35,13 +35,20 @@ class UsageDelivery(Delivery[AdmittedRequest, UsageEvent]):
 
 
 class _Courier:
+    def fitting(self, ends: Sequence[StoredEnd[UsageEvent]]) -> Sequence[StoredEnd[UsageEvent]]:
+        size = 0
+        for count, end in enumerate(ends):
+            size += len(end.wire)
+            if count and size > CALL_BYTES_MAX:
+                return ends[:count]
+        return ends
+
     async def carry(
         self,
         channel: grpc.aio.Channel,
         ends: Sequence[StoredEnd[UsageEvent]],
         timeout_seconds: float,
     ) -> Sequence[Verdict]:
-        sent = _fitting(ends)
         # The request's bytes are put together of the events': nothing is decoded on the way.
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, usage_pb2.RecordUsageResponse] = (
             channel.unary_unary(
@@ -50,11 +57,11 @@ class _Courier:
                 response_deserializer=usage_pb2.RecordUsageResponse.FromString,
             )
         )
-        response = await call(request_bytes(end.wire for end in sent), timeout=timeout_seconds)
+        response = await call(request_bytes(end.wire for end in ends), timeout=timeout_seconds)
         if response is None:  # gRPC's way of telling an OK without its message
             raise BillingAnswerError("billing said OK without an answer")
         outcomes = response.outcomes
-        if [o.request_id for o in outcomes] != [end.name for end in sent]:
+        if [o.request_id for o in outcomes] != [end.name for end in ends]:
             raise BillingAnswerError("billing's outcomes are not those of the events sent")
         return [_verdict(outcome.status, outcome.reason) for outcome in outcomes]
 
@@ -77,16 +84,6 @@ def _varint(number: int) -> bytes:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*groups, number])
-
-
-def _fitting(ends: Sequence[StoredEnd[UsageEvent]]) -> Sequence[StoredEnd[UsageEvent]]:
-    """As many as one call takes, at least one."""
-    size = 0
-    for count, end in enumerate(ends):
-        size += len(end.wire)
-        if count and size > CALL_BYTES_MAX:
-            return ends[:count]
-    return ends
 
 
 @lru_cache(maxsize=64)

@@ -24,6 +24,9 @@ __all__ = ["AttestationCourier", "attestation_message"]
 class AttestationCourier:
     """Speaks to `RecordAttestations`."""
 
+    def fitting(self, ends: Sequence[StoredEnd[Attested]]) -> Sequence[StoredEnd[Attested]]:
+        return ends
+
     async def carry(
         self,
         channel: grpc.aio.Channel,

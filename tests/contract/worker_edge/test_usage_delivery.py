@@ -43,8 +43,19 @@ class Ledger(usage_pb2_grpc.UsageServiceServicer):
         self.faults: list[Callable] = []
         self.poison = ""
         self.batches: list[int] = []
+        self.under_way = 0
+        self.at_once = 0
+        """The most calls that there were at a time."""
 
     async def RecordUsage(self, request, context):
+        self.under_way += 1
+        self.at_once = max(self.at_once, self.under_way)
+        try:
+            return await self._answer(request, context)
+        finally:
+            self.under_way -= 1
+
+    async def _answer(self, request, context):
         self.batches.append(len(request.events))
         if self.faults:
             answer = await self.faults.pop(0)(self, request, context)
@@ -90,6 +101,10 @@ async def answers_without_a_status(ledger, request, context):
 
 async def goes_through(ledger, request, context):
     return None
+
+
+async def goes_through_late(ledger, request, context):
+    await asyncio.sleep(0.01)
 
 
 class Counts:
@@ -185,6 +200,24 @@ async def test_a_call_takes_no_more_than_grpc_does(tmp_path):
     assert len(ledger.batches) > 2
 
 
+async def test_two_calls_are_on_their_way_where_more_waits_than_one_takes(tmp_path):
+    ledger = Ledger()
+    ledger.faults = [goes_through_late] * 10
+    names = [f"r{i}" for i in range(95)]
+    counts = await deliver_all(tmp_path, ledger, names, batch_events_max=10)
+    assert ledger.at_once == 2
+    assert set(ledger.events) == set(names)
+    assert sorted(ledger.batches) == [5] + [10] * 9
+    assert counts.outcomes == {"accepted": 95}
+
+
+async def test_behind_a_batch_that_is_not_full_nothing_is_sent_before_its_answer(tmp_path):
+    ledger = Ledger()
+    ledger.faults = [goes_through_late] * 3
+    await deliver_all(tmp_path, ledger, [f"r{i}" for i in range(9)], batch_events_max=10)
+    assert (ledger.at_once, ledger.batches) == (1, [9])
+
+
 async def test_events_written_while_delivering_arrive_too(tmp_path):
     ledger = Ledger()
     journal = UsageJournal(tmp_path)
@@ -199,11 +232,12 @@ async def test_events_written_while_delivering_arrive_too(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_batches_read_ahead_arrive_once_and_in_order_whatever_happens_to_the_one_before(
+async def test_nothing_is_acknowledged_before_billing_has_it_whatever_happens_to_the_calls(
     tmp_path, seed, monkeypatch
 ):
-    """Calls that fail, lose their answer, say nonsense, take a part of a batch or are spoilt by one
-    event, in segments of a few events; new ones are written meanwhile."""
+    """Two calls at a time that fail, lose their answer, say nonsense, come back out of turn, take a
+    part of a batch or are spoilt by one event, in segments of a few events; new ones are written
+    meanwhile."""
     chance, ledger, counts = random.Random(seed), Ledger(), Counts()
     # A call takes about five of a batch's seven events, now and then.
     size = len(event_message(event("r000")).SerializeToString())
@@ -212,19 +246,22 @@ async def test_batches_read_ahead_arrive_once_and_in_order_whatever_happens_to_t
         *(unavailable, recorded_but_the_answer_is_lost),
         *(answers_for_other_events, answers_without_a_status),
     ]
-    ledger.faults = [chance.choice([*faults, goes_through, goes_through]) for _ in range(30)]
+    good = [goes_through, goes_through_late]
+    ledger.faults = [chance.choice([*faults, *good, *good]) for _ in range(40)]
     names = [f"r{i:03}" for i in range(160)]
     ledger.poison = names[chance.randrange(160)]
     journal = UsageJournal(tmp_path, JournalLimits(segment_bytes=2_000))
-    read_behind = 0
-    pending = UsageOutbox.pending
+    acknowledge, acknowledged = UsageOutbox.acknowledge, 0
 
-    def counted(outbox, limit, behind=0):
-        nonlocal read_behind
-        read_behind += behind > 0
-        return pending(outbox, limit, behind)
+    def checked(outbox, sequence, refused=()):
+        nonlocal acknowledged
+        for end in outbox.pending(10_000):
+            if end.sequence <= sequence:
+                assert end.name in (*ledger.events, ledger.poison)
+                acknowledged += 1
+        acknowledge(outbox, sequence, refused)
 
-    monkeypatch.setattr(UsageOutbox, "pending", counted)
+    monkeypatch.setattr(UsageOutbox, "acknowledge", checked)
     for name in names[:100]:
         await journal.end(event(name))
     settings = {"batch_events_max": 7, "backoff_seconds": 0.001, "backoff_seconds_max": 0.005}
@@ -238,12 +275,12 @@ async def test_batches_read_ahead_arrive_once_and_in_order_whatever_happens_to_t
             await asyncio.sleep(chance.choice([0, 0.002]))
         assert await delivery.flush(30)
     journal.close()
-    others = [name for name in names if name != ledger.poison]
     # A call whose answer was lost may have recorded that one too.
-    assert [name for name in ledger.events if name != ledger.poison] == others
+    assert {*ledger.events, ledger.poison} == set(names)
+    assert acknowledged == 160
+    assert ledger.at_once == 2
     assert [letter["request"]["request_id"] for letter in dead_letters(tmp_path)] == [ledger.poison]
     assert counts.outcomes["accepted"] + counts.outcomes["duplicate"] == 159
-    assert read_behind
     assert all_delivered(tmp_path)
 
 
