@@ -77,7 +77,7 @@ def report(
         case Format.JSON:
             print_json(data)
         case Format.CSV:
-            _print_csv(keys, [row | _csv_writes(row) for row in data["rows"]])
+            _print_csv(keys, [row | _csv_pairs(row) for row in data["rows"]])
         case Format.TABLE:
             show_report(console(), data, keys)
 
@@ -168,10 +168,13 @@ def _format(chosen: Format, json_: bool) -> Format:
     return Format.JSON if json_ else chosen
 
 
-def _csv_writes(row: dict[str, Any]) -> dict[str, str]:
-    """In one cell: tokens by TTL class, "1h=640;5m=64"."""
-    writes = row["cache_writes"].items()
-    return {"cache_writes": ";".join(f"{name}={count}" for name, count in writes)}
+def _csv_pairs(row: dict[str, Any]) -> dict[str, str]:
+    """In a cell each: tokens by TTL class, "1h=640;5m=64"; token-seconds by tier."""
+    return {
+        key: ";".join(f"{name}={count}" for name, count in row[key].items())
+        for key in ("cache_writes", "storage_token_seconds")
+        if key in row
+    }
 
 
 def _print_csv(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from billing.account_month import settle_month
 from billing.corrected import CorrectedEntry, corrections_of, settled_count
 from billing.errors import InvalidPeriodError, TenantUnknownError
 from billing.ledger_schema import entries
-from billing.line import LineKey, saved_by_hits
+from billing.line import LineKey, saved_by_hits, saved_net
 from billing.money import EXACT, UNIT_TOKENS, ZERO, round_line
 from billing.month import month_of
 from billing.period import Period
@@ -64,6 +64,8 @@ class Invoice:
     lines: tuple[InvoiceLine, ...]
     saved: Decimal
     """What the hit tokens would have cost more as miss tokens; rounded as lines are."""
+    net_saved: Decimal
+    """Less what cache writes and storage cost; rounded alike."""
     request_count: int
     unrated_request_count: int
     cache_writes: tuple[tuple[str, int], ...] = ()
@@ -119,7 +121,7 @@ def invoice_of(
             " change of currency and one from there",
             currencies=",".join(currencies),
         )
-    lines, saved = invoice_lines(rated)
+    lines, saved, net_saved = invoice_lines(rated)
     month = month_of(period)
     settled = settle_month(connection, tenant_id, month, sheet, rated) if month else None
     cache_writes = Counter[str]()
@@ -131,6 +133,7 @@ def invoice_of(
         currency=currencies[0] if currencies else settled.terms.currency if settled else "",
         lines=lines,
         saved=saved,
+        net_saved=net_saved,
         request_count=sum(each.request_count for each in sums),
         unrated_request_count=unrated_count - settled_count(connection, period, tenant_id),
         corrections=tuple(corrections),
@@ -141,21 +144,24 @@ def invoice_of(
     )
 
 
-def invoice_lines(sums: Sequence[UsageSum]) -> tuple[tuple[InvoiceLine, ...], Decimal]:
-    """Lines by model, then oldest price first; what hits saved, rounded as lines are."""
+def invoice_lines(sums: Sequence[UsageSum]) -> tuple[tuple[InvoiceLine, ...], Decimal, Decimal]:
+    """Lines by model, then oldest price first; what hits saved, and what is left of it when the
+    cache's writes and storage are paid, both rounded as lines are."""
     lines: list[InvoiceLine] = []
-    saved = ZERO
+    saved, net = ZERO, ZERO
     for each in sorted(sums, key=_order):
         assert each.version is not None, "unrated usage has no lines"
         lines += [
             _line(each.model, each.version, key, quantity)
             for key, quantity in sorted(each.quantities.items(), key=lambda item: _place(item[0]))
         ]
-        exact = ZERO
+        exact, exact_net = ZERO, ZERO
         for key, quantity in each.quantities.items():
             exact = EXACT.add(exact, saved_by_hits(key, quantity))
+            exact_net = EXACT.add(exact_net, saved_net(key, quantity))
         saved = EXACT.add(saved, round_line(exact, each.version.invoice_decimals))
-    return tuple(lines), saved
+        net = EXACT.add(net, round_line(exact_net, each.version.invoice_decimals))
+    return tuple(lines), saved, net
 
 
 def _order(found: UsageSum) -> tuple[str, int, str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from billing.money import EXACT, ZERO, amount_of
 
-__all__ = ["LineKey", "RatedLine", "saved_by_hits", "total_of"]
+__all__ = ["LineKey", "RatedLine", "saved_by_hits", "saved_net", "total_of"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class LineKey:
 
     meter: str
     """"hit" or one of its tiers with a price of its own, "miss", "output", "cache_write",
-    "request"."""
+    "request", "storage"."""
     ttl_class: str
     """Of "cache_write"."""
     unit_price: Decimal
@@ -38,7 +38,8 @@ class LineKey:
         return EXACT.multiply(self._price_of_one, quantity)
 
     def saved(self, quantity: int) -> Decimal:
-        """What the cache took off; of cache writes it is what they cost more, negative."""
+        """What the cache took off; of cache writes it is what they cost more, negative, and so is
+        all that storage costs."""
         return amount_of(quantity, self._less, 1 - len(str(self.per)))
 
     @property
@@ -67,6 +68,11 @@ class RatedLine(NamedTuple):
 def saved_by_hits(key: LineKey, quantity: int) -> Decimal:
     """What hit tokens would have cost more as miss tokens; nothing of other lines."""
     return key.saved(quantity) if key.of_hits else ZERO
+
+
+def saved_net(key: LineKey, quantity: int) -> Decimal:
+    """The same less what the cache costs: cache writes and storage."""
+    return key.saved(quantity)
 
 
 def total_of(lines: Iterable[RatedLine]) -> Decimal:

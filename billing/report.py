@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from billing.corrected import CorrectedEntry, corrections_of
 from billing.errors import InvalidGroupError, TooManyRowsError
 from billing.ledger_schema import UNKNOWN
-from billing.line import saved_by_hits
+from billing.line import saved_by_hits, saved_net
 from billing.money import EXACT, ZERO
 from billing.period import DAY_NS, HOUR_NS, Period
 from billing.usage_sums import UsageSum, usage_sums
@@ -73,6 +73,10 @@ class UsageRow:
     """Tokens by TTL class, of miss and output."""
     amount: Decimal = ZERO
     saved: Decimal = ZERO
+    net_saved: Decimal = ZERO
+    """Less what cache writes and storage cost."""
+    storage: dict[str, int] = field(default_factory=dict)
+    """Token-milliseconds by tier."""
     corrected: Decimal = ZERO
     """Of the amount: what corrections add, negative where they take off."""
 
@@ -123,9 +127,12 @@ def _add(row: UsageRow, found: UsageSum) -> None:
         setattr(row, name, getattr(row, name) + found.tokens[name])
     for ttl_class, count in found.cache_writes.items():
         row.cache_writes[ttl_class] = row.cache_writes.get(ttl_class, 0) + count
+    for tier, kept in found.storage.items():
+        row.storage[tier] = row.storage.get(tier, 0) + kept
     for key, quantity in found.quantities.items():
         row.amount = EXACT.add(row.amount, key.amount(quantity))
         row.saved = EXACT.add(row.saved, saved_by_hits(key, quantity))
+        row.net_saved = EXACT.add(row.net_saved, saved_net(key, quantity))
 
 
 def _group_of(corrected: CorrectedEntry, group_by: Sequence[str]) -> tuple[str, ...]:

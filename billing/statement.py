@@ -37,6 +37,8 @@ REPORT_FIGURES = (
     "amount",
     "corrected",
     "saved",
+    "net_saved",
+    "storage_token_seconds",
     "currency",
 )
 """Keys of a report's row, after those of its group."""
@@ -67,6 +69,7 @@ def invoice_data(invoice: usage_pb2.Invoice) -> dict[str, Any]:
         "currency": invoice.currency_code,
         "total": invoice.total_amount,
         "saved": invoice.saved_amount,
+        "net_saved": invoice.net_saved_amount,
         "request_count": invoice.request_count,
         "unrated_request_count": invoice.unrated_request_count,
         "cache_writes": _cache_writes(invoice.cache_writes),
@@ -279,6 +282,10 @@ def _row(message: usage_pb2.UsageRow, group_by: Sequence[str]) -> dict[str, Any]
         "amount": message.amount,
         "corrected": message.corrected_amount,
         "saved": message.saved_amount,
+        "net_saved": message.net_saved_amount,
+        "storage_token_seconds": {
+            each.tier: _seconds(each.token_milliseconds) for each in message.storage
+        },
         "currency": message.currency_code,
     }
 
@@ -290,12 +297,21 @@ def _total(rows: Sequence[Mapping[str, Any]], currency: str) -> dict[str, Any]:
         written.update(row["cache_writes"])
     total["cache_writes"] = dict(sorted(written.items()))
     total["hit_rate"] = _hit_rate(total["hit_tokens"], total["prompt_tokens"])
-    for name in ("amount", "corrected", "saved"):
+    kept: dict[str, Decimal] = {}
+    for row in rows:
+        for tier, seconds in row["storage_token_seconds"].items():
+            kept[tier] = EXACT.add(kept.get(tier, Decimal(0)), Decimal(seconds))
+    total["storage_token_seconds"] = {tier: to_text(kept[tier]) for tier in sorted(kept)}
+    for name in ("amount", "corrected", "saved", "net_saved"):
         exact = Decimal(0)
         for row in rows:
             exact = EXACT.add(exact, Decimal(row[name]))
         total[name] = to_text(exact)
     return {**total, "currency": currency}
+
+
+def _seconds(milliseconds: int) -> str:
+    return to_text(EXACT.scaleb(Decimal(milliseconds), -3))
 
 
 def _hit_rate(hit_tokens: int, prompt_tokens: int) -> float | None:

@@ -44,7 +44,7 @@ def storage_line(said: Attestation, version: PriceVersion) -> RatedLine | None:
         StorageMeter.STARTED_HOUR: storage.started_tokens * MICRO,
     }[meter]
     rule = f"{storage.tier}, {meter.value.replace('_', ' ')}"
-    key = LineKey("storage", "", price, card.per * MICRO, price, rule)
+    key = LineKey("storage", "", price, card.per * MICRO, ZERO, rule)
     return RatedLine(key, quantity) if quantity else None
 
 

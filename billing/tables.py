@@ -32,6 +32,8 @@ _HEADINGS = {
     "miss_tokens": "miss",
     "output_tokens": "output",
     "cache_writes": "cache writes",
+    "net_saved": "saved, net",
+    "storage_token_seconds": "token-s kept",
     "hit_rate": "hit rate",
     "quantity_tokens": "tokens",
     "unit_price": "price",
@@ -75,6 +77,10 @@ def show_report(console: Console, data: Mapping[str, Any], keys: Sequence[str]) 
         keys = [key for key in keys if key != "cache_writes"]
     if not any(row["corrected"] != "0" for row in data["rows"]):
         keys = [key for key in keys if key != "corrected"]
+    if not any(row["storage_token_seconds"] for row in data["rows"]):
+        keys = [key for key in keys if key != "storage_token_seconds"]
+    if all(row["net_saved"] == row["saved"] for row in data["rows"]):
+        keys = [key for key in keys if key != "net_saved"]
     rows, totals = _aligned(data["rows"], data["totals"])
     for total in totals:
         total.setdefault(keys[0], "total")
@@ -118,7 +124,7 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
     show_rows(console, title, keys, lines, [total])
     console.print(
         f"{data['request_count']:,} requests; cache hits saved"
-        f" {data['currency']} {grouped(data['saved'])}",
+        f" {data['currency']} {grouped(data['saved'])}{_net(data)}",
         highlight=False,
     )
     if data["cache_writes"]:
@@ -142,6 +148,12 @@ def show_invoice(console: Console, data: Mapping[str, Any]) -> None:
             style="yellow",
             highlight=False,
         )
+
+
+def _net(data: Mapping[str, Any]) -> str:
+    if data["net_saved"] == data["saved"]:
+        return ""
+    return f", {grouped(data['net_saved'])} of it after what cache writes and storage cost"
 
 
 def show_entry(console: Console, data: Mapping[str, Any]) -> None:
@@ -317,7 +329,7 @@ def _record(keys: Sequence[str], row: Mapping[str, Any]) -> Table:
 def _aligned(*parts: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
     """Copies whose amounts are grouped and have as many decimals as the longest of them."""
     copies = [[dict(row) for row in part] for part in parts]
-    for key in ("amount", "saved"):
+    for key in ("amount", "saved", "net_saved"):
         priced = [row for part in copies for row in part if row["currency"]]
         fractions = [len(row[key].partition(".")[2]) for row in priced]
         width = max(fractions, default=0)
@@ -334,6 +346,8 @@ def _cell(key: str, value: Any) -> str:
         return "-" if value is None else f"{value:.1%}"
     if key == "cache_writes":
         return escape(cache_writes_text(value)) or "-"
+    if key == "storage_token_seconds":
+        return ", ".join(f"{tier} {grouped(each)}" for tier, each in value.items()) or "-"
     if key == "currency":
         return value or _UNRATED
     return f"{value:,}" if isinstance(value, int) else escape(str(value))

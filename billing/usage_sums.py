@@ -55,6 +55,8 @@ class UsageSum:
     cache_writes: Counter[str] = field(default_factory=Counter)
     """By TTL class."""
     quantities: Counter[LineKey] = field(default_factory=Counter)
+    storage: Counter[str] = field(default_factory=Counter)
+    """What was kept stored, charged or not: token-milliseconds by tier."""
 
     def rate(self, facts: Facts) -> None:
         """Adds what a request, or a linear version's sum of requests, is charged."""
@@ -117,11 +119,11 @@ def usage_sums(
         for row in rows:
             said = storage_of_text(row.event)
             version = versions[PriceId(row.price_id)] if row.price_id is not None else None
+            assert said.storage is not None
+            found = sum_of(tuple(row[: len(columns)]), said.storage.model, row.price_id)
+            found.storage[said.storage.tier] += said.storage.token_milliseconds
             line = storage_line(said, version) if version is not None else None
             if line is not None:
-                assert said.storage is not None
-                group = tuple(row[: len(columns)])
-                found = sum_of(group, said.storage.model, row.price_id)
                 found.quantities[line.key] += line.quantity
     return list(sums.values())
 

@@ -188,7 +188,12 @@ def row_message(row: UsageRow, group_by: tuple[str, ...]) -> usage_pb2.UsageRow:
         currency_code=row.currency,
         corrected_amount=to_text(row.corrected),
         saved_amount=to_text(row.saved),
+        net_saved_amount=to_text(row.net_saved),
         cache_writes=_cache_writes(row.cache_writes.items()),
+        storage=[
+            usage_pb2.StorageKept(tier=tier, token_milliseconds=kept)
+            for tier, kept in sorted(row.storage.items())
+        ],
     )
 
 
@@ -217,6 +222,7 @@ def invoice_message(invoice: Invoice) -> usage_pb2.Invoice:
         ],
         total_amount=format(invoice.total, "f"),
         saved_amount=format(invoice.saved, "f"),
+        net_saved_amount=format(invoice.net_saved, "f"),
         request_count=invoice.request_count,
         unrated_request_count=invoice.unrated_request_count,
         cache_writes=_cache_writes(invoice.cache_writes),

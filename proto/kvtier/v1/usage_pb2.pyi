@@ -279,7 +279,7 @@ class GetUsageResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("group", "request_count", "tokens", "amount", "currency_code", "saved_amount", "cache_writes", "corrected_amount")
+    __slots__ = ("group", "request_count", "tokens", "amount", "currency_code", "saved_amount", "cache_writes", "corrected_amount", "net_saved_amount", "storage")
     class GroupEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +295,8 @@ class UsageRow(_message.Message):
     SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITES_FIELD_NUMBER: _ClassVar[int]
     CORRECTED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    NET_SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
     group: _containers.ScalarMap[str, str]
     request_count: int
     tokens: TokenUsage
@@ -303,7 +305,17 @@ class UsageRow(_message.Message):
     saved_amount: str
     cache_writes: _containers.RepeatedCompositeFieldContainer[CacheWrites]
     corrected_amount: str
-    def __init__(self, group: _Optional[_Mapping[str, str]] = ..., request_count: _Optional[int] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., corrected_amount: _Optional[str] = ...) -> None: ...
+    net_saved_amount: str
+    storage: _containers.RepeatedCompositeFieldContainer[StorageKept]
+    def __init__(self, group: _Optional[_Mapping[str, str]] = ..., request_count: _Optional[int] = ..., tokens: _Optional[_Union[TokenUsage, _Mapping]] = ..., amount: _Optional[str] = ..., currency_code: _Optional[str] = ..., saved_amount: _Optional[str] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., corrected_amount: _Optional[str] = ..., net_saved_amount: _Optional[str] = ..., storage: _Optional[_Iterable[_Union[StorageKept, _Mapping]]] = ...) -> None: ...
+
+class StorageKept(_message.Message):
+    __slots__ = ("tier", "token_milliseconds")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    tier: str
+    token_milliseconds: int
+    def __init__(self, tier: _Optional[str] = ..., token_milliseconds: _Optional[int] = ...) -> None: ...
 
 class GetInvoiceRequest(_message.Message):
     __slots__ = ("tenant_id", "start_time", "end_time")
@@ -322,7 +334,7 @@ class GetInvoiceResponse(_message.Message):
     def __init__(self, invoice: _Optional[_Union[Invoice, _Mapping]] = ...) -> None: ...
 
 class Invoice(_message.Message):
-    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes", "corrections", "adjustments", "terms", "terms_hash", "credits")
+    __slots__ = ("tenant_id", "start_time", "end_time", "currency_code", "lines", "total_amount", "saved_amount", "request_count", "unrated_request_count", "cache_writes", "corrections", "adjustments", "terms", "terms_hash", "credits", "net_saved_amount")
     TENANT_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -338,6 +350,7 @@ class Invoice(_message.Message):
     TERMS_FIELD_NUMBER: _ClassVar[int]
     TERMS_HASH_FIELD_NUMBER: _ClassVar[int]
     CREDITS_FIELD_NUMBER: _ClassVar[int]
+    NET_SAVED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     tenant_id: str
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
@@ -353,7 +366,8 @@ class Invoice(_message.Message):
     terms: str
     terms_hash: str
     credits: _containers.RepeatedCompositeFieldContainer[InvoiceCredit]
-    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., corrections: _Optional[_Iterable[_Union[Correction, _Mapping]]] = ..., adjustments: _Optional[_Iterable[_Union[InvoiceAdjustment, _Mapping]]] = ..., terms: _Optional[str] = ..., terms_hash: _Optional[str] = ..., credits: _Optional[_Iterable[_Union[InvoiceCredit, _Mapping]]] = ...) -> None: ...
+    net_saved_amount: str
+    def __init__(self, tenant_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., currency_code: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[InvoiceLine, _Mapping]]] = ..., total_amount: _Optional[str] = ..., saved_amount: _Optional[str] = ..., request_count: _Optional[int] = ..., unrated_request_count: _Optional[int] = ..., cache_writes: _Optional[_Iterable[_Union[CacheWrites, _Mapping]]] = ..., corrections: _Optional[_Iterable[_Union[Correction, _Mapping]]] = ..., adjustments: _Optional[_Iterable[_Union[InvoiceAdjustment, _Mapping]]] = ..., terms: _Optional[str] = ..., terms_hash: _Optional[str] = ..., credits: _Optional[_Iterable[_Union[InvoiceCredit, _Mapping]]] = ..., net_saved_amount: _Optional[str] = ...) -> None: ...
 
 class InvoiceAdjustment(_message.Message):
     __slots__ = ("kind", "name", "amount", "quantity")

@@ -30,6 +30,8 @@ def _row(tenant: str, amount: str, currency: str = "CNY", prompt: int = 10) -> d
         "amount": amount,
         "corrected": "0",
         "saved": "0",
+        "net_saved": "0",
+        "storage_token_seconds": {},
         "currency": currency,
     }
 

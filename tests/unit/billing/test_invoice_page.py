@@ -70,6 +70,7 @@ def invoice(*lines: dict[str, Any], **more: Any) -> dict[str, Any]:
         "currency": "CNY",
         "total": "0.123457",
         "saved": "1.11",
+        "net_saved": "1.11",
         "request_count": 1200,
         "unrated_request_count": 0,
         "cache_writes": {},

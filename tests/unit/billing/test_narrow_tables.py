@@ -21,6 +21,8 @@ FIGURES: dict[str, Any] = {
     "hit_rate": 0.911249,
     "amount": "1234567.000000123",
     "saved": "0.1",
+    "net_saved": "-12345.678901",
+    "storage_token_seconds": {"host": "9876543210.123", "ssd": "98765432100.456"},
     "currency": "CNY",
 }
 REPORT = {
@@ -33,6 +35,7 @@ INVOICE = {
     "currency": "CNY",
     "total": "12345.000096",
     "saved": "0.1",
+    "net_saved": "-12345.678901",
     "request_count": 8,
     "unrated_request_count": 1,
     "cache_writes": {"": 123_456_789, "1h": 987_654_321},

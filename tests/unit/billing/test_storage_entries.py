@@ -135,8 +135,22 @@ def test_it_is_on_the_invoice_of_its_hour_and_in_the_report_and_no_request(
     rows = till.store.read(lambda c: usage_rows(c, UsageQuery(group_by=("tenant", "model"))))
     assert [(row.group, row.amount, row.request_count) for row in rows] == [
         (("acme", "exact"), Decimal("0.00901"), 1),
+        (("acme", "free"), Decimal(0), 0),
         (("beta", "exact"), Decimal("0.00225"), 0),
     ]
+    half = 1_800_000_000
+    assert [row.storage for row in rows] == [
+        {"host": 3 * half, "ssd": half},
+        {"host": half},
+        {"host": half},
+    ]
+    # No hit saved anything: what is kept stored is what a cache costs.
+    assert [(row.saved, row.net_saved) for row in rows] == [
+        (0, Decimal("-0.009")),
+        (0, 0),
+        (0, Decimal("-0.00225")),
+    ]
+    assert (invoice.saved, invoice.net_saved) == (0, Decimal("-0.00675"))
     assert till.verify().problem == ""
 
 

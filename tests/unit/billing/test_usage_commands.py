@@ -107,13 +107,16 @@ def test_a_report_reads_the_same_in_every_format(run: Run) -> None:
         "amount": "1.234789",
         "corrected": "0",
         "saved": "11.11104",
+        "net_saved": "11.11104",
+        "storage_token_seconds": {},
         "currency": "CNY",
     }
     printed = run("report", "--by", "tenant", "--format", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(printed)))
     assert [row.pop("cache_writes") for row in rows] == ["1h=64", ""]
+    assert [row.pop("storage_token_seconds") for row in rows] == ["", ""]
     for row in data["rows"]:
-        del row["cache_writes"]
+        del row["cache_writes"], row["storage_token_seconds"]
     assert rows == [{key: str(value) for key, value in row.items()} for row in data["rows"]]
     table = run("report", "--by", "tenant").stdout
     for text in ("12,345,665", "100.0%", "1.234789", "11.11104", "beta", "50.0%", "1h 64"):
